@@ -1,0 +1,46 @@
+"""What of a base model a control model depends on, and the check that the two fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import IncompatibleModelError
+
+SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT = 768, 1024, 2048  # width of the prompt's tokens
+_NAMES = {SD1_CONTEXT: "SD 1.x", SD2_CONTEXT: "SD 2.x", SDXL_CONTEXT: "SDXL"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """The widths of a U-Net that its control models must share; None where a control model does not care."""
+
+    context: int | None = None  # of a prompt token
+    label: int | None = None  # of the vector condition y; 0 where the U-Net has none
+    blocks: tuple[int, ...] | None = None  # channels of the skip of each input block
+
+    @property
+    def name(self) -> str:
+        if self.context in _NAMES:
+            return _NAMES[self.context]
+        if self.context is None and self.blocks is not None:
+            return {12: "SD 1.x or 2.x", 9: "SDXL"}.get(len(self.blocks), "an unknown base model")
+        return f"a base model with context width {self.context}"
+
+
+def check_fits(control: str, made_for: Base, host: Base) -> None:
+    """Raise IncompatibleModelError, naming both sides, unless the model called `control` fits the host's base model."""
+    pairs = (
+        ("context width", made_for.context, host.context),
+        ("width of the vector condition", made_for.label, host.label),
+        ("channels of the encoder blocks", made_for.blocks, host.blocks),
+    )
+    for what, wanted, given in pairs:
+        if wanted is not None and given is not None and wanted != given:
+            raise IncompatibleModelError(
+                f"'{control}' was trained for {made_for.name} ({what} {_show(wanted)}), the loaded checkpoint is "
+                f"{host.name} ({_show(given)}): choose a control model for {host.name}, or another checkpoint"
+            )
+
+
+def _show(value: int | tuple[int, ...]) -> str:
+    return str(value) if isinstance(value, int) else ", ".join(map(str, value))

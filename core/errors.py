@@ -1,0 +1,62 @@
+"""Every error that ControlStack raises on purpose.
+
+    ControlError
+    ├── ModelError                  a control model cannot be used
+    │   ├── UnsupportedModelError   no family of ours recognises the file
+    │   ├── IncompatibleModelError  made for another base model
+    │   └── DamagedModelError       unreadable, truncated, misshapen, or not finite
+    ├── UnitError                   the settings of a unit contradict each other
+    ├── HintError                   a control image or mask cannot be used
+    ├── ScheduleError               a range or keyframe makes no sense
+    ├── PreprocessorError           a preprocessor cannot run with what it was given
+    │   └── MissingDependencyError  an optional package is not installed
+    └── HostError                   the program around us cannot do what was asked
+
+A message says what was given, what was expected, and what to do. The core raises; each edge translates once.
+"""
+
+from __future__ import annotations
+
+
+class ControlError(Exception):
+    """Base of all errors of ControlStack; its text is one sentence fit for a user."""
+
+
+class ModelError(ControlError):
+    """A control model cannot be used."""
+
+
+class UnsupportedModelError(ModelError):
+    """No family recognises the file, or a setting that the file cannot tell is missing."""
+
+
+class IncompatibleModelError(ModelError):
+    """The control model and the base model do not fit together."""
+
+
+class DamagedModelError(ModelError):
+    """The file is unreadable, truncated, misshapen, or holds values that are not finite."""
+
+
+class UnitError(ControlError):
+    """The settings of a unit contradict each other or its model."""
+
+
+class HintError(ControlError):
+    """A control image, hint or mask cannot be used."""
+
+
+class ScheduleError(ControlError):
+    """A range or a keyframe makes no sense."""
+
+
+class PreprocessorError(ControlError):
+    """A preprocessor is unknown, or cannot run with what it was given."""
+
+
+class MissingDependencyError(PreprocessorError):
+    """A preprocessor needs a package that is not installed."""
+
+
+class HostError(ControlError):
+    """The program around us cannot do what was asked."""

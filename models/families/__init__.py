@@ -1,0 +1,1 @@
+"""The families of control networks: one file, one family, one paper."""

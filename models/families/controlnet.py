@@ -1,0 +1,296 @@
+"""ControlNet: a trainable copy of the U-Net's encoder whose outputs pass zero convolutions into the skips.
+
+Zhang, Rao and Agrawala, "Adding Conditional Control to Text-to-Image Diffusion Models", ICCV 2023, section 3. For SD 1.x,
+SD 2.x and SDXL, including the SDXL variants with fewer or no transformer blocks. The parameter names are those of
+lllyasviel/ControlNet (`cldm/cldm.py`); every width is read from the shapes of a file.
+
+    h_0 = conv_in(x) + E(hint)        E does not depend on the step, so it is a separate call
+    h_i = block_i(h_(i-1))            residual of skip i: zero_conv_i(h_i)
+    middle(h_n)                       residual of the middle: zero_conv(middle(h_n))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...core.base import SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT, Base
+from ...core.errors import UnsupportedModelError
+from ...core.unit import Place, Prepared, Prompt, Slot, Step
+from ..layers import TORCH_OPS, Attention, Downsample, Ops, ResBlock, SpatialTransformer, attend, timestep_embedding
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+SOFT_BASE = 0.825  # guess mode, lllyasviel/ControlNet gradio_canny2image.py: strength * 0.825 ** (12 - i)
+SOFT_LENGTH = 13  # the list belongs to SD 1.x; for SDXL sd-webui-controlnet cuts it to 10, and users rely on that
+HINT_SCALE = 8  # the hint encoder halves the size three times, as the autoencoder does
+STANDARD_HINT_STEM = (16, 16, 32, 32, 96, 96, 256)  # channels of the hint encoder, cldm.py `input_hint_block`
+STANDARD_GROUPS = 32  # of group normalisation
+# Attention heads leave no trace in the shapes. SD 1.x has 8 of them, its successors make them 64 channels wide.
+_HEADS = {SD1_CONTEXT: (8, None), SD2_CONTEXT: (None, 64), SDXL_CONTEXT: (None, 64)}
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One input block after the first: a residual block with `depth` transformer blocks, or a halving of the size."""
+
+    channels: int
+    depth: int = 0
+    down: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlNetConfig:
+    """The hyperparameters of a ControlNet."""
+
+    channels: int  # of the first block
+    latent_channels: int = 4
+    blocks: tuple[Block, ...]
+    middle_depth: int  # transformer blocks in the middle; 0: none
+    middle_second: bool = True  # False: the middle is one residual block (SDXL small)
+    context: int | None  # width of a prompt token; None: the network has no cross-attention
+    label: int | None = None  # width of the vector condition y
+    linear: bool = False  # linear projections around the transformers
+    heads: int | None = None
+    head_channels: int | None = None
+    groups: int = STANDARD_GROUPS
+    hint_channels: int = 3
+    hint_stem: tuple[int, ...] = STANDARD_HINT_STEM
+    only_middle: bool = False  # the zero convolutions of the skips were never trained (cldm `only_mid_control`)
+
+    @classmethod
+    def from_shapes(cls, shapes: Shapes, settings: Mapping[str, str] | None = None) -> ControlNetConfig:
+        """Read the configuration from the shapes of bare ldm keys.
+
+        shapes: of a ControlNet, or of a U-Net from which one is to be made (the hint encoder is then the standard one).
+        settings: what no shape tells: `heads`, `head_channels`, `norm_groups`, `only_middle`.
+        """
+        given = settings or {}
+        context = _context(shapes)
+        heads, head_channels = _heads(given, context)
+        channels, latent_channels = shapes["input_blocks.0.0.weight"][:2]
+        stem = tuple(shapes[f"input_hint_block.{2 * i}.weight"] for i in range(_count(shapes, "input_hint_block", 2)))
+        return cls(
+            channels=channels,
+            latent_channels=latent_channels,
+            blocks=tuple(_blocks(shapes)),
+            middle_depth=_depth(shapes, "middle_block.1"),
+            middle_second="middle_block.2.in_layers.0.weight" in shapes,
+            context=context,
+            label=shapes["label_emb.0.0.weight"][1] if "label_emb.0.0.weight" in shapes else None,
+            linear=any(len(shape) == 2 for key, shape in shapes.items() if key.endswith(".proj_in.weight")),
+            heads=heads,
+            head_channels=head_channels,
+            groups=int(given.get("norm_groups", STANDARD_GROUPS)),
+            hint_channels=stem[0][1] if stem else 3,
+            hint_stem=tuple(shape[0] for shape in stem[:-1]) or STANDARD_HINT_STEM,
+            only_middle=given.get("only_middle") == "true",
+        )
+
+    def heads_of(self, width: int) -> int:
+        """How many attention heads a transformer of this width has."""
+        return self.heads if self.heads is not None else width // (self.head_channels or width)
+
+
+class ControlNet(nn.Module):
+    """The network, with bare ldm parameter names."""
+
+    def __init__(self, config: ControlNetConfig, ops: Ops = TORCH_OPS, attention: Attention = attend) -> None:
+        super().__init__()
+        self.config = config
+        emb = config.channels * 4
+        self.time_embed = nn.Sequential(ops.Linear(config.channels, emb), nn.SiLU(), ops.Linear(emb, emb))
+        if config.label is not None:
+            label = nn.Sequential(ops.Linear(config.label, emb), nn.SiLU(), ops.Linear(emb, emb))
+            self.label_emb = nn.Sequential(label)
+        self.input_hint_block = _hint_encoder(config, ops)
+        self.input_blocks = nn.ModuleList(_input_blocks(config, ops, attention))
+        self.middle_block = nn.ModuleList(_middle(config, ops, attention))
+        widths = (config.channels, *(block.channels for block in config.blocks))
+        self.zero_convs = nn.ModuleList(nn.Sequential(ops.Conv2d(width, width, 1)) for width in widths)
+        self.middle_block_out = nn.Sequential(ops.Conv2d(widths[-1], widths[-1], 1))
+
+    def project(self, context: Tensor) -> Prompt:
+        """The prompt's keys and values for every transformer block in turn; each [B, T, width]."""
+        layers = (layer for block in (*self.input_blocks, self.middle_block) for layer in cast(nn.ModuleList, block))
+        return tuple(kv for layer in layers if isinstance(layer, SpatialTransformer) for kv in layer.project(context))
+
+    def residuals(
+        self, x: Tensor, timestep: Tensor, features: Tensor, prompt: Prompt, y: Tensor | None, slots: Collection[Slot]
+    ) -> Iterator[tuple[Slot, Tensor]]:
+        """Compute block by block and yield the wanted residuals; blocks below the last wanted one never run.
+
+        x [B, C, h, w], timestep [B], features [1 or B, channels, h, w] from the hint encoder, y [B, label].
+        """
+        emb = self._embed(timestep, y, x.dtype)
+        left, keys_and_values, h = len(slots), iter(prompt), x
+        for i, block in enumerate(self.input_blocks):
+            h = _run(cast(nn.ModuleList, block), h, emb, keys_and_values)
+            if i == 0:
+                h = h + features
+            if (slot := Slot(Place.OUTPUT, i)) in slots:
+                yield slot, self.zero_convs[i](h)
+                left -= 1
+            if not left:
+                return
+        h = _run(self.middle_block, h, emb, keys_and_values)
+        yield Slot(Place.MIDDLE), self.middle_block_out(h)
+
+    def forward(
+        self, x: Tensor, timestep: Tensor, hint: Tensor, context: Tensor, y: Tensor | None = None
+    ) -> list[Tensor]:
+        """All residuals in one list, the middle last, for training: hint [B, 3, 8h, 8w]."""
+        features, prompt = self.input_hint_block(hint), self.project(context)
+        slots = _slots(self.config)
+        return [residual for _, residual in self.residuals(x, timestep, features, prompt, y, slots)]
+
+    def _embed(self, timestep: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
+        emb = self.time_embed(timestep_embedding(timestep, self.config.channels).to(dtype))
+        return emb if self.config.label is None else emb + self.label_emb(y)
+
+
+class ControlNetModel:
+    """A ControlNet as the stack sees it.
+
+    pool: average each residual over the picture, so that it carries no position ("shuffle", ControlNet 1.1).
+    cond_only: act on the cond rows in every mode, as sd-webui-controlnet does for pooled models.
+    """
+
+    def __init__(
+        self,
+        network: ControlNet,
+        *,
+        name: str,
+        pool: bool = False,
+        cond_only: bool | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.network = network
+        self.name = name
+        self.pool = pool
+        self.cond_only = pool if cond_only is None else cond_only
+        self.dtype = next(network.parameters()).dtype if dtype is None else dtype
+        config = network.config
+        widths = (config.channels, *(block.channels for block in config.blocks))
+        self.base = Base(context=config.context, label=config.label or 0, blocks=widths)
+        self.slots = (Slot(Place.MIDDLE),) if config.only_middle else _slots(config)
+        self.soft_weights = (1.0,) if config.only_middle else _soft_weights(len(self.slots))
+        self.hint_channels, self.hint_scale = config.hint_channels, HINT_SCALE
+
+    def prepare(self, hint: Tensor) -> Prepared:
+        """hint [N, hint_channels, 8h, 8w] -> its features [N, channels, h, w]."""
+        return (self.network.input_hint_block(hint.to(self.dtype)),)
+
+    def encode(self, context: Tensor) -> Prompt:
+        """context [B, T, D] -> keys and values of every transformer block; nothing where there is none."""
+        return () if self.network.config.context is None else self.network.project(context.to(self.dtype))
+
+    def __call__(
+        self, step: Step, prepared: Prepared, prompt: Prompt, slots: Collection[Slot]
+    ) -> Iterator[tuple[Slot, Tensor]]:
+        x = step.x[:, : self.network.config.latent_channels].to(self.dtype)  # inpainting bases have more channels
+        y = None if step.y is None else step.y.to(self.dtype)
+        for slot, residual in self.network.residuals(x, step.timestep, prepared[0], prompt, y, slots):
+            yield slot, residual.mean((2, 3), keepdim=True).expand_as(residual) if self.pool else residual
+
+
+def _slots(config: ControlNetConfig) -> tuple[Slot, ...]:
+    return (*(Slot(Place.OUTPUT, i) for i in range(len(config.blocks) + 1)), Slot(Place.MIDDLE))
+
+
+def _soft_weights(count: int) -> tuple[float, ...]:
+    return tuple(SOFT_BASE ** (SOFT_LENGTH - 1 - i) for i in range(count))
+
+
+def _run(block: nn.ModuleList, h: Tensor, emb: Tensor, prompt: Iterator[Tensor]) -> Tensor:
+    for layer in block:
+        if isinstance(layer, ResBlock):
+            h = layer(h, emb)
+        elif isinstance(layer, SpatialTransformer):
+            h = layer(h, prompt)
+        else:
+            h = layer(h)
+    return h
+
+
+def _hint_encoder(config: ControlNetConfig, ops: Ops) -> nn.Sequential:
+    """3x3 convolutions with SiLU between them; every second one after the first pair halves the size."""
+    widths = (config.hint_channels, *config.hint_stem, config.channels)
+    layers: list[nn.Module] = []
+    for i, (width, out) in enumerate(pairwise(widths)):
+        halves = i > 0 and i % 2 == 0 and i < len(widths) - 2
+        layers += [ops.Conv2d(width, out, 3, padding=1, stride=2 if halves else 1), nn.SiLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _input_blocks(config: ControlNetConfig, ops: Ops, attention: Attention) -> Iterator[nn.ModuleList]:
+    yield nn.ModuleList([ops.Conv2d(config.latent_channels, config.channels, 3, padding=1)])
+    width = config.channels
+    for block in config.blocks:
+        yield nn.ModuleList([Downsample(width, ops)] if block.down else _layers(config, width, block, ops, attention))
+        width = block.channels
+
+
+def _middle(config: ControlNetConfig, ops: Ops, attention: Attention) -> list[nn.Module]:
+    width = config.blocks[-1].channels
+    layers = _layers(config, width, Block(width, config.middle_depth), ops, attention)
+    return layers + (_layers(config, width, Block(width), ops, attention) if config.middle_second else [])
+
+
+def _layers(config: ControlNetConfig, width: int, block: Block, ops: Ops, attention: Attention) -> list[nn.Module]:
+    layers: list[nn.Module] = [ResBlock(width, block.channels, config.channels * 4, config.groups, ops)]
+    if block.depth:
+        heads, context = config.heads_of(block.channels), cast(int, config.context)
+        layers.append(
+            SpatialTransformer(
+                block.channels, context, block.depth, heads, config.groups, config.linear, ops, attention
+            )
+        )
+    return layers
+
+
+def _blocks(shapes: Shapes) -> Iterator[Block]:
+    for i in range(1, _count(shapes, "input_blocks")):
+        name = f"input_blocks.{i}"
+        if f"{name}.0.op.weight" in shapes:
+            yield Block(shapes[f"{name}.0.op.weight"][0], down=True)
+        else:
+            yield Block(shapes[f"{name}.0.in_layers.2.weight"][0], _depth(shapes, f"{name}.1"))
+
+
+def _count(shapes: Shapes, prefix: str, stride: int = 1) -> int:
+    """How many numbered children, 0, stride, 2 * stride ..., a name has."""
+    numbers = {int(key.split(".")[1]) for key in shapes if key.startswith(prefix + ".")}
+    return max(numbers, default=-stride) // stride + 1
+
+
+def _depth(shapes: Shapes, prefix: str) -> int:
+    """How many transformer blocks stand under a name."""
+    start = f"{prefix}.transformer_blocks."
+    return len({key[len(start) :].split(".")[0] for key in shapes if key.startswith(start)})
+
+
+def _context(shapes: Shapes) -> int | None:
+    return next((shape[1] for key, shape in shapes.items() if key.endswith(".attn2.to_k.weight")), None)
+
+
+def _heads(settings: Mapping[str, str], context: int | None) -> tuple[int | None, int | None]:
+    """(number of heads, channels of a head), one of them None: from the settings, else as the known base models."""
+    if "heads" in settings:
+        return int(settings["heads"]), None
+    if "head_channels" in settings:
+        return None, int(settings["head_channels"])
+    if context is None:
+        return None, None
+    if context not in _HEADS:
+        known = ", ".join(map(str, _HEADS))
+        raise UnsupportedModelError(
+            f"the context width is {context}, expected one of {known}: for another base model give the setting "
+            "'heads' or 'head_channels' in the file's metadata or in a JSON file beside it"
+        )
+    return cast(Any, _HEADS[context])

@@ -1,0 +1,171 @@
+"""Blocks of the latent-diffusion U-Net that control networks share, with the parameter names of the original code.
+
+Every class takes an `ops` namespace with Linear, Conv2d, GroupNorm and LayerNorm (default `torch.nn`), so that a host can
+bring layers that cast and offload their weights, and `attention(q, k, v, heads)` on [B, N, heads * d], so that it can
+bring its attention. Source of the structure: Rombach et al. 2022, `ldm/modules` of CompVis/latent-diffusion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+RESNET_EPS, TRANSFORMER_EPS = 1e-5, 1e-6  # ldm `normalization` and `Normalize`
+MAX_PERIOD = 10000.0  # of the sinusoids, Vaswani et al. 2017, section 3.5
+
+Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
+
+class Ops(Protocol):
+    """The layers a network is built from; `torch.nn` is one such namespace."""
+
+    Linear: Any
+    Conv2d: Any
+    GroupNorm: Any
+    LayerNorm: Any
+
+
+TORCH_OPS = cast(Ops, nn)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Scaled dot-product attention on [B, N, heads * d] and [B, T, heads * d]."""
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # [B, heads, N, d]
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def timestep_embedding(timestep: Tensor, width: int) -> Tensor:
+    """Sinusoids of a timestep [B] -> [B, width] in fp32: cosines first, as in ldm."""
+    half = width // 2
+    rates = torch.exp(torch.arange(half, dtype=torch.float32, device=timestep.device) * (-math.log(MAX_PERIOD) / half))
+    angles = timestep.float()[:, None] * rates[None]
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class ResBlock(nn.Module):
+    """Residual block with the time embedding added between its convolutions: [B, C, h, w] -> [B, C', h, w]."""
+
+    def __init__(self, channels: int, out: int, emb: int, groups: int, ops: Ops) -> None:
+        super().__init__()
+        self.in_layers = nn.Sequential(
+            ops.GroupNorm(groups, channels, eps=RESNET_EPS), nn.SiLU(), ops.Conv2d(channels, out, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), ops.Linear(emb, out))
+        self.out_layers = nn.Sequential(
+            ops.GroupNorm(groups, out, eps=RESNET_EPS), nn.SiLU(), nn.Identity(), ops.Conv2d(out, out, 3, padding=1)
+        )
+        self.skip_connection = nn.Identity() if channels == out else ops.Conv2d(channels, out, 1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.in_layers(x) + self.emb_layers(emb)[..., None, None]
+        return self.skip_connection(x) + self.out_layers(h)
+
+
+class Downsample(nn.Module):
+    """Halve the size with a convolution of stride 2."""
+
+    def __init__(self, channels: int, ops: Ops) -> None:
+        super().__init__()
+        self.op = ops.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class CrossAttention(nn.Module):
+    """Attention of x [B, N, width] over a context [B, T, context]; keys and values can be projected beforehand."""
+
+    def __init__(self, width: int, context: int, heads: int, ops: Ops, attention: Attention) -> None:
+        super().__init__()
+        self._heads, self._attention = heads, attention
+        self.to_q = ops.Linear(width, width, bias=False)
+        self.to_k = ops.Linear(context, width, bias=False)
+        self.to_v = ops.Linear(context, width, bias=False)
+        self.to_out = nn.Sequential(ops.Linear(width, width), nn.Identity())
+
+    def project(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a context: two tensors [B, T, width]."""
+        return self.to_k(context), self.to_v(context)
+
+    def forward(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.to_out(self._attention(self.to_q(x), k, v, self._heads))
+
+
+class GEGLU(nn.Module):
+    """Gated linear unit with GELU (Shazeer 2020)."""
+
+    def __init__(self, width: int, inner: int, ops: Ops) -> None:
+        super().__init__()
+        self.proj = ops.Linear(width, inner * 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, gate = self.proj(x).chunk(2, dim=-1)
+        return x * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """GEGLU to four times the width, and back."""
+
+    def __init__(self, width: int, ops: Ops) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(width, width * 4, ops), nn.Identity(), ops.Linear(width * 4, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention over the prompt, feed-forward, each with a residual."""
+
+    def __init__(self, width: int, context: int, heads: int, ops: Ops, attention: Attention) -> None:
+        super().__init__()
+        self.attn1 = CrossAttention(width, width, heads, ops, attention)
+        self.attn2 = CrossAttention(width, context, heads, ops, attention)
+        self.ff = FeedForward(width, ops)
+        self.norm1, self.norm2, self.norm3 = (ops.LayerNorm(width) for _ in range(3))
+
+    def forward(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        normed = self.norm1(x)
+        x = x + self.attn1(normed, *self.attn1.project(normed))
+        x = x + self.attn2(self.norm2(x), k, v)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of x [B, C, h, w].
+
+    `linear`: SD 2.x and SDXL project with linear layers, SD 1.x with 1x1 convolutions.
+    """
+
+    def __init__(
+        self, width: int, context: int, depth: int, heads: int, groups: int, linear: bool, ops: Ops, attention: Attention
+    ) -> None:
+        super().__init__()
+        self._linear = linear
+        self.norm = ops.GroupNorm(groups, width, eps=TRANSFORMER_EPS)
+        self.proj_in = ops.Linear(width, width) if linear else ops.Conv2d(width, width, 1)
+        blocks = [TransformerBlock(width, context, heads, ops, attention) for _ in range(depth)]
+        self.transformer_blocks = nn.ModuleList(blocks)
+        self.proj_out = ops.Linear(width, width) if linear else ops.Conv2d(width, width, 1)
+
+    def project(self, context: Tensor) -> Iterator[Tensor]:
+        """Keys and values of the prompt for each block in turn: k, v, k, v ..."""
+        for block in self.transformer_blocks:
+            yield from block.attn2.project(context)  # type: ignore[union-attr, operator]
+
+    def forward(self, x: Tensor, prompt: Iterator[Tensor]) -> Tensor:
+        """`prompt` yields what `project` yielded; each block takes its two."""
+        size = x.shape[-2:]
+        h = self.norm(x)
+        h = self.proj_in(h.flatten(2).transpose(1, 2)) if self._linear else self.proj_in(h).flatten(2).transpose(1, 2)
+        for block in self.transformer_blocks:
+            h = block(h, next(prompt), next(prompt))  # [B, h * w, C]
+        if self._linear:
+            h = self.proj_out(h)
+        h = h.transpose(1, 2).unflatten(2, size)  # [B, C, h, w]
+        return x + (h if self._linear else self.proj_out(h))
