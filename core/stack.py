@@ -158,9 +158,7 @@ class ControlStack:
             return residual
         return residual * self._mask(unit, unit.mask, rows, step, residual)
 
-    def _mask(
-        self, unit: ControlUnit, mask: Tensor, rows: tuple[int, ...], step: Step, residual: Tensor
-    ) -> Tensor:
+    def _mask(self, unit: ControlUnit, mask: Tensor, rows: tuple[int, ...], step: Step, residual: Tensor) -> Tensor:
         """The mask at a block's size: [1 or len(rows), 1, h, w]; bilinear, as in sd-webui-controlnet."""
         size = (residual.shape[-2], residual.shape[-1])
         latent = (step.x.shape[-2], step.x.shape[-1])

@@ -1,14 +1,15 @@
 """Blocks of the latent-diffusion U-Net that control networks share, with the parameter names of the original code.
 
-Every class takes an `ops` namespace with Linear, Conv2d, GroupNorm and LayerNorm (default `torch.nn`), so that a host can
-bring layers that cast and offload their weights, and `attention(q, k, v, heads)` on [B, N, heads * d], so that it can
-bring its attention. Source of the structure: Rombach et al. 2022, `ldm/modules` of CompVis/latent-diffusion.
+Every class is built from a `Kit`: an `ops` namespace with Linear, Conv2d, GroupNorm and LayerNorm (default `torch.nn`), so
+that a host can bring layers that cast and offload their weights, and `attention(q, k, v, heads)` on [B, N, heads * d], so
+that it can bring its attention. Source of the structure: Rombach et al. 2022, `ldm/modules` of CompVis/latent-diffusion.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 RESNET_EPS, TRANSFORMER_EPS = 1e-5, 1e-6  # ldm `normalization` and `Normalize`
+STANDARD_GROUPS = 32  # of group normalisation, ldm `normalization`
 MAX_PERIOD = 10000.0  # of the sinusoids, Vaswani et al. 2017, section 3.5
 
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -47,11 +49,21 @@ def timestep_embedding(timestep: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """What all blocks of one network are built from."""
+
+    ops: Ops = TORCH_OPS
+    attention: Attention = attend
+    groups: int = STANDARD_GROUPS
+
+
 class ResBlock(nn.Module):
     """Residual block with the time embedding added between its convolutions: [B, C, h, w] -> [B, C', h, w]."""
 
-    def __init__(self, channels: int, out: int, emb: int, groups: int, ops: Ops) -> None:
+    def __init__(self, channels: int, out: int, emb: int, kit: Kit) -> None:
         super().__init__()
+        ops, groups = kit.ops, kit.groups
         self.in_layers = nn.Sequential(
             ops.GroupNorm(groups, channels, eps=RESNET_EPS), nn.SiLU(), ops.Conv2d(channels, out, 3, padding=1)
         )
@@ -69,9 +81,9 @@ class ResBlock(nn.Module):
 class Downsample(nn.Module):
     """Halve the size with a convolution of stride 2."""
 
-    def __init__(self, channels: int, ops: Ops) -> None:
+    def __init__(self, channels: int, kit: Kit) -> None:
         super().__init__()
-        self.op = ops.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.op = kit.ops.Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.op(x)
@@ -80,9 +92,9 @@ class Downsample(nn.Module):
 class CrossAttention(nn.Module):
     """Attention of x [B, N, width] over a context [B, T, context]; keys and values can be projected beforehand."""
 
-    def __init__(self, width: int, context: int, heads: int, ops: Ops, attention: Attention) -> None:
+    def __init__(self, width: int, context: int, heads: int, kit: Kit) -> None:
         super().__init__()
-        self._heads, self._attention = heads, attention
+        self._heads, self._attention, ops = heads, kit.attention, kit.ops
         self.to_q = ops.Linear(width, width, bias=False)
         self.to_k = ops.Linear(context, width, bias=False)
         self.to_v = ops.Linear(context, width, bias=False)
@@ -99,9 +111,9 @@ class CrossAttention(nn.Module):
 class GEGLU(nn.Module):
     """Gated linear unit with GELU (Shazeer 2020)."""
 
-    def __init__(self, width: int, inner: int, ops: Ops) -> None:
+    def __init__(self, width: int, inner: int, kit: Kit) -> None:
         super().__init__()
-        self.proj = ops.Linear(width, inner * 2)
+        self.proj = kit.ops.Linear(width, inner * 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x, gate = self.proj(x).chunk(2, dim=-1)
@@ -111,9 +123,9 @@ class GEGLU(nn.Module):
 class FeedForward(nn.Module):
     """GEGLU to four times the width, and back."""
 
-    def __init__(self, width: int, ops: Ops) -> None:
+    def __init__(self, width: int, kit: Kit) -> None:
         super().__init__()
-        self.net = nn.Sequential(GEGLU(width, width * 4, ops), nn.Identity(), ops.Linear(width * 4, width))
+        self.net = nn.Sequential(GEGLU(width, width * 4, kit), nn.Identity(), kit.ops.Linear(width * 4, width))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
@@ -122,12 +134,12 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Self-attention, cross-attention over the prompt, feed-forward, each with a residual."""
 
-    def __init__(self, width: int, context: int, heads: int, ops: Ops, attention: Attention) -> None:
+    def __init__(self, width: int, context: int, heads: int, kit: Kit) -> None:
         super().__init__()
-        self.attn1 = CrossAttention(width, width, heads, ops, attention)
-        self.attn2 = CrossAttention(width, context, heads, ops, attention)
-        self.ff = FeedForward(width, ops)
-        self.norm1, self.norm2, self.norm3 = (ops.LayerNorm(width) for _ in range(3))
+        self.attn1 = CrossAttention(width, width, heads, kit)
+        self.attn2 = CrossAttention(width, context, heads, kit)
+        self.ff = FeedForward(width, kit)
+        self.norm1, self.norm2, self.norm3 = (kit.ops.LayerNorm(width) for _ in range(3))
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
         normed = self.norm1(x)
@@ -142,14 +154,12 @@ class SpatialTransformer(nn.Module):
     `linear`: SD 2.x and SDXL project with linear layers, SD 1.x with 1x1 convolutions.
     """
 
-    def __init__(
-        self, width: int, context: int, depth: int, heads: int, groups: int, linear: bool, ops: Ops, attention: Attention
-    ) -> None:
+    def __init__(self, width: int, context: int, depth: int, heads: int, linear: bool, kit: Kit) -> None:
         super().__init__()
-        self._linear = linear
-        self.norm = ops.GroupNorm(groups, width, eps=TRANSFORMER_EPS)
+        self._linear, ops = linear, kit.ops
+        self.norm = ops.GroupNorm(kit.groups, width, eps=TRANSFORMER_EPS)
         self.proj_in = ops.Linear(width, width) if linear else ops.Conv2d(width, width, 1)
-        blocks = [TransformerBlock(width, context, heads, ops, attention) for _ in range(depth)]
+        blocks = [TransformerBlock(width, context, heads, kit) for _ in range(depth)]
         self.transformer_blocks = nn.ModuleList(blocks)
         self.proj_out = ops.Linear(width, width) if linear else ops.Conv2d(width, width, 1)
 

@@ -22,7 +22,18 @@ from torch import Tensor, nn
 from ...core.base import SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT, Base
 from ...core.errors import UnsupportedModelError
 from ...core.unit import Place, Prepared, Prompt, Slot, Step
-from ..layers import TORCH_OPS, Attention, Downsample, Ops, ResBlock, SpatialTransformer, attend, timestep_embedding
+from ..layers import (
+    STANDARD_GROUPS,
+    TORCH_OPS,
+    Attention,
+    Downsample,
+    Kit,
+    Ops,
+    ResBlock,
+    SpatialTransformer,
+    attend,
+    timestep_embedding,
+)
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -30,7 +41,6 @@ SOFT_BASE = 0.825  # guess mode, lllyasviel/ControlNet gradio_canny2image.py: st
 SOFT_LENGTH = 13  # the list belongs to SD 1.x; for SDXL sd-webui-controlnet cuts it to 10, and users rely on that
 HINT_SCALE = 8  # the hint encoder halves the size three times, as the autoencoder does
 STANDARD_HINT_STEM = (16, 16, 32, 32, 96, 96, 256)  # channels of the hint encoder, cldm.py `input_hint_block`
-STANDARD_GROUPS = 32  # of group normalisation
 # Attention heads leave no trace in the shapes. SD 1.x has 8 of them, its successors make them 64 channels wide.
 _HEADS = {SD1_CONTEXT: (8, None), SD2_CONTEXT: (None, 64), SDXL_CONTEXT: (None, 64)}
 
@@ -103,14 +113,14 @@ class ControlNet(nn.Module):
     def __init__(self, config: ControlNetConfig, ops: Ops = TORCH_OPS, attention: Attention = attend) -> None:
         super().__init__()
         self.config = config
-        emb = config.channels * 4
+        kit, emb = Kit(ops, attention, config.groups), config.channels * 4
         self.time_embed = nn.Sequential(ops.Linear(config.channels, emb), nn.SiLU(), ops.Linear(emb, emb))
         if config.label is not None:
             label = nn.Sequential(ops.Linear(config.label, emb), nn.SiLU(), ops.Linear(emb, emb))
             self.label_emb = nn.Sequential(label)
         self.input_hint_block = _hint_encoder(config, ops)
-        self.input_blocks = nn.ModuleList(_input_blocks(config, ops, attention))
-        self.middle_block = nn.ModuleList(_middle(config, ops, attention))
+        self.input_blocks = nn.ModuleList(_input_blocks(config, kit))
+        self.middle_block = nn.ModuleList(_middle(config, kit))
         widths = (config.channels, *(block.channels for block in config.blocks))
         self.zero_convs = nn.ModuleList(nn.Sequential(ops.Conv2d(width, width, 1)) for width in widths)
         self.middle_block_out = nn.Sequential(ops.Conv2d(widths[-1], widths[-1], 1))
@@ -228,29 +238,25 @@ def _hint_encoder(config: ControlNetConfig, ops: Ops) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def _input_blocks(config: ControlNetConfig, ops: Ops, attention: Attention) -> Iterator[nn.ModuleList]:
-    yield nn.ModuleList([ops.Conv2d(config.latent_channels, config.channels, 3, padding=1)])
+def _input_blocks(config: ControlNetConfig, kit: Kit) -> Iterator[nn.ModuleList]:
+    yield nn.ModuleList([kit.ops.Conv2d(config.latent_channels, config.channels, 3, padding=1)])
     width = config.channels
     for block in config.blocks:
-        yield nn.ModuleList([Downsample(width, ops)] if block.down else _layers(config, width, block, ops, attention))
+        yield nn.ModuleList([Downsample(width, kit)] if block.down else _layers(config, width, block, kit))
         width = block.channels
 
 
-def _middle(config: ControlNetConfig, ops: Ops, attention: Attention) -> list[nn.Module]:
+def _middle(config: ControlNetConfig, kit: Kit) -> list[nn.Module]:
     width = config.blocks[-1].channels
-    layers = _layers(config, width, Block(width, config.middle_depth), ops, attention)
-    return layers + (_layers(config, width, Block(width), ops, attention) if config.middle_second else [])
+    layers = _layers(config, width, Block(width, config.middle_depth), kit)
+    return layers + (_layers(config, width, Block(width), kit) if config.middle_second else [])
 
 
-def _layers(config: ControlNetConfig, width: int, block: Block, ops: Ops, attention: Attention) -> list[nn.Module]:
-    layers: list[nn.Module] = [ResBlock(width, block.channels, config.channels * 4, config.groups, ops)]
+def _layers(config: ControlNetConfig, width: int, block: Block, kit: Kit) -> list[nn.Module]:
+    layers: list[nn.Module] = [ResBlock(width, block.channels, config.channels * 4, kit)]
     if block.depth:
         heads, context = config.heads_of(block.channels), cast(int, config.context)
-        layers.append(
-            SpatialTransformer(
-                block.channels, context, block.depth, heads, config.groups, config.linear, ops, attention
-            )
-        )
+        layers.append(SpatialTransformer(block.channels, context, block.depth, heads, config.linear, kit))
     return layers
 
 

@@ -82,4 +82,3 @@ def make_step_fixture() -> Callable[..., Step]:
 @pytest.fixture
 def hint() -> torch.Tensor:
     return torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
-
