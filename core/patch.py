@@ -28,7 +28,7 @@ class Patches:
     def __init__(self) -> None:
         self._stack = ExitStack()
 
-    def __enter__(self) -> Patches:  # noqa: PYI034 - typing.Self needs Python 3.11
+    def __enter__(self) -> Patches:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,7 +12,7 @@ from .unit import Place, Slot
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Residuals:
-    """Tensors [B, C, h, w] by place, in encoder order; None adds nothing. A fresh set: whoever receives it may use it up."""
+    """Tensors [B, C, h, w] by place, in encoder order; None adds nothing. Fresh: the receiver may use them up."""
 
     input: tuple[Tensor | None, ...] = ()  # to the encoder stream after input block i
     middle: tuple[Tensor | None, ...] = ()  # after the middle block

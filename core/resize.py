@@ -1,13 +1,14 @@
 """How a control image is brought to the size of the picture: the geometry for everyone, and the pixels of a tensor.
 
-The geometry follows sd-webui-controlnet (`detectmap_proc`, `external_code.pixel_perfect_resolution`), because users know
-its three modes by name. Images of uint8 are resized by `preprocessors/resize.py` from the same geometry.
+The geometry follows sd-webui-controlnet (`detectmap_proc`, `external_code.pixel_perfect_resolution`), because users
+know its three modes by name. Images of uint8 are resized by `preprocessors/resize.py` from the same geometry.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,6 @@ from .errors import HintError
 
 FEW_COLOURS = 200  # up to here a hint is a drawing or a label map, and blending its colours would invent new ones
 SAMPLE = 4096  # pixels looked at to count colours
-BORDER_LINES = 1  # "fill" paints its margins with the median of this many border lines
 
 
 class ResizeMode(Enum):
@@ -55,7 +55,7 @@ def fit_geometry(source: tuple[int, int], target: tuple[int, int], mode: ResizeM
 
 
 def pixel_perfect(source: tuple[int, int], target: tuple[int, int], mode: ResizeMode) -> int:
-    """The preprocessor resolution (short side, pixels) at which no detail is lost or made up; sizes are (height, width).
+    """The preprocessor resolution (short side, pixels) that loses and invents no detail; sizes are (height, width).
 
     Source: sd-webui-controlnet, `external_code.pixel_perfect_resolution`.
     """
@@ -100,12 +100,12 @@ def _count_colours(hint: Tensor) -> int:
     """Distinct colours in an even sample of the first picture: a sample decides, for a full count costs seconds."""
     pixels = hint[0].flatten(1)
     stride = max(1, pixels.shape[1] // SAMPLE)
-    return int(torch.unique(pixels[:, ::stride], dim=1).shape[1])
+    colours = cast(Tensor, torch.unique(pixels[:, ::stride], dim=1))  # pyright: ignore[reportUnknownMemberType]
+    return colours.shape[1]
 
 
 def _border_colour(hint: Tensor) -> Tensor:
     """Per picture and channel, the median of the four border lines: [N, C, 1, 1]."""
-    n = BORDER_LINES
-    lines = (hint[..., :n, :], hint[..., -n:, :], hint[..., :, :n], hint[..., :, -n:])
+    lines = (hint[..., :1, :], hint[..., -1:, :], hint[..., :, :1], hint[..., :, -1:])
     border = torch.cat([line.flatten(2) for line in lines], dim=2)
     return border.median(dim=2).values[..., None, None]

@@ -1,7 +1,8 @@
 """When a unit acts and how strongly: progress of the run -> multiplier of the weight.
 
-Three programs mean three things by "from 0.2 to 0.8", and a picture must not change by migrating, so the basis of a range
-is part of it. An edge tells, for each step, the progress in every basis (`progress_at` helps); the schedule picks its own.
+Three programs mean three things by "from 0.2 to 0.8", and a picture must not change by migrating, so the basis of a
+range is part of it. An edge tells, for each step, the progress in every basis (`progress_at` helps); the schedule picks
+its own.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class ControlStack:
 
     @torch.no_grad()
     def __call__(self, step: Step) -> Residuals:
-        """The sum of what the active units add at this step, in unit order (units on one network count as the first)."""
+        """The sum of what the active units add, in unit order (units on one network take the place of the first)."""
         self._host.check_interrupt()
         total = Accumulator(len(step.cond))
         for group in _by_network(self._active(step)):

@@ -1,5 +1,5 @@
-"""What a user says about one control (`ControlUnit`), what a host says about one step (`Step`), and what a control model
-promises (`ControlModel`)."""
+"""What a user says about one control (`ControlUnit`), what a host says about one step (`Step`), and what a control
+model promises (`ControlModel`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -35,7 +35,8 @@ class Place(Enum):
     CONTEXT = "context"  # tokens appended to the prompt (T2I style adapter)
 
 
-class Slot(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Slot:
     """One place of injection: `index` is the input block's number, 0 for the middle and the context."""
 
     place: Place

@@ -1,8 +1,8 @@
 """Blocks of the latent-diffusion U-Net that control networks share, with the parameter names of the original code.
 
-Every class is built from a `Kit`: an `ops` namespace with Linear, Conv2d, GroupNorm and LayerNorm (default `torch.nn`), so
-that a host can bring layers that cast and offload their weights, and `attention(q, k, v, heads)` on [B, N, heads * d], so
-that it can bring its attention. Source of the structure: Rombach et al. 2022, `ldm/modules` of CompVis/latent-diffusion.
+Every class is built from a `Kit`: an `ops` namespace with Linear, Conv2d, GroupNorm and LayerNorm (default `torch.nn`),
+so that a host can bring layers that cast and offload their weights, and `attention(q, k, v, heads)`, so that it can
+bring its attention. Structure: Rombach et al. 2022, `ldm/modules` of CompVis/latent-diffusion.
 """
 
 from __future__ import annotations
@@ -37,8 +37,12 @@ TORCH_OPS = cast(Ops, nn)
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Scaled dot-product attention on [B, N, heads * d] and [B, T, heads * d]."""
-    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # [B, heads, N, d]
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    out = F.scaled_dot_product_attention(_split(q, heads), _split(k, heads), _split(v, heads))
+    return out.transpose(1, 2).flatten(2)
+
+
+def _split(tensor: Tensor, heads: int) -> Tensor:
+    return tensor.reshape(*tensor.shape[:2], heads, -1).transpose(1, 2)  # [B, heads, N, d]
 
 
 def timestep_embedding(timestep: Tensor, width: int) -> Tensor:
@@ -177,5 +181,5 @@ class SpatialTransformer(nn.Module):
             h = block(h, next(prompt), next(prompt))  # [B, h * w, C]
         if self._linear:
             h = self.proj_out(h)
-        h = h.transpose(1, 2).unflatten(2, size)  # [B, C, h, w]
+        h = h.transpose(1, 2).reshape(*h.shape[:1], -1, *size)  # [B, C, h, w]
         return x + (h if self._linear else self.proj_out(h))

@@ -1,7 +1,7 @@
 """ControlNet: a trainable copy of the U-Net's encoder whose outputs pass zero convolutions into the skips.
 
-Zhang, Rao and Agrawala, "Adding Conditional Control to Text-to-Image Diffusion Models", ICCV 2023, section 3. For SD 1.x,
-SD 2.x and SDXL, including the SDXL variants with fewer or no transformer blocks. The parameter names are those of
+Zhang, Rao and Agrawala, "Adding Conditional Control to Text-to-Image Diffusion Models", ICCV 2023, section 3. For SD
+1.x, SD 2.x and SDXL, including the SDXL variants with fewer or no transformer blocks. The parameter names are those of
 lllyasviel/ControlNet (`cldm/cldm.py`); every width is read from the shapes of a file.
 
     h_0 = conv_in(x) + E(hint)        E does not depend on the step, so it is a separate call
