@@ -26,6 +26,8 @@ from .unit import ControlMode, ControlUnit, Prepared, Prompt, Slot, Step, Window
 
 PROMPTS_KEPT = 8  # per model: positive and negative prompts of a few regions; a host that makes new ones evicts the old
 
+MASK_SCALE = 8  # mask pixels per latent pixel: a mask is drawn on the picture
+
 
 @dataclass(frozen=True, slots=True)
 class Firing:
@@ -118,11 +120,12 @@ class ControlStack:
         count = len(unit.hint)
         if count == 1 and broadcast:
             return features
-        rows = _pictures(count, active.rows, window)
-        if count > 1 and window is None and len(step.cond) % count:
+        by_frame = window is not None and window.frames is not None
+        if not by_frame and len(step.cond) % count:
             raise HintError(
                 f"'{unit.model.name}' has {count} hints for {len(step.cond)} rows: give one hint, or one per picture"
             )
+        rows = _pictures(count, active.rows, window)
         key = ("rows", id(features[0]), rows)
         if key not in self._cache:
             self._cache[key] = tuple(take_rows(feature, rows) for feature in features)
@@ -166,7 +169,7 @@ class ControlStack:
         frames = None if step.window is None else step.window.frames
         key = ("mask", id(mask), unit.resize, window, frames, size, rows, residual.dtype, residual.device)
         if key not in self._cache:
-            whole = _crop(mask.to(residual.device, torch.float32), unit.resize, window, latent, scale=8)
+            whole = _crop(mask.to(residual.device, torch.float32), unit.resize, window, latent, MASK_SCALE)
             scaled = F.interpolate(whole, size, mode="bilinear").to(residual.dtype)
             shown = scaled if len(mask) == 1 else take_rows(scaled, _pictures(len(mask), rows, step.window))
             self._cache[key] = (shown,)
