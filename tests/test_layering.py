@@ -35,8 +35,8 @@ ASSIGNMENTS = (ast.Assign, ast.AnnAssign)
 DEFINITIONS = (*IMPORTS, *ASSIGNMENTS, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 DOING = {  # called at import time, these do more than define a value
     "open", "print", "load", "load_file", "exists", "is_file", "is_dir", "glob", "rglob", "iterdir", "mkdir",
-    "read_text", "read_bytes", "run", "Popen", "system", "getenv", "setdefault", "manual_seed", "is_available", "set_num_threads",
-    "basicConfig", "import_module",
+    "read_text", "read_bytes", "run", "Popen", "system", "getenv", "setdefault", "manual_seed", "is_available",
+    "set_num_threads", "basicConfig", "import_module",
 }  # fmt: skip
 
 
