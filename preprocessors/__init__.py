@@ -1,0 +1,14 @@
+"""Photograph -> hint: preprocessors for every host, declared once.
+
+    from controlstack.preprocessors import REGISTRY, find
+    hint = find("canny")(image, resolution=512, low=80)      # uint8 RGB in and out, one picture or a batch
+
+Importing this loads neither cv2 nor numpy nor torch; the first picture does.
+"""
+
+from __future__ import annotations
+
+from .base import MAX_PIXELS, RESOLUTION, Output, Parameter, Preprocessor
+from .registry import REGISTRY, find
+
+__all__ = ["MAX_PIXELS", "REGISTRY", "RESOLUTION", "Output", "Parameter", "Preprocessor", "find"]
