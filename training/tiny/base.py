@@ -1,0 +1,162 @@
+"""The base model of the tiny world: a diffusers folder that `StableDiffusionPipeline` loads, small enough for a CPU.
+
+v-prediction with zero terminal SNR (Lin et al. 2023): a model of this size draws noise with epsilon-prediction. Latents
+are computed once; the text encoder learns together with the U-Net.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .autoencoder import encode
+from .scenes import SIZE, draw, scenes
+from .tokenizer import LENGTH, vocabulary, write_tokenizer
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+WIDTH = 64  # of a prompt token
+BATCH = 16
+LEARNING_RATE = 1.5e-3
+WARM_UP = 0.03  # of the steps
+EMPTY_PROMPTS = 0.1  # classifier-free guidance needs the empty prompt (Ho and Salimans 2022)
+AVERAGE = 0.999  # decay of the moving average of the weights, which is what is kept
+SCENES = 8000
+CLIP = 1.0  # norm of the gradient
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The parts of a Stable Diffusion pipeline."""
+
+    vae: AutoencoderTiny
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: DDIMScheduler
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write a diffusers folder."""
+        pipeline = self.pipeline()
+        pipeline.to(dtype=dtype)
+        self.text_encoder.float()  # transformers loads what it finds, diffusers fp32: they must agree by default
+        pipeline.save_pretrained(folder)
+        pipeline.to(dtype=torch.float32)
+
+    def pipeline(self) -> Any:
+        from diffusers import StableDiffusionPipeline
+
+        return StableDiffusionPipeline(
+            vae=self.vae,
+            unet=self.unet,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            scheduler=self.scheduler,
+            safety_checker=None,  # pyright: ignore[reportArgumentType]
+            feature_extractor=None,  # pyright: ignore[reportArgumentType]
+            requires_safety_checker=False,
+        )
+
+
+def new_base(vae: AutoencoderTiny, folder: Path) -> Base:
+    """An untrained base around a trained autoencoder; its tokenizer is written to `folder`."""
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    write_tokenizer(folder / "tokenizer")
+    tokens = vocabulary()[0]
+    end = len(tokens) - 1
+    text = CLIPTextConfig(
+        vocab_size=len(tokens),
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=LENGTH,
+        bos_token_id=end - 1,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=SIZE // 8,
+        block_out_channels=(32, 64, 64, 64),
+        layers_per_block=2,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+    )
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    return Base(vae, unet, CLIPTextModel(text), tokenizer, scheduler)
+
+
+def train_base(base: Base, steps: int, seed: int) -> Iterator[float]:
+    """Train U-Net and text encoder in place; yields the loss of each step. At the end they hold their moving average."""
+    latents, prompts = _material(base, seed)
+    modules = nn.ModuleList([base.unet, base.text_encoder])
+    average = torch.optim.swa_utils.AveragedModel(modules, avg_fn=_moving_average)
+    optimiser = torch.optim.AdamW(modules.parameters(), LEARNING_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=WARM_UP)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        picks = torch.randint(len(latents), (BATCH,), generator=generator)
+        keep = torch.rand(BATCH, 1, generator=generator) >= EMPTY_PROMPTS
+        tokens = torch.where(keep, prompts[picks], prompts[-1])
+        loss = _loss(base, latents[picks], base.text_encoder(tokens)[0], generator)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(modules.parameters(), CLIP)
+        optimiser.step()
+        schedule.step()
+        average.update_parameters(modules)
+        yield loss.item()
+    modules.load_state_dict(average.module.state_dict())
+
+
+def _moving_average(old: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
+    """Short memory at first, AVERAGE in the end."""
+    count = float(updates)
+    return old.lerp(new, 1 - min(AVERAGE, (1 + count) / (10 + count)))
+
+
+def _material(base: Base, seed: int) -> tuple[Tensor, Tensor]:
+    """Scaled latents [N, 4, h, w] and token ids [N + 1, LENGTH], the last of them of the empty prompt."""
+    some = scenes(SCENES, seed)
+    pictures = (torch.from_numpy(draw(scene).image).permute(2, 0, 1) for scene in some)
+    latents = [encode(base.vae, picture[None]) for picture in pictures]
+    scale = float(base.vae.config.scaling_factor)  # pyright: ignore[reportAttributeAccessIssue]
+    return torch.cat(latents) * scale, tokenise(base.tokenizer, [*(scene.caption for scene in some), ""])
+
+
+def tokenise(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
+    """Token ids [N, LENGTH]."""
+    ids = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=LENGTH)["input_ids"]
+    return torch.from_numpy(np.array(ids))
+
+
+def _loss(base: Base, latents: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
+    """Mean squared error of v at a random time."""
+    noise = torch.randn(latents.shape, generator=generator)
+    time = torch.randint(base.scheduler.config["num_train_timesteps"], (len(latents),), generator=generator)
+    noisy = base.scheduler.add_noise(latents, noise, time)  # pyright: ignore[reportArgumentType]
+    target = base.scheduler.get_velocity(latents, noise, time)  # pyright: ignore[reportArgumentType]
+    return F.mse_loss(base.unet(noisy, time, context).sample, target)
