@@ -72,7 +72,7 @@ def _swirl(height: int, width: int, random: np.random.Generator) -> NDArray[np.f
     points = random.uniform(0, 1, (high, wide))
     noise = cast("NDArray[np.float64]", _interpolation(height, high) @ points @ _interpolation(width, wide).T)
     lowest, highest = float(noise.min()), float(noise.max())
-    return cast("NDArray[np.float32]", ((noise - lowest) / ((highest - lowest) or 1.0)).astype(np.float32))
+    return ((noise - lowest) / ((highest - lowest) or 1.0)).astype(np.float32)
 
 
 def _interpolation(length: int, points: int) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""cv2 and numpy, loaded at their first use: a host asks for the registry at start-up, long before a picture comes.
+"""cv2, numpy and Pillow, loaded at their first use: a host asks for the registry at start-up, long before a picture comes.
 
 `from .lazy import cv2, np` in the `else` of `if TYPE_CHECKING`, so that type checkers see the real modules.
 """
@@ -35,3 +35,6 @@ class LazyModule:
 
 cv2 = LazyModule("cv2", "opencv-python-headless")
 np = LazyModule("numpy", "numpy")
+PillowImage = LazyModule("PIL.Image", "pillow")
+PillowOps = LazyModule("PIL.ImageOps", "pillow")
+PngImagePlugin = LazyModule("PIL.PngImagePlugin", "pillow")

@@ -31,7 +31,7 @@ def find(name: str) -> Preprocessor:
         if wanted in (each.lower() for each in names(preprocessor)):
             return preprocessor
     close = nearest(name, (each for preprocessor in REGISTRY for each in names(preprocessor)))
-    offer = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(each.id for each in REGISTRY)}"
+    offer = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(each.id for each in REGISTRY)}"
     raise PreprocessorError(f"there is no preprocessor {name!r}: {offer}")
 
 

@@ -85,13 +85,19 @@ def thin(lines: Mask) -> Mask:
 
     Source: Zhang and Suen, A fast parallel algorithm for thinning digital patterns, 1984.
     """
-    image = np.pad(lines, 1)
-    while True:
-        before = image
+    frame = np.pad(lines, 1)
+    flat = frame.reshape(-1)
+    width = frame.shape[1]
+    around = np.array([-width, 1 - width, 1, width + 1, width, width - 1, -1, -width - 1])  # clockwise from the north
+    ink = np.flatnonzero(flat)  # only these are looked at, and they are few
+    before = -1
+    while before != ink.size:
+        before = ink.size
         for step in (0, 1):
-            image = image & ~_removable(image, step)
-        if np.array_equal(before, image):
-            return image[1:-1, 1:-1]
+            removable = _removable(flat[ink[:, None] + around], step)
+            flat[ink[removable]] = False
+            ink = ink[~removable]
+    return np.ascontiguousarray(frame[1:-1, 1:-1])
 
 
 def _scale_hint(image: Image, size: tuple[int, int]) -> Image:
@@ -171,23 +177,16 @@ def _border_colour(image: Image) -> Image:
     return colour
 
 
-def _removable(image: Mask, step: int) -> Mask:
-    """Border pixels that neither end nor carry a line; the two steps look from opposite corners."""
-    around = _neighbours(image)
-    count = np.sum(around, axis=0, dtype=np.uint8)
-    rises = np.sum([~here & after for here, after in zip(around, [*around[1:], around[0]], strict=True)], axis=0)
-    north, east, south, west = around[0], around[2], around[4], around[6]
+def _removable(around: Mask, step: int) -> Mask:
+    """Of pixels with neighbours [N, 8], those that neither end nor carry a line; the steps look from two corners."""
+    count = around.sum(axis=1)
+    rises = (~around & np.roll(around, -1, axis=1)).sum(axis=1)
+    north, east, south, west = (around[:, side] for side in (0, 2, 4, 6))
     if step == 0:
-        open_side = ~(north & east & south) & ~(east & south & west)
+        open_side = ~(east & south & (north | west))
     else:
-        open_side = ~(north & east & west) & ~(north & south & west)
-    return image & (count >= 2) & (count <= 6) & (rises == 1) & open_side
-
-
-def _neighbours(image: Mask) -> list[Mask]:
-    """The eight neighbours of every pixel, clockwise from the north; the frame of `image` is empty."""
-    steps = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
-    return [np.roll(image, (-down, -right), (0, 1)) for down, right in steps]
+        open_side = ~(north & west & (east | south))
+    return (count >= 2) & (count <= 6) & (rises == 1) & open_side
 
 
 def _levels(mask: Mask, low: int, high: int) -> Image:
