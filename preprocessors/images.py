@@ -92,14 +92,15 @@ def _encode(path: Path, image: Image | Mask, kind: str, metadata: Mapping[str, s
 
 def _decode(path: Path, background: int) -> PillowImage.Image:
     """The upright picture in one of Pillow's 8-bit modes, without transparency."""
-    with _open(path) as picture:
-        kind = picture.format
-        try:
-            picture.load()
-            upright = PillowOps.exif_transpose(picture)
-        except DAMAGED as error:
-            raise HintError(f"{path} is damaged or truncated ({error}): export or download it again") from error
-    return _flat(_eight_bit(upright, kind, path), background)
+    picture = _open(path)
+    try:
+        picture.load()
+        upright = PillowOps.exif_transpose(picture)
+    except DAMAGED as error:
+        raise HintError(f"{path} is damaged or truncated ({error}): export or download it again") from error
+    finally:
+        picture.close()
+    return _flat(_eight_bit(upright, picture.format, path), background)
 
 
 def _open(path: Path) -> PillowImage.Image:

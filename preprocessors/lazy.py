@@ -1,4 +1,4 @@
-"""cv2, numpy and Pillow, loaded at their first use: a host asks for the registry at start-up, long before a picture comes.
+"""cv2, numpy and Pillow, loaded at their first use: a host asks for the registry long before a picture comes.
 
 `from .lazy import cv2, np` in the `else` of `if TYPE_CHECKING`, so that type checkers see the real modules.
 """

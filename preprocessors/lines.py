@@ -67,9 +67,10 @@ THRESHOLD = Preprocessor(
     output=Output.BINARY,
     control_types=("Scribble",),
     parameters=(
-        Parameter(name="threshold", label="Binarization threshold", default=127, minimum=0, maximum=255, step=1),
+        Parameter(name="threshold", label="Binarization threshold", default=127, minimum=0, maximum=255, step=1,
+                  doc="Level above which a pixel is white."),
     ),
-)
+)  # fmt: skip
 
 SCRIBBLE_XDOG = Preprocessor(
     id="scribble_xdog",
