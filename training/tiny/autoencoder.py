@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
 
 CHANNELS = 32
+SCENES = 2000
 CROP = 64  # pixels
 BATCH = 16
 LEARNING_RATE = 3e-3
@@ -40,7 +41,7 @@ def new_autoencoder() -> AutoencoderTiny:
 
 def train_autoencoder(vae: AutoencoderTiny, steps: int, seed: int) -> Iterator[float]:
     """Train in place; yields the loss of each step. The latents' scale is put into the configuration at the end."""
-    pictures = _pictures(scenes(2000, seed))
+    pictures = _pictures(scenes(SCENES, seed))
     rng = np.random.default_rng(seed)
     optimiser = torch.optim.AdamW(vae.parameters(), LEARNING_RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=0.05)

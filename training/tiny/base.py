@@ -104,6 +104,7 @@ def new_base(vae: AutoencoderTiny, folder: Path) -> Base:
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
         clip_sample=False,
+        steps_offset=1,  # without effect on trailing timesteps; diffusers expects it of Stable Diffusion
     )
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     return Base(vae, unet, CLIPTextModel(text), tokenizer, scheduler)
