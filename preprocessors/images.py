@@ -72,8 +72,8 @@ def write_image(path: str | os.PathLike[str], image: Image | Mask, metadata: Map
     try:
         _encode(part, np.ascontiguousarray(image), kind, metadata or {})
         part.replace(target)
-    except OSError as error:
-        raise HintError(f"cannot write {target}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # Pillow says ValueError for sizes that a format cannot hold
+        raise HintError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         part.unlink(missing_ok=True)  # an interrupt leaves nothing behind
 

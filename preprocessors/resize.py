@@ -170,11 +170,17 @@ def _packed(pixels: Image) -> NDArray[np.int32]:
 
 
 def _border_colour(image: Image) -> Image:
-    """Per channel the lower median of the four border lines, so a colour value that occurs; a mask is set there."""
+    """The median of the four border lines in each channel (sd-webui-controlnet); a mask is set there.
+
+    That may be a colour that no pixel has: a drawing or a label map gets the nearest one of the border instead.
+    """
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-    colour = np.sort(border, axis=0)[(len(border) - 1) // 2]
+    colour = np.median(border, axis=0)
+    if count_colours(image[..., :3]) < FEW_COLOURS:
+        distance = np.abs(border - colour)[:, :3].sum(axis=1)
+        colour = border[int(distance.argmin())].copy()
     colour[3:] = 255
-    return colour
+    return colour.astype(np.uint8)
 
 
 def _removable(around: Mask, step: int) -> Mask:

@@ -1,0 +1,41 @@
+"""The page about preprocessors says what the registry says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from controlstack.preprocessors import REGISTRY, Preprocessor
+from controlstack.preprocessors.document import DOCS, PICTURES, page, picture_path, write
+from controlstack.preprocessors.images import read_image
+
+LIMIT = 20_000  # bytes of a picture
+
+
+def test_the_page_is_up_to_date() -> None:
+    written = (DOCS / "preprocessors.md").read_text(encoding="utf-8")
+    assert written == page(), "run python -m controlstack.preprocessors.document"
+
+
+@pytest.mark.parametrize("preprocessor", REGISTRY, ids=lambda each: each.id)
+def test_every_picture_is_there_and_small(preprocessor: Preprocessor) -> None:
+    path = DOCS / picture_path(preprocessor)
+    assert path.stat().st_size <= LIMIT
+    assert read_image(path).shape == read_image(DOCS / PICTURES / "source.jpg").shape
+
+
+def test_no_picture_is_left_over() -> None:
+    expected = {picture_path(each).name for each in REGISTRY} | {"source.jpg"}
+    assert {path.name for path in (DOCS / PICTURES).iterdir()} == expected
+
+
+def test_one_call_writes_everything(tmp_path: Path) -> None:
+    (tmp_path / PICTURES).mkdir(parents=True)
+    source = PICTURES / "source.jpg"
+    (tmp_path / source).write_bytes((DOCS / source).read_bytes())
+    write(tmp_path)
+    assert (tmp_path / "preprocessors.md").read_text(encoding="utf-8") == page()
+    for preprocessor in REGISTRY:
+        fresh, shown = (read_image(root / picture_path(preprocessor)).astype(int) for root in (tmp_path, DOCS))
+        assert np.abs(fresh - shown).mean() < 4, preprocessor.id  # other versions of cv2 round differently

@@ -1,0 +1,239 @@
+"""What every preprocessor promises, checked over the registry, and how preprocessors are found and called."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from controlstack.core.errors import HintError, MissingDependencyError, PreprocessorError
+from controlstack.preprocessors import REGISTRY, RESOLUTION, Output, Parameter, Preprocessor, find
+from controlstack.preprocessors.lazy import LazyModule
+from skimage import data
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = [(512, 512), (511, 513), (64, 300), (33, 7), (1, 1)]
+WEBUI = {  # name -> shown name, of the modules of sd-webui-controlnet that need no weights and are images
+    "none": "none",
+    "canny": "canny",
+    "invert": "invert (from white bg & black line)",
+    "blur_gaussian": "blur_gaussian",
+    "scribble_xdog": "scribble_xdog",
+    "shuffle": "shuffle",
+    "threshold": "threshold",
+    "tile_resample": "tile_resample",
+    "recolor_luminance": "recolor_luminance",
+    "recolor_intensity": "recolor_intensity",
+    "lineart_standard": "lineart_standard (from white bg & black line)",
+    "color": "t2ia_color_grid",
+}
+every = pytest.mark.parametrize("preprocessor", REGISTRY, ids=lambda each: each.id)
+
+
+@cache
+def photo(height: int, width: int, offset: int = 0) -> np.ndarray:
+    resized = cv2.resize(np.roll(data.astronaut(), offset, axis=1), (width, height), interpolation=cv2.INTER_AREA)
+    resized.flags.writeable = False
+    return resized
+
+
+def is_kind(image: np.ndarray, output: Output) -> bool:
+    grey = bool((image == image[..., :1]).all())
+    if output is Output.BINARY:
+        return grey and set(np.unique(image)) <= {0, 255}
+    return grey or output is Output.RGB
+
+
+@every
+@pytest.mark.parametrize("size", SIZES)
+def test_size_type_and_kind_hold(preprocessor: Preprocessor, size: tuple[int, int]) -> None:
+    hint = preprocessor(photo(*size))
+    assert hint.shape == (*size, 3)
+    assert hint.dtype == np.uint8
+    assert is_kind(hint, preprocessor.output)
+    assert not np.may_share_memory(hint, photo(*size))
+
+
+@every
+@pytest.mark.parametrize(("size", "resolution"), [((511, 513), 128), ((100, 37), 64), ((64, 64), 200), ((20, 300), 20)])
+def test_the_resolution_is_the_short_side(preprocessor: Preprocessor, size: tuple[int, int], resolution: int) -> None:
+    hint = preprocessor(photo(*size), resolution=resolution)
+    k = resolution / min(size) if preprocessor.resizes else 1
+    assert hint.shape == (round(size[0] * k), round(size[1] * k), 3)
+    assert is_kind(hint, preprocessor.output)
+
+
+@every
+@pytest.mark.parametrize("resolution", [None, 96])
+def test_a_batch_is_its_pictures(preprocessor: Preprocessor, resolution: int | None) -> None:
+    batch = np.stack([photo(130, 101), photo(130, 101, 50)])
+    hints = preprocessor(batch, resolution=resolution, seed=3)
+    singles = [preprocessor(image, resolution=resolution, seed=3) for image in batch]
+    assert np.array_equal(hints, np.stack(singles))
+
+
+@every
+def test_the_same_call_gives_the_same_hint(preprocessor: Preprocessor) -> None:
+    np.random.seed(1)  # noqa: NPY002  (the global state must neither matter nor move)
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    first = preprocessor(photo(200, 310))
+    np.random.seed(2)  # noqa: NPY002
+    assert np.array_equal(first, preprocessor(photo(200, 310)))
+    np.random.seed(1)  # noqa: NPY002
+    preprocessor(photo(200, 310))
+    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+
+
+@every
+def test_the_seed_matters_where_it_is_declared_to(preprocessor: Preprocessor) -> None:
+    zero, one = (preprocessor(photo(200, 310), seed=seed) for seed in (0, 1))
+    assert np.array_equal(zero, one) == preprocessor.deterministic
+
+
+@every
+def test_memory_of_any_layout_is_read(preprocessor: Preprocessor) -> None:
+    flipped = photo(90, 80)[:, ::-1]
+    assert np.array_equal(preprocessor(flipped), preprocessor(np.ascontiguousarray(flipped)))
+
+
+def parameters() -> list[tuple[Preprocessor, Parameter]]:
+    return [(preprocessor, parameter) for preprocessor in REGISTRY for parameter in preprocessor.parameters]
+
+
+each_parameter = pytest.mark.parametrize(
+    ("preprocessor", "parameter"), parameters(), ids=lambda each: getattr(each, "id", getattr(each, "name", ""))
+)
+
+
+@each_parameter
+def test_the_whole_range_works_and_matters(preprocessor: Preprocessor, parameter: Parameter) -> None:
+    assert parameter.minimum <= parameter.default <= parameter.maximum
+    assert parameter.step > 0
+    values = (parameter.minimum, parameter.default, parameter.maximum)
+    settings: list[dict[str, Any]] = [{parameter.name: value} for value in values]
+    low, default, high = (preprocessor(photo(300, 300), **each) for each in settings)
+    assert not (np.array_equal(low, default) and np.array_equal(high, default))
+    assert np.array_equal(preprocessor(photo(300, 300)), default)
+
+
+@each_parameter
+@pytest.mark.parametrize("bad", ["below", "above", float("nan"), float("inf"), "3", None, True, [1], np.ones(2)])
+def test_bad_values_name_the_range(preprocessor: Preprocessor, parameter: Parameter, bad: object) -> None:
+    value = {"below": parameter.minimum - 1, "above": parameter.maximum + 1}.get(bad) if isinstance(bad, str) else bad
+    settings: dict[str, Any] = {parameter.name: bad if value is None else value}
+    with pytest.raises(PreprocessorError) as caught:
+        preprocessor(photo(33, 7), **settings)
+    for part in (preprocessor.id, parameter.name, f"{parameter.minimum:g} to {parameter.maximum:g}"):
+        assert part in str(caught.value)
+
+
+def test_whole_numbers_stay_whole() -> None:
+    canny = find("canny")
+    assert canny.settings({"low": 80.0, "high": np.float32(90)}) == {"low": 80, "high": 90}
+    assert all(type(value) is int for value in canny.settings({"low": 80.0}).values())
+    with pytest.raises(PreprocessorError, match="a whole number from 1 to 255"):
+        canny(photo(33, 7), low=80.5)
+    assert find("tile_resample").settings({"rate": 2}) == {"rate": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("lo", "did you mean 'low'"), ("zzz", "it has low, high"), ("hihg", "'high'")]
+)
+def test_an_unknown_parameter_gets_the_nearest(name: str, expected: str) -> None:
+    settings: dict[str, Any] = {name: 3}
+    with pytest.raises(PreprocessorError, match=f"canny has no parameter '{name}': .*{expected}"):
+        find("canny")(photo(33, 7), **settings)
+
+
+def test_a_preprocessor_without_parameters_says_so() -> None:
+    with pytest.raises(PreprocessorError, match="none has no parameter 'low': it has none"):
+        find("none")(photo(33, 7), low=1)
+
+
+@pytest.mark.parametrize("resolution", [RESOLUTION.minimum - 1, RESOLUTION.maximum + 1, 64.5, float("nan"), "64"])
+def test_a_bad_resolution_names_the_range(resolution: Any) -> None:
+    with pytest.raises(PreprocessorError, match=r"resolution is .* from 16 to 8192 px"):
+        find("canny")(photo(33, 7), resolution=resolution)
+
+
+def test_a_sliver_is_not_blown_up_beyond_memory() -> None:
+    with pytest.raises(PreprocessorError, match="2048000x2048, more than 64 megapixels: choose a smaller resolution"):
+        find("canny")(np.zeros((1, 1000, 3), np.uint8), resolution=2048)
+    assert find("canny")(np.zeros((64, 4096, 3), np.uint8), resolution=128).shape == (128, 8192, 3)
+
+
+def test_shuffle_refuses_what_it_cannot_address() -> None:
+    with pytest.raises(PreprocessorError, match="40000x1 is too large"):
+        find("shuffle")(np.zeros((1, 40000, 3), np.uint8))
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "0", None, True])
+def test_a_bad_seed_is_refused(seed: Any) -> None:
+    with pytest.raises(PreprocessorError, match=r"the seed is .* from 0 on"):
+        find("shuffle")(photo(33, 7), seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("image", "got"),
+    [
+        (np.zeros((4, 4, 3), np.float32), r"float32 \[4, 4, 3\]"),
+        (np.zeros((4, 4, 4), np.uint8), r"uint8 \[4, 4, 4\]"),
+        (np.zeros((4, 4), np.uint8), r"uint8 \[4, 4\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"uint8 \[0, 4, 3\]"),
+        (np.zeros((0, 4, 4, 3), np.uint8), r"uint8 \[0, 4, 4, 3\]"),
+        ("photo.png", "got str"),
+    ],
+)
+def test_what_is_no_picture_is_refused(image: Any, got: str) -> None:
+    with pytest.raises(HintError, match=got):
+        find("canny")(image)
+
+
+def test_every_name_is_found_in_any_case_and_only_once() -> None:
+    names = [(name, each) for each in REGISTRY for name in (each.id, *each.aliases)]
+    assert len({name.lower() for name, _ in names}) == len(names)
+    for name, preprocessor in names:
+        assert find(f" {name.upper()} ") is preprocessor
+
+
+@pytest.mark.parametrize(("name", "shown"), WEBUI.items())
+def test_the_names_of_the_webui_are_known(name: str, shown: str) -> None:
+    assert find(name) is find(shown)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cany", "there is no preprocessor 'cany': did you mean canny?"),
+        ("Scribble", "did you mean scribble_xdog"),
+        ("qqqqqq", "known are none, canny, "),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest(name: str, message: str) -> None:
+    with pytest.raises(PreprocessorError) as caught:
+        find(name)
+    assert message in str(caught.value)
+
+
+def test_the_registry_loads_nothing_heavy() -> None:
+    code = f"""if True:
+        import importlib.util, sys
+        spec = importlib.util.spec_from_file_location("controlstack", {str(ROOT / "__init__.py")!r})
+        sys.modules["controlstack"] = importlib.util.module_from_spec(spec)
+        import controlstack.preprocessors.images, controlstack.preprocessors.resize
+        print(sorted({{"cv2", "numpy", "torch", "PIL", "skimage"}} & set(sys.modules)))
+    """
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_a_missing_package_is_named() -> None:
+    module = LazyModule("a_package_that_is_not_there", "a-package")
+    with pytest.raises(MissingDependencyError, match="pip install a-package"):
+        module.anything  # noqa: B018
+    assert not hasattr(module, "__wrapped__")
