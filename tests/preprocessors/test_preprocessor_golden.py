@@ -169,6 +169,13 @@ def test_golden_recolor_intensity(photo: np.ndarray, gamma: float) -> None:
     assert difference(find("recolor_intensity")(photo, gamma=gamma)[..., 0], np.rint(255 * value**gamma)) <= 1
 
 
+@pytest.mark.parametrize("gamma", [1.0, 0.1, 0.45, 2.0])
+def test_gamma_rounds_and_does_not_truncate(gamma: float) -> None:
+    greys = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2)
+    expected = [round(255 * (grey / 255) ** gamma) for grey in range(256)]
+    assert find("recolor_intensity")(greys, gamma=gamma)[0, :, 0].tolist() == expected
+
+
 def test_intensity_is_not_luminance() -> None:
     photo = data.astronaut()
     assert not np.array_equal(find("recolor_intensity")(photo), find("recolor_luminance")(photo))
@@ -193,6 +200,11 @@ def test_golden_shuffle(photo: np.ndarray, seed: int) -> None:
     hint = find("shuffle")(photo, seed=seed)
     assert np.abs(hint - expected).mean() < 1.0  # cv2 counts in 32nds of a pixel
     assert np.percentile(np.abs(hint - expected), 99) <= 6
+
+
+def test_padding_is_not_shuffled_in() -> None:
+    photo = np.ascontiguousarray(data.astronaut()[:100, :130])
+    assert np.array_equal(find("shuffle")(photo, resolution=100), find("shuffle")(photo))
 
 
 @photos

@@ -97,8 +97,10 @@ def test_the_seed_matters_where_it_is_declared_to(preprocessor: Preprocessor) ->
 
 @every
 def test_memory_of_any_layout_is_read(preprocessor: Preprocessor) -> None:
-    flipped = photo(90, 80)[:, ::-1]
-    assert np.array_equal(preprocessor(flipped), preprocessor(np.ascontiguousarray(flipped)))
+    for view in (photo(90, 80)[:, ::-1], photo(90, 80).transpose(1, 0, 2), photo(90, 80)[::2, ::3]):
+        hint = preprocessor(view)
+        assert np.array_equal(hint, preprocessor(np.ascontiguousarray(view)))
+        assert hint.flags.c_contiguous
 
 
 def parameters() -> list[tuple[Preprocessor, Parameter]]:
