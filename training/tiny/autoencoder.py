@@ -6,12 +6,12 @@ It is convolutional, so it learns from crops around the shapes: four times as ma
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .scenes import SIZE, Scene, draw, scenes
 
@@ -22,21 +22,42 @@ CHANNELS = 32
 SCENES = 2000
 CROP = 64  # pixels
 BATCH = 16
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 2e-3
+RESIDUAL_GAIN = 0.1  # residual blocks start close to the identity
+SQUARES = 5.0  # weight of the squared error, which large errors of colour need
 EDGES = 0.5  # weight of the error of the image's gradients: crisp outlines
 LATENT_NOISE = 0.05  # of their deviation: the decoder must forgive the small errors of the U-Net
 
 
 def new_autoencoder() -> AutoencoderTiny:
-    """An untrained autoencoder: [B, 3, 8h, 8w] in [-1, 1] <-> [B, 4, h, w]."""
+    """An untrained autoencoder: [B, 3, 8h, 8w] in [-1, 1] <-> [B, 4, h, w].
+
+    It has no normalisation, so it starts from He's initialisation (2015); from PyTorch's default it learns one colour.
+    """
     from diffusers import AutoencoderTiny
 
-    return AutoencoderTiny(
+    vae = AutoencoderTiny(
         encoder_block_out_channels=(CHANNELS,) * 4,
         decoder_block_out_channels=(CHANNELS,) * 4,
         num_encoder_blocks=(1, 1, 2, 2),
         num_decoder_blocks=(3, 2, 1, 1),
     )
+    _initialise(vae)
+    return vae
+
+
+def _initialise(vae: AutoencoderTiny) -> None:
+    """He's initialisation, then residual blocks close to the identity; in this order, for blocks hold convolutions."""
+    from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
+
+    for module in vae.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in vae.modules():
+        if isinstance(module, AutoencoderTinyBlock):
+            cast(nn.Conv2d, module.conv[-1]).weight.data.mul_(RESIDUAL_GAIN)
 
 
 def train_autoencoder(vae: AutoencoderTiny, steps: int, seed: int) -> Iterator[float]:
@@ -72,16 +93,14 @@ def _pictures(some: list[Scene]) -> Tensor:
 
 def _crops(pictures: Tensor, rng: np.random.Generator) -> Tensor:
     """Random crops of random pictures: [BATCH, 3, CROP, CROP] in [-1, 1]."""
-    picks = zip(
-        rng.integers(len(pictures), size=BATCH), *rng.integers(SIZE - CROP + 1, size=(2, BATCH)), strict=True
-    )
+    picks = zip(rng.integers(len(pictures), size=BATCH), *rng.integers(SIZE - CROP + 1, size=(2, BATCH)), strict=True)
     crops = [pictures[k, :, y : y + CROP, x : x + CROP] for k, y, x in picks]
     return torch.stack(crops).float() / 127.5 - 1
 
 
 def _loss(output: Tensor, target: Tensor) -> Tensor:
-    """L1 of the pixels and of their differences to the right and below."""
-    loss = F.l1_loss(output, target)
+    """Squares and L1 of the pixels, L1 of their differences to the right and below."""
+    loss = SQUARES * F.mse_loss(output, target) + F.l1_loss(output, target)
     for dim in (2, 3):
         loss = loss + EDGES * F.l1_loss(output.diff(dim=dim), target.diff(dim=dim))
     return loss

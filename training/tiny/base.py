@@ -30,7 +30,7 @@ LEARNING_RATE = 1.5e-3
 WARM_UP = 0.03  # of the steps
 EMPTY_PROMPTS = 0.1  # classifier-free guidance needs the empty prompt (Ho and Salimans 2022)
 AVERAGE = 0.999  # decay of the moving average of the weights, which is what is kept
-SCENES = 8000
+SCENES = 6000
 CLIP = 1.0  # norm of the gradient
 
 
@@ -111,7 +111,7 @@ def new_base(vae: AutoencoderTiny, folder: Path) -> Base:
 
 
 def train_base(base: Base, steps: int, seed: int) -> Iterator[float]:
-    """Train U-Net and text encoder in place; yields the loss of each step. At the end they hold their moving average."""
+    """Train U-Net and text encoder in place; yields each loss. In the end they hold their moving average."""
     latents, prompts = _material(base, seed)
     modules = nn.ModuleList([base.unet, base.text_encoder])
     average = torch.optim.swa_utils.AveragedModel(modules, avg_fn=_moving_average)

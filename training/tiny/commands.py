@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-WINDOW = 100  # steps over which the shown loss is averaged
+from ..progress import replace_folder, watch, write_curve
 
 
 def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,9 +42,9 @@ def _autoencoder(args: argparse.Namespace) -> int:
 
     torch.manual_seed(args.seed)
     vae = new_autoencoder()
-    losses = _watch(train_autoencoder(vae, args.count, args.seed), args.count)
-    _replace(args.out, vae.save_pretrained)
-    _curve(losses, args.out.with_suffix(".png"))
+    losses = watch(train_autoencoder(vae, args.count, args.seed), args.count)
+    replace_folder(args.out, vae.save_pretrained)
+    write_curve(losses, args.out.with_suffix(".png"))
     return 0
 
 
@@ -57,48 +56,11 @@ def _base(args: argparse.Namespace) -> int:
 
     torch.manual_seed(args.seed)
     base = new_base(AutoencoderTiny.from_pretrained(args.vae), args.out.with_suffix(".work"))
-    losses = _watch(train_base(base, args.count, args.seed), args.count)
-    _replace(args.out, base.save)
+    losses = watch(train_base(base, args.count, args.seed), args.count)
+    replace_folder(args.out, base.save)
     shutil.rmtree(args.out.with_suffix(".work"))
-    _curve(losses, args.out.with_suffix(".png"))
+    write_curve(losses, args.out.with_suffix(".png"))
     return 0
-
-
-def _watch(losses: Iterable[float], count: int) -> list[float]:
-    """Run a training and show its progress."""
-    seen: list[float] = []
-    for loss in losses:
-        seen.append(loss)
-        if len(seen) % WINDOW == 0 or len(seen) == count:
-            recent = seen[-WINDOW:]
-            print(f"step {len(seen)} of {count}: loss {sum(recent) / len(recent):.4f}", flush=True)
-    return seen
-
-
-def _replace(folder: Path, save: object) -> None:
-    """Save beside the folder, then swap, so that nobody finds it half-written."""
-    fresh = folder.with_suffix(".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    save(fresh)  # type: ignore[operator]
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(fresh, folder)  # noqa: PTH105 - Path.replace does not say that it is atomic
-
-
-def _curve(losses: Sequence[float], path: Path) -> None:
-    """The loss, averaged over WINDOW steps, as a picture; the vertical axis is logarithmic."""
-    import cv2
-    import numpy as np
-
-    kernel = np.ones(min(WINDOW, len(losses))) / min(WINDOW, len(losses))
-    values = np.log(np.convolve(losses, kernel, mode="valid"))
-    height, width = 240, 480
-    span = max(float(np.ptp(values)), 1e-6)
-    x = np.linspace(10, width - 10, len(values))
-    y = (height - 10) - (values - values.min()) / span * (height - 20)
-    canvas = np.full((height, width, 3), 255, np.uint8)
-    cv2.polylines(canvas, [np.stack([x, y], 1).astype(np.int32)], False, (200, 80, 30), 1, cv2.LINE_AA)
-    cv2.putText(canvas, f"{losses[0]:.3f} to {np.exp(values[-1]):.4f}", (150, 20), 0, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    cv2.imwrite(str(path), canvas)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

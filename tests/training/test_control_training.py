@@ -1,0 +1,200 @@
+"""Training a control, seen from inside: what is zero, what moves, and in which order."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from controlstack.core.errors import HintError, HostError
+from controlstack.models.families.controlnet import ControlNet, ControlNetConfig
+from controlstack.training import commands
+from controlstack.training.control import Run, Settings, controlled, emptied, loss_of, start, target_of, tokenise, train
+from controlstack.training.copy import trainable_copy
+from controlstack.training.data import HintSource, read_examples
+from controlstack.training.tiny import autoencoder, base
+from controlstack.training.tiny.scenes import write_dataset
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from safetensors import safe_open
+from torch import Tensor
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an untrained tiny base and five examples."""
+    folder = tmp_path_factory.mktemp("world")
+    torch.manual_seed(0)
+    made = base.new_base(autoencoder.new_autoencoder(), folder)
+    made.unet.conv_out.weight.data.normal_(0, 0.1)  # an untrained U-Net's output is small, and so are all gradients
+    made.save(folder / "base")
+    write_dataset(folder / "data", 5, seed=1)
+    return folder
+
+
+@pytest.fixture
+def settings(world: Path) -> Settings:
+    hints = HintSource(preprocessor="canny")
+    return Settings(base=world / "base", data=world / "data", hints=hints, steps=4, batch=2, learning_rate=1e-3)
+
+
+def _inputs(unet: UNet2DConditionModel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    width = unet.config["cross_attention_dim"]
+    return torch.randn(2, 4, 16, 16), torch.tensor([10, 600]), torch.rand(2, 3, 128, 128), torch.randn(2, 16, width)
+
+
+@torch.no_grad()
+def test_an_untrained_control_adds_exactly_nothing(settings: Settings) -> None:
+    run = start(settings)
+    x, time, hint, context = _inputs(run.base.unet)
+    plain = run.base.unet(x, time, context).sample
+    assert controlled(run.base.unet, run.network, x, time, hint, context, only_middle=False).equal(plain)
+
+
+def test_the_copy_equals_the_encoder(settings: Settings) -> None:
+    unet = start(settings).base.unet
+    network = trainable_copy(unet)
+    weight = unet.state_dict()["down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"]
+    assert network.state_dict()["input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"].equal(weight)
+    assert not any(parameter.equal(weight) and parameter is weight for parameter in network.parameters())
+
+
+def _moved(run: Run, before: dict[str, Tensor]) -> dict[str, bool]:
+    """Which parts of the network changed."""
+    after = run.network.state_dict()
+    parts = {"zero": ("zero_convs", "middle_block_out"), "hint_last": ("input_hint_block.14",)}
+    changed = {key for key, value in after.items() if not value.equal(before[key])}
+    rest = {key for key in changed if not key.startswith((*parts["zero"], "input_hint_block"))}
+    return {
+        **{name: any(key.startswith(prefixes) for key in changed) for name, prefixes in parts.items()},
+        "copy": bool(rest),
+        "hint": any(key.startswith("input_hint_block") and not key.startswith(parts["hint_last"]) for key in changed),
+    }
+
+
+def test_zero_convolutions_wake_first_then_the_copy_then_the_hint_encoder(settings: Settings) -> None:
+    run = start(settings)
+    optimiser = torch.optim.SGD(run.network.parameters(), 1.0)
+    expected = [
+        {"zero": True, "hint_last": False, "copy": False, "hint": False},
+        {"zero": True, "hint_last": True, "copy": True, "hint": False},
+        {"zero": True, "hint_last": True, "copy": True, "hint": True},
+    ]
+    for step, wanted in enumerate(expected):
+        before = {key: value.clone() for key, value in run.network.state_dict().items()}
+        optimiser.zero_grad()
+        loss_of(run, run.examples.batch(2 * step, 2, seed=0)).backward()
+        optimiser.step()
+        assert _moved(run, before) == wanted
+    assert all(parameter.grad is None for parameter in run.base.unet.parameters())
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_targets_follow_their_formulas(kind: str) -> None:
+    scheduler = DDIMScheduler(prediction_type=kind, steps_offset=1)
+    latents, noise, time = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([3, 700])
+    a = scheduler.alphas_cumprod[time].sqrt().view(2, 1, 1, 1)
+    s = (1 - scheduler.alphas_cumprod[time]).sqrt().view(2, 1, 1, 1)
+    expected = noise if kind == "epsilon" else a * noise - s * latents
+    assert torch.allclose(target_of(scheduler, latents, noise, time), expected, atol=1e-6)
+
+
+def test_a_base_that_predicts_something_else_is_refused() -> None:
+    with pytest.raises(HostError, match="predicts 'sample'"):
+        target_of(DDIMScheduler(prediction_type="sample", steps_offset=1), *(torch.zeros(1),) * 2, torch.zeros(1))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_prompts_are_emptied_in_their_share(settings: Settings, share: float) -> None:
+    model = start(settings).base
+    tokens = tokenise(model, ["a red star on blue"]).repeat(400, 1)
+    kept = (emptied(tokens, model, share, torch.Generator().manual_seed(0)) == tokens).all(dim=1)
+    assert abs(float(kept.float().mean()) - (1 - share)) < 0.08
+
+
+def _weights(run: Run) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in run.network.parameters()])
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(settings: Settings, tmp_path: Path) -> None:
+    whole = start(settings)
+    losses = list(train(whole))
+    first = start(replace(settings, steps=2))
+    head = list(train(first))
+    first.save(tmp_path / "state")
+    second = start(settings)
+    second.load(tmp_path / "state")
+    assert head + list(train(second)) == losses
+    assert _weights(second).equal(_weights(whole))
+
+
+def test_accumulation_updates_once_a_step(settings: Settings) -> None:
+    run = start(replace(settings, accumulate=2, steps=2))
+    assert len(list(train(run))) == 2
+    assert {float(state["step"]) for state in run.optimiser.state_dict()["state"].values()} == {2.0}
+
+
+def test_the_command_writes_a_file_that_says_what_it_is(settings: Settings, tmp_path: Path) -> None:
+    out = tmp_path / "canny.safetensors"
+    arguments = f"train --base {settings.base} --data {settings.data} --out {out} --hint canny --steps 2 --batch 2"
+    assert commands.main([*arguments.split(), "--hint-parameters", "low=50", "--dtype", "fp16"]) == 0
+    with safe_open(out, "pt") as file:
+        metadata, keys = file.metadata(), list(file.keys())
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in keys}
+    assert metadata["controlstack.family"] == "controlnet"
+    assert metadata["controlstack.hint"] == "canny(low=50,high=200)"
+    given = {key.removeprefix("controlstack."): value for key, value in metadata.items()}
+    assert shapes == {
+        key: tuple(value.shape)
+        for key, value in ControlNet(ControlNetConfig.from_shapes(shapes, given)).state_dict().items()
+    }
+    assert cv2.imread(str(out.with_suffix(".png"))) is not None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["canny.png", "canny.safetensors"]
+
+
+def _picture(path: Path, size: int = 64) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (size, size, 3), np.uint8))
+
+
+def test_fill50k_lines_are_read(tmp_path: Path) -> None:
+    for name in ("source/0.png", "target/0.png"):
+        _picture(tmp_path / name)
+    line = {"source": "source/0.png", "target": "target/0.png", "prompt": "a circle"}
+    (tmp_path / "prompt.json").write_text(json.dumps(line) + "\n")
+    (example,) = read_examples(tmp_path, HintSource())
+    assert (example.prompt, example.hint) == ("a circle", tmp_path / "source/0.png")
+
+
+def test_an_image_folder_names_its_hint_column(world: Path) -> None:
+    examples = read_examples(world / "data", HintSource(column="depth_image"))
+    picture, hint = HintSource(column="depth_image").reader()(examples[0])
+    assert picture.shape == hint.shape == (128, 128, 3)
+    with pytest.raises(HintError, match="--hint-column"):
+        read_examples(world / "data", HintSource())
+
+
+def test_senseless_data_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(HintError, match="neither"):
+        read_examples(tmp_path, HintSource())
+    (tmp_path / "metadata.jsonl").write_text("")
+    with pytest.raises(HintError, match="no example"):
+        read_examples(tmp_path, HintSource())
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": "", "hint": "b.png"}))
+    with pytest.raises(HintError, match="no file"):
+        read_examples(tmp_path, HintSource(column="hint"))
+    _picture(tmp_path / "a.png")
+    _picture(tmp_path / "b.png", size=32)
+    (example,) = read_examples(tmp_path, HintSource(column="hint"))
+    with pytest.raises(HintError, match="sizes must be equal"):
+        HintSource(column="hint").reader()(example)
+
+
+def test_a_missing_base_or_checkpoint_is_refused(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="--base"):
+        start(replace(settings, base=tmp_path))
+    with pytest.raises(HostError, match="--resume"):
+        start(settings).load(tmp_path)

@@ -1,0 +1,128 @@
+"""The commands of training: `train`, and `tiny`, which makes the tiny world again."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .tiny import commands as tiny
+
+if TYPE_CHECKING:
+    from .control import Run, Settings
+
+
+def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Mount `train` and `tiny`."""
+    _add_train(subparsers.add_parser("train", help="train a ControlNet", description=__doc__))
+    world = subparsers.add_parser("tiny", help="make the tiny world again", description=tiny.__doc__)
+    tiny.add_parsers(world.add_subparsers(required=True, metavar="COMMAND"))
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--base", type=Path, required=True, help="diffusers folder of the base model, which stays as it is")
+    add("--data", type=Path, required=True, help="folder with prompt.json or metadata.jsonl")
+    add("--out", type=Path, required=True, help="the .safetensors file to write")
+    add("--hint", help="preprocessor that makes the hints from the pictures, such as canny")
+    add("--hint-parameters", default="", metavar="NAME=VALUE,...", help="its parameters")
+    add("--hint-column", help="column of metadata.jsonl that names the hint files")
+    add("--steps", type=int, default=6000)
+    add("--batch", type=int, default=4)
+    add("--accumulate", type=int, default=1, help="batches per step of the optimiser")
+    add("--learning-rate", type=float, default=1e-5)
+    add("--warm-up", type=int, default=100, help="steps over which the learning rate rises")
+    add("--cosine", action="store_true", help="let the learning rate fall to zero at the end")
+    add("--empty-prompts", type=float, default=0.5, help="share of prompts that are emptied")
+    add("--max-grad-norm", type=float, default=1.0)
+    add("--mixed-precision", choices=("no", "fp16", "bf16"), default="no")
+    add("--only-middle", action="store_true", help="train the middle residual alone")
+    add("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the written file")
+    add("--save-every", type=int, default=1000, help="steps between checkpoints, in OUT with the suffix .state")
+    add("--resume", action="store_true", help="go on from the checkpoint")
+    add("--seed", type=int, default=0)
+    parser.set_defaults(run=_train)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from .control import start, train
+    from .progress import Watch, write_curve
+
+    run = start(_settings(args))
+    state = args.out.with_suffix(".state")
+    if args.resume:
+        run.load(state)
+    watch = Watch(args.steps, done=run.step)
+    try:
+        for loss in train(run):
+            watch.add(loss)
+            if run.step % args.save_every == 0:
+                run.save(state)
+    except KeyboardInterrupt:
+        run.save(state)
+        print(f"stopped after step {run.step}; go on with --resume", file=sys.stderr)
+        return 130
+    _write(run, args.out, args.dtype)
+    write_curve(watch.losses, args.out.with_suffix(".png"))
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from ..core.errors import ScheduleError
+    from .control import Settings
+    from .data import HintSource
+
+    for name in ("steps", "batch", "accumulate"):
+        if getattr(args, name) < 1:
+            raise ScheduleError(f"--{name} is {getattr(args, name)}, expected 1 or more")
+    parameters = dict(pair.split("=", 1) for pair in args.hint_parameters.split(",") if pair)
+    numbers = {name: float(value) if "." in value else int(value) for name, value in parameters.items()}
+    return Settings(
+        base=args.base,
+        data=args.data,
+        hints=HintSource(args.hint_column, args.hint, numbers),
+        steps=args.steps,
+        batch=args.batch,
+        accumulate=args.accumulate,
+        learning_rate=args.learning_rate,
+        warm_up=args.warm_up,
+        cosine=args.cosine,
+        empty_prompts=args.empty_prompts,
+        max_grad_norm=args.max_grad_norm,
+        mixed_precision=args.mixed_precision,
+        only_middle=args.only_middle,
+        seed=args.seed,
+    )
+
+
+def _write(run: Run, path: Path, dtype: str) -> None:
+    """The trained file, whole or not at all, written by the first process."""
+    import torch
+    from safetensors.torch import save_file
+
+    from .control import metadata
+
+    if not run.accelerator.is_main_process:
+        return
+    kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    network = run.accelerator.unwrap_model(run.network)
+    tensors = {key: value.to(kinds[dtype]).contiguous().cpu() for key, value in network.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".part")
+    save_file(tensors, fresh, metadata(run))
+    os.replace(fresh, path)  # noqa: PTH105 - Path.replace does not say that it is atomic
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m controlstack.training.commands ...`"""
+    parser = argparse.ArgumentParser(prog="controlstack", description=__doc__)
+    add_parsers(parser.add_subparsers(required=True, metavar="COMMAND"))
+    args = parser.parse_args(argv)
+    return args.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

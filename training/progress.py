@@ -1,0 +1,62 @@
+"""What a training shows and leaves: its progress, its loss curve, folders that are never half-written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+WINDOW = 100  # steps over which the shown loss is averaged
+
+
+class Watch:
+    """Collects the losses of a training and prints their running mean."""
+
+    def __init__(self, count: int, done: int = 0) -> None:
+        self.losses: list[float] = []
+        self._count, self._done, self._start = count, done, time.monotonic()
+
+    def add(self, loss: float) -> None:
+        """Take the loss of one more step."""
+        self.losses.append(loss)
+        step = self._done + len(self.losses)
+        if step % WINDOW == 0 or step == self._count:
+            recent = self.losses[-WINDOW:]
+            left = (time.monotonic() - self._start) / len(self.losses) * (self._count - step)
+            print(f"step {step} of {self._count}: loss {sum(recent) / len(recent):.4f}, {left:.0f} s left", flush=True)
+
+
+def watch(losses: Iterable[float], count: int) -> list[float]:
+    """Run a training of `count` steps and show its progress."""
+    seen = Watch(count)
+    for loss in losses:
+        seen.add(loss)
+    return seen.losses
+
+
+def replace_folder(folder: Path, save: Callable[[Path], object]) -> None:
+    """Save beside the folder, then swap, so that nobody finds it half-written."""
+    fresh = folder.with_suffix(".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    save(fresh)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(fresh, folder)  # noqa: PTH105 - Path.replace does not say that it is atomic
+
+
+def write_curve(losses: Sequence[float], path: Path) -> None:
+    """The loss, averaged over WINDOW steps, as a picture; the vertical axis is logarithmic."""
+    import cv2
+    import numpy as np
+
+    kernel = np.ones(min(WINDOW, len(losses))) / min(WINDOW, len(losses))
+    values = np.log(np.convolve(losses, kernel, mode="valid"))
+    height, width = 240, 480
+    span = max(float(np.ptp(values)), 1e-6)
+    x = np.linspace(10, width - 10, len(values))
+    y = (height - 10) - (values - values.min()) / span * (height - 20)
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    cv2.polylines(canvas, [np.stack([x, y], 1).astype(np.int32)], False, (200, 80, 30), 1, cv2.LINE_AA)
+    cv2.putText(canvas, f"{losses[0]:.3f} to {np.exp(values[-1]):.4f}", (150, 20), 0, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    cv2.imwrite(str(path), canvas)
