@@ -1,7 +1,7 @@
 """The one table between the parameter names of diffusers and those of the original latent-diffusion code.
 
-U-Nets and ControlNets of SD 1.x, SD 2.x and SDXL; the map is one to one. Only names change: where one side projects with
-1x1 convolutions and the other with linear layers, shapes are left alone.
+U-Nets and ControlNets of SD 1.x, SD 2.x and SDXL; the map is one to one. Only names change: where one side projects
+with 1x1 convolutions and the other with linear layers, shapes are left alone.
 """
 
 from __future__ import annotations
@@ -105,7 +105,10 @@ class _Table:
                 r"down_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.",
                 lambda m: f"input_blocks.{1 + (n + 1) * int(m[1]) + int(m[3])}.{int(m[2] == 'attentions')}.",
             ),
-            (r"down_blocks\.(\d+)\.downsamplers\.0\.conv\.", lambda m: f"input_blocks.{(n + 1) * (int(m[1]) + 1)}.0.op."),
+            (
+                r"down_blocks\.(\d+)\.downsamplers\.0\.conv\.",
+                lambda m: f"input_blocks.{(n + 1) * (int(m[1]) + 1)}.0.op.",
+            ),
             (r"mid_block\.resnets\.(\d+)\.", lambda m: f"middle_block.{2 * int(m[1])}."),
             (r"controlnet_down_blocks\.(\d+)\.", lambda m: f"zero_convs.{m[1]}.0."),
             (r"controlnet_cond_embedding\.blocks\.(\d+)\.", lambda m: f"input_hint_block.{2 * (int(m[1]) + 1)}."),
@@ -141,7 +144,7 @@ class _Table:
 
 
 def _translate(tail: str, pairs: Iterable[tuple[str, str]]) -> str:
-    """Rename the part of a residual block; other tails (transformers, plain convolutions) are the same on both sides."""
+    """Rename the part of a residual block; other tails (transformers, convolutions) are the same on both sides."""
     for old, new in pairs:
         if tail.startswith(old + "."):
             return new + tail[len(old) :]

@@ -11,7 +11,8 @@ lllyasviel/ControlNet (`cldm/cldm.py`); every width is read from the shapes of a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from ...core.base import SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT, Base
 from ...core.errors import UnsupportedModelError
 from ...core.unit import Place, Prepared, Prompt, Slot, Step
+from ..family import Family, Shapes
 from ..layers import (
     STANDARD_GROUPS,
     TORCH_OPS,
@@ -34,9 +36,9 @@ from ..layers import (
     attend,
     timestep_embedding,
 )
+from ..naming import to_ldm
 
-Shapes = Mapping[str, tuple[int, ...]]
-
+PREFIX = "control_model."  # of the control model in a training checkpoint of the original code
 SOFT_BASE = 0.825  # guess mode, lllyasviel/ControlNet gradio_canny2image.py: strength * 0.825 ** (12 - i)
 SOFT_LENGTH = 13  # the list belongs to SD 1.x; for SDXL sd-webui-controlnet cuts it to 10, and users rely on that
 HINT_SCALE = 8  # the hint encoder halves the size three times, as the autoencoder does
@@ -168,6 +170,7 @@ class ControlNetModel:
     """A ControlNet as the stack sees it.
 
     pool: average each residual over the picture, so that it carries no position ("shuffle", ControlNet 1.1).
+    bgr: the network was trained on hints with red and blue swapped.
     cond_only: act on the cond rows in every mode, as sd-webui-controlnet does for pooled models.
     """
 
@@ -178,9 +181,11 @@ class ControlNetModel:
         name: str,
         pool: bool = False,
         cond_only: bool | None = None,
+        bgr: bool = False,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.network = network
+        self._bgr = bgr
         self.name = name
         self.pool = pool
         self.cond_only = pool if cond_only is None else cond_only
@@ -194,6 +199,7 @@ class ControlNetModel:
 
     def prepare(self, hint: Tensor) -> Prepared:
         """hint [N, hint_channels, 8h, 8w] -> its features [N, channels, h, w]."""
+        hint = hint.flip(1) if self._bgr else hint
         return (self.network.input_hint_block(hint.to(self.dtype)),)
 
     def encode(self, context: Tensor) -> Prompt:
@@ -300,3 +306,78 @@ def _heads(settings: Mapping[str, str], context: int | None) -> tuple[int | None
             "'heads' or 'head_channels' in the file's metadata or in a JSON file beside it"
         )
     return cast(Any, _HEADS[context])
+
+
+def _recognises(shapes: Shapes) -> bool:
+    """The hint encoder and the first zero convolution are there, and nothing of its relatives."""
+    names = _bare_names(shapes)
+    relatives = ("task_embedding", "lora_controlnet")
+    return (
+        "input_hint_block.0.weight" in names
+        and "zero_convs.0.0.weight" in names
+        and "input_blocks.0.0.weight" in names
+        and not any(name.startswith(relatives) for name in names)
+    )
+
+
+def _layout(names: Iterable[str]) -> str:
+    names = list(names)
+    if _is_diffusers(names):
+        return "diffusers"
+    if any(name.startswith("model.diffusion_model.") for name in names):
+        return "full checkpoint"
+    return "ldm, prefixed" if any(name.startswith(PREFIX) for name in names) else "ldm"
+
+
+def _is_diffusers(names: Iterable[str]) -> bool:
+    return "controlnet_cond_embedding.conv_in.weight" in names
+
+
+def _bare_names(shapes: Shapes) -> Shapes:
+    return (
+        to_ldm(shapes) if _is_diffusers(shapes) else {key.removeprefix(PREFIX): value for key, value in shapes.items()}
+    )
+
+
+def _rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bare ldm names; the base model of a full training checkpoint is left out."""
+    if _is_diffusers(tensors):
+        return to_ldm(tensors)
+    prefixed = {key[len(PREFIX) :]: value for key, value in tensors.items() if key.startswith(PREFIX)}
+    return prefixed or {key: value for key, value in tensors.items() if key != "difference"}
+
+
+def _base(shapes: Shapes) -> Base:
+    label = shapes["label_emb.0.0.weight"][1] if "label_emb.0.0.weight" in shapes else 0
+    widths = (shapes["input_blocks.0.0.weight"][0], *(block.channels for block in _blocks(shapes)))
+    return Base(context=_context(shapes), label=label, blocks=widths)
+
+
+def _create(shapes: Shapes, settings: Mapping[str, str], ops: Ops) -> nn.Module:
+    return ControlNet(ControlNetConfig.from_shapes(shapes, settings), ops)
+
+
+def _wrap(network: nn.Module, name: str, settings: Mapping[str, str], dtype: torch.dtype | None) -> ControlNetModel:
+    pool = settings.get("global_average_pooling")
+    if pool is None and name.lower().removesuffix("_fp16").endswith("shuffle"):
+        logging.getLogger("controlstack").warning(
+            "'%s' is taken for a shuffle model by its name: its residuals are averaged over the picture. "
+            "The setting 'global_average_pooling' in a JSON file beside it decides otherwise.",
+            name,
+        )
+        pool = "true"
+    bgr = settings.get("hint_order") == "bgr"
+    return ControlNetModel(cast(ControlNet, network), name=name, pool=pool == "true", bgr=bgr, dtype=dtype)
+
+
+FAMILY = Family(
+    id="controlnet",
+    title="ControlNet",
+    paper="Zhang, Rao and Agrawala, Adding Conditional Control to Text-to-Image Diffusion Models, ICCV 2023",
+    recognises=_recognises,
+    layout=_layout,
+    rename=_rename,
+    base=_base,
+    create=_create,
+    wrap=_wrap,
+)
