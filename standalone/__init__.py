@@ -1,0 +1,1 @@
+"""The embedded edge: a host of our own on diffusers, with a command line."""

@@ -1,0 +1,213 @@
+"""A base model and a request -> pictures under control of a stack, offline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..core.errors import HostError
+from ..core.stack import ControlStack, Firing
+from ..core.unit import ControlModel, ControlUnit
+from .injection import Injection, check_units
+from .schedulers import make_scheduler
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+Image = NDArray[np.uint8]
+SINGLE_FILES = (".safetensors", ".ckpt")
+SIDE = 8  # pixels per latent pixel
+DEFAULT_PROMPT = "a professional, detailed, high-quality image"  # ControlNet paper, section 4.1, "default prompt"
+
+
+class Offload(Enum):
+    """What leaves the device between uses."""
+
+    NONE = "none"
+    MODEL = "model"  # whole networks
+    SEQUENTIAL = "sequential"  # single layers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the user wants, apart from the units."""
+
+    prompt: str = ""
+    negative: str = ""
+    steps: int = 20
+    guidance: float = 7.5
+    seed: int = 0
+    batch: int = 1
+    width: int = 512
+    height: int = 512
+    scheduler: str = "unipc"
+    eta: float = 0.0  # of DDIM
+    image: Image | None = None  # start from this picture (img2img), [H, W, 3]
+    strength: float = 0.75  # of img2img: how much of the picture is redrawn
+
+    def __post_init__(self) -> None:
+        for name, value in (("steps", self.steps), ("batch", self.batch)):
+            if value < 1:
+                raise HostError(f"{name} is {value}, expected 1 or more")
+        for name, value in (("width", self.width), ("height", self.height)):
+            if value < SIDE or value % SIDE:
+                near = max(SIDE, round(value / SIDE) * SIDE)
+                raise HostError(f"{name} is {value}, expected a multiple of {SIDE}: take {near}")
+        if not 0 < self.strength <= 1:
+            raise HostError(f"strength is {self.strength}, expected more than 0 and at most 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Pictures [N, H, W, 3] with their seeds, and on how many steps each unit acted."""
+
+    images: Image
+    seeds: tuple[int, ...]
+    firings: tuple[Firing, ...] = field(default=())
+
+
+class Base:
+    """A diffusers pipeline as a host: it keeps control networks where they can compute."""
+
+    def __init__(self, pipeline: Any, device: torch.device, offload: Offload) -> None:
+        self.pipeline, self.device, self.offload = pipeline, device, offload
+
+    @contextmanager
+    def ready(self, model: ControlModel) -> Iterator[None]:
+        """Bring a control network to the device; when offloading, for this call alone."""
+        network: torch.nn.Module = model.network  # type: ignore[attr-defined] - all models of ours have one
+        network.to(self.device)
+        try:
+            yield
+        finally:
+            if self.offload is not Offload.NONE:
+                network.to("cpu")
+
+    def check_interrupt(self) -> None:
+        """Nothing to ask: on a terminal an interrupt is a KeyboardInterrupt."""
+
+
+def load_base(
+    path: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", offload: Offload = Offload.NONE
+) -> Base:
+    """A diffusers folder or a single checkpoint file of SD 1.x, SD 2.x or SDXL; the network is never asked."""
+    pipeline = _load_folder(path, dtype) if path.is_dir() else _load_file(path, dtype)
+    if not hasattr(pipeline, "unet"):
+        raise HostError(f"'{path}' is a {type(pipeline).__name__}, expected a Stable Diffusion model with a U-Net")
+    pipeline.set_progress_bar_config(disable=True)
+    target = torch.device(device)
+    if offload is Offload.MODEL:
+        pipeline.enable_model_cpu_offload(device=target)
+    elif offload is Offload.SEQUENTIAL:
+        pipeline.enable_sequential_cpu_offload(device=target)
+    else:
+        pipeline.to(target)
+    return Base(pipeline, target, offload)
+
+
+def _load_folder(path: Path, dtype: torch.dtype) -> Any:
+    from diffusers import DiffusionPipeline
+
+    if not (path / "model_index.json").is_file():
+        raise HostError(f"'{path}' has no model_index.json: give a diffusers folder or a checkpoint file")
+    try:
+        return DiffusionPipeline.from_pretrained(path, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise HostError(f"'{path}' cannot be loaded as a diffusers folder: {error}") from error
+
+
+def _load_file(path: Path, dtype: torch.dtype) -> Any:
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    from ..models.loading import read_header
+
+    if path.suffix.lower() not in SINGLE_FILES or not path.is_file():
+        raise HostError(f"there is no checkpoint '{path}': give a diffusers folder or a .safetensors file")
+    names = read_header(path).shapes
+    if "model.diffusion_model.input_blocks.0.0.weight" not in names:
+        raise HostError(f"'{path.name}' holds no base model: give a Stable Diffusion checkpoint")
+    kind = (
+        StableDiffusionXLPipeline
+        if "model.diffusion_model.label_emb.0.0.weight" in names
+        else StableDiffusionPipeline
+    )
+    try:
+        return kind.from_single_file(str(path), dtype=dtype, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise HostError(
+            f"'{path.name}' needs configuration files that are not on this machine ({error}): convert it to a "
+            "diffusers folder once, on a machine that has them, and give that folder"
+        ) from error
+
+
+def generate(
+    base: Base, request: Request, units: Sequence[ControlUnit] = (), progress: Callable[[int], None] | None = None
+) -> Result:
+    """Draw the pictures of a request. Everything is checked before the first step.
+
+    Each picture has its own seed, so picture k of a batch is the single picture of seed + k.
+    """
+    pipeline = _pipeline_for(base.pipeline, request)
+    check_units(units, pipeline.unet)
+    stack = ControlStack(units, base)
+    seeds = tuple(request.seed + k for k in range(request.batch))
+    before = pipeline.scheduler
+    pipeline.scheduler = make_scheduler(request.scheduler, before.config)
+    try:
+        with Injection(pipeline, stack, request.batch):
+            images = pipeline(**_arguments(request, seeds), callback_on_step_end=_reporter(progress)).images
+    finally:
+        pipeline.scheduler = before
+    return Result(np.rint(np.asarray(images) * 255).astype(np.uint8), seeds, stack.firings())
+
+
+def _pipeline_for(pipeline: Any, request: Request) -> Any:
+    """The same networks behind the pipeline that the request needs."""
+    if request.image is None:
+        return pipeline
+    from diffusers import AutoPipelineForImage2Image
+
+    other = AutoPipelineForImage2Image.from_pipe(pipeline)
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+def _arguments(request: Request, seeds: Sequence[int]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "prompt": [request.prompt] * request.batch,
+        "negative_prompt": [request.negative] * request.batch,
+        "num_inference_steps": request.steps,
+        "guidance_scale": request.guidance,
+        "eta": request.eta,
+        "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
+        "output_type": "np",
+    }
+    if request.image is None:
+        return {**arguments, "width": request.width, "height": request.height}
+    return {**arguments, "image": [_pillow(request)] * request.batch, "strength": request.strength}
+
+
+def _pillow(request: Request) -> PillowImage:
+    from PIL import Image as Pillow
+
+    assert request.image is not None
+    return Pillow.fromarray(request.image).resize((request.width, request.height), Pillow.Resampling.LANCZOS)
+
+
+def _reporter(progress: Callable[[int], None] | None) -> Callable[..., dict[str, Any]]:
+    """diffusers' callback after each step, in the shape it expects."""
+
+    def report(_pipeline: Any, step: int, _time: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if progress is not None:
+            progress(step + 1)
+        return kwargs
+
+    return report
