@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from controlstack.training.tiny import autoencoder, base
+from controlstack.training.progress import Watch
+from controlstack.training.tiny import autoencoder, base, commands
 from controlstack.training.tiny.scenes import (
     DARKEST,
     MARGIN,
@@ -23,6 +24,7 @@ from controlstack.training.tiny.scenes import (
     write_dataset,
 )
 from controlstack.training.tiny.tokenizer import LENGTH, WORDS, write_tokenizer
+from diffusers import AutoencoderTiny
 
 EDGE = 3  # pixels around an outline where antialiasing mixes two colours
 
@@ -84,34 +86,117 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real training on a handful of scenes."""
     monkeypatch.setattr(autoencoder, "SCENES", 4)
     monkeypatch.setattr(autoencoder, "BATCH", 2)
+    monkeypatch.setattr(autoencoder, "WHOLE_BATCH", 2)
     monkeypatch.setattr(base, "SCENES", 4)
     monkeypatch.setattr(base, "BATCH", 2)
 
 
-def _autoencoder(steps: int) -> tuple[list[float], torch.Tensor]:
+def _flat(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten().clone() for parameter in module.parameters()])
+
+
+def _new_autoencoder() -> AutoencoderTiny:
     torch.manual_seed(0)
-    vae = autoencoder.new_autoencoder()
-    losses = list(autoencoder.train_autoencoder(vae, steps, seed=0))
-    return losses, torch.cat([p.detach().flatten() for p in vae.parameters()])
+    return autoencoder.new_autoencoder()
+
+
+def _new_base(folder: Path) -> base.Base:
+    vae = _new_autoencoder()
+    return base.new_base(vae, folder)
 
 
 def test_the_autoencoder_learns_and_repeats(small: None) -> None:
-    losses, weights = _autoencoder(20)
-    again, same_weights = _autoencoder(20)
+    one, two = _new_autoencoder(), _new_autoencoder()
+    losses = list(autoencoder.autoencoder_training(one, 20, seed=0).run(20))
+    again = list(autoencoder.autoencoder_training(two, 20, seed=0).run(20))
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
     assert losses == again
-    assert weights.equal(same_weights)
+    assert _flat(one).equal(_flat(two))
+
+
+def test_the_scale_brings_latents_to_unit_variance(small: None) -> None:
+    vae = _new_autoencoder()
+    autoencoder.set_scale(vae, seed=0)
+    pictures = torch.from_numpy(np.stack([draw(scene).image for scene in scenes(4, seed=0)])).permute(0, 3, 1, 2)
+    latents = autoencoder.encode(vae, pictures) * vae.config["scaling_factor"]
+    assert float(latents.std()) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_decoder_learns_while_the_latents_stay(small: None) -> None:
+    vae = _new_autoencoder()
+    encoder, decoder = _flat(vae.encoder), _flat(vae.decoder)
+    losses = list(autoencoder.decoder_training(vae, 10, seed=0).run(10))
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    assert _flat(vae.encoder).equal(encoder)
+    assert not _flat(vae.decoder).equal(decoder)
 
 
 def test_the_base_learns_and_loads_as_a_pipeline(small: None, tmp_path: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
-    torch.manual_seed(0)
-    made = base.new_base(autoencoder.new_autoencoder(), tmp_path)
-    losses = list(base.train_base(made, 10, seed=0))
+    made = _new_base(tmp_path)
+    text = _flat(made.text_encoder)
+    training = base.base_training(made, 10, seed=0)
+    losses = list(training.run(10))
     assert all(np.isfinite(losses))
     assert min(losses[5:]) < losses[0]
+    assert not _flat(made.text_encoder).equal(text)
     made.save(tmp_path / "base")
+    assert {path.name for path in (tmp_path / "base" / "tokenizer").iterdir()} >= {"vocab.json", "merges.txt"}
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    assert pipeline.tokenizer.model_max_length == LENGTH
     for name, weight in pipeline.unet.state_dict().items():
         assert weight.equal(made.unet.state_dict()[name].half().float())
+
+
+def test_the_average_is_lent_and_given_back(small: None, tmp_path: Path) -> None:
+    made = _new_base(tmp_path)
+    training = base.base_training(made, 4, seed=0)
+    list(training.run(4))
+    own = _flat(made.unet)
+    with base.averaged(training):
+        assert not _flat(made.unet).equal(own)
+        made.save(tmp_path / "base")  # rounds the weights to fp16
+    assert _flat(made.unet).equal(own)
+
+
+def test_a_resumed_base_training_takes_the_same_steps(small: None, tmp_path: Path) -> None:
+    straight = _new_base(tmp_path / "a")
+    losses = list(base.base_training(straight, 4, seed=0).run(4))
+    first = base.base_training(_new_base(tmp_path / "b"), 4, seed=0)
+    list(first.run(2))
+    first.save(tmp_path / "state")
+    other = _new_base(tmp_path / "c")
+    resumed = base.base_training(other, 4, seed=0)
+    resumed.load(tmp_path / "state")
+    assert list(resumed.run(4)) == losses[2:]
+    assert _flat(other.unet).equal(_flat(straight.unet))
+
+
+def test_the_commands_make_a_world(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vae, out = str(tmp_path / "vae"), str(tmp_path / "base")
+    assert commands.main(["autoencoder", "--out", vae, "--steps", "2"]) == 0
+    assert commands.main(["base", "--vae", vae, "--out", out, "--steps", "3", "--save-every", "2"]) == 0
+    assert commands.main(["decoder", "--vae", vae, "--out", str(tmp_path / "sharp"), "--steps", "2"]) == 0
+    assert commands.main(["dataset", "--out", str(tmp_path / "data"), "--count", "2"]) == 0
+    assert "step 3 of 3" in capsys.readouterr().out
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"vae", "vae.png", "base", "base.png", "sharp", "sharp.png", "data"}
+
+
+def test_an_interrupted_command_goes_on(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Watch.add
+
+    def interrupt(watch: Watch, loss: float) -> None:
+        take(watch, loss)
+        if len(watch.losses) == 3:
+            raise KeyboardInterrupt
+
+    command = ["autoencoder", "--steps", "4", "--save-every", "2"]
+    commands.main([*command, "--out", str(tmp_path / "whole")])
+    with monkeypatch.context() as patched:
+        patched.setattr(Watch, "add", interrupt)
+        assert commands.main([*command, "--out", str(tmp_path / "cut")]) == commands.INTERRUPTED
+    assert commands.main([*command, "--out", str(tmp_path / "cut"), "--resume"]) == 0
+    whole, cut = (AutoencoderTiny.from_pretrained(tmp_path / name) for name in ("whole", "cut"))
+    assert _flat(whole).equal(_flat(cut))

@@ -5,7 +5,6 @@ It is convolutional, so it learns from crops around the shapes: four times as ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .loop import Chance, Training, new_training
 from .scenes import SIZE, Scene, draw, scenes
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ CHANNELS = 32
 SCENES = 2000
 CROP = 64  # pixels
 BATCH = 16
+WHOLE_BATCH = 4  # pictures of a step of the decoder alone
 LEARNING_RATE = 2e-3
+DECODER_RATE = 1e-3
+WARM_UP = 0.05  # of the steps
 RESIDUAL_GAIN = 0.1  # residual blocks start close to the identity
 SQUARES = 5.0  # weight of the squared error, which large errors of colour need
 EDGES = 0.5  # weight of the error of the image's gradients: crisp outlines
@@ -60,25 +63,38 @@ def _initialise(vae: AutoencoderTiny) -> None:
             cast(nn.Conv2d, module.conv[-1]).weight.data.mul_(RESIDUAL_GAIN)
 
 
-def train_autoencoder(vae: AutoencoderTiny, steps: int, seed: int) -> Iterator[float]:
-    """Train in place; yields the loss of each step. The latents' scale is put into the configuration at the end."""
+def autoencoder_training(vae: AutoencoderTiny, steps: int, seed: int) -> Training:
+    """The training of encoder and decoder together; afterwards call `set_scale`."""
     pictures = _pictures(scenes(SCENES, seed))
-    rng = np.random.default_rng(seed)
-    optimiser = torch.optim.AdamW(vae.parameters(), LEARNING_RATE, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=0.05)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        crops = _crops(pictures, rng)
+
+    def loss(chance: Chance) -> Tensor:
+        crops = _crops(pictures, chance.numpy)
         latents = vae.encoder(crops)
-        noise = torch.randn(latents.shape, generator=generator) * latents.detach().std()
-        loss = _loss(vae.decoder(latents + LATENT_NOISE * noise), crops)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        yield loss.item()
-    vae.register_to_config(scaling_factor=round(1 / float(encode(vae, pictures[:256]).std()), 4))
+        noise = torch.randn(latents.shape, generator=chance.torch) * latents.detach().std()
+        return _loss(vae.decoder(latents + LATENT_NOISE * noise), crops)
+
+    return new_training(vae, loss, steps=steps, seed=seed, rate=LEARNING_RATE, warm_up=WARM_UP, decay=0.0)
+
+
+def decoder_training(vae: AutoencoderTiny, steps: int, seed: int) -> Training:
+    """The training of the decoder alone, on whole pictures: latents, and all that was trained on them, stay valid."""
+    pictures = _pictures(scenes(SCENES, seed + 1))
+    latents = encode(vae, pictures)
+    deviation = latents.std()
+
+    def loss(chance: Chance) -> Tensor:
+        picks = torch.from_numpy(chance.numpy.integers(len(pictures), size=WHOLE_BATCH))
+        noise = torch.randn(latents[picks].shape, generator=chance.torch) * deviation
+        target = pictures[picks].float() / 127.5 - 1
+        return _loss(vae.decoder(latents[picks] + LATENT_NOISE * noise), target)
+
+    return new_training(vae.decoder, loss, steps=steps, seed=seed, rate=DECODER_RATE, warm_up=WARM_UP, decay=0.0)
+
+
+def set_scale(vae: AutoencoderTiny, seed: int) -> None:
+    """Put the scale that brings the latents to unit variance into the configuration."""
+    some = _pictures(scenes(min(SCENES, 256), seed))
+    vae.register_to_config(scaling_factor=round(1 / float(encode(vae, some).std()), 4))
 
 
 @torch.no_grad()

@@ -6,7 +6,10 @@ are computed once; the text encoder learns together with the U-Net.
 
 from __future__ import annotations
 
+import copy
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .autoencoder import encode
+from .loop import Chance, Training, new_training
 from .scenes import SIZE, draw, scenes
 from .tokenizer import LENGTH, vocabulary, write_tokenizer
 
@@ -31,7 +35,7 @@ WARM_UP = 0.03  # of the steps
 EMPTY_PROMPTS = 0.1  # classifier-free guidance needs the empty prompt (Ho and Salimans 2022)
 AVERAGE = 0.999  # decay of the moving average of the weights, which is what is kept
 SCENES = 6000
-CLIP = 1.0  # norm of the gradient
+DECAY = 0.01  # of the weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +55,21 @@ class Base:
         self.text_encoder.float()  # transformers loads what it finds, diffusers fp32: they must agree by default
         pipeline.save_pretrained(folder)
         pipeline.to(dtype=torch.float32)
+        shutil.rmtree(folder / "tokenizer")  # transformers 5 writes a tokenizer.json that its version 4 does not read
+        write_tokenizer(folder / "tokenizer")
 
     def pipeline(self) -> Any:
         from diffusers import StableDiffusionPipeline
 
+        parts: dict[str, Any] = {
+            "vae": self.vae,
+            "unet": self.unet,
+            "text_encoder": self.text_encoder,
+            "tokenizer": self.tokenizer,
+            "scheduler": self.scheduler,
+        }
         return StableDiffusionPipeline(
-            vae=self.vae,
-            unet=self.unet,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            scheduler=self.scheduler,
-            safety_checker=None,  # pyright: ignore[reportArgumentType]
-            feature_extractor=None,  # pyright: ignore[reportArgumentType]
-            requires_safety_checker=False,
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
 
 
@@ -110,27 +116,32 @@ def new_base(vae: AutoencoderTiny, folder: Path) -> Base:
     return Base(vae, unet, CLIPTextModel(text), tokenizer, scheduler)
 
 
-def train_base(base: Base, steps: int, seed: int) -> Iterator[float]:
-    """Train U-Net and text encoder in place; yields each loss. In the end they hold their moving average."""
+def base_training(base: Base, steps: int, seed: int) -> Training:
+    """The training of U-Net and text encoder; save it inside `averaged`."""
     latents, prompts = _material(base, seed)
     modules = nn.ModuleList([base.unet, base.text_encoder])
-    average = torch.optim.swa_utils.AveragedModel(modules, avg_fn=_moving_average)
-    optimiser = torch.optim.AdamW(modules.parameters(), LEARNING_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=WARM_UP)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        picks = torch.randint(len(latents), (BATCH,), generator=generator)
-        keep = torch.rand(BATCH, 1, generator=generator) >= EMPTY_PROMPTS
+
+    def loss(chance: Chance) -> Tensor:
+        picks = torch.randint(len(latents), (BATCH,), generator=chance.torch)
+        keep = torch.rand(BATCH, 1, generator=chance.torch) >= EMPTY_PROMPTS
         tokens = torch.where(keep, prompts[picks], prompts[-1])
-        loss = _loss(base, latents[picks], base.text_encoder(tokens)[0], generator)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(modules.parameters(), CLIP)
-        optimiser.step()
-        schedule.step()
-        average.update_parameters(modules)
-        yield loss.item()
-    modules.load_state_dict(average.module.state_dict())
+        return _loss(base, latents[picks], base.text_encoder(tokens)[0], chance.torch)
+
+    training = new_training(modules, loss, steps=steps, seed=seed, rate=LEARNING_RATE, warm_up=WARM_UP, decay=DECAY)
+    training.average = torch.optim.swa_utils.AveragedModel(modules, avg_fn=_moving_average)
+    return training
+
+
+@contextmanager
+def averaged(training: Training) -> Iterator[None]:
+    """Inside, the modules hold their moving average, which is what is kept; afterwards they can be trained on."""
+    assert training.average is not None
+    own = copy.deepcopy(training.modules.state_dict())
+    training.modules.load_state_dict(training.average.module.state_dict())
+    try:
+        yield
+    finally:
+        training.modules.load_state_dict(own)
 
 
 def _moving_average(old: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:

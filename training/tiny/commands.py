@@ -1,65 +1,113 @@
-"""The commands that make the tiny world again: `dataset`, `autoencoder`, `base`."""
+"""The commands that make the tiny world again: `dataset`, `autoencoder`, `base`, `decoder`."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..progress import replace_folder, watch, write_curve
+from ..progress import Watch, replace_folder, write_curve
+
+if TYPE_CHECKING:
+    from .loop import Training
+
+INTERRUPTED = 130  # the exit code of a command stopped by Ctrl-C
 
 
 def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Mount the commands."""
     for name, run, count, what in (
         ("dataset", _dataset, 6000, "draw scenes with captions and depth maps into an image folder"),
-        ("autoencoder", _autoencoder, 1500, "train the autoencoder"),
-        ("base", _base, 6000, "train the base model around a trained autoencoder"),
+        ("autoencoder", _autoencoder, 900, "train the autoencoder"),
+        ("base", _base, 3600, "train the base model around a trained autoencoder"),
+        ("decoder", _decoder, 2000, "train the decoder of an autoencoder on; its latents stay as they are"),
     ):
         parser = subparsers.add_parser(name, help=what, description=what)
         parser.add_argument("--out", type=Path, required=True, help="folder to write")
         parser.add_argument("--seed", type=int, default=0)
         label = "--count" if name == "dataset" else "--steps"
         parser.add_argument(label, dest="count", type=int, default=count)
-        if name == "base":
+        if name in ("base", "decoder"):
             parser.add_argument("--vae", type=Path, required=True, help="folder that `autoencoder` wrote")
+        if name != "dataset":
+            parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
+            parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, OUT.state")
         parser.set_defaults(run=run)
 
 
 def _dataset(args: argparse.Namespace) -> int:
     from .scenes import write_dataset
 
-    write_dataset(args.out, args.count, args.seed)
+    def write(folder: Path) -> None:
+        write_dataset(folder, args.count, args.seed)
+
+    replace_folder(args.out, write)
     return 0
 
 
 def _autoencoder(args: argparse.Namespace) -> int:
     import torch
 
-    from .autoencoder import new_autoencoder, train_autoencoder
+    from .autoencoder import autoencoder_training, new_autoencoder, set_scale
+
+    def save(folder: Path) -> None:
+        set_scale(vae, args.seed)
+        vae.save_pretrained(folder)
 
     torch.manual_seed(args.seed)
     vae = new_autoencoder()
-    losses = watch(train_autoencoder(vae, args.count, args.seed), args.count)
-    replace_folder(args.out, vae.save_pretrained)
-    write_curve(losses, args.out.with_suffix(".png"))
-    return 0
+    return _train(autoencoder_training(vae, args.count, args.seed), args, save)
+
+
+def _decoder(args: argparse.Namespace) -> int:
+    from diffusers import AutoencoderTiny
+
+    from .autoencoder import decoder_training
+
+    vae = AutoencoderTiny.from_pretrained(args.vae)
+    return _train(decoder_training(vae, args.count, args.seed), args, vae.save_pretrained)
 
 
 def _base(args: argparse.Namespace) -> int:
     import torch
     from diffusers import AutoencoderTiny
 
-    from .base import new_base, train_base
+    from .base import averaged, base_training, new_base
+
+    def save(folder: Path) -> None:
+        with averaged(training):
+            base.save(folder)
 
     torch.manual_seed(args.seed)
-    base = new_base(AutoencoderTiny.from_pretrained(args.vae), args.out.with_suffix(".work"))
-    losses = watch(train_base(base, args.count, args.seed), args.count)
-    replace_folder(args.out, base.save)
-    shutil.rmtree(args.out.with_suffix(".work"))
-    write_curve(losses, args.out.with_suffix(".png"))
+    work = args.out.with_suffix(".work")
+    base = new_base(AutoencoderTiny.from_pretrained(args.vae), work)
+    shutil.rmtree(work)
+    training = base_training(base, args.count, args.seed)
+    return _train(training, args, save)
+
+
+def _train(training: Training, args: argparse.Namespace, save: Callable[[Path], object]) -> int:
+    """Run a training to its end; every so often leave its state and what it has made so far."""
+    state = args.out.with_suffix(".state")
+    if args.resume:
+        training.load(state)
+    watch = Watch(args.count, done=len(training.losses))
+    try:
+        for loss in training.run(args.count):
+            watch.add(loss)
+            if len(training.losses) % args.save_every == 0:
+                training.save(state)
+                replace_folder(args.out, save)
+    except KeyboardInterrupt:
+        # What is in memory may be half a step: only what is on disk counts.
+        print(f"stopped; --resume goes on from the last multiple of {args.save_every} steps", file=sys.stderr)
+        return INTERRUPTED
+    replace_folder(args.out, save)
+    write_curve(training.losses, args.out.with_suffix(".png"))
+    state.unlink(missing_ok=True)
     return 0
 
 

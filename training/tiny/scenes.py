@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -117,7 +118,7 @@ def draw(scene: Scene) -> Picture:
     )
 
 
-def _shrink(picture: NDArray[np.float32]) -> Image:
+def _shrink(picture: NDArray[np.floating[Any]]) -> Image:
     small = cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
     return np.clip(np.rint(small * 255), 0, 255).astype(np.uint8)
 
