@@ -67,10 +67,10 @@ class Base:
             "text_encoder": self.text_encoder,
             "tokenizer": self.tokenizer,
             "scheduler": self.scheduler,
+            "safety_checker": None,
+            "feature_extractor": None,
         }
-        return StableDiffusionPipeline(
-            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-        )
+        return StableDiffusionPipeline(**parts, requires_safety_checker=False)
 
 
 def new_base(vae: AutoencoderTiny, folder: Path) -> Base:
