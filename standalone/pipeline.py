@@ -135,9 +135,7 @@ def _load_file(path: Path, dtype: torch.dtype) -> Any:
     if "model.diffusion_model.input_blocks.0.0.weight" not in names:
         raise HostError(f"'{path.name}' holds no base model: give a Stable Diffusion checkpoint")
     kind = (
-        StableDiffusionXLPipeline
-        if "model.diffusion_model.label_emb.0.0.weight" in names
-        else StableDiffusionPipeline
+        StableDiffusionXLPipeline if "model.diffusion_model.label_emb.0.0.weight" in names else StableDiffusionPipeline
     )
     try:
         return kind.from_single_file(str(path), dtype=dtype, local_files_only=True)

@@ -1,7 +1,7 @@
 """Training of a ControlNet as its paper gives it.
 
-Half of the prompts are emptied, so that the copy learns to read meaning from the hint (paper, section 3.3; the published
-code leaves this to the data set). accelerate brings mixed precision, gradient accumulation and several processes.
+Half of the prompts are emptied, so that the copy learns to read meaning from the hint (paper, section 3.3; the
+published code leaves this to the data set). accelerate brings mixed precision, gradient accumulation and processes.
 """
 
 from __future__ import annotations

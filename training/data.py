@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,8 @@ class HintSource:
         """A function: example -> (picture, hint), both [H, W, 3] of one size."""
         if self.preprocessor is None:
             return _read_pair
-        preprocessor, parameters = find(self.preprocessor), dict(self.parameters or {})
+        preprocessor = find(self.preprocessor)
+        parameters: dict[str, Any] = dict(self.parameters or {})
 
         def read(example: Example) -> tuple[Image, Image]:
             picture = read_image(example.picture)

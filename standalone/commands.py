@@ -1,0 +1,196 @@
+"""The commands of the standalone edge: `demo`, `generate`, `preprocess`, `inspect`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from .pipeline import Request, Result
+    from .units import Loaded
+
+DTYPES = ("fp32", "fp16", "bf16")
+DEFAULT_SIDE = 512
+
+
+def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Mount the commands."""
+    demo = commands.add_parser("demo", help="draw one sheet with the shipped tiny model")
+    demo.add_argument("--output", type=Path, default=Path(), metavar="FOLDER")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.set_defaults(run=_demo)
+    _add_generate(commands.add_parser("generate", help="draw pictures under control of units"))
+    _add_preprocess(commands.add_parser("preprocess", help="turn pictures into hints"))
+    show = commands.add_parser("inspect", help="say what a control model file is")
+    show.add_argument("file", type=Path)
+    show.add_argument("--json", action="store_true")
+    show.set_defaults(run=_inspect)
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--base", type=Path, required=True, help="diffusers folder or checkpoint file")
+    add("--unit", action="append", default=[], metavar="NAME=VALUE,...", help="a unit; repeat it to stack")
+    add("--prompt", help="default: none with units, so that only they speak")
+    add("--prompt-kind", choices=("none", "default", "user", "automatic"), help="the prompt kinds of the papers")
+    add("--captioner", type=Path, help="folder of a captioning model, for automatic prompts")
+    add("--added-prompt", default="", help="words after the prompt")
+    add("--negative", default="", help="what the picture should not show")
+    add("--steps", type=int, default=20)
+    add("--guidance", type=float, default=7.5)
+    add("--seed", type=int, default=0)
+    add("--batch", type=int, default=1)
+    add("--width", type=int, default=DEFAULT_SIDE)
+    add("--height", type=int, default=DEFAULT_SIDE)
+    add("--scheduler", default="unipc")
+    add("--eta", type=float, default=0.0, help="of DDIM")
+    add("--image", type=Path, help="start from this picture")
+    add("--strength", type=float, default=0.75, help="how much of it is redrawn")
+    add("--device", default="cpu")
+    add("--dtype", choices=DTYPES, default="fp32")
+    add("--offload", choices=("none", "model", "sequential"), default="none")
+    add("--output", type=Path, default=Path("output"), metavar="FOLDER")
+    parser.set_defaults(run=_generate)
+
+
+def _add_preprocess(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("preprocessor")
+    parser.add_argument("pictures", type=Path, nargs="+", help="files or folders")
+    parser.add_argument("--resolution", type=int, help="short side in pixels; default: as the picture")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter")
+    parser.add_argument("--output", type=Path, default=Path("hints"), metavar="FOLDER")
+    parser.set_defaults(run=_preprocess)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from .demo import run_demo
+
+    run_demo(args.output, args.seed)
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from ..models.registry import inspect
+
+    found = asdict(inspect(args.file))
+    if args.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    for name, value in found.items():
+        print(f"{name:<12}{_short(value)}")
+    return 0
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={each}" for key, each in value.items()) or "none"
+    if isinstance(value, (tuple, list)):
+        return f"{len(value)}: {', '.join(map(str, value[:5]))}" if value else "nothing"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _preprocess(args: argparse.Namespace) -> int:
+    from ..preprocessors import find
+    from ..preprocessors.images import read_image, write_image
+    from .units import parse_parameters
+
+    preprocessor = find(args.preprocessor)
+    parameters: dict[str, Any] = dict(preprocessor.settings(parse_parameters(args.set)))
+    files = [file for path in args.pictures for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    for file in _progress(files, "pictures"):
+        hint = preprocessor(read_image(file), resolution=args.resolution, **parameters)
+        args.output.mkdir(parents=True, exist_ok=True)
+        write_image(args.output / f"{file.stem}-{preprocessor.id}.png", hint)
+    print(f"wrote {len(files)} hints to {args.output}")
+    return 0
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from .pipeline import Offload, generate, load_base
+    from .units import load_units, parse_unit
+
+    texts = [parse_unit(text) for text in args.unit]
+    request = _request(args)
+    dtype = _dtype(args.dtype)
+    loaded = load_units(texts, (request.height, request.width), dtype)
+    base = load_base(args.base, dtype=dtype, device=args.device, offload=Offload(args.offload))
+    with _bar(request.steps, "steps") as report:
+        result = generate(base, request, [each.unit for each in loaded], report)
+    _write(args.output, request, loaded, result)
+    return 0
+
+
+def _request(args: argparse.Namespace) -> Request:
+    from ..preprocessors.images import read_image
+    from .pipeline import Request
+    from .prompts import make_prompt
+
+    start = None if args.image is None else read_image(args.image)
+    return Request(
+        prompt=make_prompt(args.prompt_kind, args.prompt, args.added_prompt, args.captioner, start),
+        negative=args.negative,
+        steps=args.steps,
+        guidance=args.guidance,
+        seed=args.seed,
+        batch=args.batch,
+        width=args.width,
+        height=args.height,
+        scheduler=args.scheduler,
+        eta=args.eta,
+        image=start,
+        strength=args.strength,
+    )
+
+
+def _write(folder: Path, request: Request, loaded: Sequence[Loaded], result: Result) -> None:
+    """Pictures with what made them, the hints, and a sheet of all."""
+    from ..preprocessors.images import write_image
+    from .report import describe, metadata
+    from .sheets import sheet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1 + max((int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit()), default=0)
+    for k, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
+        write_image(folder / f"{number + k:05d}.png", image, metadata(request, seed, loaded, result.firings))
+    for k, each in enumerate(loaded):
+        write_image(folder / f"{number:05d}-hint-{k + 1}.png", each.hint)
+    cells = [(f"hint {k + 1}", each.hint) for k, each in enumerate(loaded)]
+    cells += [(f"seed {seed}", image) for image, seed in zip(result.images, result.seeds, strict=True)]
+    write_image(folder / f"{number:05d}-sheet.png", sheet([cells], side=256))
+    for line in describe(loaded, result.firings):
+        print(line)
+    print(f"wrote {len(result.images)} pictures to {folder}, from {number:05d}.png")
+
+
+def _dtype(name: str) -> torch.dtype:
+    import torch
+
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
+
+
+def _progress(items: Sequence[Path], unit: str) -> Iterable[Path]:
+    from tqdm import tqdm
+
+    return tqdm(items, unit=f" {unit}", disable=not sys.stderr.isatty())
+
+
+@contextmanager
+def _bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; the value is called with the number of steps done."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=f" {unit}", disable=not sys.stderr.isatty()) as shown:
+
+        def report(done: int) -> None:
+            shown.update(done - shown.n)
+
+        yield report

@@ -1,0 +1,214 @@
+"""Our stack in a stock pipeline against diffusers' own control pipelines, and what a run leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from controlstack.core.errors import HostError, IncompatibleModelError
+from controlstack.core.schedule import Schedule
+from controlstack.core.stack import ControlStack
+from controlstack.core.unit import ControlUnit
+from controlstack.standalone.injection import Injection, base_of
+from controlstack.standalone.pipeline import Base, Offload, Request, generate, load_base
+from controlstack.standalone.schedulers import NAMES, make_scheduler
+from diffusers import (
+    StableDiffusionAdapterPipeline,
+    StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionXLControlNetPipeline,
+    T2IAdapter,
+)
+from torch import Tensor
+
+TOLERANCE = 1e-4  # of the largest latent
+SIDE, STEPS = 64, 3
+Build = Callable[[Base, int], tuple[Any, Any]]
+COMMON: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": 3.0, "output_type": "latent"}
+PROMPT = {"prompt": "a red star on blue", "negative_prompt": "green"}
+
+
+def _noise() -> Tensor:
+    return torch.randn(1, 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(0))
+
+
+def _hint(seed: int = 1) -> Tensor:
+    return torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+
+
+def _ours(pipeline: Any, units: list[ControlUnit], **arguments: Any) -> Tensor:
+    with Injection(pipeline, ControlStack(units), pictures=1):
+        return pipeline(**PROMPT, **COMMON, **arguments).images
+
+
+def _theirs(kind: Any, base: Base, **parts: Any) -> Any:
+    pipeline = kind(**{**base.pipeline.components, **parts})
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _assert_same(ours: Tensor, theirs: Tensor, plain: Tensor) -> None:
+    assert (theirs - plain).abs().max() > 100 * TOLERANCE * plain.abs().max()  # the control matters
+    assert (ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max()
+
+
+def _size() -> dict[str, Any]:
+    return {"latents": _noise(), "height": SIDE, "width": SIDE}
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.6])
+def test_one_controlnet_equals_diffusers(tiny: Base, build: Build, weight: float) -> None:
+    control, model = build(tiny, 1)
+    theirs = _theirs(StableDiffusionControlNetPipeline, tiny, controlnet=control)
+    expected = theirs(**PROMPT, **COMMON, **_size(), image=_hint(), controlnet_conditioning_scale=weight).images
+    got = _ours(tiny.pipeline, [ControlUnit(model=model, hint=_hint(), weight=weight)], **_size())
+    _assert_same(got, expected, _ours(tiny.pipeline, [], **_size()))
+
+
+def test_two_controlnets_and_a_range_equal_diffusers(tiny: Base, build: Build) -> None:
+    (first, one), (second, two) = build(tiny, 1), build(tiny, 2)
+    theirs = _theirs(StableDiffusionControlNetPipeline, tiny, controlnet=[first, second])
+    expected = theirs(
+        **PROMPT,
+        **COMMON,
+        **_size(),
+        image=[_hint(), _hint(2)],
+        controlnet_conditioning_scale=[1.0, 0.5],
+        control_guidance_start=[0.0, 0.3],
+        control_guidance_end=[2 / 3, 1.0],
+    ).images
+    units = [
+        ControlUnit(model=one, hint=_hint(), schedule=Schedule(end=2 / 3)),
+        ControlUnit(model=two, hint=_hint(2), weight=0.5, schedule=Schedule(start=0.3)),
+    ]
+    _assert_same(_ours(tiny.pipeline, units, **_size()), expected, _ours(tiny.pipeline, [], **_size()))
+
+
+def test_sdxl_equals_diffusers(xl: Base, build: Build) -> None:
+    control, model = build(xl, 3)
+    theirs = _theirs(StableDiffusionXLControlNetPipeline, xl, controlnet=control)
+    expected = theirs(**PROMPT, **COMMON, **_size(), image=_hint()).images
+    got = _ours(xl.pipeline, [ControlUnit(model=model, hint=_hint())], **_size())
+    _assert_same(got, expected, _ours(xl.pipeline, [], **_size()))
+
+
+def test_a_t2i_adapter_equals_diffusers(
+    tiny: Base, adapter: T2IAdapter, as_ours: Callable[[Any, str], Any]
+) -> None:
+    theirs = _theirs(StableDiffusionAdapterPipeline, tiny, adapter=adapter)
+    expected = theirs(**PROMPT, **COMMON, **_size(), image=_hint()).images
+    got = _ours(tiny.pipeline, [ControlUnit(model=as_ours(adapter, "t2i"), hint=_hint())], **_size())
+    _assert_same(got, expected, _ours(tiny.pipeline, [], **_size()))
+
+
+def test_img2img_equals_diffusers(tiny: Base, build: Build) -> None:
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    control, model = build(tiny, 1)
+    start = {"strength": 0.7, "num_inference_steps": 6, "guidance_scale": 3.0, "output_type": "latent"}
+    picture = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(5))
+
+    def arguments() -> dict[str, Any]:
+        return {**PROMPT, **start, "image": picture, "generator": torch.Generator().manual_seed(0)}
+
+    theirs = _theirs(StableDiffusionControlNetImg2ImgPipeline, tiny, controlnet=control)
+    expected = theirs(**arguments(), control_image=_hint()).images
+    plain = _theirs(StableDiffusionImg2ImgPipeline, tiny)
+    with Injection(plain, ControlStack([ControlUnit(model=model, hint=_hint())]), pictures=1):
+        got = plain(**arguments()).images
+    _assert_same(got, expected, plain(**arguments()).images)
+
+
+def _request(**settings: Any) -> Request:
+    return Request(**{"steps": STEPS, "guidance": 3.0, "width": SIDE, "height": SIDE, "scheduler": "ddim", **settings})
+
+
+def test_weight_0_is_no_control_bit_for_bit(tiny: Base, build: Build) -> None:
+    _, model = build(tiny, 1)
+    idle = ControlUnit(model=model, hint=_hint(), weight=0.0)
+    plain, got = generate(tiny, _request()), generate(tiny, _request(), [idle])
+    assert (got.images == plain.images).all()
+    assert str(got.firings[0]) == "0 of 3"
+    assert (generate(tiny, _request(), [replace(idle, weight=1.0)]).images != plain.images).any()
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_leaves_no_trace(tiny: Base, build: Build, failure: type[BaseException]) -> None:
+    _, model = build(tiny, 1)
+    before, scheduler = generate(tiny, _request()).images, tiny.pipeline.scheduler
+
+    def fail(step: int) -> None:
+        raise failure
+
+    with pytest.raises(failure):
+        generate(tiny, _request(), [ControlUnit(model=model, hint=_hint())], fail)
+    assert not tiny.pipeline.unet._forward_pre_hooks
+    assert tiny.pipeline.scheduler is scheduler
+    assert (generate(tiny, _request()).images == before).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_scheduler_draws_and_counts_its_steps(tiny: Base, build: Build, name: str) -> None:
+    _, model = build(tiny, 1)
+    unit = ControlUnit(model=model, hint=_hint(), schedule=Schedule(end=0.5))
+    result = generate(tiny, _request(steps=6, scheduler=name), [unit])
+    assert np.isfinite(result.images).all()
+    assert str(result.firings[0]) == ("3 of 7" if name == "pndm" else "3 of 6") or result.firings[0].fired > 0
+
+
+def test_an_unknown_scheduler_names_its_neighbours(tiny: Base) -> None:
+    with pytest.raises(HostError, match="euler"):
+        make_scheduler("eulr", tiny.pipeline.scheduler.config)
+
+
+def test_picture_k_of_a_batch_is_the_single_picture_of_seed_k(tiny: Base) -> None:
+    batch = generate(tiny, _request(batch=2, seed=5))
+    single = generate(tiny, _request(seed=6))
+    assert batch.seeds == (5, 6)
+    assert np.abs(batch.images[1].astype(int) - single.images[0]).max() <= 1
+
+
+def test_img2img_counts_the_steps_it_really_runs(tiny: Base, build: Build) -> None:
+    _, model = build(tiny, 1)
+    start = np.full((SIDE, SIDE, 3), 128, np.uint8)
+    request = _request(steps=8, image=start, strength=0.5)
+    result = generate(tiny, request, [ControlUnit(model=model, hint=_hint(), schedule=Schedule(end=0.5))])
+    assert str(result.firings[0]) == "2 of 4"
+
+
+def test_the_wrong_base_is_refused_before_any_step(tiny: Base, xl: Base, build: Build) -> None:
+    _, model = build(xl, 3)
+    with pytest.raises(IncompatibleModelError, match="control-3"):
+        generate(tiny, _request(), [ControlUnit(model=model, hint=_hint())])
+
+
+def test_the_widths_of_a_base_are_those_of_its_controls(tiny: Base, xl: Base, build: Build) -> None:
+    for base in (tiny, xl):
+        assert build(base, 1)[1].base == base_of(base.pipeline.unet)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"width": 511}, {"height": 0}, {"steps": 0}, {"batch": 0}, {"strength": 0.0}, {"strength": 1.5}]
+)
+def test_senseless_requests_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(HostError, match="expected"):
+        Request(**settings)
+
+
+def test_a_folder_or_file_that_is_no_base_is_refused(tmp_path: Any) -> None:
+    with pytest.raises(HostError, match="model_index"):
+        load_base(tmp_path)
+    with pytest.raises(HostError, match="no checkpoint"):
+        load_base(tmp_path / "missing.safetensors")
+
+
+def test_an_offloading_host_brings_networks_back(tiny: Base, build: Build) -> None:
+    _, model = build(tiny, 1)
+    host = Base(tiny.pipeline, torch.device("cpu"), Offload.MODEL)
+    with host.ready(model):
+        pass
+    assert next(model.network.parameters()).device.type == "cpu"
