@@ -177,11 +177,12 @@ def test_the_commands_make_a_world(small: None, tmp_path: Path, capsys: pytest.C
     vae, out = str(tmp_path / "vae"), str(tmp_path / "base")
     assert commands.main(["autoencoder", "--out", vae, "--steps", "2"]) == 0
     assert commands.main(["base", "--vae", vae, "--out", out, "--steps", "3", "--save-every", "2"]) == 0
+    assert commands.main(["base", "--start", out, "--out", str(tmp_path / "more"), "--steps", "2"]) == 0
     assert commands.main(["decoder", "--vae", vae, "--out", str(tmp_path / "sharp"), "--steps", "2"]) == 0
     assert commands.main(["dataset", "--out", str(tmp_path / "data"), "--count", "2"]) == 0
     assert "step 3 of 3" in capsys.readouterr().out
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"vae", "vae.png", "base", "base.png", "sharp", "sharp.png", "data"}
+    assert left == {"vae", "vae.png", "base", "base.png", "more", "more.png", "sharp", "sharp.png", "data"}
 
 
 def test_an_interrupted_command_goes_on(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

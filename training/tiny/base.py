@@ -116,7 +116,15 @@ def new_base(vae: AutoencoderTiny, folder: Path) -> Base:
     return Base(vae, unet, CLIPTextModel(text), tokenizer, scheduler)
 
 
-def base_training(base: Base, steps: int, seed: int) -> Training:
+def load_base(folder: Path) -> Base:
+    """A trained base, in fp32, to be trained on."""
+    from diffusers import StableDiffusionPipeline
+
+    made = StableDiffusionPipeline.from_pretrained(folder).to(dtype=torch.float32)
+    return Base(made.vae, made.unet, made.text_encoder, made.tokenizer, made.scheduler)
+
+
+def base_training(base: Base, steps: int, seed: int, rate: float = LEARNING_RATE) -> Training:
     """The training of U-Net and text encoder; save it inside `averaged`."""
     latents, prompts = _material(base, seed)
     modules = nn.ModuleList([base.unet, base.text_encoder])
@@ -127,7 +135,7 @@ def base_training(base: Base, steps: int, seed: int) -> Training:
         tokens = torch.where(keep, prompts[picks], prompts[-1])
         return _loss(base, latents[picks], base.text_encoder(tokens)[0], chance.torch)
 
-    training = new_training(modules, loss, steps=steps, seed=seed, rate=LEARNING_RATE, warm_up=WARM_UP, decay=DECAY)
+    training = new_training(modules, loss, steps=steps, seed=seed, rate=rate, warm_up=WARM_UP, decay=DECAY)
     training.average = torch.optim.swa_utils.AveragedModel(modules, avg_fn=_moving_average)
     return training
 

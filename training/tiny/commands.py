@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..progress import Watch, replace_folder, write_curve
 
 if TYPE_CHECKING:
+    from .base import Base
     from .loop import Training
 
 INTERRUPTED = 130  # the exit code of a command stopped by Ctrl-C
@@ -30,8 +31,13 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
         parser.add_argument("--seed", type=int, default=0)
         label = "--count" if name == "dataset" else "--steps"
         parser.add_argument(label, dest="count", type=int, default=count)
-        if name in ("base", "decoder"):
+        if name == "decoder":
             parser.add_argument("--vae", type=Path, required=True, help="folder that `autoencoder` wrote")
+        if name == "base":
+            origin = parser.add_mutually_exclusive_group(required=True)
+            origin.add_argument("--vae", type=Path, help="folder that `autoencoder` wrote, for a new base")
+            origin.add_argument("--start", type=Path, help="folder of a trained base, to train it on")
+            parser.add_argument("--learning-rate", type=float, default=1.5e-3)
         if name != "dataset":
             parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
             parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, OUT.state")
@@ -73,20 +79,28 @@ def _decoder(args: argparse.Namespace) -> int:
 
 def _base(args: argparse.Namespace) -> int:
     import torch
-    from diffusers import AutoencoderTiny
 
-    from .base import averaged, base_training, new_base
+    from .base import averaged, base_training, load_base
 
     def save(folder: Path) -> None:
         with averaged(training):
             base.save(folder)
 
     torch.manual_seed(args.seed)
+    base = load_base(args.start) if args.start else _fresh_base(args)
+    training = base_training(base, args.count, args.seed, args.learning_rate)
+    return _train(training, args, save)
+
+
+def _fresh_base(args: argparse.Namespace) -> Base:
+    from diffusers import AutoencoderTiny
+
+    from .base import new_base
+
     work = args.out.with_suffix(".work")
     base = new_base(AutoencoderTiny.from_pretrained(args.vae), work)
     shutil.rmtree(work)
-    training = base_training(base, args.count, args.seed)
-    return _train(training, args, save)
+    return base
 
 
 def _train(training: Training, args: argparse.Namespace, save: Callable[[Path], object]) -> int:
