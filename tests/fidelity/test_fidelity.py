@@ -1,0 +1,67 @@
+"""The shipped tiny controls control: half of the measured margins is asserted, see docs/fidelity.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from controlstack.core.unit import ControlUnit
+from controlstack.models.registry import load_control_model
+from controlstack.standalone.demo import BASE, CONTROLS
+from controlstack.standalone.pipeline import Request, generate, load_base
+from controlstack.training.evaluate import Image, evaluate, make_trial
+
+SCENES, STEPS = 4, 12
+Scores = dict[str, dict[str, float]]
+
+
+@pytest.fixture(scope="module")
+def drawn() -> tuple[Scores, dict[str, Image]]:
+    base, trial = load_base(BASE), make_trial(SCENES)
+    kinds = ("canny", "color")
+    controls = {kind: load_control_model(CONTROLS / f"{kind}.safetensors", dtype=torch.float32) for kind in kinds}
+    request = Request(steps=STEPS, guidance=1.0, width=128, height=128, batch=SCENES, scheduler="ddim")
+
+    def draw(units: Sequence[ControlUnit]) -> Image:
+        return generate(base, request, units).images
+
+    return evaluate(trial, controls, draw)
+
+
+@pytest.fixture(scope="module")
+def scores(drawn: tuple[Scores, dict[str, Image]]) -> Scores:
+    return drawn[0]
+
+
+def test_weight_0_is_no_control_bit_for_bit(drawn: tuple[Scores, dict[str, Image]]) -> None:
+    assert (drawn[1]["canny, weight 0"] == drawn[1]["none"]).all()
+
+
+def test_canny_draws_the_edges_of_its_hint(scores: Scores) -> None:
+    assert scores["canny"]["edge_f1"] > scores["none"]["edge_f1"] + 0.18
+    assert scores["canny"]["edge_f1"] > scores["canny of another scene"]["edge_f1"] + 0.18
+
+
+def test_color_paints_the_colours_of_its_hint(scores: Scores) -> None:
+    assert scores["color"]["colour_accuracy"] > scores["none"]["colour_accuracy"] + 0.28
+    assert scores["color"]["colour_accuracy"] > scores["color of another scene"]["colour_accuracy"] + 0.3
+
+
+def test_two_units_are_both_obeyed(scores: Scores) -> None:
+    both = scores["canny + color"]
+    assert both["edge_f1"] > scores["canny"]["edge_f1"] + 0.1
+    assert both["colour_accuracy"] > scores["none"]["colour_accuracy"] + 0.28
+
+
+def test_fidelity_grows_with_the_weight_and_with_the_range(scores: Scores) -> None:
+    none, whole = scores["none"]["edge_f1"], scores["canny"]["edge_f1"]
+    for part in ("canny, weight 0.5", "canny, steps 0 to 0.5"):
+        assert none < scores[part]["edge_f1"] < whole + 0.05
+
+
+def test_a_mask_acts_where_it_is(drawn: tuple[Scores, dict[str, Image]]) -> None:
+    _, images = drawn
+    change = np.abs(images["color, left half"].astype(int) - images["color"]).mean(axis=(0, 1, 3))
+    assert change[:48].mean() < change[80:].mean()
