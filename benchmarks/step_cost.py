@@ -2,8 +2,8 @@
 
     python benchmarks/step_cost.py [--json FILE]
 
-Only shapes are computed (meta device), so the numbers are the same on every machine. The peer is diffusers' own way: its
-ControlNet on both halves of the batch, hint included, at every step.
+Only shapes are computed (meta device), so the numbers are the same on every machine. The peer is diffusers' own way:
+its ControlNet on both halves of the batch, hint included, at every step.
 """
 
 from __future__ import annotations
