@@ -120,7 +120,8 @@ def load_control_model(
 
     settings: the user's word on what no shape tells. base_state: weights of the base U-Net by bare ldm names, which
     "difference" files need. kit: the layers and the attention to build from. dtype: of the weights, None keeps the
-    file's. compute: what the network calculates in, where layers cast their weights; None is `dtype`. Raises ModelError and its kinds, never loads half a model.
+    file's. compute: what the network calculates in, where layers cast their weights; None is `dtype`. Raises
+    ModelError and its kinds, never loads half a model.
     """
     header = read_header(path)
     family, given = identify(header), read_settings(path, header, settings)
