@@ -35,18 +35,27 @@ def _input(parameter: Parameter) -> io.WidgetInput:
     )
 
 
-def make_hint(image: Tensor, choice: Mapping[str, Any], resolution: int | None) -> Tensor:
-    """IMAGE [N, H, W, C] -> hints [N, h, w, 3] in 0..1.
+def make_hint(image: Tensor, choice: Mapping[str, Any], resolution: int | None, mask: Tensor | None = None) -> Tensor:
+    """IMAGE [N, H, W, C] -> hints [N, h, w, 3] in 0..1, and -1 where an inpainting model is to invent.
 
     choice: the preprocessor's id and parameters, as the host hands over a dynamic combo. resolution: the short side in
-    pixels, None is the picture's own.
+    pixels, None is the picture's own. mask: MASK [N or 1, h, w], for the preprocessors that take one.
     """
     preprocessor = find(choice[CHOICE])
     parameters = {name: value for name, value in choice.items() if name != CHOICE}
     if preprocessor.id == "none":
         return image
-    pixels = (image[..., :3].cpu() * 255).round().clamp(0, 255).to(torch.uint8)
-    if pixels.shape[-1] == 1:
-        pixels = pixels.expand(*pixels.shape[:-1], 3)
-    hints = preprocessor(pixels.numpy(), resolution=resolution, **parameters)
-    return torch.from_numpy(hints).float() / 255
+    given = None if mask is None or not preprocessor.takes_mask else _bytes(mask).numpy()
+    hints = torch.from_numpy(preprocessor(_rgb(image), mask=given, resolution=resolution, **parameters)).float() / 255
+    if hints.shape[-1] == 3:
+        return hints
+    return torch.where(hints[..., 3:] > 0, -1.0, hints[..., :3])  # sd-webui-controlnet's sign for "invent this"
+
+
+def _rgb(image: Tensor) -> Any:
+    pixels = _bytes(image[..., :3])
+    return pixels.expand(*pixels.shape[:-1], 3).contiguous().numpy()
+
+
+def _bytes(values: Tensor) -> Tensor:
+    return (values.cpu() * 255).round().clamp(0, 255).to(torch.uint8)

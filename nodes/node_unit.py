@@ -19,7 +19,7 @@ from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 
 LATENT = 8  # pixels per latent pixel
-LAZY = ("control_net", "image", "mask", "latent")  # what a unit that cannot act does not ask for
+LAZY = ("control_net", "image", "mask", "inpaint_mask", "latent")  # what a unit that cannot act does not ask for
 RESOLUTION = io.Int.Input(
     "resolution",
     default=0,
@@ -84,13 +84,14 @@ class ControlUnit(io.ComfyNode):
         schedule: tuple[Keyframe, ...] = (),
         block_weights: BlockWeights | None = None,
         latent: Mapping[str, Any] | None = None,
+        inpaint_mask: Tensor | None = None,
     ) -> io.NodeOutput:
         if not enabled or not weight:
             return io.NodeOutput(units, image)
         if image is None or control_net is None:
             raise UnitError("the unit has no image or no control model: connect both, or disable it")
         resizing = ResizeMode(resize)
-        hint = make_hint(image, preprocessor, _resolution(image, resolution, latent, resizing))
+        hint = make_hint(image, preprocessor, _resolution(image, resolution, latent, resizing), inpaint_mask)
         spec = UnitSpec(
             control=control_net,
             hint=hint,
@@ -102,7 +103,7 @@ class ControlUnit(io.ComfyNode):
             mask=mask,
             block_weights=None if block_weights is None else block_weights.of(_blocks(control_net, hint)),
         )
-        return io.NodeOutput((*units, spec), hint, ui=ui.PreviewImage(hint, cls=cls))
+        return io.NodeOutput((*units, spec), hint, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
 
 
 class Preprocess(io.ComfyNode):
@@ -119,14 +120,17 @@ class Preprocess(io.ComfyNode):
                 io.Image.Input("image", tooltip="One picture or a batch."),
                 preprocessor_input("What to make of the picture."),
                 RESOLUTION,
+                io.Mask.Input("mask", optional=True, tooltip="What is to be invented, for inpainting preprocessors."),
             ],
             outputs=[io.Image.Output(display_name="hint", tooltip="The hints, one for each picture.")],
         )
 
     @classmethod
-    def execute(cls, image: Tensor, preprocessor: Mapping[str, Any], resolution: int) -> io.NodeOutput:
-        hint = make_hint(image, preprocessor, resolution or None)
-        return io.NodeOutput(hint, ui=ui.PreviewImage(hint, cls=cls))
+    def execute(
+        cls, image: Tensor, preprocessor: Mapping[str, Any], resolution: int, mask: Tensor | None = None
+    ) -> io.NodeOutput:
+        hint = make_hint(image, preprocessor, resolution or None, mask)
+        return io.NodeOutput(hint, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
 
 
 def _inputs() -> list[io.Input]:
@@ -174,6 +178,9 @@ def _inputs() -> list[io.Input]:
             optional=True,
             lazy=True,
             tooltip="The latents to be sampled: the preprocessor then works at exactly their size (pixel perfect).",
+        ),
+        io.Mask.Input(
+            "inpaint_mask", optional=True, lazy=True, tooltip="What is to be invented, for inpainting preprocessors."
         ),
     ]
 

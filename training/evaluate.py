@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ Image = NDArray[np.uint8]
 Draw = Callable[[Sequence[ControlUnit]], Image]  # units -> [N, H, W, 3]
 
 SEED = 10_000  # of the scenes; training begins at small seeds
-CANNY = {"low": 50, "high": 100}  # what the canny control was trained on
+CANNY: dict[str, Any] = {"low": 50, "high": 100}  # what the canny control was trained on
 CELL = 8  # pixels, what the color control was trained on
 CEILING = "the autoencoder alone (ceiling)"
 SHEET_SCENES = 6  # more would not be looked at
