@@ -26,7 +26,8 @@ from .lists import Lists
 from .member import Foreign, Member, Own, member_of
 from .report import Report
 from .run import Run
-from .spec import Units
+from .spec import Units, UnitSpec
+from .tiles import Part, part_of, place_map
 
 KEY = "controlstack"
 LATENT = 8  # pixels per latent pixel
@@ -41,25 +42,15 @@ class StackControl(comfy.controlnet.ControlBase):
         super().__init__()
         self.specs, self.vae = specs, vae
         self.members: tuple[Member, ...] = tuple(member_of(spec, vae) for spec in specs)
+        self.cond_hint_original = _places(specs)
         self.last: Report | None = None
         self._tell = tell
         self._run: Run | None = None
 
     def units(self) -> Sequence[ControlUnit]:
         """The units as the core has them; errors name what is wrong with one."""
-        return tuple(
-            ControlUnit(
-                model=member.model,
-                hint=spec.hint.movedim(-1, 1)[:, :3],
-                weight=spec.weight,
-                schedule=spec.schedule,
-                mode=spec.mode,
-                resize=spec.resize,
-                mask=None if spec.mask is None else spec.mask[:, None],
-                block_weights=spec.block_weights,
-            )
-            for spec, member in zip(self.specs, self.members, strict=True)
-        )
+        part = None if self.cond_hint_original is None else part_of(self.cond_hint_original)
+        return tuple(_unit(spec, member, part) for spec, member in zip(self.specs, self.members, strict=True))
 
     def copy(self) -> StackControl:
         copied = StackControl(self.specs, self.vae, self._tell)
@@ -137,6 +128,28 @@ class StackControl(comfy.controlnet.ControlBase):
 
         patcher.remove_callbacks_with_key(event, key)
         patcher.add_callback_with_key(event, key, end)
+
+
+def _unit(spec: UnitSpec, member: Member, part: Part | None) -> ControlUnit:
+    """One unit, of the whole picture or of the part that somebody draws alone."""
+    hint, mask = (shown if shown is None or part is None else part.cut(shown) for shown in (spec.hint, spec.mask))
+    assert hint is not None
+    return ControlUnit(
+        model=member.model,
+        hint=hint.movedim(-1, 1)[:, :3],
+        weight=spec.weight,
+        schedule=spec.schedule,
+        mode=spec.mode,
+        resize=spec.resize,
+        mask=None if mask is None else mask[:, None],
+        block_weights=spec.block_weights,
+    )
+
+
+def _places(specs: Units) -> Tensor | None:
+    """A map as large as the largest hint, so that cuts in it are as fine as they can matter."""
+    sizes = [(spec.hint.shape[1], spec.hint.shape[2]) for spec in specs]
+    return place_map(*max(sizes, key=lambda size: size[0] * size[1])) if sizes else None
 
 
 class LoadedControl(StackControl):

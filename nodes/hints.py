@@ -10,16 +10,22 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..preprocessors import REGISTRY, find
-from ..preprocessors.base import Parameter
+from ..preprocessors.base import Parameter, Preprocessor
 
 NAME = "preprocessor"
 CHOICE = "preprocessor"  # of the input that chooses one; its parameters come beside it
+ELSEWHERE = {"Reference", "IP-Adapter", "Revision", "T2I-Adapter"}  # types that no model of these nodes reads alone
 
 
 def preprocessor_input(tooltip: str) -> io.DynamicCombo.Input:
     """The choice of a preprocessor; only the parameters of the chosen one are shown."""
-    options = [io.DynamicCombo.Option(each.id, [_input(p) for p in each.parameters]) for each in REGISTRY]
+    options = [io.DynamicCombo.Option(each.id, [_input(p) for p in each.parameters]) for each in _usable()]
     return io.DynamicCombo.Input(NAME, options, tooltip=tooltip)
+
+
+def _usable() -> list[Preprocessor]:
+    """Those whose result is a hint; the picture as it is, for controls that are no units, is not offered."""
+    return [each for each in REGISTRY if not each.control_types or not ELSEWHERE.issuperset(each.control_types)]
 
 
 def _input(parameter: Parameter) -> io.WidgetInput:

@@ -72,6 +72,12 @@ class Host:
     base: Path
     port: int
     log: Path
+    pid: int
+
+    def memory(self) -> int:
+        """Bytes of resident memory."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
+        return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
 
     def run(self, graph: Graph | Mapping[str, Node], timeout: float = RUN) -> dict[str, Any]:
         """Queue a prompt and wait; returns its history entry. RunError holds what the user would see."""
@@ -131,7 +137,7 @@ def started(path: Path, base: Path, flags: Sequence[str] = ()) -> Iterator[Host]
     with log.open("w") as sink:
         process = subprocess.Popen(command, cwd=path, env=environment, stdout=sink, stderr=subprocess.STDOUT)
         try:
-            host = Host(base, port, log)
+            host = Host(base, port, log, process.pid)
             _wait(host, process)
             yield host
         finally:

@@ -160,4 +160,56 @@ class TestFailure:
         return (made,)
 
 
-NODE_CLASS_MAPPINGS = {each.__name__: each for each in (TestModel, TestPrompt, TestPicture, TestMask, TestFailure)}
+class TestTile:
+    """CONDITIONING as a tiled upscaler hands it to one tile: its control's hint is cut and resized."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        side = ("INT", {"default": 0})
+        return {"required": {"prompt": ("CONDITIONING",), "top": side, "left": side, "size": side, "canvas": side}}
+
+    def make(self, prompt, top, left, size, canvas):
+        out = []
+        for tokens, options in prompt:
+            control = options["control"].copy()
+            hint = control.cond_hint_original
+            k = hint.shape[-1] / canvas
+            part = hint[..., round(top * k) : round((top + size) * k), round(left * k) : round((left + size) * k)]
+            control.cond_hint_original = torch.nn.functional.interpolate(part, (size, size), mode="nearest-exact")
+            out.append([tokens, {**options, "control": control}])
+        return (out,)
+
+
+class TestPartialLoad:
+    """CONTROL_NET, after its network has given the same residuals with its weights streamed in as when loaded whole."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONTROL_NET",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"control_net": ("CONTROL_NET",)}}
+
+    def make(self, control_net):
+        (patcher,) = control_net.get_models()
+        network, device = patcher.model, patcher.load_device
+        generator = torch.Generator().manual_seed(0)
+        x, hint = torch.randn(2, 4, 16, 16, generator=generator), torch.rand(2, 3, 128, 128, generator=generator)
+        arguments = (x, torch.tensor([500.0, 500.0]), hint, torch.randn(2, 77, 64, generator=generator))
+        found = []
+        for memory in (0, 1):  # 0 is everything
+            patcher.detach()
+            patcher.load(device, lowvram_model_memory=memory, full_load=memory == 0)
+            streamed = sum(getattr(module, "comfy_cast_weights", False) for module in network.modules())
+            assert bool(streamed) == bool(memory), f"{streamed} layers stream their weights"
+            found.append(network(*arguments))
+        patcher.detach()
+        assert all((a == b).all() for a, b in zip(*found, strict=True)), "streamed weights give other residuals"
+        return (control_net,)
+
+
+NODE_CLASS_MAPPINGS = {
+    each.__name__: each
+    for each in (TestModel, TestPrompt, TestPicture, TestMask, TestFailure, TestTile, TestPartialLoad)
+}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from comfyui_host import Graph, Host, Link, RunError, output
+from comfyui_host import ROOT, Graph, Host, Link, RunError, output
 from torch import Tensor
 
 TOLERANCE = 1e-5  # of the latents' range
@@ -130,6 +131,17 @@ CASES: dict[str, dict[str, Any]] = {
     "cfg 7": {"files": ("canny", "depth"), "cfg": 7.0},
     "SDXL": {"files": ("xl",), "kind": "SDXL"},
 }
+
+
+@pytest.mark.parametrize("file", ["canny", "t2i"])
+def test_the_hint_matters(comfyui: Host, file: str) -> None:
+    """Else every equality below would hold for any hint."""
+    results = []
+    for seed in (0, 7):
+        scene = Scene()
+        scene.apply_theirs(scene.theirs(file), scene.picture(seed), 1.0)
+        results.append(scene.draw(comfyui))
+    assert difference(*results) > 0.03
 
 
 @pytest.mark.parametrize("loader", ["theirs", "ours"])
@@ -318,3 +330,90 @@ def test_a_run_that_fails_leaves_nothing_behind(comfyui: Host, how: str, call: i
         scene.draw(comfyui)
     assert (controlled(comfyui) == before).all()
     assert (plain(comfyui) == uncontrolled).all()
+
+
+def test_context_windows_take_their_own_hints(comfyui: Host) -> None:
+    """Of eight frames in windows of four, a hint that changes in the second window changes nothing in the first."""
+
+    def frames(last: int) -> Tensor:
+        scene = Scene(batch=8, cfg=1.0)
+        first, second = scene.picture(1, 4), scene.picture(last, 4)
+        hints = scene.graph.add("ImageBatch", image1=first, image2=second)
+        scene.apply(scene.unit(scene.ours("canny"), hints))
+        windows = {"context_length": 4, "context_overlap": 0, "context_stride": 1, "closed_loop": False, "dim": 0}
+        scene.model = scene.graph.add(
+            "ContextWindowsManual",
+            model=scene.model,
+            context_schedule="standard_static",
+            fuse_method="flat",
+            freenoise=False,
+            **windows,
+        )
+        return scene.draw(comfyui)
+
+    one, other = frames(2), frames(3)
+    assert (one[:4] == other[:4]).all()
+    assert difference(one[4:], other[4:]) > 0.01
+
+
+def test_a_tile_reads_its_part_of_every_hint(comfyui: Host) -> None:
+    """As in tiled upscalers: the tile of a large hint is the same as that part given alone."""
+
+    def tiled(cut: bool) -> Tensor:
+        scene = Scene()
+        picture, mask = scene.picture(size=2 * SIZE), None
+        if not cut:
+            picture = scene.graph.add("ImageCrop", image=picture, width=SIZE, height=SIZE, x=64, y=SIZE)
+        scene.apply(scene.unit(scene.ours("canny"), picture))
+        if cut:
+            place = {"top": SIZE, "left": 64, "size": SIZE, "canvas": 2 * SIZE}
+            positive = scene.graph.add("TestTile", prompt=scene.positive, **place)
+            negative = scene.graph.add("TestTile", prompt=scene.negative, **place)
+            scene.positive, scene.negative = positive, negative
+        assert mask is None
+        return scene.draw(comfyui)
+
+    assert difference(tiled(cut=True), tiled(cut=False)) <= TOLERANCE
+
+
+def test_weights_may_be_streamed(comfyui: Host) -> None:
+    scene = Scene()
+    control = scene.graph.add("TestPartialLoad", control_net=scene.ours("canny"))
+    scene.apply(scene.unit(control, scene.picture()))
+    assert (scene.draw(comfyui) == controlled(comfyui)).all()
+
+
+def test_memory_does_not_grow(comfyui: Host) -> None:
+    def runs(count: int, offset: int) -> None:
+        for k in range(offset, offset + count):
+            scene = Scene(steps=1)
+            units = None
+            for file in SD_FILES[: 1 + k % 3]:
+                units = scene.unit(scene.ours(file), scene.picture(k), units, weight=0.5 + k / 100)
+            assert units is not None
+            scene.apply(units)
+            scene.draw(comfyui)
+
+    runs(15, 0)
+    before = comfyui.memory()
+    runs(50, 15)
+    assert comfyui.memory() - before < 60 * 2**20
+
+
+def test_words_are_there_in_every_language(comfyui: Host) -> None:
+    """What the English file says is what the nodes say; the Chinese one leaves nothing out; each node has a page."""
+    nodes = {name: node for name, node in comfyui.get("object_info").items() if name.startswith("ControlStack")}
+    words = {lang: json.loads((ROOT / "locales" / lang / "nodeDefs.json").read_text("utf-8")) for lang in ("en", "zh")}
+    assert set(words["en"]) == set(words["zh"]) == set(nodes)
+    for name, node in nodes.items():
+        given = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
+        said = words["en"][name]
+        assert (said["display_name"], said["description"]) == (node["display_name"], node["description"])
+        assert {key: value["tooltip"] for key, value in said["inputs"].items()} == {
+            key: options["tooltip"] for key, (_, options) in given.items()
+        }
+        assert [each["tooltip"] for each in said["outputs"].values()] == node["output_tooltips"]
+        assert set(words["zh"][name]["inputs"]) == set(given)
+        assert len(words["zh"][name]["outputs"]) == len(node["output"])
+        assert (ROOT / "web" / "docs" / f"{name}.md").is_file()
+    assert "ControlStackControlUnit" in comfyui.get("i18n")["zh"]["nodeDefs"]
