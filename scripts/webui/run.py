@@ -25,11 +25,11 @@ from ...core.residuals import Residuals
 from ...core.resize import pixel_perfect
 from ...core.stack import ControlStack, Firing
 from ...core.unit import ControlMode, ControlModel, ControlUnit, Step
-from ...preprocessors.resize import resize_image
 from . import infotext, preprocessing
 from .denoiser import Denoising
 from .fields import HiresOption, InputMode, UnitArgs
 from .files import ModelFiles
+from .fitting import fit_hint
 from .injection import Injection, base_of
 from .inputs import Input, choose, seed_of, target_sizes
 from .memory import ModelCache
@@ -186,8 +186,8 @@ class Run:
 
     def _fit(self, unit: Prepared, low: tuple[int, int], high: tuple[int, int] | None) -> tuple[Image, Image]:
         """The hint at the size of each pass; the maps are returned to the user in sd-webui-controlnet's order."""
-        fitted = resize_image(unit.hint, low, unit.given.resize)
-        larger = fitted if high is None else resize_image(unit.hint, high, unit.given.resize)
+        fitted = fit_hint(unit.hint, low, unit.given.resize)
+        larger = fitted if high is None else fit_hint(unit.hint, high, unit.given.resize)
         if unit.args.save_detected_map:
             self.maps += ([(larger, unit.args.module)] if high is not None else []) + [(fitted, unit.args.module)]
         return fitted, larger
