@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...core.errors import UnitError
-from .fields import UnitArgs, parse_unit
+from ...core.fields import UnitArgs, parse_unit
 
 SLOTS = 16  # units in one request of the API; more are dropped by the WebUI before anybody of ours sees them
 NOTHING: Mapping[str, Any] = {"enabled": False}

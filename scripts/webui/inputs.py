@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...core.errors import HintError, UnitError
+from ...core.fields import UnitArgs
 from ...core.resize import ResizeMode
-from .fields import UnitArgs
 from .pictures import input_of, read_picture, rgba_pictures
 
 if TYPE_CHECKING:

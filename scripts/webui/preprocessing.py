@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ...core.fields import FROM_PREPROCESSOR, NO_MODEL, UnitArgs
 from ...preprocessors import REGISTRY, find
 from ...preprocessors.base import Parameter, Preprocessor
-from .fields import FROM_PREPROCESSOR, NO_MODEL, UnitArgs
 
 if TYPE_CHECKING:
     from .pictures import Image
@@ -112,7 +112,7 @@ class Preprocessing:
         """
         preprocessor = lookup(unit.module)
         size = resolution or unit.processor_res
-        parameters = {**_named(preprocessor, unit), **unit.parameters}
+        parameters: dict[str, Any] = {**_named(preprocessor, unit), **unit.parameters}
         key = _digest(picture, preprocessor.id, size if preprocessor.resizes else None, parameters, seed)
         if key not in self._results or not preprocessor.deterministic:
             self._results[key] = preprocessor(picture, resolution=size, seed=seed, **parameters)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from .fields import UnitArgs, parse_unit
+from ...core.fields import UnitArgs, parse_unit
 from .services import services
 
 ALLOWED = "control_net_allow_script_control"

@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from ...core import infotext
 from ...core.base import check_fits
 from ...core.errors import ControlError, IncompatibleModelError
+from ...core.fields import HiresOption, InputMode, UnitArgs
 from ...core.residuals import Residuals
 from ...core.resize import pixel_perfect
 from ...core.stack import ControlStack, Firing
 from ...core.unit import ControlMode, ControlModel, ControlUnit, Step
-from . import infotext, preprocessing
+from . import preprocessing
 from .denoiser import Denoising
-from .fields import HiresOption, InputMode, UnitArgs
 from .files import ModelFiles
 from .fitting import fit_hint
 from .injection import Injection, base_of

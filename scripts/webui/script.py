@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...core.fields import UnitArgs
 from . import run
 from .arguments import SLOTS, units_of
-from .fields import UnitArgs
 from .services import services
 
 if TYPE_CHECKING:

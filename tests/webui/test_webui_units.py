@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from controlstack.core import infotext
 from controlstack.core.errors import ControlError, HintError, ModelError, ScheduleError, UnitError
+from controlstack.core.fields import HiresOption, UnionType, UnitArgs, curve_text, parse_curve, parse_unit
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import Easing, Keyframe, RangeBasis
 from controlstack.core.unit import ControlMode
-from controlstack.scripts.webui import infotext, preprocessing
+from controlstack.scripts.webui import preprocessing
 from controlstack.scripts.webui.arguments import FIELDS, SLOTS, fill, raw_units, units_of
-from controlstack.scripts.webui.fields import HiresOption, UnionType, UnitArgs, curve_text, parse_curve, parse_unit
 from controlstack.scripts.webui.files import ModelFiles, short_hash
 from controlstack.scripts.webui.pictures import input_of, read_mask, rgba_pictures
 from PIL import Image

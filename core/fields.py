@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, TypeVar, cast
 
-from ...core.errors import UnitError
-from ...core.resize import ResizeMode
-from ...core.schedule import Easing, Keyframe, RangeBasis, Schedule
-from ...core.unit import ControlMode
+from .errors import UnitError
+from .resize import ResizeMode
+from .schedule import Easing, Keyframe, RangeBasis, Schedule
+from .unit import ControlMode
 
 NO_MODEL, NO_MODULE = "None", "none"
 LARGEST_WEIGHT = 2.0  # the slider's end, and what sd-webui-controlnet accepts
@@ -116,7 +116,7 @@ class UnitArgs:
     input_mode: InputMode = InputMode.SIMPLE
     range_basis: RangeBasis = RangeBasis.WEBUI
     curve: tuple[Keyframe, ...] = ()
-    parameters: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def schedule(self) -> Schedule:
@@ -136,7 +136,8 @@ def parse_unit(given: object, basis: RangeBasis = RangeBasis.WEBUI) -> UnitArgs:
         return UnitArgs()
     values.setdefault("range_basis", basis)
     known: dict[str, Any] = {name: value for name, value in values.items() if name in _READERS and value is not None}
-    unit = UnitArgs(**{name: _READERS[name](name, value) for name, value in known.items()})
+    read: dict[str, Any] = {name: _READERS[name](name, value) for name, value in known.items()}
+    unit = UnitArgs(**read)
     _check(unit)
     return unit
 
@@ -236,10 +237,12 @@ def _curve(name: str, value: object) -> tuple[Keyframe, ...]:
 
 def _pair(name: str, value: Any) -> Keyframe:
     if isinstance(value, Mapping):
-        value = (value.get("at"), value.get("weight"))
-    if not isinstance(value, Sequence) or len(value) != 2:
+        pair = cast("Mapping[str, object]", value)
+        return Keyframe(at=_number(name, pair.get("at")), weight=_number(name, pair.get("weight")))
+    if not isinstance(value, Sequence) or len(cast("Sequence[object]", value)) != 2:
         raise UnitError(f"{name} has {value!r}, expected pairs of place and weight")
-    return Keyframe(at=_number(name, value[0]), weight=_number(name, value[1]))
+    at, weight = cast("Sequence[object]", value)
+    return Keyframe(at=_number(name, at), weight=_number(name, weight))
 
 
 def _parameters(name: str, value: object) -> Mapping[str, float]:
