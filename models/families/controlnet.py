@@ -213,6 +213,7 @@ class ControlNetModel:
         y = None if step.y is None else step.y.to(self.dtype)
         for slot, residual in self.network.residuals(x, step.timestep, prepared[0], prompt, y, slots):
             yield slot, residual.mean((2, 3), keepdim=True).expand_as(residual) if self.pool else residual
+            del residual  # free before the next one is computed
 
 
 def _slots(config: ControlNetConfig) -> tuple[Slot, ...]:
