@@ -121,8 +121,8 @@ def _generate(args: argparse.Namespace) -> int:
     texts = [parse_unit(text) for text in args.unit]
     request = _request(args)
     dtype = _dtype(args.dtype)
-    loaded = load_units(texts, (request.height, request.width), dtype)
     base = load_base(args.base, dtype=dtype, device=args.device, offload=Offload(args.offload))
+    loaded = load_units(texts, (request.height, request.width), dtype, base.unet_state)
     with _bar(request.steps, "steps") as report:
         result = generate(base, request, [each.unit for each in loaded], report)
     _write(args.output, request, loaded, result)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from ..core.errors import HostError
 from ..core.stack import ControlStack, Firing
 from ..core.unit import ControlModel, ControlUnit
+from ..models.naming import to_ldm
 from .injection import Injection, check_units
 from .schedulers import make_scheduler
 
@@ -93,6 +95,36 @@ class Base:
 
     def check_interrupt(self) -> None:
         """Nothing to ask: on a terminal an interrupt is a KeyboardInterrupt."""
+
+    @property
+    def unet_state(self) -> Mapping[str, torch.Tensor]:
+        """The U-Net's weights by bare ldm names, collected when somebody looks a name up."""
+        return _UnetState(self)
+
+
+class _UnetState(Mapping[str, torch.Tensor]):
+    """Most files never ask, and with sequential offloading it is slow to answer: the weights are not in the network."""
+
+    def __init__(self, base: Base) -> None:
+        self._base = base
+
+    @cached_property
+    def _table(self) -> dict[str, torch.Tensor]:
+        unet = self._base.pipeline.unet
+        if self._base.offload is not Offload.SEQUENTIAL:
+            return to_ldm(unet.state_dict())
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+        return to_ldm(get_state_dict_offloaded_model(unet))
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._table[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
 
 
 def load_base(
