@@ -14,10 +14,12 @@ from ..core.errors import DamagedModelError, IncompatibleModelError, Unsupported
 from ..core.unit import ControlModel
 from .families import controlnet, t2i_adapter
 from .family import Family, Shapes
-from .layers import TORCH_OPS, Ops
+from .layers import Kit
 from .loading import Header, read_header, read_settings, read_tensors
 
 REGISTRY: tuple[Family, ...] = (controlnet.FAMILY, t2i_adapter.FAMILY, t2i_adapter.STYLE_FAMILY)
+
+STANDARD = Kit()
 
 DIFFERENCE = "difference"  # marks a file that holds differences to the base model's weights
 SHOWN = 3  # names in a message
@@ -99,19 +101,36 @@ def inspect(path: Path, settings: Mapping[str, str] | None = None) -> Descriptio
     )
 
 
+def outline(shapes: Shapes) -> ControlModel | None:
+    """What a network with these shapes promises (base, slots, soft weights), without its weights; None: not of ours.
+
+    For control networks that a host has loaded by its own means: the answer cannot compute.
+    """
+    found = [family for family in REGISTRY if family.recognises(shapes)]
+    if len(found) != 1:
+        return None
+    named = found[0].rename({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+    with torch.device("meta"):
+        network = found[0].create(_shapes(named), {"heads": "1"}, STANDARD)  # no promise depends on the heads
+    return found[0].wrap(network, found[0].title, {}, None)
+
+
 def load_control_model(
     path: Path,
     *,
     settings: Mapping[str, str] | None = None,
     base_state: Mapping[str, Tensor] | None = None,
-    ops: Ops = TORCH_OPS,
+    kit: Kit = STANDARD,
     dtype: torch.dtype | None = None,
+    compute: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> ControlModel:
     """A file -> a control model, complete and checked.
 
     settings: the user's word on what no shape tells. base_state: weights of the base U-Net by bare ldm names, which
-    "difference" files need. dtype: None keeps the file's. Raises ModelError and its kinds, never loads half a model.
+    "difference" files need. kit: the layers and the attention to build from. dtype: of the weights, None keeps the
+    file's. compute: what the network calculates in, where layers cast their weights; None is `dtype`. Raises
+    ModelError and its kinds, never loads half a model.
     """
     header = read_header(path)
     family, given = identify(header), read_settings(path, header, settings)
@@ -120,16 +139,16 @@ def load_control_model(
     state = family.rename(tensors)
     if marked:
         state = _add_base(state, base_state, path.name)
-    network = _build(family, state, given, ops, path.name)
+    network = _build(family, state, given, kit, path.name)
     network.requires_grad_(False).eval().to(device=device, dtype=dtype)
-    return family.wrap(network, path.stem if path.is_file() else path.name, given, dtype)
+    return family.wrap(network, path.stem if path.is_file() else path.name, given, compute or dtype)
 
 
-def _build(family: Family, state: Mapping[str, Tensor], settings: Mapping[str, str], ops: Ops, name: str) -> nn.Module:
+def _build(family: Family, state: Mapping[str, Tensor], settings: Mapping[str, str], kit: Kit, name: str) -> nn.Module:
     """The network on the meta device, then the file's tensors put in its place: nothing is allocated twice."""
     shapes = _shapes(state)
     with torch.device("meta"):
-        network = family.create(shapes, settings, ops)
+        network = family.create(shapes, settings, kit)
     _check(_shapes(network.state_dict()), shapes, f"'{name}' ({family.title})")
     network.load_state_dict({key: state[key] for key in network.state_dict()}, assign=True)
     return network
@@ -147,7 +166,7 @@ def _check(expected: Shapes, given: Shapes, what: str) -> None:
 
 def _expected(family: Family, shapes: Shapes, settings: Mapping[str, str]) -> Shapes:
     with torch.device("meta"):
-        return _shapes(family.create(shapes, settings, TORCH_OPS).state_dict())
+        return _shapes(family.create(shapes, settings, STANDARD).state_dict())
 
 
 def _add_base(state: dict[str, Tensor], base: Mapping[str, Tensor] | None, name: str) -> dict[str, Tensor]:

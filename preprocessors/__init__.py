@@ -8,7 +8,8 @@ Importing this loads neither cv2 nor numpy nor torch; the first picture does.
 
 from __future__ import annotations
 
+from .absent import ABSENT
 from .base import MAX_PIXELS, RESOLUTION, Output, Parameter, Preprocessor
-from .registry import REGISTRY, find
+from .registry import REGISTRY, find, of_type
 
-__all__ = ["MAX_PIXELS", "REGISTRY", "RESOLUTION", "Output", "Parameter", "Preprocessor", "find"]
+__all__ = ["ABSENT", "MAX_PIXELS", "REGISTRY", "RESOLUTION", "Output", "Parameter", "Preprocessor", "find", "of_type"]

@@ -4,9 +4,6 @@ Every edge draws its nodes, sliders and options from these declarations, so para
 one range everywhere. Pictures are uint8 RGB, [H, W, 3] or [B, H, W, 3], from end to end; floats appear only inside.
 """
 
-# pyright: reportUnknownMemberType=false
-# numpy declares some of its methods incompletely; what they return is declared here instead.
-
 from __future__ import annotations
 
 import difflib
@@ -14,29 +11,33 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from ..core.errors import HintError, PreprocessorError
-from .resize import gray_to_rgb, pad_to_multiple, scale_short_side, scaled_size
+from ..core.errors import PreprocessorError
+from .calling import MAX_PIXELS, Call, check_image, check_mask, check_present, check_seed, perform
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .networks import Network
+    from .runtime import Runtime
+
     Image = NDArray[np.uint8]
-else:
-    from .lazy import np
+
+__all__ = ["MAX_PIXELS", "PAD", "RESOLUTION", "Image", "Output", "Parameter", "Preprocessor", "nearest"]
 
 PAD = 64  # pixels; sd-webui-controlnet pads to it (`resize_image_with_pad`), and networks need a multiple of 8 to 64
-MAX_PIXELS = 64_000_000  # of one picture; more is a mistake or an attack, and would not fit beside a model
 
 
 class Output(Enum):
-    """What the pixels of a result hold; all three come as three channels."""
+    """What the pixels of a result hold; all but MASKED come as three channels."""
 
     BINARY = "binary"  # black or white
     GRAY = "gray"  # three equal channels
     RGB = "rgb"
+    LABELS = "labels"  # flat colours that mean something: never blend them
+    MASKED = "rgb and mask"  # four channels; the last is 255 where the model is to invent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,7 @@ class Parameter:
     step: int | float
     unit: str = ""
     doc: str = ""
+    shapes_hint: bool = True  # False: the control reads it, and the hint is the same for every value
 
     @property
     def integer(self) -> bool:
@@ -81,8 +83,9 @@ RESOLUTION = Parameter(
 class Preprocessor:
     """Photograph -> hint: what it is called, what it takes, what it gives, and the function that does it.
 
-    `run(images, **parameters)` gets uint8 [B, H, W, 3] if `batchable`, else one [H, W, 3], and returns the same shape
-    or, with three equal channels left out, [B, H, W] or [H, W]. It gets `seed` too if it is not `deterministic`.
+    `run(images, *networks, **parameters)` gets uint8 [B, H, W, 3] if `batchable`, else one [H, W, 3], and returns the
+    same shape or, with three equal channels left out, [B, H, W] or [H, W]. It gets `seed` too if it is not
+    `deterministic`, `mask` ([B, H, W] or [H, W], 0 or 255) if it `takes_mask`, and each of its networks, loaded.
     """
 
     id: str
@@ -90,34 +93,49 @@ class Preprocessor:
     doc: str
     run: Callable[..., Image]
     output: Output
+    polarity: str = ""  # what is bright in the result, such as "near is white"
     aliases: tuple[str, ...] = ()  # names of other programs for the same thing
     control_types: tuple[str, ...] = ()  # as sd-webui-controlnet groups them; the models that read such a hint
     parameters: tuple[Parameter, ...] = ()
+    networks: tuple[Network, ...] = ()  # what must be loaded first, in the order in which `run` takes them
+    absent: str = ""  # why this name is known and yet does nothing here; such entries are not in REGISTRY
+    takes_mask: bool = False
     deterministic: bool = True  # False: the result depends on the seed too (and on nothing else)
     batchable: bool = False
-    resizes: bool = True  # False: the result always has the picture's own size
+    resizes: bool = True  # False: `resolution` changes nothing
+    grows: bool = False  # True: the result is larger than the picture
     pad: int = PAD  # at a given resolution, sides are filled up to a multiple of this, and cut again
+    version: int = 1  # goes up whenever the same call gives another result, so that no cache gives the old one
 
-    def __call__(self, image: Image, *, resolution: int | None = None, seed: int = 0, **parameters: object) -> Image:
+    def __call__(
+        self,
+        image: Image,
+        *,
+        mask: Image | None = None,
+        resolution: int | None = None,
+        seed: int = 0,
+        runtime: Runtime | None = None,
+        **parameters: object,
+    ) -> Image:
         """The hint of uint8 RGB `image`, [H, W, 3] or a batch [B, H, W, 3]; the result is a new array of that rank.
 
         `resolution` None works at the picture's own size. A number scales the short side to so many pixels, and the
         long side with it (both rounded): the result has that size. Source: `resize_image_with_pad` of
-        sd-webui-controlnet.
+        sd-webui-controlnet. `mask` is uint8 [h, w] or [B, h, w] of any size. `runtime` brings networks, progress,
+        interruption and the cache of results; without one, networks run on `runtime.standalone()`.
 
-        Raises HintError for what is no picture, PreprocessorError for parameters that do not exist or are out of range.
+        Raises HintError for what is no picture or mask, PreprocessorError for parameters that do not exist or are out
+        of range, and for networks that are not there.
         """
-        _check_image(image, self.id)
+        check_present(self)
+        check_image(image, self.id)
         arguments: dict[str, Any] = self.settings(parameters)
         if not self.deterministic:
-            arguments["seed"] = _check_seed(seed, self.id)
+            arguments["seed"] = check_seed(seed, self.id)
         batch = image if image.ndim == 4 else image[None]
-        if resolution is not None and self.resizes:
-            result = self._run_at(int(RESOLUTION.check(resolution, self.id)), batch, arguments)
-        else:
-            result = self._run(np.ascontiguousarray(batch), arguments)
-        if np.may_share_memory(result, image):
-            result = np.array(result)
+        size = None if resolution is None or not self.resizes else int(RESOLUTION.check(resolution, self.id))
+        masks = check_mask(mask, batch, self)
+        result = perform(self, Call(batch, masks, size, arguments), runtime)
         return result if image.ndim == 4 else result[0]
 
     def settings(self, parameters: Mapping[str, object]) -> dict[str, int | float]:
@@ -128,25 +146,18 @@ class Preprocessor:
                 raise PreprocessorError(f"{self.id} has no parameter {name!r}: {_suggestion(name, known)}")
         return {name: each.check(parameters.get(name, each.default), self.id) for name, each in known.items()}
 
-    def _run_at(self, resolution: int, batch: Image, arguments: Mapping[str, Any]) -> Image:
-        height, width = scaled_size((batch.shape[1], batch.shape[2]), resolution)
-        if height * width > MAX_PIXELS:
-            raise PreprocessorError(
-                f"{self.id}: at resolution {resolution} a picture of {batch.shape[2]}x{batch.shape[1]} becomes "
-                f"{width}x{height}, more than {MAX_PIXELS // 10**6} megapixels: choose a smaller resolution"
-            )
-        scaled = [pad_to_multiple(scale_short_side(image, resolution), self.pad) for image in batch]
-        return np.ascontiguousarray(self._run(np.stack(scaled), arguments)[:, :height, :width])
+    def missing(self, runtime: Runtime | None = None) -> str:
+        """Why it cannot run now (an entry that is absent, a package, a file), in a sentence; empty if it can."""
+        from .networks import missing_packages
 
-    def _run(self, batch: Image, arguments: Mapping[str, Any]) -> Image:
-        if self.batchable:
-            results = self.run(batch, **arguments)
-            return results if results.ndim == 4 else np.stack([gray_to_rgb(result) for result in results])
-        rows = np.empty_like(batch)
-        for row, image in zip(rows, batch, strict=True):
-            result = self.run(image, **arguments)
-            row[...] = result if result.ndim == 3 else gray_to_rgb(result)
-        return rows
+        if self.absent or not self.networks:
+            return self.absent
+        if packages := missing_packages(self.networks):
+            return packages
+        from .runtime import standalone
+
+        store = (runtime or standalone()).store
+        return " ".join(store.how_to_get(file) for file in store.missing(self.networks))
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
@@ -167,18 +178,3 @@ def _is_number(value: object) -> bool:
     if isinstance(value, (str, bytes)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
         return False
     return getattr(value, "ndim", 0) == 0 and math.isfinite(float(value))  # pyright: ignore[reportArgumentType]
-
-
-def _check_seed(seed: object, owner: str) -> int:
-    if isinstance(seed, bool) or not hasattr(seed, "__index__") or int(seed) < 0:  # pyright: ignore[reportArgumentType]
-        raise PreprocessorError(f"{owner}: the seed is {seed!r}; it must be a whole number from 0 on")
-    return int(seed)  # pyright: ignore[reportArgumentType]
-
-
-def _check_image(image: object, owner: str) -> None:
-    expected = "a uint8 RGB picture [H, W, 3] or a batch of them [B, H, W, 3]"
-    if not isinstance(image, np.ndarray):
-        raise HintError(f"{owner}: expected {expected} as a numpy array, got {type(image).__name__}")
-    array = cast("NDArray[Any]", image)
-    if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3 or 0 in array.shape:
-        raise HintError(f"{owner}: expected {expected}, got {array.dtype} {list(array.shape)}")

@@ -9,22 +9,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .absent import ABSENT
 from .base import Output, Parameter, Preprocessor
 from .images import read_image, write_image
+from .networks import WeightFile, files_of
 from .registry import REGISTRY
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image as PillowImage
 
     from .base import Image
 else:
-    from .lazy import PillowImage
+    from .lazy import PillowImage, np
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PICTURES = Path("images") / "preprocessors"  # below docs/
 SOURCE = PICTURES / "source.jpg"
 QUALITY = 75  # of a JPEG; keeps every picture of 256 x 256 below 20 kB
-SHOWN = {"tile_resample": {"rate": 8.0}, "color_grid": {"cell": 32}, "blur_gaussian": {"sigma": 5.0}}  # visible effects
+SHOWN = {  # what makes the effect visible
+    "tile_resample": {"rate": 8.0},
+    "tile_guided": {"scale": 3.0},
+    "pyracanny": {"low": 100, "high": 200},
+    "color_grid": {"cell": 32},
+    "blur_gaussian": {"sigma": 5.0},
+    "mask": {"grow": 8, "blur": 6.0},
+    "outpaint": {"left": 48, "top": 48, "right": 48, "bottom": 48, "feather": 24},
+}
+SHOWN_MASK = 64, 168, 88, 200  # top, bottom, left, right of the rectangle that stands for a painted mask, in pixels
+VEIL = 255, 0, 255  # colour of masked pixels in the pictures, which no photograph has
 
 INTRODUCTION = """# Preprocessors
 
@@ -41,7 +54,8 @@ write_image("edges.png", hint)
 
 Pictures are uint8 RGB, `[H, W, 3]` or a batch `[B, H, W, 3]`. Without `resolution` the result has the picture's size;
 with it, the short side is scaled to so many pixels (16 to 8192). Names are found in any case, by id or by the names of
-other programs.
+other programs; all names of sd-webui-controlnet are known. Inpaint preprocessors take a `mask` too, and their hint has
+it as its fourth channel (magenta in the pictures here).
 
 The picture: [NASA astronaut Eileen Collins](images/preprocessors/source.jpg), public domain, from scikit-image.
 
@@ -49,11 +63,27 @@ The picture: [NASA astronaut Eileen Collins](images/preprocessors/source.jpg), p
 | --- | --- | --- | --- |
 """
 
+ABSENT_INTRODUCTION = """
+## Names without a preprocessor
+
+These names of other programs are recognised, and a call says why nothing happens. Left out on purpose as well:
+DiffusionEdge (needs unmaintained packages).
+
+| Name | Why |
+| --- | --- |
+"""
+
 
 def page() -> str:
     """The whole page, in Markdown."""
     rows = "".join(_row(each) for each in REGISTRY)
-    return INTRODUCTION + rows + "".join(f"\n{_section(each)}" for each in REGISTRY)
+    sections = "".join(f"\n{_section(each)}" for each in REGISTRY)
+    return INTRODUCTION + rows + sections + ABSENT_INTRODUCTION + "".join(_absent_row(each) for each in ABSENT)
+
+
+def has_picture(preprocessor: Preprocessor) -> bool:
+    """Networks are not shown: their weights do not come with the project."""
+    return not preprocessor.networks
 
 
 def picture_path(preprocessor: Preprocessor) -> Path:
@@ -64,10 +94,30 @@ def picture_path(preprocessor: Preprocessor) -> Path:
 def write(docs: Path = DOCS) -> None:
     """Write the page and all pictures below `docs`, from the one photograph that lies there."""
     photo = read_image(docs / SOURCE)
-    for preprocessor in REGISTRY:
+    for preprocessor in filter(has_picture, REGISTRY):
         settings: dict[str, Any] = {**SHOWN.get(preprocessor.id, {})}
-        _write_picture(docs / picture_path(preprocessor), preprocessor(photo, **settings))
+        if preprocessor.takes_mask:
+            settings["mask"] = _mask(photo)
+        _write_picture(docs / picture_path(preprocessor), _visible(preprocessor(photo, **settings), photo))
     (docs / "preprocessors.md").write_text(page(), encoding="utf-8", newline="\n")
+
+
+def _mask(photo: Image) -> Image:
+    mask = np.zeros(photo.shape[:2], np.uint8)
+    top, bottom, left, right = SHOWN_MASK
+    mask[top:bottom, left:right] = 255
+    return mask
+
+
+def _visible(hint: Image, photo: Image) -> Image:
+    """Three channels, and the size of the photograph."""
+    if hint.shape[2] == 4:
+        strength = hint[..., 3:].astype(np.float32) / 255
+        veiled = hint[..., :3] * (1 - strength) + np.array(VEIL, np.float32) * strength
+        hint = np.rint(veiled).astype(np.uint8)
+    if hint.shape == photo.shape:
+        return hint
+    return np.asarray(PillowImage.fromarray(hint).resize(photo.shape[1::-1]), np.uint8)
 
 
 def _write_picture(path: Path, hint: Image) -> None:
@@ -78,7 +128,9 @@ def _write_picture(path: Path, hint: Image) -> None:
 
 
 def _row(preprocessor: Preprocessor) -> str:
-    picture = f"![{preprocessor.title}]({picture_path(preprocessor).as_posix()})"
+    picture = "needs weights"
+    if has_picture(preprocessor):
+        picture = f"![{preprocessor.title}]({picture_path(preprocessor).as_posix()})"
     link = f"[{preprocessor.title}](#{preprocessor.id})"
     return f"| {link} | {picture} | {preprocessor.output.value} | {', '.join(preprocessor.control_types)} |\n"
 
@@ -94,14 +146,35 @@ def _section(preprocessor: Preprocessor) -> str:
 def _facts(preprocessor: Preprocessor) -> Iterator[str]:
     if preprocessor.aliases:
         yield f"- Also known as {', '.join(f'`{each}`' for each in preprocessor.aliases)}."
-    yield f"- Output: {preprocessor.output.value}."
-    if not preprocessor.resizes:
+    polarity = f", {preprocessor.polarity}" if preprocessor.polarity else ""
+    yield f"- Output: {preprocessor.output.value}{polarity}."
+    if preprocessor.takes_mask:
+        yield "- Takes a `mask`."
+    if preprocessor.grows:
+        yield "- The result is larger than the picture; `resolution` changes nothing."
+    elif not preprocessor.resizes:
         yield "- Works pixel by pixel and keeps the picture's size; `resolution` changes nothing."
     if not preprocessor.deterministic:
         yield "- Depends on `seed`; the same seed gives the same hint everywhere."
     if preprocessor.id in SHOWN:
         shown = ", ".join(f"{name} {value:g}" for name, value in SHOWN[preprocessor.id].items())
         yield f"- The picture above was made with {shown}."
+    for packages in dict.fromkeys(network.packages for network in preprocessor.networks if network.packages):
+        yield f"- Needs {' and '.join(f'`{each}`' for each in packages)}."
+    for file in files_of(preprocessor.networks):
+        yield _file_fact(file)
+
+
+def _file_fact(file: WeightFile) -> str:
+    size = f", {file.bytes:,} bytes" if file.bytes else ""
+    digest = f", sha256 `{file.sha256}`" if file.sha256 else ""
+    return f"- Weights [{file.name}]({file.addresses[0]}){size}{digest}. Licence: {file.licence}."
+
+
+def _absent_row(preprocessor: Preprocessor) -> str:
+    known = ", ".join(f"`{each}`" for each in (preprocessor.id, *preprocessor.aliases))
+    reason = preprocessor.absent[0].upper() + preprocessor.absent[1:]
+    return f"| {known} | {reason}. |\n"
 
 
 def _parameter_row(parameter: Parameter) -> str:

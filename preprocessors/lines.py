@@ -21,10 +21,18 @@ else:
 XDOG_NARROW, XDOG_WIDE = 0.5, 5.0  # pixels; the two Gaussians of sd-webui-controlnet's scribble_xdog
 LINEART_FLOOR = 16.0  # levels; fainter typical strokes are not amplified further (controlnet-aux, LineartStandard)
 LINEART_WHITE = 127.0  # level that a typical stroke gets (same source)
+OTSU = (0, 255)  # thresholds that mean "choose one" (the binary annotator of ControlNet 1.1)
 
 
 def _threshold(image: Image, threshold: int) -> Image:
     return cast("Image", cv2.threshold(_darkest(image), threshold, 255, cv2.THRESH_BINARY)[1])
+
+
+def _binary(image: Image, threshold: int) -> Image:
+    """Dark ink becomes white. Otsu: A threshold selection method from gray-level histograms, 1979."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    method = cv2.THRESH_BINARY_INV + (cv2.THRESH_OTSU if threshold in OTSU else 0)
+    return cast("Image", cv2.threshold(gray, threshold, 255, method)[1])
 
 
 def _scribble_xdog(image: Image, threshold: int) -> Image:
@@ -72,12 +80,30 @@ THRESHOLD = Preprocessor(
     ),
 )  # fmt: skip
 
+BINARY = Preprocessor(
+    id="binary",
+    title="Binary",
+    doc="White where the picture is dark: a drawing on paper becomes white lines on black. 0 and 255 choose the "
+    "threshold by Otsu's method.",
+    run=_binary,
+    output=Output.BINARY,
+    polarity="white on black",
+    aliases=("scribble_hand_drawn",),
+    control_types=("Scribble",),
+    parameters=(
+        Parameter(name="threshold", label="Binary threshold", default=100, minimum=0, maximum=255, step=1,
+                  doc="Up to this level of grey a pixel is ink; 0 or 255 finds the level itself."),
+    ),
+    pad=1,  # repeated edges would enter the histogram
+)  # fmt: skip
+
 SCRIBBLE_XDOG = Preprocessor(
     id="scribble_xdog",
     title="Scribble (XDoG)",
     doc="Bold strokes like a felt pen's, by a difference of two Gaussians.",
     run=_scribble_xdog,
     output=Output.BINARY,
+    polarity="white on black",
     control_types=("Scribble", "SparseCtrl"),
     parameters=(
         Parameter(name="threshold", label="XDoG threshold", default=32, minimum=1, maximum=64, step=1,
@@ -91,6 +117,7 @@ LINEART_STANDARD = Preprocessor(
     doc="Fine grey lines from a drawing or a photograph with dark contours, without a network.",
     run=_lineart_standard,
     output=Output.GRAY,
+    polarity="white on black",
     aliases=("lineart_standard (from white bg & black line)", "standard_lineart"),
     control_types=("Lineart",),
     parameters=(

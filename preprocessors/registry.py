@@ -5,34 +5,59 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..core.errors import PreprocessorError
-from . import color, edges, lines, ready, tiles
+from . import color, edges, inpaint, lines, ready, tiles
+from .absent import ABSENT
 from .base import Preprocessor, nearest
 
 REGISTRY: tuple[Preprocessor, ...] = (
     ready.NONE,
     edges.CANNY,
+    edges.PYRACANNY,
     lines.LINEART_STANDARD,
     lines.SCRIBBLE_XDOG,
     lines.THRESHOLD,
+    lines.BINARY,
     ready.INVERT,
     color.COLOR_GRID,
     color.RECOLOR_LUMINANCE,
     color.RECOLOR_INTENSITY,
+    tiles.GRAY,
     color.SHUFFLE,
     tiles.TILE_RESAMPLE,
+    tiles.TILE_COLORFIX,
+    tiles.TILE_COLORFIX_SHARP,
+    tiles.TILE_GUIDED,
     tiles.BLUR_GAUSSIAN,
+    inpaint.INPAINT,
+    inpaint.INPAINT_ONLY,
+    inpaint.INPAINT_BLACK,
+    inpaint.MASK,
+    inpaint.OUTPAINT,
+    ready.REFERENCE_ONLY,
+    ready.REFERENCE_ADAIN,
+    ready.REFERENCE_BOTH,
+    ready.EMBEDDED,
 )
 
 
 def find(name: str) -> Preprocessor:
-    """The preprocessor of that id or alias, in any case; if there is none, PreprocessorError with the nearest names."""
+    """The preprocessor of that id or alias, in any case; if there is none, PreprocessorError with the nearest names.
+
+    Names in `ABSENT` are found too: their `absent` says why they do nothing, and a call raises it.
+    """
     wanted = name.strip().lower()
-    for preprocessor in REGISTRY:
+    everything = (*REGISTRY, *ABSENT)
+    for preprocessor in everything:
         if wanted in (each.lower() for each in names(preprocessor)):
             return preprocessor
-    close = nearest(name, (each for preprocessor in REGISTRY for each in names(preprocessor)))
+    close = nearest(name, (each for preprocessor in everything for each in names(preprocessor)))
     offer = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(each.id for each in REGISTRY)}"
     raise PreprocessorError(f"there is no preprocessor {name!r}: {offer}")
+
+
+def of_type(control_type: str) -> tuple[Preprocessor, ...]:
+    """The preprocessors for one of sd-webui-controlnet's control types, such as "Depth", best first."""
+    return tuple(each for each in REGISTRY if control_type in each.control_types)
 
 
 def names(preprocessor: Preprocessor) -> Iterator[str]:

@@ -54,6 +54,12 @@ def resize_image(image: Image, target: tuple[int, int], mode: ResizeMode) -> Ima
     return canvas
 
 
+def resize_mask(mask: Image, size: tuple[int, int]) -> Image:
+    """A mask [H, W] at `size` (height, width), hard: 255 where at least half of a pixel is set, else 0."""
+    scaled = mask if mask.shape == size else _filter(np.ascontiguousarray(mask), size)
+    return _levels(scaled >= MASK_ON, 0, 255)
+
+
 def scaled_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
     """(height, width) of a picture of `size` after its short side became `resolution`; never under one pixel."""
     k = resolution / min(size)

@@ -12,27 +12,15 @@ import cv2
 import numpy as np
 import pytest
 from controlstack.core.errors import HintError, MissingDependencyError, PreprocessorError
-from controlstack.preprocessors import REGISTRY, RESOLUTION, Output, Parameter, Preprocessor, find
+from controlstack.preprocessors import ABSENT, REGISTRY, RESOLUTION, Output, Parameter, Preprocessor, find, of_type
 from controlstack.preprocessors.lazy import LazyModule
+from controlstack.preprocessors.webui import CONTROL_TYPES, LABELS
 from skimage import data
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = [(512, 512), (511, 513), (64, 300), (33, 7), (1, 1)]
-WEBUI = {  # name -> shown name, of the modules of sd-webui-controlnet that need no weights and are images
-    "none": "none",
-    "canny": "canny",
-    "invert": "invert (from white bg & black line)",
-    "blur_gaussian": "blur_gaussian",
-    "scribble_xdog": "scribble_xdog",
-    "shuffle": "shuffle",
-    "threshold": "threshold",
-    "tile_resample": "tile_resample",
-    "recolor_luminance": "recolor_luminance",
-    "recolor_intensity": "recolor_intensity",
-    "lineart_standard": "lineart_standard (from white bg & black line)",
-    "color": "t2ia_color_grid",
-}
-every = pytest.mark.parametrize("preprocessor", REGISTRY, ids=lambda each: each.id)
+PLAIN = [each for each in REGISTRY if not each.networks]  # those with networks have a file of their own
+every = pytest.mark.parametrize("preprocessor", PLAIN, ids=lambda each: each.id)
 
 
 @cache
@@ -42,18 +30,36 @@ def photo(height: int, width: int, offset: int = 0) -> np.ndarray:
     return resized
 
 
+def call(preprocessor: Preprocessor, image: np.ndarray, **settings: Any) -> np.ndarray:
+    """A call with a mask where one is needed: a rectangle in the middle."""
+    if preprocessor.takes_mask:
+        height, width = image.shape[-3:-1]
+        mask = np.zeros((height, width), np.uint8)
+        mask[height // 4 : height // 4 * 3 + 1, width // 4 : width // 4 * 3 + 1] = 255
+        settings = {"mask": mask, **settings}
+    return preprocessor(image, **settings)
+
+
+def size_of(preprocessor: Preprocessor, size: tuple[int, int], resolution: int | None = None) -> tuple[int, int, int]:
+    """What a result must measure."""
+    k = resolution / min(size) if resolution and preprocessor.resizes else 1
+    margins = preprocessor.settings({}) if preprocessor.grows else {"top": 0, "bottom": 0, "left": 0, "right": 0}
+    high, wide = int(margins["top"] + margins["bottom"]), int(margins["left"] + margins["right"])
+    return round(size[0] * k) + high, round(size[1] * k) + wide, 4 if preprocessor.output is Output.MASKED else 3
+
+
 def is_kind(image: np.ndarray, output: Output) -> bool:
     grey = bool((image == image[..., :1]).all())
     if output is Output.BINARY:
         return grey and set(np.unique(image)) <= {0, 255}
-    return grey or output is Output.RGB
+    return grey or output in (Output.RGB, Output.MASKED, Output.LABELS)
 
 
 @every
 @pytest.mark.parametrize("size", SIZES)
 def test_size_type_and_kind_hold(preprocessor: Preprocessor, size: tuple[int, int]) -> None:
-    hint = preprocessor(photo(*size))
-    assert hint.shape == (*size, 3)
+    hint = call(preprocessor, photo(*size))
+    assert hint.shape == size_of(preprocessor, size)
     assert hint.dtype == np.uint8
     assert is_kind(hint, preprocessor.output)
     assert not np.may_share_memory(hint, photo(*size))
@@ -62,9 +68,8 @@ def test_size_type_and_kind_hold(preprocessor: Preprocessor, size: tuple[int, in
 @every
 @pytest.mark.parametrize(("size", "resolution"), [((511, 513), 128), ((100, 37), 64), ((64, 64), 200), ((20, 300), 20)])
 def test_the_resolution_is_the_short_side(preprocessor: Preprocessor, size: tuple[int, int], resolution: int) -> None:
-    hint = preprocessor(photo(*size), resolution=resolution)
-    k = resolution / min(size) if preprocessor.resizes else 1
-    assert hint.shape == (round(size[0] * k), round(size[1] * k), 3)
+    hint = call(preprocessor, photo(*size), resolution=resolution)
+    assert hint.shape == size_of(preprocessor, size, resolution)
     assert is_kind(hint, preprocessor.output)
 
 
@@ -72,8 +77,8 @@ def test_the_resolution_is_the_short_side(preprocessor: Preprocessor, size: tupl
 @pytest.mark.parametrize("resolution", [None, 96])
 def test_a_batch_is_its_pictures(preprocessor: Preprocessor, resolution: int | None) -> None:
     batch = np.stack([photo(130, 101), photo(130, 101, 50)])
-    hints = preprocessor(batch, resolution=resolution, seed=3)
-    singles = [preprocessor(image, resolution=resolution, seed=3) for image in batch]
+    hints = call(preprocessor, batch, resolution=resolution, seed=3)
+    singles = [call(preprocessor, image, resolution=resolution, seed=3) for image in batch]
     assert np.array_equal(hints, np.stack(singles))
 
 
@@ -81,30 +86,30 @@ def test_a_batch_is_its_pictures(preprocessor: Preprocessor, resolution: int | N
 def test_the_same_call_gives_the_same_hint(preprocessor: Preprocessor) -> None:
     np.random.seed(1)  # noqa: NPY002  (the global state must neither matter nor move)
     before = np.random.get_state()[1].copy()  # noqa: NPY002
-    first = preprocessor(photo(200, 310))
+    first = call(preprocessor, photo(200, 310))
     np.random.seed(2)  # noqa: NPY002
-    assert np.array_equal(first, preprocessor(photo(200, 310)))
+    assert np.array_equal(first, call(preprocessor, photo(200, 310)))
     np.random.seed(1)  # noqa: NPY002
-    preprocessor(photo(200, 310))
+    call(preprocessor, photo(200, 310))
     assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
 
 
 @every
 def test_the_seed_matters_where_it_is_declared_to(preprocessor: Preprocessor) -> None:
-    zero, one = (preprocessor(photo(200, 310), seed=seed) for seed in (0, 1))
+    zero, one = (call(preprocessor, photo(200, 310), seed=seed) for seed in (0, 1))
     assert np.array_equal(zero, one) == preprocessor.deterministic
 
 
 @every
 def test_memory_of_any_layout_is_read(preprocessor: Preprocessor) -> None:
     for view in (photo(90, 80)[:, ::-1], photo(90, 80).transpose(1, 0, 2), photo(90, 80)[::2, ::3]):
-        hint = preprocessor(view)
-        assert np.array_equal(hint, preprocessor(np.ascontiguousarray(view)))
+        hint = call(preprocessor, view)
+        assert np.array_equal(hint, call(preprocessor, np.ascontiguousarray(view)))
         assert hint.flags.c_contiguous
 
 
 def parameters() -> list[tuple[Preprocessor, Parameter]]:
-    return [(preprocessor, parameter) for preprocessor in REGISTRY for parameter in preprocessor.parameters]
+    return [(preprocessor, parameter) for preprocessor in PLAIN for parameter in preprocessor.parameters]
 
 
 each_parameter = pytest.mark.parametrize(
@@ -116,11 +121,13 @@ each_parameter = pytest.mark.parametrize(
 def test_the_whole_range_works_and_matters(preprocessor: Preprocessor, parameter: Parameter) -> None:
     assert parameter.minimum <= parameter.default <= parameter.maximum
     assert parameter.step > 0
-    values = (parameter.minimum, parameter.default, parameter.maximum)
+    middle = (parameter.default + parameter.maximum) / 2  # both ends may mean "choose for me"
+    values = (parameter.minimum, parameter.default, int(middle) if parameter.integer else middle, parameter.maximum)
     settings: list[dict[str, Any]] = [{parameter.name: value} for value in values]
-    low, default, high = (preprocessor(photo(300, 300), **each) for each in settings)
-    assert not (np.array_equal(low, default) and np.array_equal(high, default))
-    assert np.array_equal(preprocessor(photo(300, 300)), default)
+    low, default, high, _ = (call(preprocessor, photo(300, 300), **each) for each in settings)
+    matters = not (np.array_equal(low, default) and np.array_equal(high, default))
+    assert matters == parameter.shapes_hint
+    assert np.array_equal(call(preprocessor, photo(300, 300)), default)
 
 
 @each_parameter
@@ -129,7 +136,7 @@ def test_bad_values_name_the_range(preprocessor: Preprocessor, parameter: Parame
     value = {"below": parameter.minimum - 1, "above": parameter.maximum + 1}.get(bad) if isinstance(bad, str) else bad
     settings: dict[str, Any] = {parameter.name: bad if value is None else value}
     with pytest.raises(PreprocessorError) as caught:
-        preprocessor(photo(33, 7), **settings)
+        call(preprocessor, photo(33, 7), **settings)
     for part in (preprocessor.id, parameter.name, f"{parameter.minimum:g} to {parameter.maximum:g}"):
         assert part in str(caught.value)
 
@@ -197,22 +204,87 @@ def test_what_is_no_picture_is_refused(image: Any, got: str) -> None:
 
 
 def test_every_name_is_found_in_any_case_and_only_once() -> None:
-    names = [(name, each) for each in REGISTRY for name in (each.id, *each.aliases)]
+    names = [(name, each) for each in (*REGISTRY, *ABSENT) for name in (each.id, *each.aliases)]
     assert len({name.lower() for name, _ in names}) == len(names)
     for name, preprocessor in names:
         assert find(f" {name.upper()} ") is preprocessor
 
 
-@pytest.mark.parametrize(("name", "shown"), WEBUI.items())
+@pytest.mark.parametrize(("name", "shown"), LABELS.items())
 def test_the_names_of_the_webui_are_known(name: str, shown: str) -> None:
     assert find(name) is find(shown)
+
+
+@pytest.mark.parametrize("preprocessor", [*REGISTRY, *ABSENT], ids=lambda each: each.id)
+def test_control_types_are_those_of_the_webui(preprocessor: Preprocessor) -> None:
+    assert preprocessor.control_types
+    assert set(preprocessor.control_types) <= set(CONTROL_TYPES)
+
+
+def test_every_control_type_offers_its_preprocessors() -> None:
+    assert [each.id for each in of_type("Canny")] == ["canny", "pyracanny", "invert"]
+    assert of_type("no such type") == ()
+
+
+@pytest.mark.parametrize("preprocessor", ABSENT, ids=lambda each: each.id)
+def test_an_absent_one_says_why(preprocessor: Preprocessor) -> None:
+    assert preprocessor not in REGISTRY
+    assert preprocessor.missing() == preprocessor.absent
+    with pytest.raises(PreprocessorError) as caught:
+        preprocessor(photo(33, 7))
+    assert str(caught.value) == f"{preprocessor.id}: {preprocessor.absent}"
+
+
+@every
+def test_one_without_networks_is_never_missing(preprocessor: Preprocessor) -> None:
+    assert preprocessor.missing() == ""
+
+
+def test_masks_of_any_size_are_brought_to_the_picture() -> None:
+    small = np.zeros((4, 4), np.uint8)
+    small[:, 2:] = 255
+    hint = find("inpaint")(photo(64, 64), mask=small)
+    assert np.array_equal(hint[..., 3], np.where(np.arange(64) >= 32, 255, 0)[None].repeat(64, axis=0))
+    batch = np.stack([photo(64, 64)] * 2)
+    both = find("inpaint")(batch, mask=np.stack([small, 255 - small]))
+    assert np.array_equal(both[0], hint)
+    assert np.array_equal(both[1, ..., 3], 255 - hint[..., 3])
+
+
+@pytest.mark.parametrize(
+    ("mask", "got"),
+    [
+        (None, "got none"),
+        ("mask.png", "got str"),
+        (np.zeros((4, 4), bool), r"got bool \[4, 4\]"),
+        (np.zeros((4, 4, 3, 1), np.uint8), r"got uint8 \[4, 4, 3, 1\]"),
+        (np.zeros((3, 4, 4), np.uint8), r"got uint8 \[3, 4, 4\]"),
+        (np.zeros((0, 4), np.uint8), r"got uint8 \[0, 4\]"),
+    ],
+)
+def test_a_bad_mask_is_refused(mask: Any, got: str) -> None:
+    with pytest.raises(HintError, match=got):
+        find("inpaint")(np.stack([photo(33, 7)] * 2), mask=mask)
+
+
+def test_a_mask_that_nobody_reads_is_refused() -> None:
+    with pytest.raises(HintError, match="canny takes no mask"):
+        find("canny")(photo(33, 7), mask=np.zeros((33, 7), np.uint8))
+
+
+def test_a_large_batch_is_cut_into_chunks() -> None:
+    """Forty pictures of half a megapixel are more than one chunk, and nobody can see it."""
+    batch = np.broadcast_to(photo(700, 700), (40, 700, 700, 3))
+    hints = find("invert")(batch)
+    assert hints.shape == batch.shape
+    assert np.array_equal(hints[39], 255 - photo(700, 700))
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cany", "there is no preprocessor 'cany': did you mean canny?"),
-        ("Scribble", "did you mean scribble_xdog"),
+        ("cany", "there is no preprocessor 'cany': did you mean canny or"),
+        ("Scribble", " or scribble_xdog"),
         ("qqqqqq", "known are none, canny, "),
     ],
 )
@@ -228,7 +300,8 @@ def test_the_registry_loads_nothing_heavy() -> None:
         spec = importlib.util.spec_from_file_location("controlstack", {str(ROOT / "__init__.py")!r})
         sys.modules["controlstack"] = importlib.util.module_from_spec(spec)
         import controlstack.preprocessors.images, controlstack.preprocessors.resize
-        print(sorted({{"cv2", "numpy", "torch", "PIL", "skimage"}} & set(sys.modules)))
+        heavy = {{"cv2", "numpy", "torch", "PIL", "skimage", "onnxruntime", "transformers", "controlnet_aux", "ssl"}}
+        print(sorted(heavy & set(sys.modules)))
     """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

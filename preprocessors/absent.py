@@ -1,0 +1,92 @@
+"""Names that people know and that do nothing here, each with the reason and what to choose instead.
+
+They are found, so that an old workflow hears why and not "unknown"; they are not in the list that programs offer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..core.errors import PreprocessorError
+from .base import Output, Preprocessor
+
+if TYPE_CHECKING:
+    from .base import Image
+
+INSIGHTFACE = "it needs the face recognition of insightface, whose models are not free for most uses"
+TORCHSCRIPT = "its TorchScript network needs an operator that few machines have"
+
+
+def _nothing(_image: Image) -> Image:
+    raise PreprocessorError("this preprocessor does nothing")  # a call is refused before it comes here
+
+
+def _absent(name: str, control_type: str, reason: str, *aliases: str) -> Preprocessor:
+    return Preprocessor(
+        id=name,
+        title=name,
+        doc="Known from sd-webui-controlnet.",
+        run=_nothing,
+        output=Output.RGB,
+        aliases=aliases,
+        control_types=(control_type,),
+        absent=reason,
+    )
+
+
+ABSENT: tuple[Preprocessor, ...] = (
+    _absent("depth_leres++", "Depth", "its boosting is left out on purpose; choose depth_anything_v2 for fine detail"),
+    _absent("depth_hand_refiner", "Depth", "it needs the hand model MANO, which may not be used commercially; choose "
+            "depth_anything_v2"),
+    _absent("densepose", "OpenPose", f"{TORCHSCRIPT}; choose dw_openpose_full", "densepose (pruple bg & purple torso)"),
+    _absent("densepose_parula", "OpenPose", f"{TORCHSCRIPT}; choose dw_openpose_full",
+            "densepose_parula (black bg & blue torso)"),
+    _absent("seg_ufade20k", "Segmentation", "UniFormer needs mmcv, which hosts of today cannot install; choose "
+            "seg_ofade20k, which has the same colours", "segmentation"),
+    _absent("ip-adapter_face_id", "IP-Adapter", f"{INSIGHTFACE}; choose ip-adapter-auto"),
+    _absent("ip-adapter_face_id_plus", "IP-Adapter", f"{INSIGHTFACE}; choose ip-adapter-auto"),
+    _absent("ip-adapter_pulid", "IP-Adapter", f"{INSIGHTFACE}; choose ip-adapter-auto", "facexlib", "EVA02-CLIP"),
+    _absent("instant_id_face_embedding", "Instant-ID", f"{INSIGHTFACE}; choose ip-adapter-auto"),
+    _absent("instant_id_face_keypoints", "Instant-ID", f"{INSIGHTFACE}; choose openpose_faceonly"),
+    # Entries below wait for their networks.
+    *(
+        _absent(name, control_type, "its network is not part of this version", *aliases)
+        for name, control_type, aliases in (
+            ("depth_midas", "Depth", ("depth",)),
+            ("depth_zoe", "Depth", ()),
+            ("depth_leres", "Depth", ()),
+            ("depth_anything", "Depth", ()),
+            ("depth_anything_v2", "Depth", ()),
+            ("openpose", "OpenPose", ()),
+            ("openpose_hand", "OpenPose", ()),
+            ("openpose_face", "OpenPose", ()),
+            ("openpose_faceonly", "OpenPose", ()),
+            ("openpose_full", "OpenPose", ()),
+            ("dw_openpose_full", "OpenPose", ()),
+            ("animal_openpose", "OpenPose", ()),
+            ("softedge_hed", "SoftEdge", ("hed",)),
+            ("softedge_hedsafe", "SoftEdge", ("hed_safe",)),
+            ("softedge_pidinet", "SoftEdge", ("pidinet",)),
+            ("softedge_pidisafe", "SoftEdge", ("pidinet_safe",)),
+            ("softedge_teed", "SoftEdge", ()),
+            ("softedge_anyline", "SoftEdge", ()),
+            ("scribble_hed", "Scribble", ()),
+            ("scribble_pidinet", "Scribble", ("pidinet_scribble",)),
+            ("lineart_realistic", "Lineart", ("lineart",)),
+            ("lineart_coarse", "Lineart", ()),
+            ("lineart_anime", "Lineart", ()),
+            ("lineart_anime_denoise", "Lineart", ()),
+            ("mlsd", "MLSD", ()),
+            ("normal_bae", "NormalMap", ()),
+            ("normal_midas", "NormalMap", ("normal_map",)),
+            ("normal_dsine", "NormalMap", ()),
+            ("seg_ofade20k", "Segmentation", ("oneformer_ade20k",)),
+            ("seg_ofcoco", "Segmentation", ("oneformer_coco",)),
+            ("seg_anime_face", "Segmentation", ("anime_face_segment",)),
+            ("mobile_sam", "Segmentation", ()),
+            ("mediapipe_face", "OpenPose", ()),
+            ("t2ia_sketch_pidi", "T2I-Adapter", ("pidinet_sketch",)),
+            ("inpaint_only+lama", "Inpaint", ()),
+        )
+    ),
+)  # fmt: skip

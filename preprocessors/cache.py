@@ -1,0 +1,94 @@
+"""Hints that were made before: a person changes a prompt far more often than a picture.
+
+A hint is remembered by the content of its picture and mask, by the preprocessor and its version, its parameters and
+the digests of its weights. Pictures of a batch are remembered one by one, so a batch and its pictures share hints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from .networks import files_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .base import Image, Preprocessor
+    from .calling import Call
+else:
+    from .lazy import np
+
+CAPACITY = 256 * 2**20  # bytes; 340 hints of 512 x 512
+DIGEST = 16  # bytes of a key
+
+
+class ResultCache:
+    """The most recent hints, up to so many bytes; 0 keeps none. Safe to use from several threads."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self.capacity = capacity
+        self.bytes = 0
+        self.hits = self.misses = 0
+        self._hints: OrderedDict[bytes, Image] = OrderedDict()
+        self._lock = Lock()
+
+    def through(self, preprocessor: Preprocessor, call: Call, make: Callable[[Call], Image]) -> Image:
+        """The hints of a call, [B, h, w, C]: those that are known, and the others by `make`, once and together."""
+        if not self.capacity:
+            return make(call)
+        about = _about(preprocessor, call)
+        keys = [_key(about, call, row) for row in range(len(call.batch))]
+        known = {key: hint for key in keys if (hint := self._get(key)) is not None}
+        rows = {key: row for row, key in enumerate(keys) if key not in known}  # of equal pictures, one
+        if rows:
+            made = make(call if len(rows) == len(keys) else call.part(list(rows.values())))
+            for key, hint in zip(rows, made, strict=True):
+                known[key] = hint
+                self._put(key, hint)
+        return np.stack([known[key] for key in keys])
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._hints.clear()
+            self.bytes = 0
+
+    def _get(self, key: bytes) -> Image | None:
+        with self._lock:
+            hint = self._hints.get(key)
+            if hint is None:
+                self.misses += 1
+                return None
+            self.hits += 1
+            self._hints.move_to_end(key)
+            return hint
+
+    def _put(self, key: bytes, hint: Image) -> None:
+        if hint.nbytes > self.capacity:
+            return
+        kept = np.array(hint)  # callers may change theirs
+        with self._lock:
+            self.bytes += kept.nbytes - (self._hints.pop(key).nbytes if key in self._hints else 0)
+            self._hints[key] = kept
+            while self.bytes > self.capacity:
+                self.bytes -= self._hints.popitem(last=False)[1].nbytes
+
+
+def _about(preprocessor: Preprocessor, call: Call) -> bytes:
+    """Everything but the picture that decides about a hint."""
+    digests = [file.sha256 or file.name for file in files_of(preprocessor.networks)]
+    settings = sorted(call.arguments.items())
+    return repr((preprocessor.id, preprocessor.version, call.resolution, settings, digests)).encode()
+
+
+def _key(about: bytes, call: Call, row: int) -> bytes:
+    digest = hashlib.blake2b(about, digest_size=DIGEST)
+    digest.update(repr(call.batch.shape[1:]).encode())
+    digest.update(call.batch[row].tobytes())
+    if call.masks is not None:
+        digest.update(call.masks[row].tobytes())
+    return digest.digest()

@@ -1,0 +1,182 @@
+"""How a call of a preprocessor is carried out: checks, the size rule, chunks, and the cache of results.
+
+The declarations in `base.py` say what a preprocessor is; here is what happens between a picture and its hint. A batch
+is cut into chunks that fit into memory; between two chunks the host hears of the progress and may interrupt.
+"""
+
+# pyright: reportUnknownMemberType=false
+# numpy declares some of its methods incompletely; what they return is declared here instead.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from ..core.errors import HintError, PreprocessorError
+from .resize import gray_to_rgb, pad_to_multiple, resize_mask, scale_short_side, scaled_size
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .base import Image, Preprocessor
+    from .runtime import Runtime
+else:
+    from .lazy import np
+
+MAX_PIXELS = 64_000_000  # of one picture; more is a mistake or an attack, and would not fit beside a model
+CHUNK_PIXELS = 16_000_000  # of all pictures that a preprocessor without networks gets at once
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """What was asked for, checked: pictures [B, H, W, 3], their masks [B, H, W], the short side, the parameters."""
+
+    batch: Image
+    masks: Image | None
+    resolution: int | None
+    arguments: Mapping[str, Any]
+
+    def part(self, rows: slice | Sequence[int]) -> Call:
+        """The same call for some of the pictures."""
+        chosen = rows if isinstance(rows, slice) else list(rows)
+        masks = None if self.masks is None else self.masks[chosen]
+        return replace(self, batch=self.batch[chosen], masks=masks)
+
+
+def perform(preprocessor: Preprocessor, call: Call, runtime: Runtime | None) -> Image:
+    """The hints of a call, [B, h, w, C], in memory of their own."""
+    if runtime is None and preprocessor.networks:
+        from .runtime import standalone
+
+        runtime = standalone()
+    if runtime is None:
+        result = _join([_chunk(preprocessor, part, ()) for part, _ in _parts(call, CHUNK_PIXELS)])
+    else:
+        result = runtime.cache.through(preprocessor, call, _with(preprocessor, runtime))
+    return np.array(result) if np.may_share_memory(result, call.batch) else np.ascontiguousarray(result)
+
+
+def check_present(preprocessor: Preprocessor) -> None:
+    """PreprocessorError if the entry only says why it does nothing."""
+    if preprocessor.absent:
+        raise PreprocessorError(f"{preprocessor.id}: {preprocessor.absent}")
+
+
+def check_image(image: object, owner: str) -> None:
+    """HintError unless it is a picture or a batch."""
+    expected = "a uint8 RGB picture [H, W, 3] or a batch of them [B, H, W, 3]"
+    if not isinstance(image, np.ndarray):
+        raise HintError(f"{owner}: expected {expected} as a numpy array, got {type(image).__name__}")
+    array = cast("NDArray[Any]", image)
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3 or 0 in array.shape:
+        raise HintError(f"{owner}: expected {expected}, got {array.dtype} {list(array.shape)}")
+
+
+def check_mask(mask: object, batch: Image, preprocessor: Preprocessor) -> Image | None:
+    """The masks [B, H, W] of a batch, 0 or 255, at the pictures' size; None where none is taken."""
+    owner = preprocessor.id
+    if not preprocessor.takes_mask:
+        if mask is not None:
+            raise HintError(f"{owner} takes no mask: leave it out, or choose an inpaint preprocessor")
+        return None
+    expected = "a uint8 mask [H, W], or one for each picture [B, H, W], 255 where the model is to invent"
+    if not isinstance(mask, np.ndarray):
+        raise HintError(f"{owner} needs {expected}, got {'none' if mask is None else type(mask).__name__}")
+    array = cast("NDArray[Any]", mask)
+    counts = (1, batch.shape[0])
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or 0 in array.shape or array.shape[:-2] not in (
+        (), *((count,) for count in counts)
+    ):  # fmt: skip
+        raise HintError(f"{owner}: expected {expected}, got {array.dtype} {list(array.shape)}")
+    rows = array if array.ndim == 3 else array[None]
+    scaled = np.stack([resize_mask(row, (batch.shape[1], batch.shape[2])) for row in rows])
+    return np.broadcast_to(scaled, batch.shape[:3])
+
+
+def check_seed(seed: object, owner: str) -> int:
+    """The seed as an int; PreprocessorError unless it is a whole number from 0 on."""
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or int(seed) < 0:  # pyright: ignore[reportArgumentType]
+        raise PreprocessorError(f"{owner}: the seed is {seed!r}; it must be a whole number from 0 on")
+    return int(seed)  # pyright: ignore[reportArgumentType]
+
+
+def _with(preprocessor: Preprocessor, runtime: Runtime) -> Callable[[Call], Image]:
+    """What makes hints with the networks of a runtime, chunk by chunk."""
+
+    def make(call: Call) -> Image:
+        results: list[Image] = []
+        with ExitStack() as stack:
+            runtime.check_interrupt()
+            loaded = [stack.enter_context(runtime.ready(network)) for network in preprocessor.networks]
+            for part, done in _parts(call, runtime.pixels_at_once(preprocessor)):
+                runtime.check_interrupt()
+                results.append(_chunk(preprocessor, part, loaded))
+                runtime.progress(done, len(call.batch))
+        return _join(results)
+
+    return make
+
+
+def _parts(call: Call, pixels: int) -> Iterator[tuple[Call, int]]:
+    """The call in chunks of at most so many pixels, and how many pictures are done after each."""
+    height, width = _run_size(call)
+    count = max(1, pixels // (height * width))
+    for start in range(0, len(call.batch), count):
+        stop = min(start + count, len(call.batch))
+        yield call.part(slice(start, stop)), stop
+
+
+def _join(results: Sequence[Image]) -> Image:
+    return results[0] if len(results) == 1 else np.concatenate(results)
+
+
+def _run_size(call: Call) -> tuple[int, int]:
+    size = (call.batch.shape[1], call.batch.shape[2])
+    return size if call.resolution is None else scaled_size(size, call.resolution)
+
+
+def _chunk(preprocessor: Preprocessor, call: Call, networks: Sequence[object]) -> Image:
+    """The hints of one chunk, [B, h, w, C]."""
+    if call.resolution is None:
+        return _run(preprocessor, np.ascontiguousarray(call.batch), call.masks, networks, call.arguments)
+    height, width = _run_size(call)
+    if height * width > MAX_PIXELS:
+        raise PreprocessorError(
+            f"{preprocessor.id}: at resolution {call.resolution} a picture of {call.batch.shape[2]}x"
+            f"{call.batch.shape[1]} becomes {width}x{height}, more than {MAX_PIXELS // 10**6} megapixels: "
+            "choose a smaller resolution"
+        )
+    pad = preprocessor.pad
+    batch = np.stack([pad_to_multiple(scale_short_side(image, call.resolution), pad) for image in call.batch])
+    masks = call.masks
+    if masks is not None:
+        masks = np.stack([pad_to_multiple(resize_mask(mask, (height, width)), pad) for mask in masks])
+    hints = _run(preprocessor, batch, masks, networks, call.arguments)
+    return np.ascontiguousarray(hints[:, :height, :width])
+
+
+def _run(
+    preprocessor: Preprocessor,
+    batch: Image,
+    masks: Image | None,
+    networks: Sequence[object],
+    arguments: Mapping[str, Any],
+) -> Image:
+    """`run` on a batch or picture by picture; equal channels are made three."""
+    if preprocessor.batchable:
+        given = {} if masks is None else {"mask": masks}
+        return _colour(preprocessor.run(batch, *networks, **given, **arguments), 4)
+    results: list[Image] = []
+    for row, image in enumerate(batch):
+        given = {} if masks is None else {"mask": masks[row]}
+        results.append(_colour(preprocessor.run(image, *networks, **given, **arguments), 3))
+    return results[0][None] if len(results) == 1 else np.stack(results)
+
+
+def _colour(result: Image, rank: int) -> Image:
+    if result.ndim == rank:
+        return result
+    return gray_to_rgb(result) if rank == 3 else np.stack([gray_to_rgb(each) for each in result])
