@@ -20,12 +20,12 @@ from ..core.unit import ControlModel, ControlUnit
 from ..models.naming import to_ldm
 from .injection import Injection, check_units
 from .schedulers import make_scheduler
+from .single_file import load_single_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
 Image = NDArray[np.uint8]
-SINGLE_FILES = (".safetensors", ".ckpt")
 SIDE = 8  # pixels per latent pixel
 DEFAULT_PROMPT = "a professional, detailed, high-quality image"  # ControlNet paper, section 4.1, "default prompt"
 
@@ -103,11 +103,6 @@ class Base:
     def check_interrupt(self) -> None:
         """Nothing to ask: on a terminal an interrupt is a KeyboardInterrupt."""
 
-    @property
-    def unet_state(self) -> Mapping[str, torch.Tensor]:
-        """The U-Net's weights by bare ldm names, collected when somebody looks a name up."""
-        return _UnetState(self)
-
     @torch.no_grad()
     def autoencode(self, images: Image) -> Image:
         """Pictures [N, H, W, 3] through the autoencoder and back: what no control can do better than."""
@@ -119,16 +114,21 @@ class Base:
         return np.rint(shown * 255).astype(np.uint8)
 
 
-class _UnetState(Mapping[str, torch.Tensor]):
-    """Most files never ask, and with sequential offloading it is slow to answer: the weights are not in the network."""
+class UnetState(Mapping[str, torch.Tensor]):
+    """A base's U-Net weights by bare ldm names, collected when somebody looks a name up.
 
-    def __init__(self, base: Base) -> None:
-        self._base = base
+    Most files never ask, so the base may still be on the disk; and with sequential offloading it is slow to answer, for
+    the weights are not in the network.
+    """
+
+    def __init__(self, load: Callable[[], Base]) -> None:
+        self._load = load
 
     @cached_property
     def _table(self) -> dict[str, torch.Tensor]:
-        unet = self._base.pipeline.unet
-        if self._base.offload is not Offload.SEQUENTIAL:
+        base = self._load()
+        unet = base.pipeline.unet
+        if base.offload is not Offload.SEQUENTIAL:
             return to_ldm(unet.state_dict())
         from accelerate.utils.modeling import get_state_dict_offloaded_model
 
@@ -145,10 +145,18 @@ class _UnetState(Mapping[str, torch.Tensor]):
 
 
 def load_base(
-    path: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", offload: Offload = Offload.NONE
+    path: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    offload: Offload = Offload.NONE,
+    prediction: str | None = None,
 ) -> Base:
-    """A diffusers folder or a single checkpoint file of SD 1.x, SD 2.x or SDXL; the network is never asked."""
-    pipeline = _load_folder(path, dtype) if path.is_dir() else _load_file(path, dtype)
+    """A diffusers folder or a single checkpoint file of SD 1.x, SD 2.x or SDXL; the network is never asked.
+
+    prediction: 'epsilon' or 'v_prediction', where a file does not tell; a folder always does.
+    """
+    pipeline = _load_folder(path, dtype) if path.is_dir() else load_single_file(path, dtype, prediction)
     if not hasattr(pipeline, "unet"):
         raise HostError(f"'{path}' is a {type(pipeline).__name__}, expected a Stable Diffusion model with a U-Net")
     pipeline.set_progress_bar_config(disable=True)
@@ -171,28 +179,6 @@ def _load_folder(path: Path, dtype: torch.dtype) -> Any:
         return DiffusionPipeline.from_pretrained(path, dtype=dtype, local_files_only=True)
     except (OSError, ValueError) as error:
         raise HostError(f"'{path}' cannot be loaded as a diffusers folder: {error}") from error
-
-
-def _load_file(path: Path, dtype: torch.dtype) -> Any:
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-
-    from ..models.loading import read_header
-
-    if path.suffix.lower() not in SINGLE_FILES or not path.is_file():
-        raise HostError(f"there is no checkpoint '{path}': give a diffusers folder or a .safetensors file")
-    names = read_header(path).shapes
-    if "model.diffusion_model.input_blocks.0.0.weight" not in names:
-        raise HostError(f"'{path.name}' holds no base model: give a Stable Diffusion checkpoint")
-    kind = (
-        StableDiffusionXLPipeline if "model.diffusion_model.label_emb.0.0.weight" in names else StableDiffusionPipeline
-    )
-    try:
-        return kind.from_single_file(str(path), dtype=dtype, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise HostError(
-            f"'{path.name}' needs configuration files that are not on this machine ({error}): convert it to a "
-            "diffusers folder once, on a machine that has them, and give that folder"
-        ) from error
 
 
 def generate(

@@ -12,12 +12,16 @@ from controlstack.core.errors import IncompatibleModelError
 from controlstack.models.loading import read_header, read_tensors
 from controlstack.models.registry import load_control_model
 from controlstack.standalone.demo import BASE, CONTROLS, IMAGES
-from controlstack.standalone.pipeline import Base, Offload, load_base
+from controlstack.standalone.pipeline import Base, Offload, UnetState, load_base
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, ones
 
 CANNY = CONTROLS / "canny.safetensors"
+
+
+def _state(base: Base) -> UnetState:
+    return UnetState(lambda: base)
 
 
 def _write(folder: Path, base: Mapping[str, Tensor], change: Callable[[Tensor, Tensor], Tensor]) -> Path:
@@ -34,7 +38,7 @@ def _write(folder: Path, base: Mapping[str, Tensor], change: Callable[[Tensor, T
 
 @pytest.fixture
 def difference(tiny: Base, tmp_path: Path) -> Path:
-    return _write(tmp_path, tiny.unet_state, lambda weight, base: weight - base)
+    return _write(tmp_path, _state(tiny), lambda weight, base: weight - base)
 
 
 def _draw(model: Path, folder: Path, *options: str) -> np.ndarray:
@@ -46,7 +50,7 @@ def _draw(model: Path, folder: Path, *options: str) -> np.ndarray:
 
 def test_generate_adds_the_base_it_has_loaded(difference: Path, tiny: Base, tmp_path: Path) -> None:
     whole, summed = _draw(CANNY, tmp_path / "whole"), _draw(difference, tmp_path / "summed")
-    too_much = _write(tmp_path, tiny.unet_state, lambda weight, base: weight)  # added to weights that are whole
+    too_much = _write(tmp_path, _state(tiny), lambda weight, base: weight)  # added to weights that are whole
     other = _draw(too_much, tmp_path / "other")
     assert np.abs(whole - summed).max() <= 1  # of 255: a sum rounds otherwise than the weight itself
     assert np.abs(whole - other).max() > 20
@@ -54,11 +58,11 @@ def test_generate_adds_the_base_it_has_loaded(difference: Path, tiny: Base, tmp_
 
 @pytest.mark.parametrize("offload", list(Offload))
 def test_the_base_tells_its_weights_however_it_is_offloaded(tiny: Base, offload: Offload) -> None:
-    state, plain = load_base(BASE, offload=offload).unet_state, tiny.unet_state
+    state, plain = UnetState(lambda: load_base(BASE, offload=offload)), _state(tiny)
     assert dict(state).keys() == dict(plain).keys()
     assert all(state[name].equal(plain[name]) for name in plain)
 
 
 def test_another_base_is_refused(difference: Path, xl: Base) -> None:
     with pytest.raises(IncompatibleModelError, match="another base model"):
-        load_control_model(difference, base_state=xl.unet_state)
+        load_control_model(difference, base_state=_state(xl))
