@@ -5,3 +5,12 @@ nothing of a host, is imported here: each host reaches its own edge through its 
 """
 
 __version__ = "0.1.0"
+
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint():
+    """ComfyUI's way in."""
+    from .nodes.extension import ControlStackExtension
+
+    return ControlStackExtension()

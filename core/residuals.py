@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,19 +23,32 @@ class Residuals:
     def __bool__(self) -> bool:
         return bool(self.input or self.middle or self.output or self.context)
 
+    def slots(self) -> Iterator[tuple[Slot, Tensor]]:
+        """Everything that adds something, by its place."""
+        places = (Place.INPUT, Place.MIDDLE, Place.OUTPUT, Place.CONTEXT)
+        for place, tensors in zip(places, (self.input, self.middle, self.output, self.context), strict=True):
+            yield from ((Slot(place, i), tensor) for i, tensor in enumerate(tensors) if tensor is not None)
+
 
 class Accumulator:
-    """One running sum per slot, so that the memory of a stack does not grow with its units."""
+    """One running sum per slot, so that the memory of a stack does not grow with its units.
 
-    def __init__(self, rows: int) -> None:
+    onto: what the host has already, [rows or 1, ...]; the sums begin with it, and its tensors are left unchanged.
+    """
+
+    def __init__(self, rows: int, onto: Residuals | None = None) -> None:
         self._rows = tuple(range(rows))
         self._sums: dict[Slot, Tensor] = {}
+        self._onto = {} if onto is None else dict(onto.slots())
 
     def add(self, slot: Slot, residual: Tensor, scale: float, rows: tuple[int, ...]) -> None:
         """Add `scale * residual` on these rows; residual is [1, ...] or [len(rows), ...] and is left unchanged.
 
         The product is rounded before it is added, as in the peers (a fused multiply-add would differ in the last bit).
         """
+        if slot in self._onto and slot.place is not Place.CONTEXT:
+            given = self._onto.pop(slot)
+            self._sums[slot] = given.expand(len(self._rows), *given.shape[1:]).clone()
         if slot.place is Place.CONTEXT:
             self._sums[slot] = self._beside(slot, residual * scale, rows)
         elif slot not in self._sums and rows == self._rows:
@@ -52,6 +66,7 @@ class Accumulator:
 
     def residuals(self) -> Residuals:
         """The sums; the accumulator is done with them."""
+        self._sums = {**self._onto, **self._sums}
         by_place = {place: self._list(place) for place in Place}
         self._sums = {}
         return Residuals(*(by_place[place] for place in (Place.INPUT, Place.MIDDLE, Place.OUTPUT, Place.CONTEXT)))

@@ -62,10 +62,13 @@ class ControlStack:
         self._prompts: OrderedDict[Hashable, tuple[object, Prompt]] = OrderedDict()
 
     @torch.no_grad()
-    def __call__(self, step: Step) -> Residuals:
-        """The sum of what the active units add, in unit order (units on one network take the place of the first)."""
+    def __call__(self, step: Step, onto: Residuals | None = None) -> Residuals:
+        """The sum of what the active units add, in unit order (units on one network take the place of the first).
+
+        onto: what other controls of the host add already; the sum begins with it.
+        """
         self._host.check_interrupt()
-        total = Accumulator(len(step.cond))
+        total = Accumulator(len(step.cond), onto)
         for group in _by_network(self._active(step)):
             for active, slot, residual in self._evaluate(group, step):
                 scale = active.scales.get(slot)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..core.base import Base
 from ..core.unit import ControlModel
-from .layers import Ops
+from .layers import Kit
 
 Shapes = Mapping[str, tuple[int, ...]]
 Settings = Mapping[str, str]  # what no shape tells: from a file's metadata, a JSON file beside it, or the user
@@ -32,5 +32,5 @@ class Family:
     layout: Callable[[Iterable[str]], str]  # which of the known ways of naming this file follows
     rename: Rename
     base: Callable[[Shapes], Base]  # names of the network
-    create: Callable[[Shapes, Settings, Ops], nn.Module]  # names of the network; called on the meta device
+    create: Callable[[Shapes, Settings, Kit], nn.Module]  # names of the network; called on the meta device
     wrap: Wrap

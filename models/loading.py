@@ -92,11 +92,12 @@ def _sidecar(path: Path) -> dict[str, str]:
 def _diffusers_settings(config: Mapping[str, Any]) -> dict[str, str]:
     """The part of a diffusers ControlNet's config that its weights do not show. `attention_head_dim` counts heads."""
     settings: dict[str, str] = {}
-    heads, widths = config.get("attention_head_dim"), config.get("block_out_channels", [])
-    if isinstance(heads, int):
-        settings["heads"] = str(heads)
-    elif isinstance(heads, list):
-        settings["head_channels"] = str(widths[0] // cast("list[int]", heads)[0])
+    heads: Any = config.get("num_attention_heads") or config.get("attention_head_dim")
+    counts = cast("list[int]", heads) if isinstance(heads, list) else [heads]
+    if len(set(counts)) > 1:
+        settings["head_channels"] = str(config["block_out_channels"][0] // counts[0])
+    elif heads is not None:
+        settings["heads"] = str(counts[0])
     if "norm_num_groups" in config:
         settings["norm_groups"] = str(config["norm_num_groups"])
     if config.get("global_pool_conditions"):

@@ -14,10 +14,12 @@ from ..core.errors import DamagedModelError, UnsupportedModelError
 from ..core.unit import ControlModel
 from .families import controlnet, t2i_adapter
 from .family import Family, Shapes
-from .layers import TORCH_OPS, Ops
+from .layers import Kit
 from .loading import Header, read_header, read_settings, read_tensors
 
 REGISTRY: tuple[Family, ...] = (controlnet.FAMILY, t2i_adapter.FAMILY, t2i_adapter.STYLE_FAMILY)
+
+STANDARD = Kit()
 
 DIFFERENCE = "difference"  # marks a file that holds differences to the base model's weights
 SHOWN = 3  # names in a message
@@ -26,17 +28,26 @@ _OTHERS = (  # (part of a name, what such a file is and what to do with it)
     ("lora_controlnet", "a Control-LoRA, which is not supported yet: use a full ControlNet"),
     ("task_embedding", "a ControlNet-Union model, which is not supported yet: use a model for one kind of hint"),
     ("lllite_", "a ControlLLLite model, which is not supported yet: use a ControlNet"),
-    ("lora_", "a LoRA: load it where your program loads LoRAs"),
-    (".lora", "a LoRA: load it where your program loads LoRAs"),
     ("ip_adapter.", "an IP-Adapter, which is not supported: use its own loader"),
     ("image_proj.", "an IP-Adapter, which is not supported: use its own loader"),
+    ("lora_", "a LoRA: load it where your program loads LoRAs"),
+    ("lycoris_", "a LoRA: load it where your program loads LoRAs"),
+    (".lora", "a LoRA: load it where your program loads LoRAs"),
+    ("_lora.", "a LoRA: load it where your program loads LoRAs"),
     ("model.diffusion_model.", "a checkpoint without a control model: load it as the base model"),
-    ("up_blocks.0.resnets.0.conv1.weight", "a U-Net or an autoencoder of diffusers: give it as part of the base model"),
     ("first_stage_model.", "an autoencoder (VAE): load it as such"),
     ("decoder.up.", "an autoencoder (VAE): load it as such"),
     ("decoder.up_blocks.", "an autoencoder (VAE): load it as such"),
-    ("decoder.layers.", "an autoencoder (TAESD): load it as such"),
+    ("decoder.layers.", "an autoencoder (VAE, the small TAESD): load it as such"),
+    ("up_blocks.0.resnets.", "a U-Net of diffusers without a control model: give it as part of the base model"),
+    ("output_blocks.0.", "a U-Net without a control model: give it as part of the base model"),
     ("text_model.", "a text encoder: load it as such"),
+    ("transformer.resblocks.", "a text encoder (OpenCLIP): load it as such"),
+    ("encoder.block.0.layer.0.SelfAttention.", "a text encoder (T5): load it as such"),
+    ("vision_model.", "an image encoder (CLIP): load it as such"),
+    (".RDB1.", "an upscaler: load it as such"),
+    ("conv_first.", "an upscaler: load it as such"),
+    ("clip_g", "a textual-inversion embedding: load it as such"),
     ("emb_params", "a textual-inversion embedding: load it as such"),
     ("string_to_param", "a textual-inversion embedding: load it as such"),
 )
@@ -90,19 +101,36 @@ def inspect(path: Path, settings: Mapping[str, str] | None = None) -> Descriptio
     )
 
 
+def outline(shapes: Shapes) -> ControlModel | None:
+    """What a network with these shapes promises (base, slots, soft weights), without its weights; None: not of ours.
+
+    For control networks that a host has loaded by its own means: the answer cannot compute.
+    """
+    found = [family for family in REGISTRY if family.recognises(shapes)]
+    if len(found) != 1:
+        return None
+    named = found[0].rename({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+    with torch.device("meta"):
+        network = found[0].create(_shapes(named), {"heads": "1"}, STANDARD)  # no promise depends on the heads
+    return found[0].wrap(network, found[0].title, {}, None)
+
+
 def load_control_model(
     path: Path,
     *,
     settings: Mapping[str, str] | None = None,
     base_state: Mapping[str, Tensor] | None = None,
-    ops: Ops = TORCH_OPS,
+    kit: Kit = STANDARD,
     dtype: torch.dtype | None = None,
+    compute: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> ControlModel:
     """A file -> a control model, complete and checked.
 
     settings: the user's word on what no shape tells. base_state: weights of the base U-Net by bare ldm names, which
-    "difference" files need. dtype: None keeps the file's. Raises ModelError and its kinds, never loads half a model.
+    "difference" files need. kit: the layers and the attention to build from. dtype: of the weights, None keeps the
+    file's. compute: what the network calculates in, where layers cast their weights; None is `dtype`. Raises
+    ModelError and its kinds, never loads half a model.
     """
     header = read_header(path)
     family, given = identify(header), read_settings(path, header, settings)
@@ -111,16 +139,16 @@ def load_control_model(
     state = family.rename(tensors)
     if marked:
         state = _add_base(state, base_state, path.name)
-    network = _build(family, state, given, ops, path.name)
+    network = _build(family, state, given, kit, path.name)
     network.requires_grad_(False).eval().to(device=device, dtype=dtype)
-    return family.wrap(network, path.stem if path.is_file() else path.name, given, dtype)
+    return family.wrap(network, path.stem if path.is_file() else path.name, given, compute or dtype)
 
 
-def _build(family: Family, state: Mapping[str, Tensor], settings: Mapping[str, str], ops: Ops, name: str) -> nn.Module:
+def _build(family: Family, state: Mapping[str, Tensor], settings: Mapping[str, str], kit: Kit, name: str) -> nn.Module:
     """The network on the meta device, then the file's tensors put in its place: nothing is allocated twice."""
     shapes = _shapes(state)
     with torch.device("meta"):
-        network = family.create(shapes, settings, ops)
+        network = family.create(shapes, settings, kit)
     _check(_shapes(network.state_dict()), shapes, f"'{name}' ({family.title})")
     network.load_state_dict({key: state[key] for key in network.state_dict()}, assign=True)
     return network
@@ -138,7 +166,7 @@ def _check(expected: Shapes, given: Shapes, what: str) -> None:
 
 def _expected(family: Family, shapes: Shapes, settings: Mapping[str, str]) -> Shapes:
     with torch.device("meta"):
-        return _shapes(family.create(shapes, settings, TORCH_OPS).state_dict())
+        return _shapes(family.create(shapes, settings, STANDARD).state_dict())
 
 
 def _add_base(state: dict[str, Tensor], base: Mapping[str, Tensor] | None, name: str) -> dict[str, Tensor]:

@@ -86,13 +86,17 @@ class Preprocessor:
     `run(images, *networks, **parameters)` gets uint8 [B, H, W, 3] if `batchable`, else one [H, W, 3], and returns the
     same shape or, with three equal channels left out, [B, H, W] or [H, W]. It gets `seed` too if it is not
     `deterministic`, `mask` ([B, H, W] or [H, W], 0 or 255) if it `takes_mask`, and each of its networks, loaded.
+
+    With `finish`, what `run` returns may be floats; they are cut to the picture's size, so that nothing of the padding
+    enters a minimum or a median, and `finish(result, image, **parameters)` makes the hint of each picture of them.
     """
 
     id: str
     title: str
     doc: str
-    run: Callable[..., Image]
+    run: Callable[..., Any]
     output: Output
+    finish: Callable[..., Image] | None = None
     polarity: str = ""  # what is bright in the result, such as "near is white"
     aliases: tuple[str, ...] = ()  # names of other programs for the same thing
     control_types: tuple[str, ...] = ()  # as sd-webui-controlnet groups them; the models that read such a hint

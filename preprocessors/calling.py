@@ -139,9 +139,7 @@ def _run_size(call: Call) -> tuple[int, int]:
 
 
 def _chunk(preprocessor: Preprocessor, call: Call, networks: Sequence[object]) -> Image:
-    """The hints of one chunk, [B, h, w, C]."""
-    if call.resolution is None:
-        return _run(preprocessor, np.ascontiguousarray(call.batch), call.masks, networks, call.arguments)
+    """The hints of one chunk, [B, h, w, C]. Networks need whole cells even at the picture's own size."""
     height, width = _run_size(call)
     if height * width > MAX_PIXELS:
         raise PreprocessorError(
@@ -149,13 +147,21 @@ def _chunk(preprocessor: Preprocessor, call: Call, networks: Sequence[object]) -
             f"{call.batch.shape[1]} becomes {width}x{height}, more than {MAX_PIXELS // 10**6} megapixels: "
             "choose a smaller resolution"
         )
-    pad = preprocessor.pad
-    batch = np.stack([pad_to_multiple(scale_short_side(image, call.resolution), pad) for image in call.batch])
-    masks = call.masks
-    if masks is not None:
-        masks = np.stack([pad_to_multiple(resize_mask(mask, (height, width)), pad) for mask in masks])
+    batch, masks = np.ascontiguousarray(call.batch), call.masks
+    if call.resolution is not None:
+        batch = np.stack([scale_short_side(image, call.resolution) for image in batch])
+        masks = None if masks is None else np.stack([resize_mask(mask, (height, width)) for mask in masks])
+    plain = batch
+    if call.resolution is not None or preprocessor.networks:
+        batch = np.stack([pad_to_multiple(image, preprocessor.pad) for image in batch])
+        masks = None if masks is None else np.stack([pad_to_multiple(mask, preprocessor.pad) for mask in masks])
     hints = _run(preprocessor, batch, masks, networks, call.arguments)
-    return np.ascontiguousarray(hints[:, :height, :width])
+    if batch.shape != plain.shape:
+        hints = hints[:, :height, :width]
+    if preprocessor.finish is None:
+        return np.ascontiguousarray(hints)
+    pairs = zip(hints, plain, strict=True)
+    return np.stack([_colour(preprocessor.finish(hint, image, **call.arguments), 3) for hint, image in pairs])
 
 
 def _run(
@@ -177,6 +183,7 @@ def _run(
 
 
 def _colour(result: Image, rank: int) -> Image:
-    if result.ndim == rank:
+    """Three channels, unless it has channels or is not yet a picture."""
+    if result.ndim == rank or result.dtype != np.uint8:
         return result
     return gray_to_rgb(result) if rank == 3 else np.stack([gray_to_rgb(each) for each in result])

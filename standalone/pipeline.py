@@ -40,7 +40,7 @@ class Offload(Enum):
 class Request:
     """What the user wants, apart from the units."""
 
-    prompt: str = ""
+    prompt: str | tuple[str, ...] = ""  # one for all pictures, or one for each
     negative: str = ""
     steps: int = 20
     guidance: float = 7.5
@@ -61,8 +61,15 @@ class Request:
             if value < SIDE or value % SIDE:
                 near = max(SIDE, round(value / SIDE) * SIDE)
                 raise HostError(f"{name} is {value}, expected a multiple of {SIDE}: take {near}")
+        if not isinstance(self.prompt, str) and len(self.prompt) != self.batch:
+            raise HostError(f"{len(self.prompt)} prompts for {self.batch} pictures: give one prompt, or one for each")
         if not 0 < self.strength <= 1:
             raise HostError(f"strength is {self.strength}, expected more than 0 and at most 1")
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt of each picture."""
+        return (self.prompt,) * self.batch if isinstance(self.prompt, str) else self.prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,16 @@ class Base:
 
     def check_interrupt(self) -> None:
         """Nothing to ask: on a terminal an interrupt is a KeyboardInterrupt."""
+
+    @torch.no_grad()
+    def autoencode(self, images: Image) -> Image:
+        """Pictures [N, H, W, 3] through the autoencoder and back: what no control can do better than."""
+        vae, processor = self.pipeline.vae, self.pipeline.image_processor
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(vae.device, vae.dtype) / 127.5 - 1
+        code = vae.encode(pixels)
+        latents = code.latent_dist.mode() if hasattr(code, "latent_dist") else code.latents
+        shown = processor.postprocess(vae.decode(latents).sample, output_type="np")
+        return np.rint(shown * 255).astype(np.uint8)
 
 
 def load_base(
@@ -180,7 +197,7 @@ def _pipeline_for(pipeline: Any, request: Request) -> Any:
 
 def _arguments(request: Request, seeds: Sequence[int]) -> dict[str, Any]:
     arguments: dict[str, Any] = {
-        "prompt": [request.prompt] * request.batch,
+        "prompt": list(request.prompts),
         "negative_prompt": [request.negative] * request.batch,
         "num_inference_steps": request.steps,
         "guidance_scale": request.guidance,

@@ -22,11 +22,12 @@ def describe(loaded: Sequence[Loaded], firings: Sequence[Firing]) -> Iterator[st
 
 def metadata(request: Request, seed: int, loaded: Sequence[Loaded], firings: Sequence[Firing]) -> dict[str, str]:
     """Text for a PNG file: JSON for programs, a line for people."""
+    prompt = request.prompts[seed - request.seed]
     settings = {field.name: getattr(request, field.name) for field in fields(request) if field.name != "image"}
     units = [
         {"settings": each.text, "fired": firing.fired, "steps": firing.steps}
         for each, firing in zip(loaded, firings, strict=True)
     ]
-    line = f"{request.prompt}\nSteps: {request.steps}, Sampler: {request.scheduler}, CFG scale: {request.guidance}"
+    line = f"{prompt}\nSteps: {request.steps}, Sampler: {request.scheduler}, CFG scale: {request.guidance}"
     line += f", Seed: {seed}, Size: {request.width}x{request.height}"
-    return {KEY: json.dumps({**settings, "seed": seed, "units": units}), "parameters": line}
+    return {KEY: json.dumps({**settings, "prompt": prompt, "seed": seed, "units": units}), "parameters": line}

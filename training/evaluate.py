@@ -1,13 +1,15 @@
 """Proof that control controls: the tiny world under its shipped controls, against no control and against wrong hints.
 
 The pictures are drawn by whoever calls, so that this file knows no pipeline: `draw(units)` returns a picture per scene,
-with the same seeds each time.
+with the same seeds each time. What people do, a prompt and some guidance, is measured beside the harder thing: no
+prompt, no guidance, so that nothing but the units can tell what to draw.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +26,10 @@ Image = NDArray[np.uint8]
 Draw = Callable[[Sequence[ControlUnit]], Image]  # units -> [N, H, W, 3]
 
 SEED = 10_000  # of the scenes; training begins at small seeds
-CANNY = {"low": 50, "high": 100}  # what the canny control was trained on
+CANNY: dict[str, Any] = {"low": 50, "high": 100}  # what the canny control was trained on
 CELL = 8  # pixels, what the color control was trained on
+CEILING = "the autoencoder alone (ceiling)"
+SHEET_SCENES = 6  # more would not be looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,28 @@ class Trial:
     @property
     def size(self) -> int:
         return len(self.scenes)
+
+    @property
+    def images(self) -> Image:
+        """[N, H, W, 3]"""
+        return np.stack([picture.image for picture in self.pictures])
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How the pictures of a trial are asked for: a prompt for each scene, and the guidance scale."""
+
+    name: str
+    prompts: tuple[str, ...]
+    guidance: float
+
+
+def conditions(trial: Trial) -> tuple[Condition, ...]:
+    """What people do first, then the units alone."""
+    return (
+        Condition("with a caption", tuple(scene.caption for scene in trial.scenes), 2.0),
+        Condition("without a prompt", ("",) * trial.size, 1.0),
+    )
 
 
 def make_trial(count: int) -> Trial:
@@ -108,6 +134,12 @@ def table(scores: Mapping[str, Mapping[str, float]]) -> str:
     head = f"| case | {' | '.join(name.replace('_', ' ') for name in names)} |"
     rows = [f"| {case} | {' | '.join(f'{value:.3f}' for value in row.values())} |" for case, row in scores.items()]
     return "\n".join([head, f"|{'---|' * (len(names) + 1)}", *rows])
+
+
+def sheet_rows(trial: Trial, images: Mapping[str, Image]) -> list[list[tuple[str, Image]]]:
+    """What people look at: a row for each scene, from its hints to every stack."""
+    shown = {"scene": trial.images, **{f"{kind} hint": hint for kind, hint in trial.hints.items()}, **images}
+    return [[(name, pictures[k]) for name, pictures in shown.items()] for k in range(min(SHEET_SCENES, trial.size))]
 
 
 def _tensor(images: Image) -> Tensor:

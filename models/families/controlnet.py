@@ -353,8 +353,8 @@ def _base(shapes: Shapes) -> Base:
     return Base(context=_context(shapes), label=label, blocks=widths)
 
 
-def _create(shapes: Shapes, settings: Mapping[str, str], ops: Ops) -> nn.Module:
-    return ControlNet(ControlNetConfig.from_shapes(shapes, settings), ops)
+def _create(shapes: Shapes, settings: Mapping[str, str], kit: Kit) -> nn.Module:
+    return ControlNet(ControlNetConfig.from_shapes(shapes, settings), kit.ops, kit.attention)
 
 
 def _wrap(network: nn.Module, name: str, settings: Mapping[str, str], dtype: torch.dtype | None) -> ControlNetModel:

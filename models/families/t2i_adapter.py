@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ...core.base import Base
 from ...core.unit import Place, Prepared, Prompt, Slot, Step
 from ..family import Family, Shapes
-from ..layers import TORCH_OPS, Ops
+from ..layers import TORCH_OPS, Kit, Ops
 
 HINT_SCALE = 8  # hint pixels per latent pixel
 LEVELS = 4
@@ -296,8 +296,8 @@ def _base(shapes: Shapes) -> Base:
     return Base(blocks=tuple(config.channels[level] for level in levels))
 
 
-def _create(shapes: Shapes, _settings: Mapping[str, str], ops: Ops) -> nn.Module:
-    return Adapter(AdapterConfig.from_shapes(shapes), ops)
+def _create(shapes: Shapes, _settings: Mapping[str, str], kit: Kit) -> nn.Module:
+    return Adapter(AdapterConfig.from_shapes(shapes), kit.ops)
 
 
 def _wrap(network: nn.Module, name: str, _settings: Mapping[str, str], dtype: torch.dtype | None) -> AdapterModel:
@@ -312,9 +312,9 @@ def _rename_style(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-def _create_style(shapes: Shapes, _settings: Mapping[str, str], ops: Ops) -> nn.Module:
+def _create_style(shapes: Shapes, _settings: Mapping[str, str], kit: Kit) -> nn.Module:
     count, (width, context) = shapes["style_embedding"][1], shapes["proj"]
-    return StyleAdapter(width, context, count, _style_layers(shapes), ops)
+    return StyleAdapter(width, context, count, _style_layers(shapes), kit.ops)
 
 
 def _wrap_style(network: nn.Module, name: str, _settings: Mapping[str, str], dtype: torch.dtype | None) -> StyleModel:

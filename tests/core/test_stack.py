@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from controlstack.core.errors import HintError, ScheduleError, UnitError
+from controlstack.core.residuals import Accumulator, Residuals
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import Keyframe, Schedule
 from controlstack.core.stack import ControlStack
@@ -389,3 +390,16 @@ def test_the_config_is_read_back_from_shapes(model: ControlNetModel) -> None:
     shapes = {key: tuple(value.shape) for key, value in model.network.state_dict().items()}
     config = ControlNetConfig.from_shapes(shapes, {"heads": "4", "norm_groups": "8"})
     assert config == model.network.config
+
+
+def test_a_sum_begins_with_what_the_host_has_and_leaves_it_unchanged() -> None:
+    given = Residuals(output=(None, torch.full((1, 2, 2, 2), 0.5)), middle=(torch.ones(2, 2, 2, 2),))
+    total = Accumulator(2, given)
+    total.add(Slot(Place.OUTPUT, 1), torch.full((1, 2, 2, 2), 2.0), 0.25, (1,))
+    found = total.residuals()
+    assert found.output[0] is None
+    assert found.output[1] is not None
+    assert found.output[1][:, 0, 0, 0].tolist() == [0.5, 1.0]
+    assert found.middle[0] is given.middle[0]
+    assert given.output[1] is not None
+    assert given.output[1].tolist() == torch.full((1, 2, 2, 2), 0.5).tolist()

@@ -11,23 +11,36 @@ from controlstack.core.unit import ControlUnit
 from controlstack.models.registry import load_control_model
 from controlstack.standalone.demo import BASE, CONTROLS
 from controlstack.standalone.pipeline import Request, generate, load_base
-from controlstack.training.evaluate import Image, evaluate, make_trial
+from controlstack.training.evaluate import Condition, Image, conditions, evaluate, make_trial
 
 SCENES, STEPS = 4, 12
+TRIAL = make_trial(SCENES)
 Scores = dict[str, dict[str, float]]
+
+
+def measure(condition: Condition, kinds: Sequence[str]) -> tuple[Scores, dict[str, Image]]:
+    controls = {kind: load_control_model(CONTROLS / f"{kind}.safetensors", dtype=torch.float32) for kind in kinds}
+    base = load_base(BASE)
+
+    def draw(units: Sequence[ControlUnit]) -> Image:
+        request = Request(
+            prompt=condition.prompts,
+            steps=STEPS,
+            guidance=condition.guidance,
+            width=128,
+            height=128,
+            batch=SCENES,
+            scheduler="ddim",
+        )
+        return generate(base, request, units).images
+
+    return evaluate(TRIAL, controls, draw)
 
 
 @pytest.fixture(scope="module")
 def drawn() -> tuple[Scores, dict[str, Image]]:
-    base, trial = load_base(BASE), make_trial(SCENES)
-    kinds = ("canny", "color")
-    controls = {kind: load_control_model(CONTROLS / f"{kind}.safetensors", dtype=torch.float32) for kind in kinds}
-    request = Request(steps=STEPS, guidance=1.0, width=128, height=128, batch=SCENES, scheduler="ddim")
-
-    def draw(units: Sequence[ControlUnit]) -> Image:
-        return generate(base, request, units).images
-
-    return evaluate(trial, controls, draw)
+    """Without a prompt: nothing but the units can tell what to draw."""
+    return measure(conditions(TRIAL)[1], ("canny", "color", "depth"))
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +78,13 @@ def test_a_mask_acts_where_it_is(drawn: tuple[Scores, dict[str, Image]]) -> None
     _, images = drawn
     change = np.abs(images["color, left half"].astype(int) - images["color"]).mean(axis=(0, 1, 3))
     assert change[:48].mean() < change[80:].mean()
+
+
+def test_depth_follows_its_hint(scores: Scores) -> None:
+    assert scores["depth"]["depth_error"] < scores["none"]["depth_error"] - 0.07
+
+
+def test_under_a_caption_the_aims_are_met() -> None:
+    scores, _ = measure(conditions(TRIAL)[0], ("canny", "color"))
+    assert scores["canny"]["edge_f1"] > 0.6
+    assert scores["color"]["colour_accuracy"] > 0.9

@@ -212,3 +212,10 @@ def test_an_offloading_host_brings_networks_back(tiny: Base, build: Build) -> No
     with host.ready(model):
         pass
     assert next(model.network.parameters()).device.type == "cpu"
+
+
+def test_each_picture_may_have_its_prompt() -> None:
+    with pytest.raises(HostError, match="1 prompts for 2 pictures"):
+        Request(prompt=("a",), batch=2)
+    assert Request(prompt=("a", "b"), batch=2).prompts == ("a", "b")
+    assert Request(prompt="a", batch=2).prompts == ("a", "a")

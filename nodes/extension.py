@@ -1,0 +1,28 @@
+"""Where ComfyUI enters: the list of our nodes."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .node_apply import ApplyControlUnits
+from .node_model import LoadControlModel
+from .node_report import ControlReport
+from .node_shape import BlockWeightsNode, ControlSchedule
+from .node_unit import ControlUnit, Preprocess
+
+NODES: tuple[type[io.ComfyNode], ...] = (
+    LoadControlModel,
+    ControlUnit,
+    ApplyControlUnits,
+    Preprocess,
+    ControlSchedule,
+    BlockWeightsNode,
+    ControlReport,
+)
+
+
+class ControlStackExtension(ComfyExtension):
+    """Our nodes, as the host asks for them."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return list(NODES)

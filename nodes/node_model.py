@@ -1,0 +1,37 @@
+"""The node that loads a control model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .loading import files, load
+from .schema import schema
+
+
+class LoadControlModel(io.ComfyNode):
+    """A file -> CONTROL_NET, for our units and for the host's own Apply nodes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "LoadControlModel",
+            display_name="Load Control Model",
+            description="Loads a ControlNet or T2I-Adapter, checks that it is complete, and says what is wrong if not. "
+            "Works with Control Unit and with the nodes that come with ComfyUI.",
+            aliases=("controlnet loader", "t2i adapter loader", "load controlnet"),
+            inputs=[
+                io.Combo.Input("name", options=files(), tooltip="A file of the controlnet or t2i_adapter folder."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Only for files that hold differences to their base model: the checkpoint to add them to.",
+                ),
+            ],
+            outputs=[io.ControlNet.Output(display_name="control_net", tooltip="The loaded control model.")],
+        )
+
+    @classmethod
+    def execute(cls, name: str, model: Any = None) -> io.NodeOutput:
+        return io.NodeOutput(load(name, model))

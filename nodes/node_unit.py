@@ -1,0 +1,203 @@
+"""The node that makes a unit, and the one that makes a hint alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..core.errors import HintError, UnitError
+from ..core.resize import ResizeMode, pixel_perfect
+from ..core.schedule import Keyframe, RangeBasis, Schedule
+from ..core.unit import ControlMode
+from .blocks import BlockWeights
+from .hints import make_hint, preprocessor_input
+from .member import member_of
+from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
+from .spec import Units, UnitSpec
+
+LATENT = 8  # pixels per latent pixel
+LAZY = ("control_net", "image", "mask", "inpaint_mask", "latent")  # what a unit that cannot act does not ask for
+RESOLUTION = io.Int.Input(
+    "resolution",
+    default=0,
+    min=0,
+    max=8192,
+    step=8,
+    tooltip="Short side, in pixels, at which the preprocessor works; 0 is the picture's own size.",
+)
+
+
+class ControlUnit(io.ComfyNode):
+    """Picture, preprocessor, control model and how they act -> one more unit."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "ControlUnit",
+            display_name="Control Unit",
+            description="One control: a picture, the preprocessor that makes a hint of it, and the model that reads "
+            "the hint. Chain units, then connect the last to Apply Control Units. A unit that is disabled or has the "
+            "weight 0 runs nothing, not even what is connected to its inputs.",
+            aliases=("controlnet", "apply controlnet", "controlnet stack", "control unit", "preprocessor"),
+            inputs=_inputs(),
+            outputs=[
+                UnitsType.Output(display_name="units", tooltip="The previous units and this one."),
+                io.Image.Output(display_name="hint", tooltip="What the control model reads."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        start: float | None = None,
+        end: float | None = None,
+        preprocessor: Any = None,  # noqa: ARG003
+    ) -> bool | str:
+        """Named are the inputs that are checked here; the host hands over a dynamic one in any case."""
+        if start is not None and end is not None and start > end:
+            return f"the range starts at {start:g}, after its end {end:g}: swap them"
+        return True
+
+    @classmethod
+    def check_lazy_status(cls, enabled: bool, weight: float, **inputs: Any) -> list[str]:
+        return [name for name in LAZY if name in inputs and inputs[name] is None] if enabled and weight else []
+
+    @classmethod
+    def execute(
+        cls,
+        preprocessor: Mapping[str, Any],
+        weight: float,
+        start: float,
+        end: float,
+        basis: str,
+        mode: str,
+        resize: str,
+        resolution: int,
+        enabled: bool,
+        control_net: Any = None,
+        image: Tensor | None = None,
+        units: Units = (),
+        mask: Tensor | None = None,
+        schedule: tuple[Keyframe, ...] = (),
+        block_weights: BlockWeights | None = None,
+        latent: Mapping[str, Any] | None = None,
+        inpaint_mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        if not enabled or not weight:
+            return io.NodeOutput(units, image)
+        if image is None or control_net is None:
+            raise UnitError("the unit has no image or no control model: connect both, or disable it")
+        resizing = ResizeMode(resize)
+        hint = make_hint(image, preprocessor, _resolution(image, resolution, latent, resizing), inpaint_mask)
+        spec = UnitSpec(
+            control=control_net,
+            hint=hint,
+            name=_name(control_net),
+            weight=weight,
+            schedule=Schedule(start=start, end=end, basis=RangeBasis(basis), keyframes=schedule),
+            mode=ControlMode(mode),
+            resize=resizing,
+            mask=mask,
+            block_weights=None if block_weights is None else block_weights.of(_blocks(control_net, hint)),
+        )
+        return io.NodeOutput((*units, spec), hint, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
+
+
+class Preprocess(io.ComfyNode):
+    """Pictures -> hints, without a unit."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "Preprocess",
+            display_name="Preprocess",
+            description="Turns pictures into hints: edges, lines, tiles, colours. Works on batches.",
+            aliases=("controlnet preprocessor", "aux preprocessor", "canny", "lineart", "tile"),
+            inputs=[
+                io.Image.Input("image", tooltip="One picture or a batch."),
+                preprocessor_input("What to make of the picture."),
+                RESOLUTION,
+                io.Mask.Input("mask", optional=True, tooltip="What is to be invented, for inpainting preprocessors."),
+            ],
+            outputs=[io.Image.Output(display_name="hint", tooltip="The hints, one for each picture.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, image: Tensor, preprocessor: Mapping[str, Any], resolution: int, mask: Tensor | None = None
+    ) -> io.NodeOutput:
+        hint = make_hint(image, preprocessor, resolution or None, mask)
+        return io.NodeOutput(hint, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
+
+
+def _inputs() -> list[io.Input]:
+    share = {"min": 0.0, "max": 1.0, "step": 0.001}
+    return [
+        io.ControlNet.Input(
+            "control_net",
+            lazy=True,
+            tooltip="From Load Control Model, or from any other node that gives out a control net.",
+        ),
+        io.Image.Input("image", lazy=True, tooltip="One picture for all, or one for each picture of the batch."),
+        preprocessor_input("What makes the hint of the picture; none takes it as it is."),
+        io.Float.Input("weight", default=1.0, min=0.0, max=10.0, step=0.01, tooltip="How strongly the unit acts."),
+        io.Float.Input("start", default=0.0, tooltip="Where in the run it begins to act.", **share),
+        io.Float.Input("end", default=1.0, tooltip="Where in the run it stops.", **share),
+        io.Combo.Input(
+            "basis",
+            options=[each.value for each in (RangeBasis.NOISE, RangeBasis.STEPS, RangeBasis.WEBUI)],
+            default=RangeBasis.NOISE.value,
+            tooltip="What start and end mean. noise: places on the model's noise schedule, as ComfyUI does. steps: "
+            "shares of the steps that really run, whatever the sampler, scheduler and denoise. webui: as "
+            "sd-webui-controlnet counts.",
+        ),
+        io.Combo.Input(
+            "mode",
+            options=[each.value for each in ControlMode],
+            default=ControlMode.BALANCED.value,
+            tooltip="Whose word counts more: balanced, the prompt's (fine blocks are softened), or the control's "
+            "(softened, and on the positive prompt alone).",
+        ),
+        io.Combo.Input(
+            "resize",
+            options=[each.value for each in ResizeMode],
+            default=ResizeMode.CROP.value,
+            tooltip="How a hint of another shape is brought to the picture's.",
+        ),
+        RESOLUTION,
+        io.Boolean.Input("enabled", default=True, tooltip="Off: the unit and everything before it is not run."),
+        UnitsType.Input("units", optional=True, tooltip="Units before this one."),
+        io.Mask.Input("mask", optional=True, lazy=True, tooltip="Where the unit acts; white is full effect."),
+        ScheduleType.Input("schedule", optional=True, tooltip="How the weight moves over the run."),
+        BlockWeightsType.Input("block_weights", optional=True, tooltip="Weights of single blocks; they replace mode."),
+        io.Latent.Input(
+            "latent",
+            optional=True,
+            lazy=True,
+            tooltip="The latents to be sampled: the preprocessor then works at exactly their size (pixel perfect).",
+        ),
+        io.Mask.Input(
+            "inpaint_mask", optional=True, lazy=True, tooltip="What is to be invented, for inpainting preprocessors."
+        ),
+    ]
+
+
+def _resolution(image: Tensor, resolution: int, latent: Mapping[str, Any] | None, resize: ResizeMode) -> int | None:
+    if latent is None:
+        return resolution or None
+    if resolution:
+        raise HintError(f"both a resolution ({resolution}) and a latent are given: set the resolution to 0")
+    height, width = (side * LATENT for side in latent["samples"].shape[-2:])
+    return pixel_perfect((image.shape[1], image.shape[2]), (height, width), resize)
+
+
+def _name(control: Any) -> str:
+    own = getattr(control, "own", None)
+    return type(control).__name__ if own is None else own.model.name
+
+
+def _blocks(control: Any, hint: Tensor) -> int:
+    return len(member_of(UnitSpec(control=control, hint=hint, name=_name(control)), control.vae).model.slots)

@@ -1,0 +1,24 @@
+"""What all our nodes share: their category, the types that only they know, and schema fields of newer hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from comfy_api.latest import io
+
+CATEGORY = "conditioning/ControlStack"
+PREFIX = "ControlStack"
+
+UnitsType = io.Custom("CONTROLSTACK_UNITS")  # a `Units` tuple
+ScheduleType = io.Custom("CONTROLSTACK_SCHEDULE")  # a tuple of `Keyframe`
+BlockWeightsType = io.Custom("CONTROLSTACK_BLOCK_WEIGHTS")  # a `BlockWeights`
+
+
+def schema(name: str, *, aliases: Sequence[str], **settings: Any) -> io.Schema:
+    """A node's schema; search aliases reach hosts that know them, and older ones are spared."""
+    known = {field.name for field in fields(io.Schema)}
+    newer = {"search_aliases": list(aliases)}
+    newer = {key: value for key, value in newer.items() if key in known}
+    return io.Schema(node_id=f"{PREFIX}{name}", category=CATEGORY, **newer, **settings)

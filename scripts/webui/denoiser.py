@@ -1,0 +1,66 @@
+"""Where a run stands, and which rows are cond: read from what the WebUI's denoiser announces before each evaluation.
+
+The denoiser lays its batch out as all cond rows, then all uncond rows, and hands it to the U-Net in one or several
+calls in that order (different prompt lengths, `batch_cond_uncond` off), sometimes without the uncond rows at its end.
+So a cursor that starts anew with each announcement knows every row. Prompts are not touched: marking them, as
+sd-webui-controlnet does, breaks the WebUI's prompt cache and, when a run fails, the pictures after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...core.schedule import Progress, RangeBasis
+
+
+class Denoising:
+    """One pass of a sampler."""
+
+    def __init__(self, order: int = 1) -> None:
+        """order: evaluations of the U-Net for each step but the last one."""
+        self._order = order
+        self._evaluations = 0
+        self._steps, self._host_step = 1, 0
+        self._rows, self._cond_rows, self._cursor = 0, 0, 0
+
+    def announce(self, rows: int, cond_rows: int, host_step: int, steps: int) -> None:
+        """One evaluation of the denoiser begins.
+
+        rows: of the whole batch; host_step: the WebUI's own counter, which lags one behind.
+        """
+        self._rows, self._cond_rows, self._cursor = rows, cond_rows, 0
+        self._host_step, self._steps = host_step, max(1, steps)
+        self._evaluations += 1
+
+    def take(self, count: int) -> tuple[bool, ...]:
+        """True for each cond row among the next `count` rows that the U-Net is given."""
+        if not self._rows:  # nobody announced anything: a sampler without guidance
+            return (True,) * count
+        if self._cursor + count > self._rows:  # programs that cut the picture into tiles call once per tile
+            self._cursor = 0
+        start = self._cursor
+        self._cursor += count
+        return tuple(row % self._rows < self._cond_rows for row in range(start, start + count))
+
+    def progress(self, noise: Callable[[], float]) -> Progress:
+        """The progress in every basis; `noise` is asked only if somebody looks at it, for it waits for the device."""
+        index = min(max(self._evaluations - 1, 0) // self._order, self._steps - 1)
+        return _Lazy(
+            {
+                RangeBasis.STEPS: index / self._steps,
+                RangeBasis.WEBUI: min(1.0, self._host_step / self._steps),  # adaptive samplers count beyond their steps
+            },
+            noise,
+        )
+
+
+class _Lazy(dict[RangeBasis, float]):
+    """A progress whose NOISE entry is computed when it is read."""
+
+    def __init__(self, known: dict[RangeBasis, float], noise: Callable[[], float]) -> None:
+        super().__init__(known)
+        self._noise = noise
+
+    def __missing__(self, basis: RangeBasis) -> float:
+        self[basis] = self._noise()
+        return self[basis]

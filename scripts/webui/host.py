@@ -1,0 +1,110 @@
+"""The one door to the WebUI's own modules for everything that a run needs from it."""
+
+# pyright: reportMissingImports=false
+# The host's own modules exist only inside it.
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...core.errors import HostError
+from ...core.unit import ControlModel
+from .memory import GIB, Residency, network_of
+
+FOLDER = "ControlNet"  # inside the WebUI's folder of models
+KEEP_FREE = 2 * GIB  # on the device after a run, for decoding the picture
+
+
+class WebUI:
+    """AUTOMATIC1111's WebUI, as `core.host.Host` and beyond."""
+
+    def __init__(self) -> None:
+        from modules import devices
+
+        self.device, self.cpu = devices.device, devices.cpu
+        self.residency = Residency(self.device, self.cpu, self._free)
+
+    def ready(self, model: ControlModel) -> AbstractContextManager[object]:
+        """The model's network on the device, and no automatic casting around it: it computes in its own dtype."""
+        from modules import devices
+
+        stack = ExitStack()
+        stack.enter_context(devices.without_autocast())
+        stack.enter_context(self.residency.ready(network_of(model)))
+        return stack
+
+    def check_interrupt(self) -> None:
+        """End the run between two units if the user stopped or skipped it."""
+        from modules import sd_samplers_common, shared
+
+        if shared.state.interrupted or shared.state.skipped:
+            raise sd_samplers_common.InterruptedException
+
+    def after_run(self, low_vram: bool) -> None:
+        """Make room on the device for what follows the sampling."""
+        self.residency.release(None if low_vram or self.saves_memory else KEEP_FREE)
+
+    @property
+    def saves_memory(self) -> bool:
+        """Whether the user started the program with --lowvram or --medvram."""
+        from modules import shared
+
+        return bool(shared.cmd_opts.lowvram or shared.cmd_opts.medvram)
+
+    @property
+    def unet(self) -> Any:
+        """The U-Net that computes now; HostError while another engine stands in for it."""
+        from modules import sd_unet, shared
+
+        if sd_unet.current_unet is not None:
+            raise HostError(
+                f"the U-Net '{sd_unet.current_unet.option.label}' computes instead of the checkpoint's own and takes "
+                "no control: choose 'None' at SD Unet in the settings, or switch the units off"
+            )
+        return shared.sd_model.model.diffusion_model
+
+    @property
+    def checkpoint(self) -> str:
+        """Stands for the loaded base model."""
+        from modules import shared
+
+        return str(shared.sd_model.sd_model_hash)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the base network computes in; weights in 8 bits are stored so, but computed in 16."""
+        from modules import devices
+
+        return devices.dtype_inference if devices.fp8 else devices.dtype_unet
+
+    def option(self, name: str, default: Any) -> Any:
+        """A setting, also one that is not registered."""
+        from modules import shared
+
+        return shared.opts.data.get(name, default)
+
+    def evaluations_per_step(self, sampler: str) -> int:
+        """How often a sampler evaluates the U-Net for each step but the last one; its options say so."""
+        from modules import sd_samplers
+
+        config = sd_samplers.all_samplers_map.get(sampler)
+        return 2 if config is not None and config.options.get("second_order") else 1
+
+    def model_folders(self) -> list[Path]:
+        """Where control models lie; the first is where new ones belong."""
+        from modules import paths, shared
+
+        own = Path(__file__).parents[2] / "models"  # also holds our own code, and no weights of its own
+        given = [getattr(shared.cmd_opts, "controlnet_dir", None), self.option("control_net_models_path", "")]
+        folders = [Path(paths.models_path) / FOLDER, *(Path(each) for each in given if each), own]
+        folders[0].mkdir(parents=True, exist_ok=True)
+        return folders
+
+    def _free(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.device)[0]
+        return 1 << 62  # the others share their memory with the CPU, or cannot say

@@ -1,0 +1,30 @@
+"""What the entry script calls each time the WebUI loads its scripts ("Reload UI" clears all callbacks before)."""
+
+# pyright: reportMissingImports=false
+# The host's own modules exist only inside it.
+
+from __future__ import annotations
+
+from typing import Any
+
+from .services import services
+
+
+def register() -> type:
+    """Register all callbacks and return the script class."""
+    from modules import script_callbacks
+
+    from .script import make_script
+
+    script_callbacks.on_cfg_denoiser(announce)
+    return make_script()
+
+
+def announce(params: Any) -> None:
+    """The denoiser is about to evaluate its network: tell the run that is in progress, if there is one."""
+    active = services().active
+    if active is None:
+        return
+    cond = params.text_cond
+    rows = len(cond["crossattn"]) if isinstance(cond, dict) else len(cond)
+    active.announce(len(params.x), rows, params.sampling_step, params.total_sampling_steps)

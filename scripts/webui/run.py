@@ -1,0 +1,346 @@
+"""One request with units: from what was asked for to hooks that last exactly as long as the sampling.
+
+The WebUI prints and drops what a script raises, and then draws an uncontrolled picture. Therefore a request's own
+`sample` is wrapped: what went wrong before is raised there, where it ends the request, and the hooks live inside one
+`with` around the sampling, which closes on success, error and interrupt alike.
+"""
+
+# pyright: reportMissingImports=false
+# The host's own modules exist only inside it.
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ...core import infotext
+from ...core.base import check_fits
+from ...core.errors import ControlError, IncompatibleModelError
+from ...core.fields import HiresOption, InputMode, UnitArgs
+from ...core.residuals import Residuals
+from ...core.resize import pixel_perfect
+from ...core.stack import ControlStack, Firing
+from ...core.unit import ControlMode, ControlModel, ControlUnit, Step
+from . import preprocessing
+from .denoiser import Denoising
+from .files import ModelFiles
+from .fitting import fit_hint
+from .injection import Injection, base_of
+from .inputs import Input, choose, seed_of, target_sizes
+from .memory import ModelCache
+from .pictures import read_mask, rgba_pictures
+
+if TYPE_CHECKING:
+    from .pictures import Image
+
+log = logging.getLogger("controlstack")
+
+LAST_TIMESTEP = 999.0  # of the noise schedules of SD 1.x, SD 2.x and SDXL
+SOFT_IN_HIRES = ("canny", "mlsd")  # sd-webui-controlnet: hard lines are softened in the hires pass in every mode
+
+
+class Host(Protocol):
+    """What a run needs from the WebUI; `host.WebUI` is the real one."""
+
+    def ready(self, model: ControlModel) -> Any: ...
+    def check_interrupt(self) -> None: ...
+    def after_run(self, low_vram: bool) -> None: ...
+    def option(self, name: str, default: Any) -> Any: ...
+    def evaluations_per_step(self, sampler: str) -> int: ...
+    @property
+    def unet(self) -> Any: ...
+    @property
+    def checkpoint(self) -> str: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+@dataclass(kw_only=True)
+class Services:
+    """What outlives a run."""
+
+    host: Host
+    files: ModelFiles
+    models: ModelCache
+    preprocess: preprocessing.Preprocessing = field(default_factory=preprocessing.Preprocessing)
+    active: Run | None = None  # the run whose hooks are in place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A unit whose model is loaded and whose hint is drawn, at the preprocessor's resolution."""
+
+    args: UnitArgs
+    model: ControlModel
+    given: Input
+    hint: Image
+    mask: Tensor | None
+
+
+@dataclass(kw_only=True)
+class Pass:
+    """The first pass, or the hires pass."""
+
+    units: list[ControlUnit]
+    stack: ControlStack
+    denoising: Denoising
+
+
+class Run:
+    """The units of one request."""
+
+    def __init__(self, services: Services, p: Any, units: Sequence[UnitArgs]) -> None:
+        """Read the pictures, load the models, run the preprocessors. Raises ControlError for what cannot work."""
+        self._services, self._host = services, services.host
+        self._p = p
+        self.args = [preprocessing.with_defaults(unit) for unit in merged(units)]
+        p.extra_generation_params.update(infotext.write(self.args))
+        self._units = [self._prepare(unit, index) for index, unit in enumerate(self.args)]
+        services.models.trim([unit.model for unit in self._units])
+        self._passes: dict[bool, Pass] = {}
+        self._exits = ExitStack()
+        self._injection: Injection | None = None
+        self._failure: Exception | None = None
+        self.maps: list[tuple[Image, str]] = []
+
+    @contextmanager
+    def attached(self) -> Iterator[Run]:
+        """The units act inside this context, on whatever samples there."""
+        if self._services.active is not None:  # left by a run whose thread was killed
+            self._services.active.detach()
+        self._services.active = self
+        try:
+            self._make_passes()
+            self._inject(self._host.unet)
+            yield self
+        finally:
+            self.detach()
+        if self._failure is not None:
+            raise self._failure
+        self._report()
+
+    def detach(self) -> None:
+        """Remove every hook; calling it again does nothing."""
+        self._exits.close()
+        self._injection = None
+        self._services.active = None
+        self._host.after_run(any(unit.args.low_vram for unit in self._units))
+
+    def announce(self, rows: int, cond_rows: int, step: int, steps: int) -> None:
+        """The denoiser is about to evaluate the U-Net; a refiner may have put another one in its place."""
+        try:
+            if self._injection is not None and self._host.unet is not self._injection.unet:
+                self._follow(self._host.unet)
+        except Exception as error:
+            self._failure = error  # the WebUI drops what its callbacks raise; `attached` raises it again
+            raise
+        self._pass().denoising.announce(rows, cond_rows, step, steps)
+
+    def firings(self) -> list[Firing]:
+        """For each unit, on how many of the steps of all passes it acted."""
+        counts = [part.stack.firings() for part in self._passes.values()]
+        return [
+            Firing(sum(each.fired for each in unit), sum(each.steps for each in unit))
+            for unit in zip(*counts, strict=True)
+        ]
+
+    # --- Before the sampling ---------------------------------------------------------------------------------------
+
+    def _prepare(self, unit: UnitArgs, index: int) -> Prepared:
+        services, p = self._services, self._p
+        _, path = services.files.find(unit.model)
+        given = choose(unit, p, index, bool(self._host.option("controlnet_ignore_noninpaint_mask", False)))
+        model = services.models.get(path, self._host.dtype, self._host.checkpoint, self._base_state)
+        check_fits(model.name, model.base, base_of(self._host.unet))
+        size = (given.picture.shape[0], given.picture.shape[1])
+        resolution = pixel_perfect(size, target_low(p), given.resize) if unit.pixel_perfect else None
+        hint = services.preprocess(unit, given.picture, resolution, seed_of(p))
+        region = None if unit.effective_region_mask is None else read_mask(unit.effective_region_mask)
+        mask = None if region is None else as_tensor(region[..., None])
+        return Prepared(args=unit, model=model, given=given, hint=hint, mask=mask)
+
+    def _base_state(self) -> dict[str, Tensor]:
+        return self._host.unet.state_dict()
+
+    def _make_passes(self) -> None:
+        low, high = target_sizes(self._p)
+        first = self._host.evaluations_per_step(self._p.sampler_name)
+        second = self._host.evaluations_per_step(getattr(self._p, "hr_sampler_name", None) or self._p.sampler_name)
+        self.maps = []
+        self._passes = {}
+        hints = [self._fit(unit, low, high) for unit in self._units]
+        for hires, size in ((False, low), (True, high)):
+            if size is not None:
+                units = [
+                    self._unit(unit, pair[hires], hires, high is not None)
+                    for unit, pair in zip(self._units, hints, strict=True)
+                ]
+                stack = ControlStack(units, self._host)
+                self._exits.callback(stack.close)
+                self._passes[hires] = Pass(units=units, stack=stack, denoising=Denoising(second if hires else first))
+
+    def _fit(self, unit: Prepared, low: tuple[int, int], high: tuple[int, int] | None) -> tuple[Image, Image]:
+        """The hint at the size of each pass; the maps are returned to the user in sd-webui-controlnet's order."""
+        fitted = fit_hint(unit.hint, low, unit.given.resize)
+        larger = fitted if high is None else fit_hint(unit.hint, high, unit.given.resize)
+        if unit.args.save_detected_map:
+            self.maps += ([(larger, unit.args.module)] if high is not None else []) + [(fitted, unit.args.module)]
+        return fitted, larger
+
+    def _unit(self, unit: Prepared, hint: Image, hires: bool, two_passes: bool) -> ControlUnit:
+        args = unit.args
+        weight = args.weight if args.advanced_weighting is None else 1.0  # those replace the weight, as users know it
+        if two_passes and args.hr_option is (HiresOption.LOW if hires else HiresOption.HIGH):
+            weight = 0.0
+        mode = args.control_mode
+        if hires and mode is ControlMode.BALANCED and preprocessing.lookup(args.module).id in SOFT_IN_HIRES:
+            mode = ControlMode.PROMPT
+        return ControlUnit(
+            model=unit.model,
+            hint=as_tensor(hint),
+            weight=weight,
+            schedule=args.schedule,
+            mode=mode,
+            resize=unit.given.resize,
+            mask=unit.mask,
+            block_weights=args.advanced_weighting,
+        )
+
+    # --- During the sampling ---------------------------------------------------------------------------------------
+
+    def _inject(self, unet: Any) -> None:
+        slots = {slot for unit in self._units for slot in unit.model.slots}
+        self._injection = self._exits.enter_context(Injection(unet, self._evaluate, slots))
+
+    def _follow(self, unet: Any) -> None:
+        """The base model was exchanged in the middle of a run (refiner, hires checkpoint)."""
+        if self._injection is not None:
+            self._injection.__exit__()
+        try:
+            for unit in self._units:
+                check_fits(unit.model.name, unit.model.base, base_of(unet))
+        except IncompatibleModelError as error:
+            self._say(f"from here on without control: {error}")
+            self._injection = None
+            return
+        self._inject(unet)
+
+    def _evaluate(self, x: Tensor, timestep: Tensor, context: Tensor, y: Tensor | None) -> Residuals:
+        part = self._pass()
+        step = Step(
+            x=x,
+            timestep=timestep,
+            context=context,
+            cond=part.denoising.take(len(x)),
+            progress=part.denoising.progress(lambda: 1 - float(timestep.flatten()[0]) / LAST_TIMESTEP),
+            y=y,
+        )
+        return part.stack(step)
+
+    def _pass(self) -> Pass:
+        hires = bool(getattr(self._p, "is_hr_pass", False))
+        return self._passes.get(hires, self._passes[False])
+
+    # --- After it --------------------------------------------------------------------------------------------------
+
+    def _report(self) -> None:
+        for index, (unit, firing) in enumerate(zip(self._units, self.firings(), strict=True)):
+            text = f"unit {index} ({unit.args.module}, {unit.model.name}) acted on {firing} steps"
+            if firing.fired or not firing.steps:  # no step at all: the user interrupted before the first one
+                log.info(text)
+            else:
+                self._say(f"{text}: look at its weight, range and hires option")
+
+    def _say(self, text: str) -> None:
+        """A warning for the console and for the line below the pictures."""
+        log.warning(text)
+        self._p.comment(f"ControlNet: {text}")
+
+
+class Sampling:
+    """Stands in for `p.sample` of one request; `begin` puts it there."""
+
+    def __init__(self, p: Any, original: Callable[..., Any] | None) -> None:
+        self.p, self.original = p, original
+        self.run: Run | None = None
+        self.error: Exception | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.error is not None:
+            raise for_caller(self.p, self.error) from self.error
+        sample = type(self.p).sample.__get__(self.p) if self.original is None else self.original
+        try:
+            with self.run.attached() if self.run is not None else ExitStack():
+                return sample(*args, **kwargs)
+        except ControlError as error:
+            raise for_caller(self.p, error) from error
+
+
+def begin(services: Services, p: Any, collect: Callable[[], Sequence[UnitArgs]]) -> Run | None:
+    """Prepare a request's units; whatever is wrong with them is raised when the WebUI starts to sample."""
+    end(p)
+    sampling = Sampling(p, vars(p).get("sample"))
+    try:
+        units = collect()
+        if not units:
+            return None
+        sampling.run = Run(services, p, units)
+    except ControlError as error:
+        log.error("%s", error)
+        sampling.error = error
+    except Exception as error:
+        sampling.error = error
+        raise  # the WebUI prints where it came from
+    finally:
+        if sampling.run is not None or sampling.error is not None:
+            p.sample = sampling
+    return sampling.run
+
+
+def end(p: Any) -> None:
+    """Give a request its own `sample` back; scripts such as loopback run the same request again."""
+    mine = vars(p).get("sample")
+    if isinstance(mine, Sampling):
+        if mine.original is None:
+            del p.sample
+        else:
+            p.sample = mine.original
+
+
+def for_caller(p: Any, error: Exception) -> Exception:
+    """A caller of the API gets 422 and the sentence; the page shows the sentence itself."""
+    if not getattr(p, "is_api", False) or not isinstance(error, ControlError):
+        return error
+    from fastapi import HTTPException
+
+    return HTTPException(status_code=422, detail=f"ControlNet: {error}")
+
+
+def merged(units: Sequence[UnitArgs]) -> list[UnitArgs]:
+    """Units with several pictures as so many units with an even share of the weight each."""
+    result: list[UnitArgs] = []
+    for unit in units:
+        pictures = rgba_pictures(unit.image, unit.mask) if unit.input_mode is InputMode.MERGE else None
+        if not pictures:
+            result.append(unit)
+            continue
+        share = unit.weight / len(pictures)
+        parts = ({"image": each[..., :3], "mask": each[..., 3]} for each in pictures)
+        result += [replace(unit, image=part, mask=None, weight=share, input_mode=InputMode.SIMPLE) for part in parts]
+    return result
+
+
+def target_low(p: Any) -> tuple[int, int]:
+    """(height, width) of the first pass: pixel perfect looks at nothing else."""
+    return p.height // 8 * 8, p.width // 8 * 8
+
+
+def as_tensor(picture: Image) -> Tensor:
+    """uint8 [H, W, C] -> float [1, C, H, W] in 0..1."""
+    return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255

@@ -1,0 +1,20 @@
+"""What all requests of both tabs share, made when the first one needs it."""
+
+from __future__ import annotations
+
+import functools
+
+from .files import ModelFiles
+from .host import WebUI
+from .memory import GIB, ModelCache
+from .run import Services
+
+CACHE_OPTION, CACHE_GIB = "controlstack_model_cache", 6  # GiB of control models that stay in memory
+
+
+@functools.cache
+def services() -> Services:
+    """The one instance."""
+    host = WebUI()
+    budget = int(float(host.option(CACHE_OPTION, CACHE_GIB)) * GIB)
+    return Services(host=host, files=ModelFiles(host.model_folders()), models=ModelCache(budget))

@@ -1,0 +1,215 @@
+"""Runs inside ComfyUI, for our tests alone: base models small enough for a CPU, and prompts without a text encoder."""
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.supported_models
+import torch
+
+SD = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "model_channels": 32,
+    "context_dim": 64,
+    "adm_in_channels": None,
+    "use_linear_in_transformer": False,
+    "use_temporal_attention": False,
+    "channel_mult": [1, 2, 4, 4],
+    "num_res_blocks": [2, 2, 2, 2],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "transformer_depth_middle": 1,
+}
+SDXL = {
+    **SD,
+    "model_channels": 64,
+    "num_classes": "sequential",
+    "adm_in_channels": 2816,
+    "use_linear_in_transformer": True,
+    "channel_mult": [1, 2, 2],
+    "num_res_blocks": [2, 2, 2],
+    "transformer_depth": [0, 0, 1, 1, 2, 2],
+    "transformer_depth_output": [0, 0, 0, 1, 1, 1, 2, 2, 2],
+    "transformer_depth_middle": 2,
+}
+
+
+def _known(config):
+    """What the host's detection compares."""
+    names = ("context_dim", "model_channels", "use_linear_in_transformer", "adm_in_channels", "use_temporal_attention")
+    return {name: config[name] for name in names}
+
+
+class TinySD(comfy.supported_models.SD15):
+    unet_config = _known(SD)
+    unet_extra_config = {"num_heads": 4, "num_head_channels": -1}
+
+
+class TinySDXL(comfy.supported_models.SDXL):
+    unet_config = {**_known(SDXL), "transformer_depth": SDXL["transformer_depth"]}
+    unet_extra_config = {"num_heads": -1, "num_head_channels": 16}
+
+
+comfy.supported_models.models[:0] = [TinySD, TinySDXL]
+KINDS = {"SD": (TinySD, SD), "SDXL": (TinySDXL, SDXL)}
+
+
+def _fill(network, seed):
+    """The host's layers begin with whatever lies in memory."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 1:
+            value = torch.ones_like(parameter) if name.endswith("weight") else torch.zeros_like(parameter)
+        else:
+            fan = parameter[0].numel()
+            value = torch.randn(parameter.shape, generator=generator) * 0.7 / fan**0.5
+        parameter.data = value
+
+
+class TestModel:
+    """MODEL with seeded random weights."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"kind": (list(KINDS),), "seed": ("INT", {"default": 0})}}
+
+    def make(self, kind, seed):
+        family, config = KINDS[kind]
+        chosen = family({**config, **family.unet_extra_config})
+        chosen.set_inference_dtype(torch.float32, None)
+        model = chosen.get_model({})
+        _fill(model.diffusion_model, seed)
+        device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+        return (comfy.model_patcher.ModelPatcher(model.eval(), load_device=device, offload_device=offload),)
+
+
+class TestPrompt:
+    """CONDITIONING of seeded random tokens."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"seed": ("INT", {"default": 0})}}
+
+    def make(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        tokens = torch.randn(1, 77, 64, generator=generator)
+        return ([[tokens, {"pooled_output": torch.randn(1, 1280, generator=generator)}]],)
+
+
+class TestPicture:
+    """IMAGE batch of seeded shapes, so that hints differ."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        size = ("INT", {"default": 128})
+        counts = {"seed": ("INT", {"default": 0}), "count": ("INT", {"default": 1})}
+        return {"required": {**counts, "width": size, "height": size}}
+
+    def make(self, seed, count, width, height):
+        generator = torch.Generator().manual_seed(seed)
+        coarse = torch.rand(count, 3, 8, 8, generator=generator)
+        return (torch.nn.functional.interpolate(coarse, (height, width)).movedim(1, -1).contiguous(),)
+
+
+class TestMask:
+    """MASK: 1 left of a share of the width, 0 right of it."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MASK",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"share": ("FLOAT", {"default": 0.5}), "size": ("INT", {"default": 128})}}
+
+    def make(self, share, size):
+        mask = torch.zeros(1, size, size)
+        mask[..., : round(share * size)] = 1
+        return (mask,)
+
+
+class TestFailure:
+    """MODEL that fails, or asks to be interrupted, at a chosen call of its network."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        when = {"call": ("INT", {"default": 1}), "token": ("INT", {"default": 0})}
+        return {"required": {"model": ("MODEL",), "how": (["raise", "interrupt"],), **when}}
+
+    def make(self, model, how, call, token):
+        made, calls = model.clone(), []
+
+        def wrapper(apply_model, arguments):
+            calls.append(None)
+            if len(calls) == call:
+                if how == "raise":
+                    raise RuntimeError("a failure that the test asked for")
+                comfy.model_management.interrupt_current_processing()
+                comfy.model_management.throw_exception_if_processing_interrupted()
+            return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
+
+        made.set_model_unet_function_wrapper(wrapper)
+        return (made,)
+
+
+class TestTile:
+    """CONDITIONING as a tiled upscaler hands it to one tile: its control's hint is cut and resized."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        side = ("INT", {"default": 0})
+        return {"required": {"prompt": ("CONDITIONING",), "top": side, "left": side, "size": side, "canvas": side}}
+
+    def make(self, prompt, top, left, size, canvas):
+        out = []
+        for tokens, options in prompt:
+            control = options["control"].copy()
+            hint = control.cond_hint_original
+            k = hint.shape[-1] / canvas
+            part = hint[..., round(top * k) : round((top + size) * k), round(left * k) : round((left + size) * k)]
+            control.cond_hint_original = torch.nn.functional.interpolate(part, (size, size), mode="nearest-exact")
+            out.append([tokens, {**options, "control": control}])
+        return (out,)
+
+
+class TestPartialLoad:
+    """CONTROL_NET, after its network has given the same residuals with its weights streamed in as when loaded whole."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONTROL_NET",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"control_net": ("CONTROL_NET",)}}
+
+    def make(self, control_net):
+        (patcher,) = control_net.get_models()
+        network, device = patcher.model, patcher.load_device
+        generator = torch.Generator().manual_seed(0)
+        x, hint = torch.randn(2, 4, 16, 16, generator=generator), torch.rand(2, 3, 128, 128, generator=generator)
+        arguments = (x, torch.tensor([500.0, 500.0]), hint, torch.randn(2, 77, 64, generator=generator))
+        found = []
+        for memory in (0, 1):  # 0 is everything
+            patcher.detach()
+            patcher.load(device, lowvram_model_memory=memory, full_load=memory == 0)
+            streamed = sum(getattr(module, "comfy_cast_weights", False) for module in network.modules())
+            assert bool(streamed) == bool(memory), f"{streamed} layers stream their weights"
+            found.append(network(*arguments))
+        patcher.detach()
+        assert all((a == b).all() for a, b in zip(*found, strict=True)), "streamed weights give other residuals"
+        return (control_net,)
+
+
+NODE_CLASS_MAPPINGS = {
+    each.__name__: each
+    for each in (TestModel, TestPrompt, TestPicture, TestMask, TestFailure, TestTile, TestPartialLoad)
+}

@@ -1,0 +1,83 @@
+"""Small control model files for host tests, random but such that the hint matters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
+from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig
+from safetensors.torch import save_file
+from torch import nn
+
+HEADS = 4
+GAIN = 0.7  # of a layer, relative to one that keeps the variance
+HINT_GAIN = 1.8  # of the hint encoder's layers: with less, residuals hardly depend on the hint, and any would pass
+RESIDUAL_GAIN = 0.6
+
+SD_BLOCKS = (
+    *(Block(32, 1), Block(32, 1), Block(32, down=True)),
+    *(Block(64, 1), Block(64, 1), Block(64, down=True)),
+    *(Block(128, 1), Block(128, 1), Block(128, down=True)),
+    *(Block(128), Block(128)),
+)
+SDXL_BLOCKS = (
+    *(Block(64), Block(64), Block(64, down=True)),
+    *(Block(128, 1), Block(128, 1), Block(128, down=True)),
+    *(Block(128, 2), Block(128, 2)),
+)
+
+
+def write_all(folder: Path) -> None:
+    """Every file that the host tests name."""
+    for name, seed in (("canny", 1), ("depth", 2), ("pose", 3)):
+        _save(folder / f"{name}.safetensors", _controlnet("SD", seed), {"heads": str(HEADS)})
+    _save(folder / "xl.safetensors", _controlnet("SDXL", 4), {"head_channels": "16"})
+    _save(folder / "t2i.safetensors", _adapter(5), {})
+    save_file({"lora_unet_x.lora_down.weight": torch.ones(4, 4)}, folder / "lora.safetensors")
+
+
+def _controlnet(kind: str, seed: int) -> ControlNet:
+    sd = kind == "SD"
+    config = ControlNetConfig(
+        channels=32 if sd else 64,
+        blocks=SD_BLOCKS if sd else SDXL_BLOCKS,
+        middle_depth=1 if sd else 2,
+        context=64,
+        label=None if sd else 2816,
+        linear=not sd,
+        heads=HEADS if sd else None,
+        head_channels=None if sd else 16,
+    )
+    network = ControlNet(config)
+    _fill(network, seed)
+    for layer in (*(conv[0] for conv in network.zero_convs), network.middle_block_out[0]):
+        layer.weight.data *= RESIDUAL_GAIN
+    for layer in network.input_hint_block[::2]:
+        layer.weight.data *= HINT_GAIN / GAIN
+        layer.bias.data.zero_()
+    return network
+
+
+def _adapter(seed: int) -> Adapter:
+    widths = (32, 64, 128, 128)
+    config = AdapterConfig(channels=widths, inner=widths, depth=2, kernel=1, hint_channels=3, xl=False)
+    network = Adapter(config)
+    _fill(network, seed)
+    return network
+
+
+def _fill(network: nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 1:
+            parameter.data.fill_(1.0 if name.endswith("weight") else 0.05)
+        else:
+            fan = parameter[0].numel()
+            parameter.data = torch.randn(parameter.shape, generator=generator) * GAIN / fan**0.5
+
+
+def _save(path: Path, network: nn.Module, settings: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {f"controlstack.{name}": value for name, value in settings.items()}
+    save_file({name: each.contiguous() for name, each in network.state_dict().items()}, path, metadata)

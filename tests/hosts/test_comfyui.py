@@ -1,0 +1,419 @@
+"""Our nodes in a real ComfyUI: equal to the host's own where both can, and harmless whatever happens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from comfyui_host import ROOT, Graph, Host, Link, RunError, output
+from torch import Tensor
+
+TOLERANCE = 1e-5  # of the latents' range
+SIZE, STEPS = 128, 4
+SD_FILES = ("canny", "depth", "pose")
+
+
+@dataclass
+class Scene:
+    """What most graphs share: a model, two prompts, latents."""
+
+    kind: str = "SD"
+    batch: int = 1
+    cfg: float = 4.0
+    steps: int = STEPS
+    sampler: str = "euler"
+    scheduler: str = "normal"
+    denoise: float = 1.0
+    graph: Graph = field(default_factory=Graph)
+
+    def __post_init__(self) -> None:
+        add = self.graph.add
+        self.model = add("TestModel", kind=self.kind, seed=0)
+        self.positive, self.negative = add("TestPrompt", seed=1), add("TestPrompt", seed=2)
+        self.latent = add("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=self.batch)
+
+    def picture(self, seed: int = 0, count: int = 1, size: int = SIZE) -> Link:
+        return self.graph.add("TestPicture", seed=seed, count=count, width=size, height=size)
+
+    def ours(self, file: str) -> Link:
+        return self.graph.add("ControlStackLoadControlModel", name=f"{file}.safetensors")
+
+    def theirs(self, file: str) -> Link:
+        return self.graph.add("ControlNetLoader", control_net_name=f"{file}.safetensors")
+
+    def unit(self, control: Link, picture: Link, units: Link | None = None, **settings: Any) -> Link:
+        given = {
+            "preprocessor": "none",
+            "weight": 1.0,
+            "start": 0.0,
+            "end": 1.0,
+            "basis": "noise",
+            "mode": "balanced",
+            "resize": "crop and resize",
+            "resolution": 0,
+            "enabled": True,
+            **settings,
+        }
+        chain = {} if units is None else {"units": units}
+        return self.graph.add("ControlStackControlUnit", control_net=control, image=picture, **given, **chain)
+
+    def apply(self, units: Link) -> None:
+        prompts = {"positive": self.positive, "negative": self.negative}
+        made = self.graph.add("ControlStackApplyControlUnits", **prompts, units=units)
+        self.positive, self.negative = made, output(made, 1)
+
+    def apply_theirs(self, control: Link, picture: Link, strength: float, start: float = 0.0, end: float = 1.0) -> None:
+        made = self.graph.add(
+            "ControlNetApplyAdvanced",
+            positive=self.positive,
+            negative=self.negative,
+            control_net=control,
+            image=picture,
+            strength=strength,
+            start_percent=start,
+            end_percent=end,
+        )
+        self.positive, self.negative = made, output(made, 1)
+
+    def sample(self) -> Link:
+        return self.graph.add(
+            "KSampler",
+            model=self.model,
+            positive=self.positive,
+            negative=self.negative,
+            latent_image=self.latent,
+            seed=3,
+            steps=self.steps,
+            cfg=self.cfg,
+            sampler_name=self.sampler,
+            scheduler=self.scheduler,
+            denoise=self.denoise,
+        )
+
+    def draw(self, host: Host) -> Tensor:
+        return host.latent(self.graph, self.sample())
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """Largest difference relative to the range of b."""
+    return float((a - b).abs().max() / (b.max() - b.min()))
+
+
+def plain(host: Host, **settings: Any) -> Tensor:
+    return Scene(**settings).draw(host)
+
+
+def test_our_nodes_are_there(comfyui: Host) -> None:
+    nodes = comfyui.get("object_info")
+    ours = [name for name in nodes if name.startswith("ControlStack")]
+    assert len(ours) >= 7
+    for name in ours:
+        given = {**nodes[name]["input"].get("required", {}), **nodes[name]["input"].get("optional", {})}
+        silent = [key for key, (_, options) in given.items() if not options.get("tooltip")]
+        assert not silent, (name, silent)
+        assert all(nodes[name]["output_tooltips"]), name
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "one": {"files": ("canny",)},
+    "two": {"files": ("canny", "depth")},
+    "three": {"files": SD_FILES},
+    "adapter": {"files": ("t2i",)},
+    "adapter and controlnet": {"files": ("t2i", "canny")},
+    "strength": {"files": ("canny",), "strength": 0.65},
+    "range": {"files": ("canny",), "start": 0.2, "end": 0.6},
+    "batch": {"files": ("canny",), "batch": 2},
+    "batch of hints": {"files": ("canny",), "batch": 2, "count": 2},
+    "cfg 1": {"files": ("canny",), "cfg": 1.0},
+    "cfg 7": {"files": ("canny", "depth"), "cfg": 7.0},
+    "SDXL": {"files": ("xl",), "kind": "SDXL"},
+}
+
+
+@pytest.mark.parametrize("file", ["canny", "t2i"])
+def test_the_hint_matters(comfyui: Host, file: str) -> None:
+    """Else every equality below would hold for any hint."""
+    results = []
+    for seed in (0, 7):
+        scene = Scene()
+        scene.apply_theirs(scene.theirs(file), scene.picture(seed), 1.0)
+        results.append(scene.draw(comfyui))
+    assert difference(*results) > 0.03
+
+
+@pytest.mark.parametrize("loader", ["theirs", "ours"])
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_host(comfyui: Host, case: str, loader: str) -> None:
+    settings = dict(CASES[case])
+    files: Sequence[str] = settings.pop("files")
+    strength, start, end = settings.pop("strength", 1.0), settings.pop("start", 0.0), settings.pop("end", 1.0)
+    count = settings.pop("count", 1)
+    reference, scene = Scene(**settings), Scene(**settings)
+    units: Link | None = None
+    for seed, file in enumerate(files):
+        reference.apply_theirs(reference.theirs(file), reference.picture(seed, count), strength, start, end)
+        control = scene.theirs(file) if loader == "theirs" else scene.ours(file)
+        units = scene.unit(control, scene.picture(seed, count), units, weight=strength, start=start, end=end)
+    assert units is not None
+    scene.apply(units)
+    wanted, found = reference.draw(comfyui), scene.draw(comfyui)
+    assert difference(wanted, plain(comfyui, **settings)) > 0.01, "the reference's control does nothing"
+    assert difference(found, wanted) <= (0.0 if loader == "theirs" else TOLERANCE)
+
+
+def test_the_hosts_apply_node_takes_our_model(comfyui: Host) -> None:
+    reference, scene = Scene(), Scene()
+    reference.apply_theirs(reference.theirs("canny"), reference.picture(), 0.8, 0.1, 0.7)
+    scene.apply_theirs(scene.ours("canny"), scene.picture(), 0.8, 0.1, 0.7)
+    assert difference(scene.draw(comfyui), reference.draw(comfyui)) <= TOLERANCE
+
+
+def controlled(host: Host, **settings: Any) -> Tensor:
+    """One unit of ours; `settings` are the unit's, but for those of the scene."""
+    own = {name: settings.pop(name) for name in list(settings) if name in Scene.__dataclass_fields__}
+    scene = Scene(**own)
+    scene.apply(scene.unit(scene.ours(settings.pop("file", "canny")), scene.picture(), **settings))
+    return scene.draw(host)
+
+
+def test_an_own_chain_may_begin_with_the_hosts_control(comfyui: Host) -> None:
+    reference, scene = Scene(), Scene()
+    for seed, file in enumerate(("canny", "depth")):
+        reference.apply_theirs(reference.theirs(file), reference.picture(seed), 0.9)
+    scene.apply_theirs(scene.theirs("canny"), scene.picture(0), 0.9)
+    scene.apply(scene.unit(scene.theirs("depth"), scene.picture(1), weight=0.9))
+    assert difference(scene.draw(comfyui), reference.draw(comfyui)) == 0
+
+
+def test_the_hosts_control_may_follow_ours(comfyui: Host) -> None:
+    reference, scene = Scene(), Scene()
+    for seed, file in enumerate(("canny", "depth")):
+        reference.apply_theirs(reference.theirs(file), reference.picture(seed), 0.9)
+    scene.apply(scene.unit(scene.theirs("canny"), scene.picture(0), weight=0.9))
+    scene.apply_theirs(scene.theirs("depth"), scene.picture(1), 0.9)
+    assert difference(scene.draw(comfyui), reference.draw(comfyui)) == 0
+
+
+@pytest.mark.parametrize("settings", [{"weight": 0.0}, {"enabled": False}])
+def test_a_unit_that_cannot_act_is_none_and_asks_for_nothing(comfyui: Host, settings: dict[str, Any]) -> None:
+    scene = Scene()
+    missing = scene.graph.add("LoadImage", image="there-is-no-such-picture.png")
+    scene.apply(scene.unit(scene.ours("canny"), scene.picture(), **settings))
+    assert (scene.draw(comfyui) == plain(comfyui)).all()
+    assert missing
+
+
+@pytest.mark.parametrize("loader", ["theirs", "ours"])
+def test_modes_are_the_webuis_numbers(comfyui: Host, loader: str) -> None:
+    """The prompt's mode equals block weights of 0.825 ** (12 - i); the control's leaves the uncond rows alone."""
+    base = plain(comfyui)
+    results = {}
+    for name in ("balanced", "prompt", "control"):
+        scene = Scene()
+        control = scene.theirs("canny") if loader == "theirs" else scene.ours("canny")
+        scene.apply(scene.unit(control, scene.picture(), mode=name))
+        results[name] = scene.draw(comfyui)
+    scene = Scene()
+    weights = scene.graph.add("ControlStackBlockWeights", **{"preset": "soft", "preset.base": 0.825})
+    scene.apply(scene.unit(scene.ours("canny"), scene.picture(), block_weights=weights))
+    assert difference(scene.draw(comfyui), results["prompt"]) <= TOLERANCE
+    positive_only = Scene()
+    weights = positive_only.graph.add("ControlStackBlockWeights", **{"preset": "soft", "preset.base": 0.825})
+    unit = positive_only.unit(positive_only.ours("canny"), positive_only.picture(), block_weights=weights)
+    negative = positive_only.negative
+    positive_only.apply(unit)
+    positive_only.negative = negative
+    assert difference(positive_only.draw(comfyui), results["control"]) <= TOLERANCE
+    assert all(difference(result, base) > 0.01 for result in results.values())
+    assert difference(results["prompt"], results["control"]) > 0.001
+
+
+def test_masks_of_0_and_1_are_identities_and_halves_act_where_they_are(comfyui: Host) -> None:
+    base, full = plain(comfyui), controlled(comfyui)
+
+    def masked(share: float) -> Tensor:
+        scene = Scene()
+        mask = scene.graph.add("TestMask", share=share, size=SIZE)
+        scene.apply(scene.unit(scene.ours("canny"), scene.picture(), mask=mask))
+        return scene.draw(comfyui)
+
+    assert (masked(0.0) == base).all()
+    assert (masked(1.0) == full).all()
+    change = (masked(0.5) - base).abs().mean(dim=(0, 1, 2))
+    assert change[:6].mean() > 1.5 * change[10:].mean()
+
+
+SAMPLERS = ("euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2s_ancestral", "heun", "dpm_2", "uni_pc", "ddim")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("scheduler", ["karras", "simple"])
+def test_a_range_of_steps_means_steps(comfyui: Host, sampler: str, scheduler: str) -> None:
+    """Half of six steps is three, also in the later part of the noise schedule."""
+    settings = {"sampler": sampler, "scheduler": scheduler, "steps": 6, "denoise": 0.5}
+    scene = Scene(**settings)
+    scene.apply(scene.unit(scene.ours("canny"), scene.picture(), basis="steps", end=0.5))
+    report = scene.graph.add("ControlStackReport", positive=scene.positive, latent=scene.sample())
+    entry = comfyui.run(scene.graph)
+    assert "fires on 3 of 6 steps" in entry["outputs"][report[0]]["text"][0]
+
+
+def test_regions_read_their_part_of_the_hint(comfyui: Host) -> None:
+    """A region of the whole size is the whole; a half reads the half of the hint that it shows."""
+
+    def regional(hint: str) -> Tensor:
+        scene = Scene(cfg=1.0)
+        picture = scene.picture()
+        part = {"width": SIZE // 2, "height": SIZE, "x": SIZE // 2, "y": 0}
+        if hint == "moved":  # the left half is another picture, which the right half must not see
+            other = scene.picture(9)
+            paste = {"x": 0, "y": 0, "resize_source": False}
+            half = scene.graph.add("ImageCrop", image=other, width=SIZE // 2, height=SIZE, x=0, y=0)
+            picture = scene.graph.add("ImageCompositeMasked", destination=picture, source=half, **paste)
+        scene.apply(scene.unit(scene.ours("canny"), picture))
+        area = scene.graph.add("ConditioningSetArea", conditioning=scene.positive, strength=1.0, **part)
+        left = {**part, "x": 0}
+        rest = scene.graph.add(
+            "ConditioningSetArea", conditioning=scene.graph.add("TestPrompt", seed=5), strength=1.0, **left
+        )
+        scene.positive = scene.graph.add("ConditioningCombine", conditioning_1=area, conditioning_2=rest)
+        return scene.draw(comfyui)
+
+    assert difference(regional("moved"), regional("same")) == 0
+
+
+def test_deep_shrink_is_no_loss_of_control(comfyui: Host) -> None:
+    def shrunk(control: bool) -> Tensor:
+        scene = Scene()
+        if control:
+            scene.apply(scene.unit(scene.ours("canny"), scene.picture()))
+        settings = {"block_number": 3, "downscale_factor": 2.0, "start_percent": 0.0, "end_percent": 1.0}
+        methods = {"downscale_method": "bicubic", "upscale_method": "bicubic"}
+        scene.model = scene.graph.add(
+            "PatchModelAddDownscale", model=scene.model, downscale_after_skip=True, **settings, **methods
+        )
+        return scene.draw(comfyui)
+
+    assert difference(shrunk(control=True), shrunk(control=False)) > 0.01
+    assert "could not be applied" not in comfyui.log.read_text()
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "wrong base": ({"file": "xl"}, "was trained for .* the loaded checkpoint is"),
+    "steps that never come": ({"basis": "steps", "start": 0.3, "end": 0.4}, "fires on 0 of 4 steps.*disable the unit"),
+    "range upside down": ({"start": 0.8, "end": 0.2}, "starts at 0.8, after its end 0.2"),
+    "no control model": ({"file": "lora"}, "is no control model: it is a LoRA"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_said_and_leave_nothing_behind(comfyui: Host, fault: str) -> None:
+    before = controlled(comfyui)
+    settings, words = FAULTS[fault]
+    with pytest.raises(RunError, match=words):
+        controlled(comfyui, **settings)
+    assert (controlled(comfyui) == before).all()
+    assert (plain(comfyui) == plain(comfyui, steps=STEPS)).all()
+
+
+@pytest.mark.parametrize("how", ["raise", "interrupt"])
+@pytest.mark.parametrize("call", [1, 3])
+def test_a_run_that_fails_leaves_nothing_behind(comfyui: Host, how: str, call: int) -> None:
+    before, uncontrolled = controlled(comfyui), plain(comfyui)
+    scene = Scene()
+    scene.apply(scene.unit(scene.ours("canny"), scene.picture()))
+    scene.model = scene.graph.add("TestFailure", model=scene.model, how=how, call=call, token=call)
+    with pytest.raises(RunError, match=r"interrupted|asked for"):
+        scene.draw(comfyui)
+    assert (controlled(comfyui) == before).all()
+    assert (plain(comfyui) == uncontrolled).all()
+
+
+def test_context_windows_take_their_own_hints(comfyui: Host) -> None:
+    """Of eight frames in windows of four, a hint that changes in the second window changes nothing in the first."""
+
+    def frames(last: int) -> Tensor:
+        scene = Scene(batch=8, cfg=1.0)
+        first, second = scene.picture(1, 4), scene.picture(last, 4)
+        hints = scene.graph.add("ImageBatch", image1=first, image2=second)
+        scene.apply(scene.unit(scene.ours("canny"), hints))
+        windows = {"context_length": 4, "context_overlap": 0, "context_stride": 1, "closed_loop": False, "dim": 0}
+        scene.model = scene.graph.add(
+            "ContextWindowsManual",
+            model=scene.model,
+            context_schedule="standard_static",
+            fuse_method="flat",
+            freenoise=False,
+            **windows,
+        )
+        return scene.draw(comfyui)
+
+    one, other = frames(2), frames(3)
+    assert (one[:4] == other[:4]).all()
+    assert difference(one[4:], other[4:]) > 0.01
+
+
+def test_a_tile_reads_its_part_of_every_hint(comfyui: Host) -> None:
+    """As in tiled upscalers: the tile of a large hint is the same as that part given alone."""
+
+    def tiled(cut: bool) -> Tensor:
+        scene = Scene()
+        picture, mask = scene.picture(size=2 * SIZE), None
+        if not cut:
+            picture = scene.graph.add("ImageCrop", image=picture, width=SIZE, height=SIZE, x=64, y=SIZE)
+        scene.apply(scene.unit(scene.ours("canny"), picture))
+        if cut:
+            place = {"top": SIZE, "left": 64, "size": SIZE, "canvas": 2 * SIZE}
+            positive = scene.graph.add("TestTile", prompt=scene.positive, **place)
+            negative = scene.graph.add("TestTile", prompt=scene.negative, **place)
+            scene.positive, scene.negative = positive, negative
+        assert mask is None
+        return scene.draw(comfyui)
+
+    assert difference(tiled(cut=True), tiled(cut=False)) <= TOLERANCE
+
+
+def test_weights_may_be_streamed(comfyui: Host) -> None:
+    scene = Scene()
+    control = scene.graph.add("TestPartialLoad", control_net=scene.ours("canny"))
+    scene.apply(scene.unit(control, scene.picture()))
+    assert (scene.draw(comfyui) == controlled(comfyui)).all()
+
+
+def test_memory_does_not_grow(comfyui: Host) -> None:
+    def runs(count: int, offset: int) -> None:
+        for k in range(offset, offset + count):
+            scene = Scene(steps=1)
+            units = None
+            for file in SD_FILES[: 1 + k % 3]:
+                units = scene.unit(scene.ours(file), scene.picture(k), units, weight=0.5 + k / 100)
+            assert units is not None
+            scene.apply(units)
+            scene.draw(comfyui)
+
+    runs(15, 0)
+    before = comfyui.memory()
+    runs(50, 15)
+    assert comfyui.memory() - before < 60 * 2**20
+
+
+def test_words_are_there_in_every_language(comfyui: Host) -> None:
+    """What the English file says is what the nodes say; the Chinese one leaves nothing out; each node has a page."""
+    nodes = {name: node for name, node in comfyui.get("object_info").items() if name.startswith("ControlStack")}
+    words = {lang: json.loads((ROOT / "locales" / lang / "nodeDefs.json").read_text("utf-8")) for lang in ("en", "zh")}
+    assert set(words["en"]) == set(words["zh"]) == set(nodes)
+    for name, node in nodes.items():
+        given = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
+        said = words["en"][name]
+        assert (said["display_name"], said["description"]) == (node["display_name"], node["description"])
+        assert {key: value["tooltip"] for key, value in said["inputs"].items()} == {
+            key: options["tooltip"] for key, (_, options) in given.items()
+        }
+        assert [each["tooltip"] for each in said["outputs"].values()] == node["output_tooltips"]
+        assert set(words["zh"][name]["inputs"]) == set(given)
+        assert len(words["zh"][name]["outputs"]) == len(node["output"])
+        assert (ROOT / "web" / "docs" / f"{name}.md").is_file()
+    assert "ControlStackControlUnit" in comfyui.get("i18n")["zh"]["nodeDefs"]
