@@ -54,8 +54,6 @@ ABSENT: tuple[Preprocessor, ...] = (
         for name, control_type, aliases in (
             ("depth_zoe", "Depth", ()),
             ("depth_leres", "Depth", ()),
-            ("depth_anything", "Depth", ()),
-            ("depth_anything_v2", "Depth", ()),
             ("openpose", "OpenPose", ()),
             ("openpose_hand", "OpenPose", ()),
             ("openpose_face", "OpenPose", ()),
@@ -65,8 +63,6 @@ ABSENT: tuple[Preprocessor, ...] = (
             ("animal_openpose", "OpenPose", ()),
             ("lineart_anime_denoise", "Lineart", ()),
             ("normal_dsine", "NormalMap", ()),
-            ("seg_ofade20k", "Segmentation", ("oneformer_ade20k",)),
-            ("seg_ofcoco", "Segmentation", ("oneformer_coco",)),
             ("seg_anime_face", "Segmentation", ("anime_face_segment",)),
             ("mobile_sam", "Segmentation", ()),
             ("mediapipe_face", "OpenPose", ()),

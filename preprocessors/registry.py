@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..core.errors import PreprocessorError
-from . import color, depth, edges, inpaint, linearts, lines, normals, ready, softedge, tiles
+from . import (
+    color,
+    depth,
+    depth_pretrained,
+    edges,
+    inpaint,
+    linearts,
+    lines,
+    normals,
+    ready,
+    segmentation,
+    softedge,
+    tiles,
+)
 from .absent import ABSENT
 from .base import Preprocessor, nearest
 
@@ -30,9 +43,19 @@ REGISTRY: tuple[Preprocessor, ...] = (
     lines.THRESHOLD,
     lines.BINARY,
     ready.INVERT,
+    depth_pretrained.DEPTH_ANYTHING_V2,
+    depth_pretrained.DEPTH_ANYTHING_V2_BASE,
+    depth_pretrained.DEPTH_ANYTHING_V2_LARGE,
+    depth_pretrained.DEPTH_ANYTHING,
+    depth_pretrained.DEPTH_ANYTHING_BASE,
+    depth_pretrained.DEPTH_ANYTHING_LARGE,
+    depth_pretrained.DEPTH_PRO,
     depth.DEPTH_MIDAS,
     normals.NORMAL_BAE,
     normals.NORMAL_MIDAS,
+    segmentation.SEG_OFADE20K,
+    segmentation.SEG_OFCOCO,
+    segmentation.SEG_M2FADE20K,
     softedge.T2IA_SKETCH,
     color.COLOR_GRID,
     color.RECOLOR_LUMINANCE,

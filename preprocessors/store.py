@@ -59,8 +59,8 @@ class Store:
     def how_to_get(self, file: WeightFile) -> str:
         """A sentence with the file's name, size, digest, address and folder."""
         facts = [f"{file.bytes:,} bytes"] if file.bytes else []
-        facts += [f"sha256 {file.sha256}"] if file.sha256 else []
-        about = f" ({', '.join(facts)})" if facts else ""
+        facts += [f"sha256 {file.sha256}" if file.sha256 else "no checksum known, so it cannot be verified"]
+        about = f" ({', '.join(facts)})"
         wrong = next((path for path in self._places(file) if path.is_file()), None)
         found = f" {wrong} is incomplete or another file." if wrong else ""
         return (
