@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..core.errors import PreprocessorError
-from . import color, depth, edges, inpaint, linearts, lines, normals, ready, softedge, tiles
+from . import color, depth, edges, inpaint, linearts, lines, normals, openpose, ready, softedge, tiles
 from .absent import ABSENT
 from .base import Preprocessor, nearest
 
@@ -33,6 +33,11 @@ REGISTRY: tuple[Preprocessor, ...] = (
     depth.DEPTH_MIDAS,
     normals.NORMAL_BAE,
     normals.NORMAL_MIDAS,
+    openpose.OPENPOSE,
+    openpose.OPENPOSE_HAND,
+    openpose.OPENPOSE_FACE,
+    openpose.OPENPOSE_FACEONLY,
+    openpose.OPENPOSE_FULL,
     softedge.T2IA_SKETCH,
     color.COLOR_GRID,
     color.RECOLOR_LUMINANCE,
