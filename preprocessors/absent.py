@@ -54,11 +54,6 @@ ABSENT: tuple[Preprocessor, ...] = (
         for name, control_type, aliases in (
             ("depth_zoe", "Depth", ()),
             ("depth_leres", "Depth", ()),
-            ("openpose", "OpenPose", ()),
-            ("openpose_hand", "OpenPose", ()),
-            ("openpose_face", "OpenPose", ()),
-            ("openpose_faceonly", "OpenPose", ()),
-            ("openpose_full", "OpenPose", ()),
             ("dw_openpose_full", "OpenPose", ()),
             ("animal_openpose", "OpenPose", ()),
             ("lineart_anime_denoise", "Lineart", ()),
