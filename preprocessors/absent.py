@@ -52,14 +52,10 @@ ABSENT: tuple[Preprocessor, ...] = (
     *(
         _absent(name, control_type, "its network is not part of this version", *aliases)
         for name, control_type, aliases in (
-            ("depth_zoe", "Depth", ()),
-            ("depth_leres", "Depth", ()),
             ("dw_openpose_full", "OpenPose", ()),
             ("animal_openpose", "OpenPose", ()),
-            ("lineart_anime_denoise", "Lineart", ()),
             ("normal_dsine", "NormalMap", ()),
             ("seg_anime_face", "Segmentation", ("anime_face_segment",)),
-            ("mobile_sam", "Segmentation", ()),
             ("mediapipe_face", "OpenPose", ()),
             ("inpaint_only+lama", "Inpaint", ()),
         )
