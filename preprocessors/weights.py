@@ -101,3 +101,12 @@ DWPOSE = from_hub(
     sha256="724f4ff2439ed61afb86fb8a1951ec39c6220682803b4a8bd4f598cd913b1843",
 )  # fmt: skip
 RTMPOSE_ANIMAL = from_hub("hr16/UnJIT-DWPose", "rtmpose-m_ap10k_256.onnx", "Apache-2.0", folder="openpose")
+FACE_MESH = WeightFile(
+    name="face_landmarker.task",
+    addresses=(
+        "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
+    ),
+    licence="Apache-2.0",
+    sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
+    packaged="mediapipe/modules/face_landmark/face_landmark_with_attention.tflite",
+)
