@@ -29,6 +29,7 @@ class WeightFile:
     bytes: int | None = None  # None: not known; then nothing is compared
     sha256: str = ""  # lower case hexadecimal; empty: not known
     found_as: tuple[str, ...] = ()
+    packaged: str = ""  # a file that some versions of a package bring and that does as well, as PACKAGE/PATH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

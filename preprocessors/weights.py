@@ -108,3 +108,21 @@ OPENPOSE_FACE = from_hub(
     ANNOTATORS, "facenet.pth", CMU, size=153_718_792, folder="openpose",
     sha256="8beb52e548624ffcc4aed12af7aee7dcbfaeea420c75609fee999fe7add79d43",
 )  # fmt: skip
+YOLOX = from_hub(
+    "yzd-v/DWPose", "yolox_l.onnx", "Apache-2.0", size=216_746_733, folder="openpose",
+    sha256="7860ae79de6c89a3c1eb72ae9a2756c0ccfbe04b7791bb5880afabd97855a411",
+)  # fmt: skip
+DWPOSE = from_hub(
+    "yzd-v/DWPose", "dw-ll_ucoco_384.onnx", "Apache-2.0", size=134_399_116, folder="openpose",
+    sha256="724f4ff2439ed61afb86fb8a1951ec39c6220682803b4a8bd4f598cd913b1843",
+)  # fmt: skip
+RTMPOSE_ANIMAL = from_hub("hr16/UnJIT-DWPose", "rtmpose-m_ap10k_256.onnx", "Apache-2.0", folder="openpose")
+FACE_MESH = WeightFile(
+    name="face_landmarker.task",
+    addresses=(
+        "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
+    ),
+    licence="Apache-2.0",
+    sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
+    packaged="mediapipe/modules/face_landmark/face_landmark_with_attention.tflite",
+)
