@@ -7,7 +7,6 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from controlstack.core.errors import DamagedModelError
