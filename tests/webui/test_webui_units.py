@@ -338,7 +338,7 @@ def test_slots_win_over_the_page() -> None:
 
 
 def test_several_pictures_make_a_unit_of_several() -> None:
-    (unit,) = raw_units([*[None] * SLOTS, *page(enabled=True, multi_images=[RED, RED])])
+    (unit,) = raw_units([*[None] * SLOTS, *page(enabled=True, input_mode="merge", multi_images=[RED, RED])])
     assert unit["input_mode"] == "merge" and len(unit["image"]) == 2
 
 
