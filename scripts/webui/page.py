@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...core.errors import ControlError
-from . import choices, preview
-from .arguments import FIELDS, SLOTS
+from . import choices, paste, preset_page, preview
+from .arguments import SLOTS
 from .gradio_shim import on
 from .services import services
 from .unit_page import UnitPage, build_unit
@@ -33,22 +33,9 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
         gr.Accordion("ControlNet", open=False, elem_id="controlnet"),
     ):
         script.pages = _tabs(tab, unit_count())
-    script.infotext_fields = [(page.fields[name], key_of(page.index, name)) for page in script.pages for name in PASTED]
+    script.infotext_fields = [field for page in script.pages for field in _pasted_fields(page)]
     script.paste_field_names = [key for _, key in script.infotext_fields]
     return [*slots, *(each for page in script.pages for each in page.arguments)]
-
-
-# What a picture's text can set; pictures stay as they are.
-PASTED = tuple(
-    name for name in FIELDS
-    if name not in ("image", "mask", "effective_region_mask", "multi_images", "batch_folder", "output_folder",
-                    "input_mode", "loopback")
-)  # fmt: skip
-
-
-def key_of(index: int, name: str) -> str:
-    """The name under which a pasted field travels, as in sd-webui-controlnet."""
-    return f"ControlNet {index} {name}"
 
 
 def unit_count() -> int:
@@ -70,17 +57,46 @@ def _tabs(tab: str, count: int) -> list[UnitPage]:
     import gradio as gr
 
     if count == 1:
-        return [build_unit(tab, 0)]
+        return [_unit(tab, 0)]
     pages = []
     with gr.Tabs(elem_id=f"{tab}_controlnet_tabs"):
         for index in range(count):
             with gr.Tab(f"ControlNet Unit {index}", elem_classes=["cnet-unit-tab"]):
-                pages.append(build_unit(tab, index))
+                pages.append(_unit(tab, index))
     return pages
+
+
+def _unit(tab: str, index: int) -> UnitPage:
+    page = build_unit(tab, index)
+    preset_page.build_row(page)
+    for helper in page.extras.values():  # they say nothing about a unit, so there is nothing to keep
+        helper.do_not_save_to_config = True
+    return page
+
+
+def separate_defaults() -> list[Any]:
+    """Give each unit its own defaults in ui-config.json, which knows widgets by script and label. A host's callback.
+
+    The host asks for tabs, of which there are none, after it made the widgets and before it reads that file.
+    """
+    from modules import scripts
+
+    for runner in (scripts.scripts_txt2img, scripts.scripts_img2img):
+        for script in runner.alwayson_scripts:
+            for page in getattr(script, "pages", ()):
+                for widget in page.arguments if page.index else ():
+                    widget.custom_script_source = f"{widget.custom_script_source}/unit {page.index}"
+    return []
+
+
+def _pasted_fields(page: UnitPage) -> list[tuple[Any, str]]:
+    named = [(page.fields[name], paste.key_of(page.index, name)) for name in paste.PASTED]
+    return [*named, (page.extras["type"], paste.key_of(page.index, paste.CONTROL_TYPE))]
 
 
 def _connect(pages: Sequence[UnitPage], watched: dict[str, Any]) -> None:
     host = [watched["steps"], *([watched["denoising_strength"]] if pages[0].tab == "img2img" else [])]
+    preset_page.connect(pages)
     for page in pages:
         preview.connect(page, watched["width"], watched["height"])
         for each in (*host, *page.pick(*PLANNED)):

@@ -114,14 +114,15 @@ def _single_picture(page: UnitPage) -> None:
                 page.id("effective_region_mask"), draw=True, height=PICTURE_HEIGHT,
             )  # fmt: skip
     with gr.Row(elem_classes=["cnet-image-controls"]):
-        _tool(page, "take_txt2img", "🖼 txt2img", "Take the selected picture of txt2img", "controlnet_take_txt2img")
-        _tool(page, "take_img2img", "🖼 img2img", "Take the selected picture of img2img", "controlnet_take_img2img")
-        _tool(page, "webcam", "📷", "Take pictures with the webcam, or upload them", "controlnet_webcam_enable")
-        _tool(page, "mirror", "⇄", "Mirror the webcam", "controlnet_webcam_mirror")
-        _tool(page, "dimensions", "⤴", "Make width and height those of the picture", "controlnet_send_dimen_button")
+        tool(page, "take_txt2img", "🖼 txt2img", "Take the selected picture of txt2img", "controlnet_take_txt2img")
+        tool(page, "take_img2img", "🖼 img2img", "Take the selected picture of img2img", "controlnet_take_img2img")
+        tool(page, "webcam", "📷", "Take pictures with the webcam, or upload them", "controlnet_webcam_enable")
+        tool(page, "mirror", "⇄", "Mirror the webcam", "controlnet_webcam_mirror")
+        tool(page, "dimensions", "⤴", "Make width and height those of the picture", "controlnet_send_dimen_button")
 
 
-def _tool(page: UnitPage, name: str, text: str, tooltip: str, elem_id: str) -> None:
+def tool(page: UnitPage, name: str, text: str, tooltip: str, elem_id: str) -> None:
+    """A small button."""
     from modules.ui_components import ToolButton
 
     page.extras[name] = ToolButton(value=text, elem_id=page.id(elem_id), tooltip=tooltip)
@@ -163,12 +164,12 @@ def _models(page: UnitPage) -> None:
             label="Preprocessor", choices=choices.modules(), value=NO_MODULE,
             elem_id=page.id("controlnet_preprocessor_dropdown"),
         )  # fmt: skip
-        _tool(page, "run", "💥", "Run the preprocessor and show what it makes", "controlnet_trigger_preprocessor")
+        tool(page, "run", "💥", "Run the preprocessor and show what it makes", "controlnet_trigger_preprocessor")
         page.fields["model"] = gr.Dropdown(
             label="Model", choices=[NO_MODEL, *services().files.names], value=NO_MODEL,
             elem_id=page.id("controlnet_model_dropdown"),
         )  # fmt: skip
-        _tool(page, "refresh", "🔄", "Look for models again", "controlnet_refresh_models")
+        tool(page, "refresh", "🔄", "Look for models again", "controlnet_refresh_models")
 
 
 def _numbers(page: UnitPage) -> None:
