@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..core.errors import PreprocessorError
-from . import color, edges, inpaint, lines, ready, tiles
+from . import color, depth, edges, inpaint, linearts, lines, normals, openpose, ready, softedge, tiles
 from .absent import ABSENT
 from .base import Preprocessor, nearest
 
@@ -13,11 +13,32 @@ REGISTRY: tuple[Preprocessor, ...] = (
     ready.NONE,
     edges.CANNY,
     edges.PYRACANNY,
+    softedge.SOFTEDGE_HED,
+    softedge.SOFTEDGE_HEDSAFE,
+    softedge.SOFTEDGE_TEED,
+    softedge.SOFTEDGE_PIDINET,
+    softedge.SOFTEDGE_PIDISAFE,
+    softedge.SOFTEDGE_ANYLINE,
+    linearts.LINEART_REALISTIC,
+    linearts.LINEART_COARSE,
+    linearts.LINEART_ANIME,
     lines.LINEART_STANDARD,
+    linearts.MLSD,
+    softedge.SCRIBBLE_HED,
+    softedge.SCRIBBLE_PIDINET,
     lines.SCRIBBLE_XDOG,
     lines.THRESHOLD,
     lines.BINARY,
     ready.INVERT,
+    depth.DEPTH_MIDAS,
+    normals.NORMAL_BAE,
+    normals.NORMAL_MIDAS,
+    openpose.OPENPOSE,
+    openpose.OPENPOSE_HAND,
+    openpose.OPENPOSE_FACE,
+    openpose.OPENPOSE_FACEONLY,
+    openpose.OPENPOSE_FULL,
+    softedge.T2IA_SKETCH,
     color.COLOR_GRID,
     color.RECOLOR_LUMINANCE,
     color.RECOLOR_INTENSITY,
