@@ -15,6 +15,7 @@ from .services import services
 
 if TYPE_CHECKING:
     from .run import Run
+    from .unit_page import UnitPage
 
 TITLE = "ControlNet"  # the name under which clients and other extensions address units
 
@@ -30,6 +31,8 @@ def make_script() -> type:
 
         def __init__(self) -> None:
             self._run: Run | None = None
+            self.pages: list[UnitPage] = []
+            self.watched: dict[str, Any] = {}  # the host's own widgets that the page looks at
 
         def title(self) -> str:
             return TITLE
@@ -41,6 +44,11 @@ def make_script() -> type:
             from .page import build
 
             return build(self, is_img2img)
+
+        def after_component(self, component: Any, **kwargs: Any) -> None:
+            from .page import watch
+
+            watch(self, component, kwargs.get("elem_id"))
 
         def process(self, p: Any, *args: Any) -> None:
             self._run = run.begin(services(), p, lambda: _collect(p, args))
