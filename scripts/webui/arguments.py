@@ -61,7 +61,7 @@ def fill(args: list[Any], start: int, units: Sequence[Any]) -> None:
 
 def from_page_unit(values: dict[str, Any]) -> dict[str, Any]:
     """The widgets' values as a unit's fields."""
-    image, mask = with_drawing(values["image"]), values.pop("mask", None)
+    image, mask = with_drawing(values.get("image")), values.pop("mask", None)
     if isinstance(image, Mapping) and mask is not None:  # an uploaded mask replaces the drawn one
         image = {"image": image["image"], "mask": mask}
     gallery = [_opened(each) for each in values.pop("multi_images", None) or ()]
@@ -94,7 +94,7 @@ def _opened(value: Any) -> Any:
 
 def _parameters(values: dict[str, Any]) -> dict[str, float]:
     """The numbers of preprocessors that have more than clients' two fields for them."""
-    known = lookup(values["module"]).parameters[2:] if values.get("enabled") else ()
+    known = lookup(values.get("module") or "none").parameters[2:] if values.get("enabled") else ()
     numbers = [values.pop(name, None) for name in THRESHOLDS[2:]]
     pairs = ((each.name, number) for each, number in zip(known, numbers, strict=False))
     return {name: number for name, number in pairs if number is not None}

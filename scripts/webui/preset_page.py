@@ -52,7 +52,12 @@ def connect(pages: Sequence[UnitPage]) -> None:
         targets = [page.extras["type"] if each == paste.CONTROL_TYPE else page.fields[each] for each in LOADED]
         on(page.extras["load_preset"].click, _reporting(_load), [name], targets)
         saving = _changes_list(_save, page.index, len(lists))
-        on(page.extras["save_preset"].click, _reporting(saving), [page.extras["preset_name"], *page.pick(*SAVED)], lists)
+        on(
+            page.extras["save_preset"].click,
+            _reporting(saving),
+            [page.extras["preset_name"], *page.pick(*SAVED)],
+            lists,
+        )
         deleting = _changes_list(_delete, page.index, len(lists))
         on(page.extras["delete_preset"].click, _reporting(deleting), [name], lists)
 
