@@ -69,7 +69,7 @@ def from_page_unit(values: dict[str, Any]) -> dict[str, Any]:
     values["parameters"] = _parameters(values)
     if values.get("input_mode") == InputMode.MERGE.value:
         return values | {"image": [{"image": each} for each in gallery] or None}
-    return values | {"input_mode": InputMode.SIMPLE.value}  # pictures of a folder are put in one by one
+    return values | {"input_mode": values.get("input_mode") or InputMode.SIMPLE.value}
 
 
 def _region(value: Any) -> Any:
