@@ -61,7 +61,7 @@ def fill(args: list[Any], start: int, units: Sequence[Any]) -> None:
 
 def from_page_unit(values: dict[str, Any]) -> dict[str, Any]:
     """The widgets' values as a unit's fields."""
-    image, mask = with_drawing(values["image"]), values.pop("mask", None)
+    image, mask = with_drawing(values.get("image")), values.pop("mask", None)
     if isinstance(image, Mapping) and mask is not None:  # an uploaded mask replaces the drawn one
         image = {"image": image["image"], "mask": mask}
     gallery = [_opened(each) for each in values.pop("multi_images", None) or ()]
@@ -69,7 +69,7 @@ def from_page_unit(values: dict[str, Any]) -> dict[str, Any]:
     values["parameters"] = _parameters(values)
     if values.get("input_mode") == InputMode.MERGE.value:
         return values | {"image": [{"image": each} for each in gallery] or None}
-    return values | {"input_mode": InputMode.SIMPLE.value}  # pictures of a folder are put in one by one
+    return values | {"input_mode": values.get("input_mode") or InputMode.SIMPLE.value}
 
 
 def _region(value: Any) -> Any:
@@ -94,7 +94,7 @@ def _opened(value: Any) -> Any:
 
 def _parameters(values: dict[str, Any]) -> dict[str, float]:
     """The numbers that clients' two fields do not stand for, by name."""
-    known = lookup(values["module"]) if values.get("enabled") else None
+    known = lookup(values.get("module") or "none") if values.get("enabled") else None
     numbers = [values.get(name) for name in THRESHOLDS]
     for name in THRESHOLDS[2:]:
         values.pop(name, None)

@@ -61,7 +61,7 @@ class Presets:
             raise UnitError(f"the preset '{name}' is no preset: {path} lacks a unit")
         if content.get("version") != VERSION:
             raise UnitError(f"the preset '{name}' has version {content.get('version')!r}, expected {VERSION}: update")
-        return from_page_unit({"module": None, "image": None, **content["unit"], "enabled": True})
+        return from_page_unit({**content["unit"], "enabled": True})
 
     def delete(self, name: str) -> None:
         """Remove a preset; UnitError if there is none."""

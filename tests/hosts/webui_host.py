@@ -158,14 +158,19 @@ def make_world(path: Path, models: Path) -> None:
 
 @contextmanager
 def started(
-    path: Path, base: Path, models: Path, extensions: Sequence[Path] = (ROOT,), flags: Sequence[str] = ()
-) -> Iterator[Host]:
-    """Start the host with these extensions and the test pack as its only ones; stop it at the end."""
+    path: Path, base: Path, models: Path, extensions: Sequence[Path] = (ROOT,), flags: Sequence[str] = (),
+    page: bool = False,
+) -> Iterator[Host]:  # fmt: skip
+    """Start the host with these extensions and the test pack as its only ones; stop it at the end.
+
+    page: with its page, not only the API.
+    """
     _install(base, extensions)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [python_of(path), "-W", "ignore", "launch.py", *FLAGS, "--nowebui", "--api", "--port", str(port)]
+    command = [python_of(path), "-W", "ignore", "launch.py", *FLAGS, "--api", "--port", str(port)]
+    command += [] if page else ["--nowebui"]
     command += ["--data-dir", str(base), "--models-dir", str(models), *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
     log = base / "host.log"
