@@ -129,6 +129,8 @@ def write_configs(folder: Path, kind: Kind, shapes: Shapes, scheduler: Config, s
     if kind is SDXL:
         parts["text_encoder_2"] = ("transformers", "CLIPTextModelWithProjection", encoders[1])
     index: Config = {"_class_name": kind.pipeline, "_diffusers_version": "0.35.0"}
+    if kind is not SDXL:
+        index["requires_safety_checker"] = False
     index |= {f"tokenizer{suffix}": ["transformers", "CLIPTokenizer"] for suffix in ["", "_2"][: len(encoders)]}
     for name, (library, cls, config) in parts.items():
         index[name] = [library, cls]

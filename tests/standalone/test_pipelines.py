@@ -13,6 +13,7 @@ from controlstack.core.errors import HostError, IncompatibleModelError
 from controlstack.core.schedule import Schedule
 from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlUnit
+from controlstack.standalone.demo import BASE
 from controlstack.standalone.injection import Injection, base_of
 from controlstack.standalone.pipeline import Base, Offload, Request, generate, load_base
 from controlstack.standalone.schedulers import NAMES, make_scheduler
@@ -206,12 +207,65 @@ def test_a_folder_or_file_that_is_no_base_is_refused(tmp_path: Any) -> None:
         load_base(tmp_path / "missing.safetensors")
 
 
-def test_an_offloading_host_brings_networks_back(tiny: Base, build: Build) -> None:
+def _devices(model: Any) -> set[str]:
+    return {parameter.device.type for parameter in model.network.parameters()}
+
+
+def test_a_host_brings_networks_to_its_device(tiny: Base, build: Build) -> None:
     _, model = build(tiny, 1)
-    host = Base(tiny.pipeline, torch.device("cpu"), Offload.MODEL)
-    with host.ready(model):
-        pass
-    assert next(model.network.parameters()).device.type == "cpu"
+    with Base(tiny.pipeline, torch.device("meta"), Offload.NONE).ready(model):
+        assert _devices(model) == {"meta"}
+
+
+def test_a_sequential_host_keeps_no_weights_with_the_network(tiny: Base, build: Build) -> None:
+    _, model = build(tiny, 1)
+    before = {name: weight.clone() for name, weight in model.network.state_dict().items()}
+    with Base(tiny.pipeline, torch.device("cpu"), Offload.SEQUENTIAL).ready(model):
+        assert _devices(model) == {"meta"}  # each layer brings its own when it is called
+    assert all(model.network.state_dict()[name].equal(weight) for name, weight in before.items())
+
+
+@pytest.mark.parametrize("offload", [Offload.MODEL, Offload.SEQUENTIAL])
+def test_offloading_changes_no_picture(
+    tiny: Base, offloaded: Any, build: Build, adapter: T2IAdapter, as_ours: Any, offload: Offload
+) -> None:
+    units = [
+        ControlUnit(model=build(tiny, 1)[1], hint=_hint()),
+        ControlUnit(model=as_ours(adapter, "t2i"), hint=_hint(), weight=0.5),
+    ]
+    plain, expected = generate(tiny, _request()).images, generate(tiny, _request(), units).images
+    base = offloaded(offload)
+    got = generate(base, _request(), units).images
+    assert (got == expected).all()
+    assert (got != plain).any()
+    assert not base.pipeline.unet._forward_pre_hooks
+    assert all(_devices(unit.model) == {"cpu"} for unit in units)
+    resting = {parameter.device.type for parameter in base.pipeline.unet.parameters()}
+    assert resting == ({"meta"} if offload is Offload.SEQUENTIAL else {"cpu"})
+
+
+@pytest.mark.parametrize("offload", [Offload.MODEL, Offload.SEQUENTIAL])
+def test_offloading_from_the_cpu_to_the_cpu_is_refused(offload: Offload) -> None:
+    with pytest.raises(HostError, match="--device"):
+        load_base(BASE, offload=offload)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+@pytest.mark.parametrize("offload", [Offload.NONE, Offload.MODEL, Offload.SEQUENTIAL])
+def test_an_accelerator_draws_the_same_with_every_offload(tiny: Base, build: Build, offload: Offload) -> None:
+    unit = ControlUnit(model=build(tiny, 1)[1], hint=_hint())
+    expected = generate(tiny, _request(), [unit]).images.astype(int)
+    got = generate(load_base(BASE, device="cuda", offload=offload), _request(), [unit]).images
+    assert np.abs(got - expected).mean() < 1  # of 255: another device rounds otherwise
+
+
+@pytest.mark.parametrize("offload", [Offload.MODEL, Offload.SEQUENTIAL])
+def test_an_exception_while_offloading_leaves_networks_whole(tiny: Base, build: Build, offload: Offload) -> None:
+    _, model = build(tiny, 1)
+    host = Base(tiny.pipeline, torch.device("cpu"), offload)
+    with pytest.raises(KeyboardInterrupt), host.ready(model):
+        raise KeyboardInterrupt
+    assert _devices(model) == {"cpu"}
 
 
 def test_each_picture_may_have_its_prompt() -> None:
