@@ -14,13 +14,14 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import PreprocessorError
-from .calling import MAX_PIXELS, Call, check_image, check_mask, check_present, check_seed, perform
+from .calling import MAX_PIXELS, Call, check_image, check_mask, check_present, check_seed, find_poses, perform
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from .networks import Network
+    from .poses import Poses
     from .runtime import Runtime
 
     Image = NDArray[np.uint8]
@@ -86,13 +87,19 @@ class Preprocessor:
     `run(images, *networks, **parameters)` gets uint8 [B, H, W, 3] if `batchable`, else one [H, W, 3], and returns the
     same shape or, with three equal channels left out, [B, H, W] or [H, W]. It gets `seed` too if it is not
     `deterministic`, `mask` ([B, H, W] or [H, W], 0 or 255) if it `takes_mask`, and each of its networks, loaded.
+
+    With `finish`, what `run` returns may be floats; they are cut to the picture's size, so that nothing of the padding
+    enters a minimum or a median, and `finish(result, image, **parameters)` makes the hint of each picture of them.
+    With `finds_poses`, `run` returns a `Poses` for each picture, which `finish` draws.
     """
 
     id: str
     title: str
     doc: str
-    run: Callable[..., Image]
+    run: Callable[..., Any]
     output: Output
+    finish: Callable[..., Image] | None = None
+    finds_poses: bool = False  # True: `poses` tells what is drawn; needs `batchable` and a `pad` of 1
     polarity: str = ""  # what is bright in the result, such as "near is white"
     aliases: tuple[str, ...] = ()  # names of other programs for the same thing
     control_types: tuple[str, ...] = ()  # as sd-webui-controlnet groups them; the models that read such a hint
@@ -137,6 +144,21 @@ class Preprocessor:
         masks = check_mask(mask, batch, self)
         result = perform(self, Call(batch, masks, size, arguments), runtime)
         return result if image.ndim == 4 else result[0]
+
+    def poses(
+        self, image: Image, *, resolution: int | None = None, runtime: Runtime | None = None
+    ) -> tuple[Poses, ...]:
+        """Everybody in each picture, on a canvas of the hint's size, for editors and JSON; nothing is cached.
+
+        PreprocessorError unless this one finds poses; else like a call.
+        """
+        check_present(self)
+        check_image(image, self.id)
+        if not self.finds_poses:
+            raise PreprocessorError(f"{self.id} finds no poses: choose a preprocessor such as openpose")
+        batch = image if image.ndim == 4 else image[None]
+        size = None if resolution is None else int(RESOLUTION.check(resolution, self.id))
+        return find_poses(self, Call(batch, None, size, self.settings({})), runtime)
 
     def settings(self, parameters: Mapping[str, object]) -> dict[str, int | float]:
         """Every parameter of this preprocessor, the given ones checked and the others at their defaults."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .base import Image, Preprocessor
+    from .poses import Poses
     from .runtime import Runtime
 else:
     from .lazy import np
@@ -57,6 +58,15 @@ def perform(preprocessor: Preprocessor, call: Call, runtime: Runtime | None) -> 
     else:
         result = runtime.cache.through(preprocessor, call, _with(preprocessor, runtime))
     return np.array(result) if np.may_share_memory(result, call.batch) else np.ascontiguousarray(result)
+
+
+def find_poses(preprocessor: Preprocessor, call: Call, runtime: Runtime | None) -> tuple[Poses, ...]:
+    """What a preprocessor that finds poses would draw, one for each picture."""
+    if runtime is None:
+        from .runtime import standalone
+
+        runtime = standalone()
+    return tuple(pose for part in _chunks(preprocessor, call, runtime, _found) for pose in part)
 
 
 def check_present(preprocessor: Preprocessor) -> None:
@@ -105,19 +115,20 @@ def check_seed(seed: object, owner: str) -> int:
 
 def _with(preprocessor: Preprocessor, runtime: Runtime) -> Callable[[Call], Image]:
     """What makes hints with the networks of a runtime, chunk by chunk."""
+    return lambda call: _join(list(_chunks(preprocessor, call, runtime, _chunk)))
 
-    def make(call: Call) -> Image:
-        results: list[Image] = []
-        with ExitStack() as stack:
+
+def _chunks(
+    preprocessor: Preprocessor, call: Call, runtime: Runtime, do: Callable[[Preprocessor, Call, Sequence[object]], Any]
+) -> Iterator[Any]:
+    """The results of some work on each chunk, with the networks loaded; the host hears of it, and may interrupt."""
+    with ExitStack() as stack:
+        runtime.check_interrupt()
+        loaded = [stack.enter_context(runtime.ready(network)) for network in preprocessor.networks]
+        for part, done in _parts(call, runtime.pixels_at_once(preprocessor)):
             runtime.check_interrupt()
-            loaded = [stack.enter_context(runtime.ready(network)) for network in preprocessor.networks]
-            for part, done in _parts(call, runtime.pixels_at_once(preprocessor)):
-                runtime.check_interrupt()
-                results.append(_chunk(preprocessor, part, loaded))
-                runtime.progress(done, len(call.batch))
-        return _join(results)
-
-    return make
+            yield do(preprocessor, part, loaded)
+            runtime.progress(done, len(call.batch))
 
 
 def _parts(call: Call, pixels: int) -> Iterator[tuple[Call, int]]:
@@ -140,8 +151,23 @@ def _run_size(call: Call) -> tuple[int, int]:
 
 def _chunk(preprocessor: Preprocessor, call: Call, networks: Sequence[object]) -> Image:
     """The hints of one chunk, [B, h, w, C]."""
-    if call.resolution is None:
-        return _run(preprocessor, np.ascontiguousarray(call.batch), call.masks, networks, call.arguments)
+    plain, padded = _prepared(preprocessor, call)
+    hints = _run(preprocessor, padded, networks)
+    height, width = plain.batch.shape[1:3]
+    if padded.batch.shape != plain.batch.shape:
+        hints = hints[:, :height, :width]
+    if preprocessor.finish is None:
+        return np.ascontiguousarray(hints)
+    pairs = zip(hints, plain.batch, strict=True)
+    return np.stack([_colour(preprocessor.finish(hint, image, **call.arguments), 3) for hint, image in pairs])
+
+
+def _found(preprocessor: Preprocessor, call: Call, networks: Sequence[object]) -> Sequence[Poses]:
+    return _run(preprocessor, _prepared(preprocessor, call)[1], networks)
+
+
+def _prepared(preprocessor: Preprocessor, call: Call) -> tuple[Call, Call]:
+    """The chunk at the wanted size, and with its edges padded; networks need whole cells even without a resolution."""
     height, width = _run_size(call)
     if height * width > MAX_PIXELS:
         raise PreprocessorError(
@@ -149,34 +175,35 @@ def _chunk(preprocessor: Preprocessor, call: Call, networks: Sequence[object]) -
             f"{call.batch.shape[1]} becomes {width}x{height}, more than {MAX_PIXELS // 10**6} megapixels: "
             "choose a smaller resolution"
         )
-    pad = preprocessor.pad
-    batch = np.stack([pad_to_multiple(scale_short_side(image, call.resolution), pad) for image in call.batch])
-    masks = call.masks
-    if masks is not None:
-        masks = np.stack([pad_to_multiple(resize_mask(mask, (height, width)), pad) for mask in masks])
-    hints = _run(preprocessor, batch, masks, networks, call.arguments)
-    return np.ascontiguousarray(hints[:, :height, :width])
+    batch, masks = np.ascontiguousarray(call.batch), call.masks
+    if call.resolution is not None:
+        batch = np.stack([scale_short_side(image, call.resolution) for image in batch])
+        masks = None if masks is None else np.stack([resize_mask(mask, (height, width)) for mask in masks])
+    plain = replace(call, batch=batch, masks=masks)
+    if call.resolution is None and not preprocessor.networks:
+        return plain, plain
+    batch = np.stack([pad_to_multiple(image, preprocessor.pad) for image in batch])
+    masks = None if masks is None else np.stack([pad_to_multiple(mask, preprocessor.pad) for mask in masks])
+    return plain, replace(call, batch=batch, masks=masks)
 
 
-def _run(
-    preprocessor: Preprocessor,
-    batch: Image,
-    masks: Image | None,
-    networks: Sequence[object],
-    arguments: Mapping[str, Any],
-) -> Image:
+def _run(preprocessor: Preprocessor, call: Call, networks: Sequence[object]) -> Any:
     """`run` on a batch or picture by picture; equal channels are made three."""
     if preprocessor.batchable:
-        given = {} if masks is None else {"mask": masks}
-        return _colour(preprocessor.run(batch, *networks, **given, **arguments), 4)
+        given = {} if call.masks is None else {"mask": call.masks}
+        return _colour(preprocessor.run(call.batch, *networks, **given, **call.arguments), 4)
     results: list[Image] = []
-    for row, image in enumerate(batch):
-        given = {} if masks is None else {"mask": masks[row]}
-        results.append(_colour(preprocessor.run(image, *networks, **given, **arguments), 3))
+    for row, image in enumerate(call.batch):
+        given = {} if call.masks is None else {"mask": call.masks[row]}
+        results.append(_colour(preprocessor.run(image, *networks, **given, **call.arguments), 3))
     return results[0][None] if len(results) == 1 else np.stack(results)
 
 
-def _colour(result: Image, rank: int) -> Image:
-    if result.ndim == rank:
+def _colour(result: Any, rank: int) -> Any:
+    """Three channels, unless it has channels or is not yet a picture."""
+    if not isinstance(result, np.ndarray):
         return result
-    return gray_to_rgb(result) if rank == 3 else np.stack([gray_to_rgb(each) for each in result])
+    pixels = cast("NDArray[Any]", result)
+    if pixels.ndim == rank or pixels.dtype != np.uint8:
+        return pixels
+    return gray_to_rgb(pixels) if rank == 3 else np.stack([gray_to_rgb(each) for each in pixels])

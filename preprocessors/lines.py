@@ -24,6 +24,15 @@ LINEART_WHITE = 127.0  # level that a typical stroke gets (same source)
 OTSU = (0, 255)  # thresholds that mean "choose one" (the binary annotator of ControlNet 1.1)
 
 
+def lineart_standard(image: Image, sigma: float, threshold: int) -> Image:
+    """[H, W]: how much darker each pixel is than its surroundings; the median stroke becomes middle grey."""
+    darker = np.clip(_shortfall(image, None, sigma), 0, 255)
+    strokes = darker[darker > threshold]
+    typical = float(np.median(strokes)) if strokes.size else 0.0
+    darker *= LINEART_WHITE / max(LINEART_FLOOR, typical)
+    return np.clip(darker, 0, 255).astype(np.uint8)
+
+
 def _threshold(image: Image, threshold: int) -> Image:
     return cast("Image", cv2.threshold(_darkest(image), threshold, 255, cv2.THRESH_BINARY)[1])
 
@@ -43,15 +52,6 @@ def _scribble_xdog(image: Image, threshold: int) -> Image:
     """
     shortfall = _shortfall(image, XDOG_NARROW, XDOG_WIDE)
     return np.where(shortfall > threshold // 2, np.uint8(255), np.uint8(0))
-
-
-def _lineart_standard(image: Image, sigma: float, threshold: int) -> Image:
-    """How much darker than its surroundings each pixel is, scaled so that the median stroke becomes middle grey."""
-    darker = np.clip(_shortfall(image, None, sigma), 0, 255)
-    strokes = darker[darker > threshold]
-    typical = float(np.median(strokes)) if strokes.size else 0.0
-    darker *= LINEART_WHITE / max(LINEART_FLOOR, typical)
-    return np.clip(darker, 0, 255).astype(np.uint8)
 
 
 def _shortfall(image: Image, narrow: float | None, wide: float) -> NDArray[np.float32]:
@@ -115,7 +115,7 @@ LINEART_STANDARD = Preprocessor(
     id="lineart_standard",
     title="Line art (standard)",
     doc="Fine grey lines from a drawing or a photograph with dark contours, without a network.",
-    run=_lineart_standard,
+    run=lineart_standard,
     output=Output.GRAY,
     polarity="white on black",
     aliases=("lineart_standard (from white bg & black line)", "standard_lineart"),
