@@ -13,6 +13,7 @@ from controlstack.core.errors import ControlError, HostError
 from controlstack.models.naming import to_ldm
 from controlstack.standalone import single_file
 from controlstack.standalone.pipeline import load_base
+from controlstack.standalone.schedulers import make_scheduler
 from controlstack.standalone.tokenizers import TABLE, make_tokenizer
 from diffusers import (
     AutoencoderKL,
@@ -289,7 +290,20 @@ def test_sd2_shows_its_prediction_by_a_bias(tmp_path: Path, spread: float, expec
 
 def test_a_schedule_without_signal_at_its_end_is_kept(sd1: Example, tmp_path: Path) -> None:
     path = _save(sd1.state | {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}, tmp_path / "model.safetensors")
-    assert load_base(path).pipeline.scheduler.alphas_cumprod[-1] < 1e-6
+    base = load_base(path)
+    assert base.pipeline.scheduler.alphas_cumprod[-1] < 1e-6
+    other = make_scheduler("euler", base.pipeline.scheduler.config)
+    other.set_timesteps(5)
+    assert other.timesteps[0] == 999
+
+
+def test_other_schedulers_space_their_steps_as_for_a_published_folder(example: Example, tmp_path: Path) -> None:
+    """Published folders of SDXL name a spacing; those of SD 1.x and SD 2.x leave it to the scheduler."""
+    base = load_base(_save(example.state, tmp_path / "model.safetensors"))
+    unipc = make_scheduler("unipc", base.pipeline.scheduler.config)
+    xl = isinstance(base.pipeline, StableDiffusionXLPipeline)
+    assert unipc.config["timestep_spacing"] == ("leading" if xl else "linspace")
+    assert unipc.config["prediction_type"] == "epsilon"
 
 
 def _without(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
