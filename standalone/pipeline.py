@@ -173,7 +173,7 @@ def load_base(
 
     prediction: 'epsilon' or 'v_prediction', where a file does not tell; a folder always does.
     """
-    target = torch.device(device)
+    target = _device(device)
     if offload is not Offload.NONE and target.type == "cpu":
         raise HostError(
             f"offloading ({offload.value}) moves weights between a device and the CPU, and the device is the CPU: "
@@ -190,6 +190,15 @@ def load_base(
     else:
         pipeline.to(target)
     return Base(pipeline, target, offload)
+
+
+def _device(name: str) -> torch.device:
+    """A device that is there; HostError for any other."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # of unknown names, and of what PyTorch was not built for
+        reason = str(error).splitlines()[0]
+        raise HostError(f"the device '{name}' cannot be used ({reason}): give another one as --device") from error
 
 
 def _load_folder(path: Path, dtype: torch.dtype) -> Any:
