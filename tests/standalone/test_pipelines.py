@@ -12,15 +12,17 @@ import torch
 from controlstack.core.errors import HostError, IncompatibleModelError
 from controlstack.core.schedule import Schedule
 from controlstack.core.stack import ControlStack
-from controlstack.core.unit import ControlUnit
+from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.standalone.demo import BASE
 from controlstack.standalone.injection import Injection, base_of
 from controlstack.standalone.pipeline import Base, Offload, Request, generate, load_base
 from controlstack.standalone.schedulers import NAMES, make_scheduler
 from diffusers import (
+    MultiAdapter,
     StableDiffusionAdapterPipeline,
     StableDiffusionControlNetImg2ImgPipeline,
     StableDiffusionControlNetPipeline,
+    StableDiffusionXLAdapterPipeline,
     StableDiffusionXLControlNetPipeline,
     T2IAdapter,
 )
@@ -97,6 +99,18 @@ def test_sdxl_equals_diffusers(xl: Base, build: Build) -> None:
     _assert_same(got, expected, _ours(xl.pipeline, [], **_size()))
 
 
+def test_two_sdxl_controlnets_and_a_range_equal_diffusers(xl: Base, build: Build) -> None:
+    (first, one), (second, two) = build(xl, 3), build(xl, 4)
+    theirs = _theirs(StableDiffusionXLControlNetPipeline, xl, controlnet=[first, second])
+    scales = {"controlnet_conditioning_scale": [1.0, 0.5], "control_guidance_end": [2 / 3, 1.0]}
+    expected = theirs(**PROMPT, **COMMON, **_size(), image=[_hint(), _hint(2)], **scales).images
+    units = [
+        ControlUnit(model=one, hint=_hint(), schedule=Schedule(end=2 / 3)),
+        ControlUnit(model=two, hint=_hint(2), weight=0.5),
+    ]
+    _assert_same(_ours(xl.pipeline, units, **_size()), expected, _ours(xl.pipeline, units[1:], **_size()))
+
+
 def test_a_t2i_adapter_equals_diffusers(tiny: Base, adapter: T2IAdapter, as_ours: Callable[[Any, str], Any]) -> None:
     parts = {name: part for name, part in tiny.pipeline.components.items() if name != "image_encoder"}
     theirs = StableDiffusionAdapterPipeline(**parts, adapter=adapter, requires_safety_checker=False)
@@ -104,6 +118,51 @@ def test_a_t2i_adapter_equals_diffusers(tiny: Base, adapter: T2IAdapter, as_ours
     expected = theirs(**PROMPT, **COMMON, **_size(), image=_hint()).images
     got = _ours(tiny.pipeline, [ControlUnit(model=as_ours(adapter, "t2i"), hint=_hint())], **_size())
     _assert_same(got, expected, _ours(tiny.pipeline, [], **_size()))
+
+
+def test_two_adapters_equal_diffusers(tiny: Base, adapter: T2IAdapter, as_ours: Callable[[Any, str], Any]) -> None:
+    other = T2IAdapter(3, [32, 64, 64, 64], num_res_blocks=2, downscale_factor=8)
+    for parameter in other.parameters():
+        parameter.data.normal_(0, 0.05, generator=torch.Generator().manual_seed(parameter.numel()))
+    parts = {name: part for name, part in tiny.pipeline.components.items() if name != "image_encoder"}
+    both = MultiAdapter([adapter, other.eval()])
+    theirs = StableDiffusionAdapterPipeline(**parts, adapter=both, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    scales = {"adapter_conditioning_scale": [0.5, 1.0]}
+    expected = theirs(**PROMPT, **COMMON, **_size(), image=[_hint(), _hint(2)], **scales).images
+    units = [
+        ControlUnit(model=as_ours(adapter, "one"), hint=_hint(), weight=0.5),
+        ControlUnit(model=as_ours(other, "two"), hint=_hint(2)),
+    ]
+    _assert_same(_ours(tiny.pipeline, units, **_size()), expected, _ours(tiny.pipeline, units[:1], **_size()))
+
+
+def test_an_sdxl_adapter_equals_diffusers(xl: Base, as_ours: Callable[[Any, str], Any]) -> None:
+    made = T2IAdapter(3, [32, 64, 64, 64], num_res_blocks=2, downscale_factor=16, adapter_type="full_adapter_xl")
+    for parameter in made.parameters():
+        parameter.data.normal_(0, 0.05, generator=torch.Generator().manual_seed(parameter.numel()))
+    parts = {name: part for name, part in xl.pipeline.components.items() if name != "image_encoder"}
+    theirs = StableDiffusionXLAdapterPipeline(**parts, adapter=made.eval())
+    theirs.set_progress_bar_config(disable=True)
+    expected = theirs(**PROMPT, **COMMON, **_size(), image=_hint()).images
+    got = _ours(xl.pipeline, [ControlUnit(model=as_ours(made, "t2i-xl"), hint=_hint())], **_size())
+    _assert_same(got, expected, _ours(xl.pipeline, [], **_size()))
+
+
+@pytest.mark.parametrize(("world", "weight"), [("tiny", 20.0), ("xl", 100.0)])
+def test_guess_mode_equals_diffusers(request: pytest.FixtureRequest, build: Build, world: str, weight: float) -> None:
+    """Their guess mode is control on the cond rows, with weights that rise tenfold towards the middle."""
+    base = request.getfixturevalue(world)
+    control, model = build(base, 1)
+    kind = StableDiffusionControlNetPipeline if world == "tiny" else StableDiffusionXLControlNetPipeline
+    theirs = _theirs(kind, base, controlnet=control)
+    expected = theirs(
+        **PROMPT, **COMMON, **_size(), image=_hint(), guess_mode=True, controlnet_conditioning_scale=weight
+    ).images
+    weights = tuple(torch.logspace(-1, 0, len(model.slots)).tolist())
+    unit = ControlUnit(model=model, hint=_hint(), weight=weight, mode=ControlMode.CONTROL, block_weights=weights)
+    got = _ours(base.pipeline, [unit], **_size())
+    _assert_same(got, expected, _ours(base.pipeline, [replace(unit, block_weights=None)], **_size()))
 
 
 def test_img2img_equals_diffusers(tiny: Base, build: Build) -> None:
