@@ -149,7 +149,7 @@ def test_an_sdxl_adapter_equals_diffusers(xl: Base, as_ours: Callable[[Any, str]
     _assert_same(got, expected, _ours(xl.pipeline, [], **_size()))
 
 
-@pytest.mark.parametrize(("world", "weight"), [("tiny", 20.0), ("xl", 100.0)])
+@pytest.mark.parametrize(("world", "weight"), [("tiny", 20.0), ("xl", 20.0)])
 def test_guess_mode_equals_diffusers(request: pytest.FixtureRequest, build: Build, world: str, weight: float) -> None:
     """Their guess mode is control on the cond rows, with weights that rise tenfold towards the middle."""
     base = request.getfixturevalue(world)
@@ -162,7 +162,9 @@ def test_guess_mode_equals_diffusers(request: pytest.FixtureRequest, build: Buil
     weights = tuple(torch.logspace(-1, 0, len(model.slots)).tolist())
     unit = ControlUnit(model=model, hint=_hint(), weight=weight, mode=ControlMode.CONTROL, block_weights=weights)
     got = _ours(base.pipeline, [unit], **_size())
-    _assert_same(got, expected, _ours(base.pipeline, [replace(unit, block_weights=None)], **_size()))
+    _assert_same(got, expected, _ours(base.pipeline, [], **_size()))
+    other = _ours(base.pipeline, [replace(unit, block_weights=None)], **_size())
+    assert (other - expected).abs().max() > 2 * TOLERANCE * expected.abs().max()  # another list would be noticed
 
 
 def test_img2img_equals_diffusers(tiny: Base, build: Build) -> None:
