@@ -56,7 +56,6 @@ ABSENT: tuple[Preprocessor, ...] = (
     *(
         _absent(name, control_type, "its network is not part of this version", *aliases)
         for name, control_type, aliases in (
-            ("seg_anime_face", "Segmentation", ("anime_face_segment",)),
             ("inpaint_only+lama", "Inpaint", ()),
         )
     ),

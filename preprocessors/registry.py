@@ -75,6 +75,7 @@ REGISTRY: tuple[Preprocessor, ...] = (
     segmentation.SEG_OFCOCO,
     segmentation.SEG_M2FADE20K,
     regions.MOBILE_SAM,
+    regions.SEG_ANIME_FACE,
     softedge.T2IA_SKETCH,
     color.COLOR_GRID,
     color.RECOLOR_LUMINANCE,
