@@ -61,7 +61,6 @@ ABSENT: tuple[Preprocessor, ...] = (
             ("lineart_anime_denoise", "Lineart", ()),
             ("seg_anime_face", "Segmentation", ("anime_face_segment",)),
             ("mobile_sam", "Segmentation", ()),
-            ("inpaint_only+lama", "Inpaint", ()),
         )
     ),
 )  # fmt: skip
