@@ -58,8 +58,8 @@ other programs; all names of sd-webui-controlnet are known. Inpaint preprocessor
 it as its fourth channel (magenta in the pictures here).
 
 Networks need weights, which do not come with the project. Each section names the files with size, digest and licence.
-A file is looked for in `preprocessors/` below `CONTROLSTACK_MODELS` (else the user's cache), in the folders of hosts and
-of other preprocessor packages, and in the cache of the Hugging Face hub; a call says what is missing and where to put
+A file is looked for in `preprocessors/` below `CONTROLSTACK_MODELS` (else the user's cache), in folders of hosts and of
+other preprocessor packages, and in the cache of the Hugging Face hub; a call says what is missing and where to put
 it, and nothing is downloaded unasked. Many networks are classes of controlnet-aux, which is imported file by file:
 install it by `pip install --no-deps controlnet-aux==0.0.10`, because its requirements would replace the host's torch.
 Weights that may be used for everything are those of `depth_anything_v2`, `normal_bae`, `dw_openpose_full`, `mlsd` and

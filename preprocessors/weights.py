@@ -130,3 +130,7 @@ FACE_MESH = WeightFile(
     sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
     packaged="mediapipe/modules/face_landmark/face_landmark_with_attention.tflite",
 )
+LAMA = from_hub(
+    ANNOTATORS, "ControlNetLama.pth", "Apache-2.0", size=204_597_536, folder="lama",
+    sha256="3b54044a23222eb835b549d61b480c444c06cf36df0ca86ea97aa9b14b001150",
+)  # fmt: skip
