@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
-PACK = Path(__file__).with_name("comfyui_test_pack.py")
+PACKS = [Path(__file__).with_name(name) for name in ("comfyui_test_pack.py", "comfyui_world_pack.py")]
 USUAL = (Path.home() / "ComfyUI", Path.home() / "comfy" / "ComfyUI")  # of git clone, of comfy-cli
 START = 300  # seconds that a first start may take
 RUN = 300
@@ -121,12 +121,13 @@ class Host:
 
 @contextmanager
 def started(path: Path, base: Path, flags: Sequence[str] = ()) -> Iterator[Host]:
-    """Start the host with our folder and the test pack as its only custom nodes; stop it at the end."""
+    """Start the host with our folder and the test packs as its only custom nodes; stop it at the end."""
     packs = base / "custom_nodes"
     for folder in ("custom_nodes", "input", "output", "temp", "user", "models/controlnet"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     (packs / "ControlStack").symlink_to(ROOT, target_is_directory=True)
-    shutil.copy(PACK, packs)
+    for pack in PACKS:
+        shutil.copy(pack, packs)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
