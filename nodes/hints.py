@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..preprocessors import REGISTRY, find
 from ..preprocessors.base import Parameter, Preprocessor
+from ..preprocessors.poses import to_json
+from .annotators import runtime
 
 NAME = "preprocessor"
 CHOICE = "preprocessor"  # of the input that chooses one; its parameters come beside it
@@ -52,10 +54,22 @@ def make_hint(image: Tensor, choice: Mapping[str, Any], resolution: int | None, 
     if preprocessor.id == "none":
         return image
     given = None if mask is None or not preprocessor.takes_mask else _bytes(mask).numpy()
-    hints = torch.from_numpy(preprocessor(_rgb(image), mask=given, resolution=resolution, **parameters)).float() / 255
+    made = preprocessor(_rgb(image), mask=given, resolution=resolution, runtime=runtime(), **parameters)
+    hints = torch.from_numpy(made).float() / 255
     if hints.shape[-1] == 3:
         return hints
     return torch.where(hints[..., 3:] > 0, -1.0, hints[..., :3])  # sd-webui-controlnet's sign for "invent this"
+
+
+def make_poses(image: Tensor, choice: Mapping[str, Any], resolution: int | None) -> tuple[Tensor, list[Any]] | None:
+    """Hints [N, h, w, 3] and the poses that they show, as JSON; None if the chosen preprocessor finds no poses."""
+    preprocessor = find(choice[CHOICE])
+    if not preprocessor.finds_poses:
+        return None
+    parameters = {name: value for name, value in choice.items() if name != CHOICE}
+    found = preprocessor.poses(_rgb(image), resolution=resolution, runtime=runtime())
+    drawn = [torch.from_numpy(preprocessor.draw(pose, **parameters)) for pose in found]
+    return torch.stack(drawn).float() / 255, [to_json(pose) for pose in found]
 
 
 def _rgb(image: Tensor) -> Any:

@@ -1,5 +1,7 @@
 """Runs inside ComfyUI, for our tests alone: base models small enough for a CPU, and prompts without a text encoder."""
 
+import json
+
 import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models
@@ -209,7 +211,20 @@ class TestPartialLoad:
         return (control_net,)
 
 
+class TestPose:
+    """POSE_KEYPOINT frames from text, as an editor hands them over."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("POSE_KEYPOINT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"frames": ("STRING", {"default": "[]"})}}
+
+    def make(self, frames):
+        return (json.loads(frames),)
+
+
 NODE_CLASS_MAPPINGS = {
     each.__name__: each
-    for each in (TestModel, TestPrompt, TestPicture, TestMask, TestFailure, TestTile, TestPartialLoad)
+    for each in (TestModel, TestPrompt, TestPicture, TestMask, TestFailure, TestTile, TestPartialLoad, TestPose)
 }
