@@ -52,15 +52,6 @@ ABSENT: tuple[Preprocessor, ...] = (
     _absent("ip-adapter_pulid", "IP-Adapter", f"{INSIGHTFACE}; choose ip-adapter-auto", "facexlib", "EVA02-CLIP"),
     _absent("instant_id_face_embedding", "Instant-ID", f"{INSIGHTFACE}; choose ip-adapter-auto"),
     _absent("instant_id_face_keypoints", "Instant-ID", f"{INSIGHTFACE}; choose openpose_faceonly"),
-    # Entries below wait for their networks.
-    *(
-        _absent(name, control_type, "its network is not part of this version", *aliases)
-        for name, control_type, aliases in (
-            ("depth_zoe", "Depth", ()),
-            ("depth_leres", "Depth", ()),
-            ("lineart_anime_denoise", "Lineart", ()),
-            ("seg_anime_face", "Segmentation", ("anime_face_segment",)),
-            ("mobile_sam", "Segmentation", ()),
-        )
-    ),
+    _absent("seg_anime_face", "Segmentation", "no maintained package has its network, and its weights name no licence; "
+            "choose mobile_sam", "anime_face_segment"),
 )  # fmt: skip
