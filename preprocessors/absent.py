@@ -53,5 +53,5 @@ ABSENT: tuple[Preprocessor, ...] = (
     _absent("instant_id_face_embedding", "Instant-ID", f"{INSIGHTFACE}; choose ip-adapter-auto"),
     _absent("instant_id_face_keypoints", "Instant-ID", f"{INSIGHTFACE}; choose openpose_faceonly"),
     _absent("seg_anime_face", "Segmentation", "no maintained package has its network, and its weights name no licence; "
-            "choose mobile_sam", "anime_face_segment"),
+            "choose seg_sam2", "anime_face_segment"),
 )  # fmt: skip
