@@ -74,7 +74,7 @@ def find_animals(images: Image, detector: OnnxNetwork, network: OnnxNetwork, **_
         Poses(
             width=image.shape[1],
             height=image.shape[0],
-            animals=tuple(_points(*found) for found in find_points(image, detector, network, ANIMALS)),
+            animals=tuple(seen(*found) for found in find_points(image, detector, network, ANIMALS)),
         )
         for image in images
     ]
@@ -132,13 +132,9 @@ def read_points(across: Floats, down: Floats, box: Box, size: tuple[int, int]) -
 
 
 def person(places: Floats, scores: Floats) -> Person:
-    """OpenPose's points from the 133 of COCO's whole body; the neck is between the shoulders, if both are seen."""
-    points = _points(places, scores)
-    left, right = points[LEFT_SHOULDER], points[RIGHT_SHOULDER]
-    neck = None
-    if left is not None and right is not None:
-        neck = Point((left.x + right.x) / 2, (left.y + right.y) / 2, min(left.score, right.score))
-    body = tuple(neck if number is None else points[number] for number in BODY)
+    """A person with OpenPose's points from the 133 of COCO's whole body."""
+    points = seen(places, scores)
+    body = body_of(points)
     return Person(
         body=body,
         left_hand=points[LEFT_HAND],
@@ -147,7 +143,16 @@ def person(places: Floats, scores: Floats) -> Person:
     )
 
 
-def _points(places: Floats, scores: Floats) -> Points:
+def body_of(points: Points) -> Points:
+    """OpenPose's 18 points from COCO's first 17; the neck is between the shoulders, if both are seen."""
+    left, right = points[LEFT_SHOULDER], points[RIGHT_SHOULDER]
+    neck = None
+    if left is not None and right is not None:
+        neck = Point((left.x + right.x) / 2, (left.y + right.y) / 2, min(left.score, right.score))
+    return tuple(neck if number is None else points[number] for number in BODY)
+
+
+def seen(places: Floats, scores: Floats) -> Points:
     """None where the network is not sure."""
     return tuple(
         Point(float(x), float(y), min(float(score), 1.0)) if score >= SEEN else None

@@ -25,6 +25,7 @@ from . import (
     segmentation,
     softedge,
     tiles,
+    vitpose,
 )
 from .absent import ABSENT
 from .base import Preprocessor, nearest
@@ -67,6 +68,7 @@ REGISTRY: tuple[Preprocessor, ...] = (
     normals.NORMAL_MIDAS,
     dwpose.DW_OPENPOSE_FULL,
     dwpose.ANIMAL_OPENPOSE,
+    vitpose.VITPOSE,
     openpose.OPENPOSE,
     openpose.OPENPOSE_HAND,
     openpose.OPENPOSE_FACE,
