@@ -21,9 +21,11 @@ from . import (
     openpose,
     ready,
     regions,
+    segment_anything,
     segmentation,
     softedge,
     tiles,
+    vitpose,
 )
 from .absent import ABSENT
 from .base import Preprocessor, nearest
@@ -66,6 +68,7 @@ REGISTRY: tuple[Preprocessor, ...] = (
     normals.NORMAL_MIDAS,
     dwpose.DW_OPENPOSE_FULL,
     dwpose.ANIMAL_OPENPOSE,
+    vitpose.VITPOSE,
     openpose.OPENPOSE,
     openpose.OPENPOSE_HAND,
     openpose.OPENPOSE_FACE,
@@ -75,6 +78,7 @@ REGISTRY: tuple[Preprocessor, ...] = (
     segmentation.SEG_OFADE20K,
     segmentation.SEG_OFCOCO,
     segmentation.SEG_M2FADE20K,
+    segment_anything.SEG_SAM2,
     regions.MOBILE_SAM,
     regions.SEG_ANIME_FACE,
     softedge.T2IA_SKETCH,
