@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -331,6 +332,28 @@ def test_a_run_that_fails_leaves_nothing_behind(comfyui: Host, how: str, call: i
         scene.draw(comfyui)
     assert (controlled(comfyui) == before).all()
     assert (plain(comfyui) == uncontrolled).all()
+
+
+def test_a_union_model_must_be_told_its_type(comfyui: Host) -> None:
+    def union(typed: bool) -> Tensor:
+        scene = Scene()
+        control = scene.graph.add("TestUnion", control_net=scene.theirs("canny"), typed=typed)
+        scene.apply(scene.unit(control, scene.picture()))
+        return scene.draw(comfyui)
+
+    with pytest.raises(RunError, match=r"is a union model .* SetUnionControlNetType"):
+        union(typed=False)
+    assert union(typed=True).isfinite().all()
+
+
+def test_a_file_that_was_replaced_is_loaded_again(comfyui: Host) -> None:
+    folder = comfyui.base / "models" / "controlnet"
+    shutil.copy(folder / "canny.safetensors", folder / "replaced.safetensors")
+    before = controlled(comfyui, file="replaced")
+    shutil.copy(folder / "depth.safetensors", folder / "replaced.safetensors")
+    after = controlled(comfyui, file="replaced")
+    assert difference(before, after) > 0.01
+    assert (after == controlled(comfyui, file="depth")).all()
 
 
 def test_units_travel_through_a_webuis_text(comfyui: Host) -> None:
