@@ -98,7 +98,7 @@ def _depth(kind: str, title: str, doc: str, run: Any, network: Network, pad: int
 
 def _anything(kind: str, title: str, doc: str, repository: str, licence: str, sha256: str = "") -> Preprocessor:
     files = checkpoint(repository, licence, sha256=sha256)
-    network = transformer(kind, "DepthAnythingForDepthEstimation", files, since="4.48")
+    network = transformer(kind, "DepthAnythingForDepthEstimation", files, since="4.46")
     return _depth(kind, title, doc, depth_anything, network, PATCH)
 
 
