@@ -58,6 +58,12 @@ class WebUI:
                 shared.state.end()
                 self.after_run(False)
 
+    def before_run(self, low_vram: bool) -> None:
+        """low_vram: the user asked for as little memory on the device as possible, at the price of time."""
+        self.residency.frugal = low_vram
+        if low_vram:
+            self.residency.release()
+
     def after_run(self, low_vram: bool) -> None:
         """Make room on the device for what follows the sampling."""
         self.residency.release(None if low_vram or self.saves_memory else KEEP_FREE)
