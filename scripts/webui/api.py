@@ -21,6 +21,7 @@ from ...preprocessors.pose_drawing import draw
 from ...preprocessors.poses import from_json, to_json
 from . import preprocessing
 from .pictures import read_mask, read_picture
+from .restoring import visible
 from .run import Services
 from .services import services
 
@@ -161,14 +162,11 @@ def _said(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
 
 
 def _encode(hint: Image) -> str:
-    """A hint as base64 of a PNG; where a model is to invent, it is half transparent, as clients know it."""
-    import numpy as np
+    """A hint as base64 of a PNG."""
     from PIL import Image as Pillow
 
-    if hint.shape[2] == 4:
-        hint = np.dstack([hint[..., :3], 255 - hint[..., 3] // 2])
     buffer = io.BytesIO()
-    Pillow.fromarray(hint).save(buffer, "PNG")
+    Pillow.fromarray(visible(hint)).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -71,7 +71,7 @@ def sliders(module: str) -> list[Slider]:
     preprocessor = preprocessing.lookup(module)
     specified = [Slider(True, each["name"], each["value"], each["min"], each["max"], each["step"])
                  for each in preprocessing.sliders(preprocessor)]  # fmt: skip
-    resolution = specified.pop(0) if preprocessor.resizes else Slider()
+    resolution = specified.pop(0) if specified and specified[0].label == preprocessing.RESOLUTION["name"] else Slider()
     return [resolution, *specified, *[Slider()] * (len(THRESHOLDS) - len(specified))]
 
 

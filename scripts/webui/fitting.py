@@ -9,7 +9,7 @@ hit-or-miss is in Gonzalez and Woods, Digital Image Processing, chapter 9.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...core.resize import ResizeMode, fit_geometry
 from ...preprocessors.resize import FEW_COLOURS, count_colours
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Image = NDArray[np.uint8]
 
 BLACK, WHITE, HALF = 16, 240, 127  # two colours beyond the first two are a drawing
+MASKED, WHOLE = 4, 255  # channels of a hint with a mask, and the mask where the model is to invent
 ROUNDS = 32  # of thinning, at most
 
 # Hit-or-miss patterns: 1 ink, 0 anything, - no ink. Each in four rotations; both of a rotation come before the next.
@@ -29,9 +30,14 @@ _TIPS = ("---/-1-/00-", "---/-1-/-00")
 
 
 def fit_hint(hint: Image, target: tuple[int, int], mode: ResizeMode) -> Image:
-    """A hint [H, W, 3] at `target` (height, width)."""
+    """A hint [H, W, 3], or [H, W, 4] with a mask of what to invent, at `target` (height, width).
+
+    Those with a mask are fitted in floats, as there, and the mask covers what is added.
+    """
     import numpy as np
 
+    if hint.shape[2] == MASKED:
+        return _fit_masked(hint.astype(np.float32), target, mode)
     place = fit_geometry((hint.shape[0], hint.shape[1]), target, mode)
     scaled = _scale(hint, place.scaled)
     if mode is ResizeMode.JUST_RESIZE:
@@ -43,6 +49,36 @@ def fit_hint(hint: Image, target: tuple[int, int], mode: ResizeMode) -> Image:
     canvas[...] = np.median(border, axis=0).astype(np.uint8)
     canvas[place.top : place.top + scaled.shape[0], place.left : place.left + scaled.shape[1]] = scaled
     return canvas
+
+
+def _fit_masked(hint: NDArray[np.float32], target: tuple[int, int], mode: ResizeMode) -> Any:
+    import numpy as np
+
+    place = fit_geometry((hint.shape[0], hint.shape[1]), target, mode)
+    scaled = _scale_masked(hint, place.scaled)
+    if mode is ResizeMode.JUST_RESIZE:
+        return scaled
+    if mode is ResizeMode.CROP:
+        return np.ascontiguousarray(scaled[-place.top :, -place.left :][: target[0], : target[1]])
+    border = np.concatenate([hint[0], hint[-1], hint[:, 0], hint[:, -1]])
+    canvas = np.empty((*target, MASKED), np.float32)
+    canvas[...] = np.median(border, axis=0)
+    canvas[..., 3] = WHOLE
+    canvas[place.top : place.top + scaled.shape[0], place.left : place.left + scaled.shape[1]] = scaled
+    return canvas
+
+
+def _scale_masked(hint: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    import cv2
+    import numpy as np
+
+    if hint.shape[:2] != size:
+        few = 2 < count_colours(hint[..., :3].astype(np.uint8)) < FEW_COLOURS
+        shrinks = size[0] * size[1] < hint.shape[0] * hint.shape[1]
+        filtered = cv2.INTER_NEAREST if few else cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+        hint = np.asarray(cv2.resize(hint, (size[1], size[0]), interpolation=filtered), np.float32)
+    mask = np.where(hint[..., 3:] > HALF, np.float32(WHOLE), np.float32(0))
+    return np.concatenate([hint[..., :3], mask], axis=2)
 
 
 def _scale(hint: Image, size: tuple[int, int]) -> Image:

@@ -58,6 +58,12 @@ class WebUI:
                 shared.state.end()
                 self.after_run(False)
 
+    def before_run(self, low_vram: bool) -> None:
+        """low_vram: the user asked for as little memory on the device as possible, at the price of time."""
+        self.residency.frugal = low_vram
+        if low_vram:
+            self.residency.release()
+
     def after_run(self, low_vram: bool) -> None:
         """Make room on the device for what follows the sampling."""
         self.residency.release(None if low_vram or self.saves_memory else KEEP_FREE)
@@ -94,6 +100,32 @@ class WebUI:
         from modules import devices
 
         return devices.dtype_inference if devices.fp8 else devices.dtype_unet
+
+    def encode(self, picture: torch.Tensor) -> torch.Tensor:
+        """Latents of a picture [1, 3, H, W] in 0..1, drawn from the autoencoder's distribution."""
+        from modules import devices, shared
+
+        model = shared.sd_model
+        with devices.autocast():
+            moments = model.encode_first_stage((picture * 2 - 1).to(devices.device, devices.dtype_vae))
+            latents = model.get_first_stage_encoding(moments)
+        if bool(torch.isnan(latents).any()):
+            raise HostError("the autoencoder made NaN of the control image: start the WebUI with --no-half-vae")
+        return latents
+
+    def signal(self, timestep: torch.Tensor) -> torch.Tensor:
+        """The share of the picture's variance in noisy latents, for each of [B] timesteps."""
+        from modules import shared
+
+        schedule = shared.sd_model.alphas_cumprod
+        return schedule.to(timestep.device, torch.float64)[timestep.float().round().long()]
+
+    @property
+    def predicts_velocity(self) -> bool:
+        """Whether the base model answers with v instead of noise."""
+        from modules import shared
+
+        return getattr(shared.sd_model, "parameterization", "eps") == "v"
 
     def option(self, name: str, default: Any) -> Any:
         """A setting, also one that is not registered."""

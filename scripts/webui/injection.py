@@ -21,6 +21,8 @@ from ...core.unit import Place, Slot
 
 # (latents, timestep, context, vector condition or None) of one call of the U-Net -> what is added to it
 Evaluate = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Residuals]
+# (latents, timestep, answer) of one call of the U-Net -> the answer as it should be
+Finish = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 KEYS = "attn2.to_k.weight"  # a layer whose inputs are the prompt's tokens
 
@@ -41,14 +43,16 @@ def base_of(unet: Any) -> Base:
 class Injection:
     """Hooks on one U-Net for as long as its `with` lasts.
 
-    slots: all places that the units of the run may write to; other blocks get no hook.
+    slots: all places that the units of the run may write to; other blocks get no hook. finish: changes the U-Net's
+    answer.
     """
 
-    def __init__(self, unet: Any, evaluate: Evaluate, slots: Collection[Slot]) -> None:
+    def __init__(self, unet: Any, evaluate: Evaluate, slots: Collection[Slot], finish: Finish | None = None) -> None:
         if not hasattr(unet, "output_blocks"):
             raise HostError(f"the U-Net is a {type(unet).__name__}, expected one with input, middle and output blocks")
         self.unet = unet
-        self._evaluate, self._slots = evaluate, frozenset(slots)
+        self._evaluate, self._finish, self._slots = evaluate, finish, frozenset(slots)
+        self._given: tuple[Tensor, Tensor] | None = None
         self._residuals = Residuals()
         self._patches = Patches()
 
@@ -72,6 +76,7 @@ class Injection:
 
     def _before(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         given = dict(zip(("x", "timesteps", "context", "y"), args, strict=False)) | kwargs
+        self._given = (given["x"], given["timesteps"])
         self._residuals = self._evaluate(given["x"], given["timesteps"], given["context"], given.get("y"))
         tokens = [token for token in self._residuals.context if token is not None]
         if not tokens:
@@ -79,8 +84,13 @@ class Injection:
         given["context"] = torch.cat([given["context"], *tokens], dim=1)
         return (given.pop("x"),), given
 
-    def _after(self, *_: object) -> None:
+    def _after(self, _unet: nn.Module, _args: object, output: Tensor | None) -> Tensor | None:
+        """Also called when the U-Net has failed, without an output."""
+        given, self._given = self._given, None
         self._residuals = Residuals()
+        if self._finish is None or given is None or output is None:
+            return None
+        return self._finish(*given, output)
 
     def _add_to(self, slot: Slot) -> Callable[..., Tensor | None]:
         def hook(_module: nn.Module, _args: object, output: Tensor) -> Tensor | None:

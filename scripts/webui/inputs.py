@@ -24,23 +24,26 @@ _IMG2IMG_MODES = (ResizeMode.JUST_RESIZE, ResizeMode.CROP, ResizeMode.FILL)
 
 
 class Input(NamedTuple):
-    """A picture [H, W, 3] and how it is fitted to the result."""
+    """A picture [H, W, 3], how it is fitted to the result, and where an inpainting preprocessor is to invent [H, W]."""
 
     picture: Image
     resize: ResizeMode
+    mask: Image | None = None
 
 
-def choose(unit: UnitArgs, p: Any, index: int, ignore_mask: bool) -> Input:
-    """The picture of unit number `index`; HintError if there is none."""
+def choose(unit: UnitArgs, p: Any, index: int, ignore_mask: bool, inpaints: bool) -> Input:
+    """The picture of unit number `index`; HintError if there is none.
+
+    inpaints: what is drawn on the picture is a mask; otherwise it is a scribble, unless `ignore_mask` says no.
+    """
     foreign = _of_unit(getattr(p, "control_net_input_image", None), index)
-    if foreign is not None:
-        return _crop(unit, p, Input(_single(rgba_pictures(foreign) or [], unit, ignore_mask), unit.resize_mode))
-    own = rgba_pictures(unit.image, unit.mask)
-    if own is not None:
-        return _crop(unit, p, Input(_single(own, unit, ignore_mask), unit.resize_mode))
+    given = rgba_pictures(foreign) if foreign is not None else rgba_pictures(unit.image, unit.mask)
+    if given is not None:
+        return _crop(unit, p, _own(given, unit, ignore_mask, inpaints))
     initial = [each for each in (getattr(p, "init_images", None) or []) if each is not None]
     if initial:
-        return _crop(unit, p, Input(read_picture(initial[0]), _img2img_mode(p)))
+        picture = read_picture(initial[0])
+        return _crop(unit, p, Input(picture, _img2img_mode(p), _painted(p, picture) if inpaints else None))
     raise HintError(
         f"unit {index} ({unit.module}, {unit.model}) is on, but has no picture: give it one, or switch it off"
     )
@@ -73,12 +76,29 @@ def _of_unit(value: Any, index: int) -> Any:
     return value
 
 
-def _single(pictures: list[Image], unit: UnitArgs, ignore_mask: bool) -> Image:
+def _own(pictures: list[Image], unit: UnitArgs, ignore_mask: bool, inpaints: bool) -> Input:
     if len(pictures) != 1:
         raise UnitError(
             f"the unit with {unit.model} has {len(pictures)} pictures: give one, or set input_mode to merge"
         )
-    return input_of(pictures[0], ignore_mask)
+    (picture,) = pictures
+    if inpaints:
+        return Input(picture[..., :3], unit.resize_mode, picture[..., 3])
+    return Input(input_of(picture, ignore_mask), unit.resize_mode)
+
+
+def _painted(p: Any, picture: Image) -> Image:
+    """What img2img is to paint, for a unit that has no mask of its own."""
+    import numpy as np
+
+    mask = getattr(p, "image_mask", None)
+    if mask is None:
+        return np.zeros(picture.shape[:2], np.uint8)
+    painted = np.array(_prepared_mask(p, mask))
+    if painted.shape != picture.shape[:2]:
+        sizes = " and ".join(f"{each.shape[1]}x{each.shape[0]}" for each in (picture, painted))
+        raise HintError(f"img2img's picture and mask are {sizes}: give them the same size")
+    return painted
 
 
 def _img2img_mode(p: Any) -> ResizeMode:
@@ -93,10 +113,10 @@ def _crop(unit: UnitArgs, p: Any, given: Input) -> Input:
         return given
     generated = getattr(p, "extra_generation_params", {})
     upscales = any("upscale" in key.lower() and "Hires" not in key for key in generated)
-    return given._replace(picture=_region(p, given, mask)) if upscales or unit.inpaint_crop_input_image else given
+    return _region(p, given, mask) if upscales or unit.inpaint_crop_input_image else given
 
 
-def _region(p: Any, given: Input, mask: Any) -> Image:
+def _region(p: Any, given: Input, mask: Any) -> Input:
     import numpy as np
     from modules import images, masking
     from PIL import Image as Pillow
@@ -106,11 +126,12 @@ def _region(p: Any, given: Input, mask: Any) -> Image:
     region = masking.expand_crop_region(region, p.width, p.height, mask.width, mask.height)
     mode, fill = _IMG2IMG_MODES.index(given.resize), _IMG2IMG_MODES.index(ResizeMode.FILL)
     channels = []
-    for channel in range(3):
-        picture = images.resize_image(mode, Pillow.fromarray(given.picture[..., channel]), mask.width, mask.height)
+    for plane in (*np.moveaxis(given.picture, 2, 0), *([] if given.mask is None else [given.mask])):
+        picture = images.resize_image(mode, Pillow.fromarray(np.ascontiguousarray(plane)), mask.width, mask.height)
         picture = images.resize_image(fill, picture.crop(region), p.width, p.height)
         channels.append(np.asarray(picture.convert("RGB"))[..., 0])
-    return np.ascontiguousarray(np.stack(channels, axis=2))
+    cut = np.stack(channels[:3], axis=2)
+    return given._replace(picture=cut, mask=None if given.mask is None else channels[3])
 
 
 def _prepared_mask(p: Any, mask: Any) -> Any:

@@ -30,6 +30,9 @@ NUMBERED = frozenset({  # preprocessors whose numbers threshold_a and threshold_
     "depth_leres", "depth_leres++", "softedge_teed", "softedge_anyline", "mlsd", "normal_midas", "normal_dsine",
     "mediapipe_face",
 })  # fmt: skip
+OWN_SIZE = frozenset(
+    {"tile_resample", "recolor_luminance", "recolor_intensity"}
+)  # no resolution in sd-webui-controlnet
 MODEL_FREE = {"Reference", "Revision"}  # control types that act without a control model
 ALL = "All"
 TAGS: tuple[str, ...] = (  # control types in the order in which users know them
@@ -144,7 +147,7 @@ class Preprocessing:
         return preprocessor(
             picture,
             mask=mask if preprocessor.takes_mask else None,
-            resolution=resolution or unit.processor_res,
+            resolution=None if preprocessor.id in OWN_SIZE else resolution or unit.processor_res,
             seed=seed,
             runtime=self.runtime,
             **parameters_of(unit),
@@ -203,7 +206,7 @@ def _is_ours(preprocessor: Preprocessor) -> bool:
 
 
 def _with_resolution(preprocessor: Preprocessor, parameters: Sequence[Parameter]) -> list[dict[str, Any]]:
-    resolution = [dict(RESOLUTION)] if preprocessor.resizes else []
+    resolution = [dict(RESOLUTION)] if preprocessor.resizes and preprocessor.id not in OWN_SIZE else []
     return resolution + [_slider(parameter) for parameter in parameters]
 
 

@@ -35,6 +35,7 @@ from .injection import Injection, base_of
 from .inputs import Input, choose, seed_of, target_sizes
 from .memory import ModelCache
 from .pictures import read_mask, rgba_pictures
+from .restoring import BLEND, PICTURE_KINDS, Restoration, Wish, finish_picture, visible
 
 if TYPE_CHECKING:
     from .pictures import Image
@@ -50,10 +51,15 @@ class Host(Protocol):
 
     def ready(self, model: ControlModel) -> Any: ...
     def check_interrupt(self) -> None: ...
+    def before_run(self, low_vram: bool) -> None: ...
     def after_run(self, low_vram: bool) -> None: ...
     def alone(self, job: str) -> Any: ...
     def option(self, name: str, default: Any) -> Any: ...
     def evaluations_per_step(self, sampler: str) -> int: ...
+    def encode(self, picture: Tensor) -> Tensor: ...
+    def signal(self, timestep: Tensor) -> Tensor: ...
+    @property
+    def predicts_velocity(self) -> bool: ...
     @property
     def unet(self) -> Any: ...
     @property
@@ -78,6 +84,7 @@ class Prepared:
     """A unit whose model is loaded and whose hint is drawn, at the preprocessor's resolution."""
 
     args: UnitArgs
+    kind: str  # the preprocessor's id
     model: ControlModel
     given: Input
     hint: Image
@@ -91,6 +98,8 @@ class Pass:
     units: list[ControlUnit]
     stack: ControlStack
     denoising: Denoising
+    wishes: list[Wish]
+    restoration: Restoration
 
 
 class Run:
@@ -108,6 +117,7 @@ class Run:
         self._exits = ExitStack()
         self._injection: Injection | None = None
         self._failure: Exception | None = None
+        self._cond: tuple[bool, ...] = ()
         self.maps: list[tuple[Image, str]] = []
 
     @contextmanager
@@ -117,6 +127,7 @@ class Run:
             self._services.active.detach()
         self._services.active = self
         try:
+            self._host.before_run(any(unit.args.low_vram for unit in self._units))
             self._make_passes()
             self._inject(self._host.unet)
             yield self
@@ -156,15 +167,17 @@ class Run:
     def _prepare(self, unit: UnitArgs, index: int) -> Prepared:
         services, p = self._services, self._p
         _, path = services.files.find(unit.model)
-        given = choose(unit, p, index, bool(self._host.option("controlnet_ignore_noninpaint_mask", False)))
+        preprocessor = preprocessing.lookup(unit.module)
+        ignore_mask = bool(self._host.option("controlnet_ignore_noninpaint_mask", False))
+        given = choose(unit, p, index, ignore_mask, preprocessor.takes_mask)
         model = services.models.get(path, self._host.dtype, self._host.checkpoint, self._base_state)
         check_fits(model.name, model.base, base_of(self._host.unet))
         size = (given.picture.shape[0], given.picture.shape[1])
         resolution = pixel_perfect(size, target_low(p), given.resize) if unit.pixel_perfect else None
-        hint = services.preprocess(unit, given.picture, resolution, seed_of(p))
+        hint = services.preprocess(unit, given.picture, resolution, seed_of(p), given.mask)
         region = None if unit.effective_region_mask is None else read_mask(unit.effective_region_mask)
         mask = None if region is None else as_tensor(region[..., None])
-        return Prepared(args=unit, model=model, given=given, hint=hint, mask=mask)
+        return Prepared(args=unit, kind=_kind(preprocessor.id, p), model=model, given=given, hint=hint, mask=mask)
 
     def _base_state(self) -> dict[str, Tensor]:
         return self._host.unet.state_dict()
@@ -184,14 +197,22 @@ class Run:
                 ]
                 stack = ControlStack(units, self._host)
                 self._exits.callback(stack.close)
-                self._passes[hires] = Pass(units=units, stack=stack, denoising=Denoising(second if hires else first))
+                wishes = [_wish(unit, pair[hires], hires) for unit, pair in zip(self._units, hints, strict=True)]
+                self._passes[hires] = Pass(
+                    units=units,
+                    stack=stack,
+                    denoising=Denoising(second if hires else first),
+                    wishes=wishes,
+                    restoration=Restoration(wishes, self._host, lambda: self._cond),
+                )
 
     def _fit(self, unit: Prepared, low: tuple[int, int], high: tuple[int, int] | None) -> tuple[Image, Image]:
         """The hint at the size of each pass; the maps are returned to the user in sd-webui-controlnet's order."""
         fitted = fit_hint(unit.hint, low, unit.given.resize)
         larger = fitted if high is None else fit_hint(unit.hint, high, unit.given.resize)
         if unit.args.save_detected_map:
-            self.maps += ([(larger, unit.args.module)] if high is not None else []) + [(fitted, unit.args.module)]
+            shown = [larger, fitted] if high is not None else [fitted]
+            self.maps += [(visible(each), unit.args.module) for each in shown]
         return fitted, larger
 
     def _unit(self, unit: Prepared, hint: Image, hires: bool, two_passes: bool) -> ControlUnit:
@@ -200,11 +221,11 @@ class Run:
         if two_passes and args.hr_option is (HiresOption.LOW if hires else HiresOption.HIGH):
             weight = 0.0
         mode = args.control_mode
-        if hires and mode is ControlMode.BALANCED and preprocessing.lookup(args.module).id in SOFT_IN_HIRES:
+        if hires and mode is ControlMode.BALANCED and unit.kind in SOFT_IN_HIRES:
             mode = ControlMode.PROMPT
         return ControlUnit(
             model=unit.model,
-            hint=as_tensor(hint),
+            hint=_with_gaps(as_tensor(hint)),
             weight=weight,
             schedule=args.schedule,
             mode=mode,
@@ -217,7 +238,8 @@ class Run:
 
     def _inject(self, unet: Any) -> None:
         slots = {slot for unit in self._units for slot in unit.model.slots}
-        self._injection = self._exits.enter_context(Injection(unet, self._evaluate, slots))
+        finish = self._finish if any(part.restoration for part in self._passes.values()) else None
+        self._injection = self._exits.enter_context(Injection(unet, self._evaluate, slots, finish))
 
     def _follow(self, unet: Any) -> None:
         """The base model was exchanged in the middle of a run (refiner, hires checkpoint)."""
@@ -234,19 +256,32 @@ class Run:
 
     def _evaluate(self, x: Tensor, timestep: Tensor, context: Tensor, y: Tensor | None) -> Residuals:
         part = self._pass()
+        self._cond = part.denoising.take(len(x))
         step = Step(
             x=x,
             timestep=timestep,
             context=context,
-            cond=part.denoising.take(len(x)),
+            cond=self._cond,
             progress=part.denoising.progress(lambda: 1 - float(timestep.flatten()[0]) / LAST_TIMESTEP),
             y=y,
         )
         return part.stack(step)
 
+    def _finish(self, x: Tensor, timestep: Tensor, output: Tensor) -> Tensor:
+        return self._pass().restoration(x, timestep, output)
+
     def _pass(self) -> Pass:
         hires = bool(getattr(self._p, "is_hr_pass", False))
         return self._passes.get(hires, self._passes[False])
+
+    def finish_pictures(self, pictures: list[Tensor]) -> None:
+        """Give finished pictures, [3, H, W] in 0..1, back what their units want to keep; in place."""
+        soft = int(self._host.option("control_net_inpaint_blur_sigma", BLEND))
+        last = self._passes.get(True, self._passes.get(False))
+        for wish in last.wishes if last is not None else ():
+            if wish.kind in PICTURE_KINDS:
+                for index in range(len(pictures)):
+                    pictures[index] = finish_picture(wish, pictures[index], soft)
 
     # --- After it --------------------------------------------------------------------------------------------------
 
@@ -337,11 +372,30 @@ def merged(units: Sequence[UnitArgs]) -> list[UnitArgs]:
     return result
 
 
+def _kind(preprocessor: str, p: Any) -> str:
+    """The preprocessor's id. Where img2img itself paints, what lies outside its mask comes back anyway."""
+    paints = preprocessor == "inpaint_only" and getattr(p, "image_mask", None) is not None
+    return "inpaint_global_harmonious" if paints else preprocessor
+
+
+def _wish(unit: Prepared, hint: Image, hires: bool) -> Wish:
+    numbers = (unit.args.threshold_a, unit.args.threshold_b)
+    return Wish(kind=unit.kind, hint=as_tensor(hint), weight=unit.args.weight, numbers=numbers, hires=hires)
+
+
+def _with_gaps(hint: Tensor) -> Tensor:
+    """[1, 4, H, W] -> [1, 3, H, W] with -1 where the model is to invent, as inpainting models learned it."""
+    if hint.shape[1] != 4:
+        return hint
+    gaps = (hint[:, 3:] > 0.5).float()
+    return hint[:, :3] * (1 - gaps) - gaps
+
+
 def target_low(p: Any) -> tuple[int, int]:
     """(height, width) of the first pass: pixel perfect looks at nothing else."""
     return p.height // 8 * 8, p.width // 8 * 8
 
 
 def as_tensor(picture: Image) -> Tensor:
-    """uint8 [H, W, C] -> float [1, C, H, W] in 0..1."""
+    """[H, W, C] in 0..255 -> float [1, C, H, W] in 0..1."""
     return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255

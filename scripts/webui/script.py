@@ -73,6 +73,8 @@ class Hooks:
             self._run = self._begin(p, args, batch_number)
 
     def postprocess_batch(self, p: Any, *args: Any, images: Any = None, **_: Any) -> None:
+        if self._run is not None:
+            self._run.finish_pictures(images)
         if self._batches is not None:
             self._batches.finished(images)
 

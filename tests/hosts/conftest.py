@@ -39,7 +39,7 @@ def webui_models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A folder of models for it: a small checkpoint and small control models."""
     models = tmp_path_factory.mktemp("webui-models")
     webui_host.make_world(webui_path, models)
-    control_files.write_all(models / "ControlNet")
+    control_files.write_all(models / "ControlNet", heads=8)
     return models
 
 
@@ -47,4 +47,16 @@ def webui_models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def webui(webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webui_host.Host]:
     """A running WebUI with our extension."""
     with webui_host.started(webui_path, tmp_path_factory.mktemp("webui"), webui_models) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def webui_peer(
+    webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[webui_host.Host]:
+    """A running WebUI with sd-webui-controlnet instead."""
+    peer = webui_host.find_peer()
+    if peer is None:
+        pytest.skip("no sd-webui-controlnet: set WEBUI_PEER_PATH to its folder, with its requirements in the Python")
+    with webui_host.started(webui_path, tmp_path_factory.mktemp("peer"), webui_models, (peer,)) as host:
         yield host

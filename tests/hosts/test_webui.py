@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import webui_host
 from webui_host import Drawing, Host, Picture, RequestError, encode
 from webui_oracle import Oracle, Place, Wanted
 
@@ -251,3 +252,16 @@ def test_nothing_grows(webui: Host) -> None:
     after = webui.count()
     assert (after["hooks"], after["callbacks"]) == (0, before["callbacks"])
     assert after["memory"] - before["memory"] < 40 * 2**20
+
+
+@pytest.mark.parametrize("flag", ["--medvram", "--lowvram"])
+def test_little_memory_draws_the_same(
+    webui: Host, webui_path: Path, webui_models: Path, tmp_path: Path, flag: str
+) -> None:
+    units = (unit(low_vram=True).request, unit(1, "t2i").request)
+    with webui_host.started(webui_path, tmp_path / "data", webui_models, flags=(flag,)) as thrifty:
+        drawn = thrifty.draw(*units)
+        assert thrifty.count()["during"] > webui.count()["hooks"]
+        again = thrifty.draw(*units)
+    wanted = webui.draw(*units)
+    assert differ(drawn, wanted) <= 0.1 and same(drawn, again)

@@ -15,6 +15,7 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from modules import paths, script_callbacks, scripts, shared
 
 STATE: dict[str, Any] = {"record": False, "fail": None, "handle": None, "calls": 0, "visit": None}
@@ -41,6 +42,8 @@ class Recorder(scripts.Script):
     def process(self, p: Any, *args: Any) -> None:
         RECORD.update(tensors={}, evaluations=[], hooks=0)
         STATE["calls"] = 0
+        if STATE["record"]:
+            torch.manual_seed(0)  # the host encodes pictures with random numbers of whoever came before
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         remove_handle()

@@ -12,6 +12,7 @@ from controlstack.preprocessors import REGISTRY
 from controlstack.scripts.webui import choices
 from controlstack.scripts.webui.arguments import FIELDS, THRESHOLDS, from_page_unit
 from controlstack.scripts.webui.gradio_shim import with_drawing
+from controlstack.scripts.webui.preprocessing import OWN_SIZE
 
 MODELS = ["control_depth [00000000]", "old_canny [11111111]", "control_v11p_sd15_canny [22222222]"]
 ABOUT = " (about: it depends on the sampler)"
@@ -32,7 +33,7 @@ def widgets(**values: Any) -> dict[str, Any]:
 def test_every_parameter_has_a_slider(preprocessor: Any) -> None:
     found = choices.sliders(preprocessor.id)
     assert len(found) == 1 + len(THRESHOLDS)
-    assert found[0].visible == preprocessor.resizes
+    assert found[0].visible == (preprocessor.resizes and preprocessor.id not in OWN_SIZE)
     shown = [each for each in found[1:] if each.visible]
     assert [each.value for each in shown] == [each.default for each in preprocessor.parameters]
     assert all(each.minimum <= each.value <= each.maximum for each in shown)

@@ -1,0 +1,150 @@
+"""What some preprocessors ask for beside a hint: that parts of the given picture come back in the result.
+
+`tile_colorfix` keeps its colours, `inpaint_only` what lies outside the mask, the recolouring ones its brightness. The
+first two change what the U-Net answers, at every step, and inpainting also blends the finished pictures, all as in
+sd-webui-controlnet (`hook.py`, "Post-processing for color fix" and "for restore"; `controlnet.py`, `post_processors`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .pictures import Image
+
+SHARPER = 0.01  # of the number that the user gives
+MASK_WINDOW, MASK_STRIDE, MASK_PADDING = 10, 8, 1  # from pixels to latents, one pixel wider
+BLEND = 7  # pixels of soft border around an inpainted part, unless the setting says otherwise
+PICTURE_KINDS = ("inpaint_only", "recolor_luminance", "recolor_intensity")
+LATENT_KINDS = ("tile_colorfix", "tile_colorfix+sharp", "inpaint_only")  # in the order of their work
+
+
+class Base(Protocol):
+    """What is needed of the base model; `host.WebUI` has it."""
+
+    def encode(self, picture: Tensor) -> Tensor: ...
+    def signal(self, timestep: Tensor) -> Tensor: ...
+    @property
+    def predicts_velocity(self) -> bool: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """One unit's wish in one pass."""
+
+    kind: str
+    hint: Tensor  # [1, 3 or 4, H, W] in 0..1 at the pass's size
+    weight: float
+    numbers: tuple[float, float]
+    hires: bool
+
+
+class Restoration:
+    """The wishes of one pass, applied to what the U-Net answers. Pictures are encoded when the first answer comes."""
+
+    def __init__(self, wishes: Sequence[Wish], base: Base, cond: Callable[[], tuple[bool, ...]]) -> None:
+        """cond: which rows of the present evaluation are cond."""
+        own = [wish for wish in wishes if wish.kind in LATENT_KINDS and wish.weight]
+        self._wishes = sorted(own, key=lambda wish: LATENT_KINDS.index(wish.kind))
+        self._base, self._cond = base, cond
+        self._latents: dict[int, Tensor] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._wishes)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, timestep: Tensor, output: Tensor) -> Tensor:
+        """The U-Net's answer [B, 4, h, w] to `x`, changed."""
+        for wish in self._wishes:
+            noisy = x[:, : output.shape[1]]
+            signal = self._base.signal(timestep).to(noisy)[:, None, None, None]
+            clean = self._wanted(wish, self._clean(noisy, signal, output))
+            share = min(1.0, wish.weight)
+            output = self._answer(noisy, signal, clean) * share + output * (1 - share)
+        return output
+
+    def _wanted(self, wish: Wish, clean: Tensor) -> Tensor:
+        original = self._original(wish).to(clean)
+        if wish.kind == "inpaint_only":
+            mask = F.max_pool2d(wish.hint[:, 3:], MASK_WINDOW, MASK_STRIDE, MASK_PADDING).to(clean)
+            return clean * mask + original * (1 - mask)
+        radius = int(wish.numbers[0]) * (2 if wish.hires else 1)
+        clean = clean - _blur(clean, radius) + _blur(original, radius)
+        if wish.kind == "tile_colorfix+sharp":
+            detail = wish.numbers[1] * SHARPER
+            softer = detail * _blur(clean, radius) + (1 - detail) * clean
+            cond = torch.tensor(self._cond(), device=clean.device)[:, None, None, None]
+            clean = torch.where(cond, clean, softer)
+        return clean
+
+    def _original(self, wish: Wish) -> Tensor:
+        if id(wish) not in self._latents:
+            self._latents[id(wish)] = self._base.encode(wish.hint[:, :3])
+        return self._latents[id(wish)]
+
+    def _clean(self, noisy: Tensor, signal: Tensor, output: Tensor) -> Tensor:
+        if self._base.predicts_velocity:
+            return signal.sqrt() * noisy - (1 - signal).sqrt() * output
+        return (1 / signal).sqrt() * noisy - (1 / signal - 1).sqrt() * output
+
+    def _answer(self, noisy: Tensor, signal: Tensor, clean: Tensor) -> Tensor:
+        if self._base.predicts_velocity:
+            return (signal.sqrt() * noisy - clean) / (1 - signal).sqrt()
+        return ((1 / signal).sqrt() * noisy - clean) / (1 / signal - 1).sqrt()
+
+
+def finish_picture(wish: Wish, picture: Tensor, soft: int = BLEND) -> Tensor:
+    """A finished picture [3, H, W] in 0..1 with what the wish wants back; one of another size stays as it is."""
+    if picture.shape[1:] != wish.hint.shape[2:]:
+        return picture
+    if wish.kind == "inpaint_only":
+        mask = _soft(wish.hint[0, 3], soft).to(picture)
+        return (mask * picture.clip(0, 1) + (1 - mask) * wish.hint[0, :3].to(picture)).clip(0, 1)
+    return _with_brightness(picture, wish.hint[0, 0], luminance=wish.kind == "recolor_luminance")
+
+
+def _with_brightness(picture: Tensor, brightness: Tensor, *, luminance: bool) -> Tensor:
+    """L of Lab, or V of HSV, replaced."""
+    import cv2
+    import numpy as np
+
+    there, back = (cv2.COLOR_RGB2LAB, cv2.COLOR_LAB2RGB) if luminance else (cv2.COLOR_RGB2HSV, cv2.COLOR_HSV2RGB)
+    pixels = (picture.detach().cpu().permute(1, 2, 0).float().numpy() * 255).clip(0, 255).astype(np.uint8)
+    colours = np.array(cv2.cvtColor(pixels, there))
+    colours[..., 0 if luminance else 2] = (brightness.cpu().numpy() * 255).clip(0, 255).astype(np.uint8)
+    changed = np.asarray(cv2.cvtColor(colours, back), np.float32) / 255
+    return torch.from_numpy(changed).permute(2, 0, 1).clip(0, 1).to(picture)
+
+
+def _soft(mask: Tensor, width: int) -> Tensor:
+    """[H, W] wider and blurred."""
+    import cv2
+    import numpy as np
+
+    levels = mask.cpu().numpy().astype(np.float32)
+    if width:
+        levels = np.asarray(cv2.dilate(levels, np.ones((width, width), np.uint8)), np.float32)
+        levels = np.asarray(cv2.blur(levels, (width, width)), np.float32)
+    return torch.from_numpy(levels)
+
+
+def _blur(latents: Tensor, radius: int) -> Tensor:
+    """The mean of a square around each latent pixel; the border repeats."""
+    padded = F.pad(latents, (radius,) * 4, mode="replicate")
+    return F.avg_pool2d(padded, 2 * radius + 1, stride=1)
+
+
+def visible(hint: Image) -> Image:
+    """A hint as a picture to look at; where a model is to invent, it is half transparent."""
+    import numpy as np
+
+    levels = hint.clip(0, 255).astype(np.uint8)
+    if levels.shape[2] == 4:
+        levels = np.dstack([levels[..., :3], 255 - levels[..., 3] // 2])
+    return levels

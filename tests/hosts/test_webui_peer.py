@@ -1,0 +1,140 @@
+"""Migrating changes no picture: the same request gives the same numbers as with sd-webui-controlnet.
+
+The test pack writes down what the U-Net answers, so numbers are compared, not bytes of pictures.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from webui_host import Drawing, Host, Picture, encode
+
+TOLERANCE = 1e-4  # of the answer's range
+SIZE = 128
+
+
+def boxes(seed: int = 0, width: int = SIZE, height: int = SIZE) -> Picture:
+    """Rectangles of many colours, with noise, so that it is a photograph for every rule."""
+    generator = np.random.default_rng(seed)
+    picture = np.zeros((height, width, 3), np.uint8)
+    for _ in range(8):
+        x, y = generator.integers(0, width - 20), generator.integers(0, height - 20)
+        picture[y : y + generator.integers(10, 60), x : x + generator.integers(10, 60)] = generator.integers(0, 255, 3)
+    return (picture + generator.integers(0, 12, picture.shape)).clip(0, 255).astype(np.uint8)
+
+
+def unit(seed: int = 0, **settings: Any) -> dict[str, Any]:
+    sent = {"enabled": True, "module": "canny", "model": "canny", "image": encode(boxes(seed)), **settings}
+    return {name: value for name, value in sent.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Case:
+    units: tuple[dict[str, Any], ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    route: str = "txt2img"
+
+
+def mask(height: int = SIZE, width: int = SIZE) -> str:
+    drawn = np.zeros((height, width, 3), np.uint8)
+    drawn[height // 3 : 2 * height // 3, width // 4 : 3 * width // 4] = 255
+    return encode(drawn)
+
+
+SMALL = encode(boxes(4, 96, 160))
+SCENE = {"init_images": [encode(boxes(5))], "denoising_strength": 0.8}
+PAINTED = {**SCENE, "mask": mask(), "inpaint_full_res_padding": 8}
+RANGE = {"guidance_start": 0.2, "guidance_end": 0.6}
+HIRES = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6}
+SAMPLERS = ("Euler", "Heun", "DPM2 a", "DPM++ 2M", "DPM++ SDE", "DPM++ 2S a", "LMS", "DDIM", "UniPC", "Restart", "LCM")
+CONTROL, PROMPT = "ControlNet is more important", "My prompt is more important"
+FREE = ("none", "invert", "blur_gaussian", "scribble_xdog", "threshold", "tile_resample")
+CASES = {
+    "canny": Case((unit(),)),
+    "two": Case((unit(), unit(2, model="depth", module="none", weight=0.6))),
+    "three": Case((unit(), unit(2, model="depth", module="none"), unit(3, model="pose", module="none", **RANGE))),
+    "adapter": Case((unit(model="t2i", module="none"),)),
+    "adapter, prompt": Case((unit(model="t2i", module="none", control_mode=PROMPT),)),
+    "adapter, control": Case((unit(model="t2i", module="none", control_mode=CONTROL),)),
+    "adapter and controlnet": Case((unit(model="t2i", module="none"), unit())),
+    "prompt": Case((unit(control_mode=PROMPT),)),
+    "control": Case((unit(control_mode=CONTROL),)),
+    "region": Case((unit(effective_region_mask=mask()),)),
+    "block weights": Case((unit(advanced_weighting=[0.1 * i for i in range(13)], weight=0.5),)),
+    "AND": Case((unit(control_mode=CONTROL),), {"prompt": "a cat AND a dog"}),
+    "long prompt": Case((unit(control_mode=CONTROL),), {"prompt": "a cat " * 60}),
+    "batch": Case((unit(),), {"batch_size": 2, "n_iter": 2}),
+    "merge": Case((unit(image=[{"image": encode(boxes(1))}, {"image": encode(boxes(2))}], input_mode="merge"),)),
+    "scribble": Case((unit(image={"image": encode(boxes(1)), "mask": mask()}, module="none"),)),
+    **{f"range, {name}": Case((unit(**RANGE),), {"sampler_name": name, "steps": 6}) for name in SAMPLERS},
+    **{
+        f"{mode}, pixel perfect": Case((unit(image=SMALL, resize_mode=mode, pixel_perfect=True),))
+        for mode in ("Just Resize", "Crop and Resize", "Resize and Fill")
+    },
+    **{name: Case((unit(module=name, image=SMALL),)) for name in FREE},
+    "hires": Case((unit(),), HIRES),
+    "hires, low": Case((unit(hr_option="Low res only"),), HIRES),
+    "hires, high": Case((unit(hr_option="High res only"),), HIRES),
+    "img2img": Case((unit(image=None),), {**SCENE, "steps": 6, "denoising_strength": 0.5}, "img2img"),
+    "img2img, cropped": Case((unit(image=None),), {**SCENE, "init_images": [SMALL], "resize_mode": 1}, "img2img"),
+    "inpaint, whole": Case((unit(),), {**PAINTED, "inpaint_full_res": False}, "img2img"),
+    "inpaint, only masked": Case((unit(),), {**PAINTED, "inpaint_full_res": True}, "img2img"),
+    "inpaint, only masked, not cut": Case(
+        (unit(inpaint_crop_input_image=False),), {**PAINTED, "inpaint_full_res": True}, "img2img"
+    ),
+    **{
+        f"{module}, {where}": Case((unit(module=module, image=None),), {**PAINTED, "inpaint_full_res": full}, "img2img")
+        for module in ("inpaint_global_harmonious", "inpaint_only")
+        for where, full in (("whole", False), ("only masked", True))
+    },
+    **{
+        f"{module}, txt2img": Case((unit(module=module, image=encode(boxes(1)), mask=mask()),))
+        for module in ("inpaint_global_harmonious", "inpaint_only")
+    },
+    "inpaint_only, hires": Case((unit(module="inpaint_only", mask=mask()),), HIRES),
+    "tile_colorfix": Case((unit(module="tile_colorfix", image=encode(boxes(1))),)),
+    "tile_colorfix+sharp": Case((unit(module="tile_colorfix+sharp", image=encode(boxes(1))),)),
+    "recolor_intensity": Case((unit(module="recolor_intensity", image=encode(boxes(1))),)),
+}
+
+
+@pytest.fixture(scope="session")
+def plain(webui_peer: Host) -> Drawing:
+    return webui_peer.draw(record=True, width=SIZE, height=SIZE)
+
+
+def draw(host: Host, case: Case) -> Drawing:
+    settings = {"width": SIZE, "height": SIZE, **case.settings}
+    return host.draw(*case.units, route=case.route, record=True, **settings)
+
+
+def far(first: torch.Tensor, second: torch.Tensor) -> float:
+    return float((first - second).abs().max() / second.abs().max())
+
+
+def texts(drawing: Drawing) -> list[str]:
+    """Infotexts without what differs on purpose: our further fields, and numbers of preprocessors that have none."""
+    pattern = (
+        r", (Hr Option|Advanced Weighting): [^,\"]*|Processor Res: [^,]*, Threshold A: [^,]*, Threshold B: [^,]*, "
+    )
+    return [re.sub(pattern, "", text) for text in drawing.info["infotexts"]]
+    return [
+        re.sub(r"Threshold ([AB]): (0\.5|-1),", r"Threshold \1: unused,", text) for text in drawing.info["infotexts"]
+    ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_peer(webui: Host, webui_peer: Host, plain: Drawing, name: str) -> None:
+    ours, theirs = draw(webui, CASES[name]), draw(webui_peer, CASES[name])
+    assert len(ours.evaluations) == len(theirs.evaluations) > 0
+    differences = [far(a.out, b.out) for a, b in zip(ours.evaluations, theirs.evaluations, strict=True)]
+    assert max(differences) < TOLERANCE, [f"{each:.0e}" for each in differences]
+    assert [each.shape for each in ours.pictures] == [each.shape for each in theirs.pictures]
+    for mine, other in zip(ours.pictures, theirs.pictures, strict=True):
+        assert np.abs(mine.astype(int) - other).max() <= 1
+    assert texts(ours) == texts(theirs)
