@@ -21,7 +21,7 @@ from .unit_page import UnitPage, as_message
 if TYPE_CHECKING:
     from .pictures import Image
 
-INPUTS = ("image", "mask", "module", "processor_res", *THRESHOLDS, "pixel_perfect", "resize_mode")
+INPUTS = ("image", "drawn", "mask", "module", "processor_res", *THRESHOLDS, "pixel_perfect", "resize_mode")
 
 
 def connect(page: UnitPage, width: Any, height: Any) -> None:

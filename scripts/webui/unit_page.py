@@ -24,7 +24,7 @@ from ...core.fields import (
 )
 from . import choices, preprocessing
 from .arguments import FIELDS, THRESHOLDS
-from .gradio_shim import on, picture, shown
+from .gradio_shim import on, on_upload, picture, shown
 from .services import services
 
 PICTURE_HEIGHT = 300  # pixels
@@ -103,13 +103,15 @@ def _single_picture(page: UnitPage) -> None:
 
     with gr.Row(elem_classes=["cnet-image-row"], equal_height=True):
         with gr.Group(elem_classes=["cnet-input-image-group"]):
-            page.fields["image"] = picture("Image", page.id("input_image"), draw=True, height=PICTURE_HEIGHT)
+            page.fields["image"], page.fields["drawn"] = picture(
+                "Image", page.id("input_image"), draw=True, height=PICTURE_HEIGHT
+            )
         with gr.Group(visible=False, elem_classes=["cnet-mask-image-group"]) as page.extras["mask_group"]:
-            page.fields["mask"] = picture("Mask", page.id("mask_image"), height=PICTURE_HEIGHT)
+            page.fields["mask"], _ = picture("Mask", page.id("mask_image"), height=PICTURE_HEIGHT)
         with gr.Group(visible=False, elem_classes=["cnet-generated-image-group"]) as page.extras["preview_group"]:
             page.extras["preview"] = shown("Preprocessor Preview", page.id("generated_image"), height=PICTURE_HEIGHT)
         with gr.Group(visible=False, elem_classes=["cnet-region-image-group"]) as page.extras["region_group"]:
-            page.fields["effective_region_mask"] = picture(
+            page.fields["effective_region_mask"], page.fields["region_drawn"] = picture(
                 "Effective Region: paint where the unit acts, or give a black and white picture",
                 page.id("effective_region_mask"), draw=True, height=PICTURE_HEIGHT,
             )  # fmt: skip
@@ -243,14 +245,13 @@ def _more(page: UnitPage) -> None:
 
 def _connect(page: UnitPage) -> None:
     fields, extras = page.fields, page.extras
-    on(fields["image"].upload, None, outputs=[fields["enabled"]], script="() => true")
+    on_upload(fields["image"], fields["enabled"])
     for box, group, cleared in (
-        ("show_preview", "preview_group", None),
-        ("show_mask", "mask_group", "mask"),
-        ("show_region", "region_group", "effective_region_mask"),
+        ("show_preview", "preview_group", ()),
+        ("show_mask", "mask_group", ("mask",)),
+        ("show_region", "region_group", ("effective_region_mask", "region_drawn")),
     ):
-        outputs = [extras[group], *([fields[cleared]] if cleared else [])]
-        on(extras[box].change, _visibility(len(outputs)), [extras[box]], outputs)
+        on(extras[box].change, _visibility(len(cleared)), [extras[box]], [extras[group], *page.pick(*cleared)])
     # `input` and not `change`: what a paste or a preset sets must not be set again to a preprocessor's defaults.
     switched = page.pick("module", "model", *SLIDERS)
     on(extras["type"].input, _choose_type, [extras["type"], fields["pixel_perfect"]], switched)
@@ -263,13 +264,13 @@ def _connect(page: UnitPage) -> None:
     _connect_webcam(page)
 
 
-def _visibility(outputs: int) -> Callable[[bool], Any]:
-    """Show a picture beside the first; what is hidden is emptied, since it must not act unseen."""
+def _visibility(cleared: int) -> Callable[[bool], Any]:
+    """Show a picture beside the first; the `cleared` widgets in a hidden one are emptied: they must not act unseen."""
     import gradio as gr
 
     def show(visible: bool) -> Any:
         group = gr.update(visible=visible)
-        return group if outputs == 1 else (group, gr.update() if visible else gr.update(value=None))
+        return [group, *[gr.update() if visible else gr.update(value=None)] * cleared] if cleared else group
 
     return show
 

@@ -25,6 +25,18 @@ WAIT = 40 * SECOND  # for the host on a busy machine
 SIZE = 64
 # A1111's own handler of width and height returns more values than it has outputs (`onCalcResolutionHires`).
 ITS_OWN = "reading 'props'"
+COLOURS = """async (picture) => {
+    await picture.decode();
+    const canvas = new OffscreenCanvas(picture.naturalWidth, picture.naturalHeight);
+    const context = canvas.getContext("2d");
+    context.drawImage(picture, 0, 0);
+    const data = context.getImageData(0, 0, canvas.width, canvas.height).data, counts = {};
+    for (let i = 0; i < data.length; i += 4) {
+        const key = `${data[i]},${data[i + 1]},${data[i + 2]}`;
+        counts[key] = (counts[key] || 0) + 1;
+    }
+    return counts;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +204,23 @@ def test_a_pictures_text_is_pasted_back(page: Page, photograph: Path) -> None:
     assert {name: page.value(f"controlnet_{name}_slider", 1) for name in numbers} == numbers
     expect(page.of("controlnet_resize_mode_radio", 1).get_by_label("Just Resize")).to_be_checked()
     assert "Weight: 0.35" in page.generate()
+
+
+def test_what_is_painted_on_a_picture_is_its_scribble(page: Page, photograph: Path) -> None:
+    page.upload(photograph)
+    area = page.of("input_image").locator("canvas").last.bounding_box()
+    x, y = area["x"] + area["width"] / 2, area["y"] + area["height"] / 2
+    page.page.mouse.move(x, y)
+    page.page.mouse.down()
+    page.page.mouse.move(x + area["width"] / 4, y, steps=5)
+    page.page.mouse.up()
+    page.page.wait_for_timeout(SECOND)
+    page.of("controlnet_trigger_preprocessor").click()
+    preview = page.of("generated_image").locator("img")
+    expect(preview).to_be_visible(timeout=WAIT)
+    colours = preview.evaluate(COLOURS)
+    assert colours["0,0,0"] > 1000 and colours["255,255,255"] > 300
+    assert colours.get("30,30,30", 0) < 50, "the photograph's ground"
 
 
 def test_presets_are_saved_loaded_and_deleted(page: Page, photograph: Path) -> None:

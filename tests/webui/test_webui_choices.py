@@ -108,26 +108,30 @@ def test_steps_of_img2img(strength: float | None, exact: bool, expected: int) ->
 PICTURE = np.full((4, 6, 3), 200, np.uint8)
 
 
-def layers(*values: int) -> dict[str, Any]:
-    """gradio 4: a background and layers, each painted with one alpha in its upper half."""
-    painted = []
-    for value in values:
-        layer = np.zeros((4, 6, 4), np.uint8)
-        layer[:2, :, 3] = value
-        painted.append(layer)
-    return {"background": PICTURE, "layers": painted, "composite": PICTURE}
+def strokes(alpha: int) -> Any:
+    """Forge's canvas: the upper half painted with one opacity."""
+    drawn = np.zeros((4, 6, 4), np.uint8)
+    drawn[:2, :, 3] = alpha
+    return drawn
 
 
 def test_both_gradios_say_nothing_for_no_picture() -> None:
-    assert with_drawing(None) is None
+    assert with_drawing(None) is None and with_drawing(None, strokes(9)) is None
     assert with_drawing({"image": None, "mask": None}) is None
-    assert with_drawing({"background": None, "layers": [], "composite": None}) is None
 
 
-def test_what_is_painted_on_layers_is_a_mask() -> None:
-    drawn = with_drawing(layers(0, 90))
+def test_what_is_painted_on_a_canvas_is_a_mask() -> None:
+    drawn = with_drawing(PICTURE, strokes(90))
     assert drawn["mask"][:2].min() == 255 and drawn["mask"][2:].max() == 0 and drawn["image"] is PICTURE
-    assert with_drawing(layers())["mask"].max() == 0
+    assert with_drawing(PICTURE, strokes(0))["mask"].max() == 0
+    assert with_drawing(PICTURE) is PICTURE
+
+
+def test_a_canvas_makes_units_and_regions() -> None:
+    unit = from_page_unit(
+        widgets(image=PICTURE, drawn=strokes(255), effective_region_mask=PICTURE, region_drawn=strokes(255))
+    )
+    assert unit["image"]["mask"][:2].min() == 255 and unit["effective_region_mask"][2:].max() == 0
 
 
 def test_an_uploaded_mask_replaces_the_drawn_one() -> None:
