@@ -43,6 +43,10 @@ ABSENT: tuple[Preprocessor, ...] = (
             "densepose_parula (black bg & blue torso)"),
     _absent("seg_ufade20k", "Segmentation", "UniFormer needs mmcv, which hosts of today cannot install; choose "
             "seg_ofade20k, which has the same colours", "segmentation"),
+    _absent("normal_dsine", "NormalMap", "no maintained package has its network, and its weights are not free; choose "
+            "normal_bae, whose colours are the same"),
+    _absent("normal_metric3d", "NormalMap", "no maintained package has its network; choose normal_bae",
+            "depth_metric3d"),
     _absent("ip-adapter_face_id", "IP-Adapter", f"{INSIGHTFACE}; choose ip-adapter-auto"),
     _absent("ip-adapter_face_id_plus", "IP-Adapter", f"{INSIGHTFACE}; choose ip-adapter-auto"),
     _absent("ip-adapter_pulid", "IP-Adapter", f"{INSIGHTFACE}; choose ip-adapter-auto", "facexlib", "EVA02-CLIP"),
@@ -52,19 +56,7 @@ ABSENT: tuple[Preprocessor, ...] = (
     *(
         _absent(name, control_type, "its network is not part of this version", *aliases)
         for name, control_type, aliases in (
-            ("depth_zoe", "Depth", ()),
-            ("depth_leres", "Depth", ()),
-            ("depth_anything", "Depth", ()),
-            ("depth_anything_v2", "Depth", ()),
-            ("dw_openpose_full", "OpenPose", ()),
-            ("animal_openpose", "OpenPose", ()),
-            ("lineart_anime_denoise", "Lineart", ()),
-            ("normal_dsine", "NormalMap", ()),
-            ("seg_ofade20k", "Segmentation", ("oneformer_ade20k",)),
-            ("seg_ofcoco", "Segmentation", ("oneformer_coco",)),
             ("seg_anime_face", "Segmentation", ("anime_face_segment",)),
-            ("mobile_sam", "Segmentation", ()),
-            ("mediapipe_face", "OpenPose", ()),
             ("inpaint_only+lama", "Inpaint", ()),
         )
     ),

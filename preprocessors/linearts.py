@@ -1,7 +1,7 @@
 """Preprocessors that draw as people do: line art of photographs and of anime, and straight lines of buildings.
 
 Sources: sketch generator of Chan, Durand, Isola: Learning to generate line drawings, 2022; Anime2Sketch (Xiang, 2021);
-M-LSD (Gu et al., 2021).
+manga lines (Li et al., 2017); M-LSD (Gu et al., 2021).
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -59,6 +59,16 @@ def _lineart_anime(images: Image, network: nn.Module) -> Image:
     return 255 - back.clip(0, 255).astype(np.uint8)
 
 
+def _manga(images: Image, network: nn.Module) -> Image:
+    """The network sees grey, and draws black on white."""
+    import torch
+
+    grey = np.stack([np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)) for image in images])
+    with torch.inference_mode():
+        drawn = to_array(network(to_tensor(grey[..., None], network)))[:, 0]
+    return (255 - drawn).clip(0, 255).astype(np.uint8)
+
+
 def _cubic(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     if image.shape[1::-1] == size:
         return image
@@ -113,6 +123,12 @@ def _load_anime(path: Path) -> nn.Module:
     return load_network(path, partial(build, 3, 1, ANIME_DOWNS, ANIME_WIDTH, norm_layer=norm, use_dropout=False))
 
 
+def _load_manga(path: Path) -> nn.Module:
+    from .manga import MangaLines
+
+    return load_network(path, MangaLines)
+
+
 def _load_mlsd(path: Path) -> nn.Module:
     return load_network(path, peer("mlsd.models.mbv2_mlsd_large").MobileV2_MLSD_Large)
 
@@ -126,6 +142,7 @@ SKETCH_COARSE = Network(
 ANIME = Network(
     id="lineart_anime", files=(weights.LINEART_ANIME,), load=_load_anime, packages=NEEDED, install=ADDED, memory=1000
 )
+MANGA = Network(id="lineart_manga", files=(weights.MANGA,), load=_load_manga, packages=("torch",), memory=3000)
 MLSD_NETWORK = Network(
     id="mlsd", files=(weights.MLSD,), load=_load_mlsd, packages=(PACKAGE,), install=INSTALL, memory=1000
 )
@@ -164,6 +181,19 @@ LINEART_ANIME = Preprocessor(
     polarity="white on black",
     control_types=("Lineart",),
     networks=(ANIME,),
+    batchable=True,
+)
+
+LINEART_MANGA = Preprocessor(
+    id="lineart_anime_denoise",
+    title="Line art (manga)",
+    doc="Structural lines of a manga page or an anime picture, without screens and hatching.",
+    run=_manga,
+    output=Output.GRAY,
+    polarity="white on black",
+    aliases=("lineart_manga", "manga_line"),
+    control_types=("Lineart",),
+    networks=(MANGA,),
     batchable=True,
 )
 

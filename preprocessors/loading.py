@@ -12,6 +12,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ else:
 
 WRAPPERS = ("state_dict", "model", "params_ema", "params", "depth_model")  # keys under which files hold the tensors
 PARALLEL = "module."  # prefix that DataParallel adds
+DRAWING = ("uniform_", "normal_", "trunc_normal_", "erfinv_")  # what fills new layers, as far as torch has it
 SHOWN = 3  # keys in a message
 UNREADABLE = (
     pickle.UnpicklingError,
@@ -52,26 +54,34 @@ def load_network(
 ) -> nn.Module:
     """The network of `build` with the tensors of a file, float32, for inference.
 
-    `rename` maps a key of the file to the network's. `meta` False builds it with memory, for networks that compute
-    tensors while they are built. DamagedModelError if anything is missing, left over, or of another shape.
+    `rename` maps a key of the file to the network's, or to nothing if it is not needed. `meta` False builds it with
+    memory, for networks that compute tensors while they are built. DamagedModelError if anything is missing, left over,
+    or of another shape.
     """
     import torch
 
     state = read_state(path)
     if rename is not None:
-        state = {rename(key): tensor for key, tensor in state.items()}
-    with torch.device("meta" if meta else "cpu"):
-        network = build()
+        state = {name: tensor for key, tensor in state.items() if (name := rename(key))}
+    if meta:
+        with torch.device("meta"):
+            network = build()
+    else:
+        with _without_chance():
+            network = build()
     return fill(network, state, path)
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> nn.Module:
     """Put tensors into a network; what a file calls itself plays no part, keys and shapes do."""
+    from torch import nn
+
     wanted = network.state_dict()
     counters = [key for key in wanted if key.endswith("num_batches_tracked")]  # of training; some files lack them
     given = {**{key: wanted[key].new_zeros((), device="cpu") for key in counters}, **state}
     _check(wanted, given, path)
-    network.load_state_dict({key: _plain(tensor) for key, tensor in given.items()}, strict=True, assign=True)
+    plain = {key: _plain(tensor) for key, tensor in given.items()}
+    nn.Module.load_state_dict(network, plain, strict=True, assign=True)  # some classes have a lenient one of their own
     if left := [name for name, tensor in network.named_buffers() if tensor.is_meta]:
         raise DamagedModelError(f"{path} leaves {left[0]} without a value: the installed packages may be too new")
     return network.eval().requires_grad_(False)
@@ -109,6 +119,20 @@ def to_tensor(images: Image, network: nn.Module) -> Tensor:
 def to_array(tensor: Tensor) -> NDArray[np.float32]:
     """A result on the CPU as float32."""
     return tensor.detach().float().cpu().numpy()
+
+
+def _without_chance() -> AbstractContextManager[object]:
+    """Random numbers are not drawn in this thread: the file overwrites them, and drawing takes most of the time."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    drawing = {getattr(torch.Tensor, name) for name in DRAWING if hasattr(torch.Tensor, name)}
+
+    class WithoutChance(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return args[0] if func in drawing else func(*args, **(kwargs or {}))
+
+    return WithoutChance()
 
 
 def _read_safetensors(path: Path) -> object:

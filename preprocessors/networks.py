@@ -6,10 +6,14 @@ files, `pool.py` keeps the loaded networks.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+ABSENT = "absent"  # of a package, as a reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,7 @@ class WeightFile:
     bytes: int | None = None  # None: not known; then nothing is compared
     sha256: str = ""  # lower case hexadecimal; empty: not known
     found_as: tuple[str, ...] = ()
+    packaged: str = ""  # a file that some versions of a package bring and that does as well, as PACKAGE/PATH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,18 +43,21 @@ class Network:
     id: str
     files: tuple[WeightFile, ...]
     load: Callable[..., object]
-    packages: tuple[str, ...] = ()  # names under which they are imported
+    packages: tuple[str, ...] = ()  # names under which they are imported, with ">=VERSION" where it matters
     install: str = ""  # what pip would call them, if that differs
     memory: int = 2000  # bytes that a forward needs for each pixel of a picture, for the size of chunks
 
 
 def missing_packages(networks: Iterable[Network]) -> str:
-    """A sentence that names the packages that are not installed; empty if all are. Nothing is imported."""
-    absent = [package for network in networks for package in network.packages if not _installed(package)]
-    if not absent:
+    """A sentence that names the packages that are not installed, or too old; empty if all are. Nothing is imported."""
+    lacks = {package: lack for network in networks for package in network.packages if (lack := _lack(package))}
+    if not lacks:
         return ""
+    if old := [lack for lack in lacks.values() if lack is not ABSENT]:
+        return f"it needs {' and '.join(lacks)}, but {' and '.join(old)} is installed, which its program may rely on"
     hints = [network.install for network in networks if network.install]
-    return f"it needs {' and '.join(dict.fromkeys(absent))}: pip install {' '.join(dict.fromkeys(hints or absent))}"
+    names = [f"'{package}'" if ">" in package else package for package in lacks]
+    return f"it needs {' and '.join(lacks)}: pip install {' '.join(dict.fromkeys(hints or names))}"
 
 
 def files_of(networks: Sequence[Network]) -> tuple[WeightFile, ...]:
@@ -62,8 +70,19 @@ def file_name(file: WeightFile) -> str:
     return Path(file.name).name
 
 
-def _installed(package: str) -> bool:
+def _lack(package: str) -> str:
+    """ABSENT, or name and version of what is too old; empty if `package`, which may say `>=VERSION`, is there."""
+    name, _, least = package.partition(">=")
     try:
-        return importlib.util.find_spec(package) is not None
-    except (ImportError, ValueError):  # a parent package that is broken, or a module without a spec
-        return False
+        if importlib.util.find_spec(name) is None:
+            return ABSENT
+        found = importlib.metadata.version(name) if least else ""
+    except (ImportError, ValueError):  # a parent package that is broken, a module without a spec, no metadata
+        return ABSENT
+    return f"{name} {found}" if least and _numbers(found) < _numbers(least) else ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """4.57.0.dev0 as (4, 57, 0)."""
+    parts = itertools.takewhile(str.isdigit, version.split("."))
+    return tuple(int(part) for part in parts)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from . import weights
 from .base import Output, Parameter, Preprocessor
-from .depth import MIDAS, midas
+from .depth import DEVIATION, MEAN, MIDAS, midas
 from .loading import load_network, to_array, to_tensor
 from .networks import Network
 from .peers import INSTALL, PACKAGE, peer
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 else:
     from .lazy import cv2, np
 
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB in 0..1
 TOWARDS = 6.283185307179586  # z beside slopes of MiDaS' depth: 2 pi (ControlNet 1.0)
 BAE = SimpleNamespace(mode="client", architecture="BN", sampling_ratio=0.4, importance_ratio=0.7)  # of scannet.pt
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +19,7 @@ from ..core.errors import MissingDependencyError
 
 PACKAGE = "controlnet_aux"
 ALIAS = f"{__package__}._controlnet_aux"
+_LOCK = Lock()
 INSTALL = "controlnet-aux==0.0.10 --no-deps"  # its requirements would replace the host's torch
 
 
@@ -32,6 +35,26 @@ def peer(module: str) -> Any:
         return importlib.import_module(f"{ALIAS}.{module}")
     except ImportError as error:
         raise MissingDependencyError(f"controlnet-aux cannot be used ({error}): pip install {error.name}") from error
+
+
+@contextmanager
+def unregistered(registry: str) -> Generator[None, None, None]:
+    """While the context is open, files that are imported put nothing into a registry of models.
+
+    `registry` is the module of which they take `register_model`. controlnet-aux replaces entries of timm's registry by
+    its own classes, which other programs then get.
+    """
+    stub = ModuleType(registry)
+    stub.__dict__["register_model"] = lambda builder: builder  # pyright: ignore[reportUnknownLambdaType]
+    with _LOCK:
+        before = sys.modules.get(registry)
+        sys.modules[registry] = stub
+        try:
+            yield
+        finally:
+            del sys.modules[registry]
+            if before is not None:
+                sys.modules[registry] = before
 
 
 def _stand_in(parts: Sequence[str], locations: list[str]) -> None:

@@ -7,6 +7,7 @@ in the cache of the Hugging Face hub. All but the own folder are only read. Noth
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -59,8 +60,8 @@ class Store:
     def how_to_get(self, file: WeightFile) -> str:
         """A sentence with the file's name, size, digest, address and folder."""
         facts = [f"{file.bytes:,} bytes"] if file.bytes else []
-        facts += [f"sha256 {file.sha256}"] if file.sha256 else []
-        about = f" ({', '.join(facts)})" if facts else ""
+        facts += [f"sha256 {file.sha256}" if file.sha256 else "no checksum known, so it cannot be verified"]
+        about = f" ({', '.join(facts)})"
         wrong = next((path for path in self._places(file) if path.is_file()), None)
         found = f" {wrong} is incomplete or another file." if wrong else ""
         return (
@@ -97,6 +98,7 @@ class Store:
             for name in dict.fromkeys((*file.found_as, file.name, file_name(file))):
                 yield folder / name
         yield from _in_hub_cache(file.addresses)
+        yield from _in_package(file.packaged)
 
     def _digest(self, path: Path) -> str:
         """The sha256 of a file, read in full only if its size or time changed since the last time."""
@@ -154,6 +156,14 @@ def _mirrored(addresses: Sequence[str]) -> tuple[str, ...]:
     if not mirror:
         return tuple(addresses)
     return tuple(address.replace(HUB, mirror + "/", 1) for address in addresses)
+
+
+def _in_package(packaged: str) -> Iterator[Path]:
+    """Where an installed package may have a file; the package is not imported."""
+    package, _, inside = packaged.partition("/")
+    spec = importlib.util.find_spec(package) if package else None
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        yield Path(folder) / inside
 
 
 def _in_hub_cache(addresses: Sequence[str]) -> Iterator[Path]:

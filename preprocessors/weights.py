@@ -76,6 +76,22 @@ MIDAS = from_hub(
     ANNOTATORS, "dpt_hybrid-midas-501f0c75.pt", "MIT", size=492_757_791, folder="midas",
     sha256="501f0c75b3bca7daec6b3682c5054c09b366765aef6fa3a09d03a5cb4b230853",
 )  # fmt: skip
+LERES = from_hub(
+    ANNOTATORS, "res101.pth", UNSTATED.format(code="of LeReS, for research"), folder="leres",
+    sha256="1d696b2ef3e8336b057d0c15bc82d2fecef821bfebe5ef9d7671a5ec5dde520b",
+)  # fmt: skip
+ZOE = from_hub(
+    ANNOTATORS, "ZoeD_M12_N.pt", "MIT", size=1_443_406_099, folder="zoedepth",
+    sha256="c97f94c4d53c5b788af46c5da0462262aebb37ea116fd70014bcbba93146c33b",
+)  # fmt: skip
+MANGA = from_hub(
+    ANNOTATORS, "erika.pth", UNSTATED.format(code="MIT"), size=172_789_563, folder="manga_line",
+    sha256="badbd6baf013cefbd98993307b02cc14a26c770d067416e4fdecc8720b88feeb",
+)  # fmt: skip
+MOBILE_SAM = from_hub(
+    "dhkim2810/MobileSAM", "mobile_sam.pt", "Apache-2.0", size=40_728_226, folder="mobile_sam",
+    sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+)  # fmt: skip
 NORMAL_BAE = from_hub(
     ANNOTATORS, "scannet.pt", "MIT", folder="normal_bae",
     sha256="03dbf1600c51ee3d45c29f77b77bf1a3b7a24c3452dba62a4ae658f37330c209",
@@ -92,3 +108,21 @@ OPENPOSE_FACE = from_hub(
     ANNOTATORS, "facenet.pth", CMU, size=153_718_792, folder="openpose",
     sha256="8beb52e548624ffcc4aed12af7aee7dcbfaeea420c75609fee999fe7add79d43",
 )  # fmt: skip
+YOLOX = from_hub(
+    "yzd-v/DWPose", "yolox_l.onnx", "Apache-2.0", size=216_746_733, folder="openpose",
+    sha256="7860ae79de6c89a3c1eb72ae9a2756c0ccfbe04b7791bb5880afabd97855a411",
+)  # fmt: skip
+DWPOSE = from_hub(
+    "yzd-v/DWPose", "dw-ll_ucoco_384.onnx", "Apache-2.0", size=134_399_116, folder="openpose",
+    sha256="724f4ff2439ed61afb86fb8a1951ec39c6220682803b4a8bd4f598cd913b1843",
+)  # fmt: skip
+RTMPOSE_ANIMAL = from_hub("hr16/UnJIT-DWPose", "rtmpose-m_ap10k_256.onnx", "Apache-2.0", folder="openpose")
+FACE_MESH = WeightFile(
+    name="face_landmarker.task",
+    addresses=(
+        "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
+    ),
+    licence="Apache-2.0",
+    sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
+    packaged="mediapipe/modules/face_landmark/face_landmark_with_attention.tflite",
+)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
+    from ..preprocessors.runtime import Runtime
     from .pipeline import Request, Result
     from .units import Loaded
 
@@ -61,11 +62,20 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_preprocess(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("preprocessor")
-    parser.add_argument("pictures", type=Path, nargs="+", help="files or folders")
-    parser.add_argument("--resolution", type=int, help="short side in pixels; default: as the picture")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter")
-    parser.add_argument("--output", type=Path, default=Path("hints"), metavar="FOLDER")
+    add = parser.add_argument
+    add("preprocessor", nargs="?", help="its name; with --list, a word to look for")
+    add("sources", type=Path, nargs="*", metavar="picture", help="pictures, videos, and folders of them")
+    add("--list", action="store_true", help="show all preprocessors, what they miss, and the licences of weights")
+    add("--resolution", type=int, help="short side in pixels; default: as the picture")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter")
+    add("--seed", type=int, default=0, help="of preprocessors that draw lots")
+    add("--mask", type=Path, help="what is to be invented, in white; for inpaint preprocessors")
+    add("--frames", action="store_true", help="make of a video a folder of pictures")
+    add("--resume", action="store_true", help="skip what an earlier run with the same settings has made")
+    add("--download", action="store_true", help="get the weights that are missing")
+    add("--weights", type=Path, action="append", default=[], metavar="FOLDER", help="look for weights here as well")
+    add("--device", help="default: the GPU, if PyTorch has one")
+    add("--output", type=Path, default=Path("hints"), metavar="FOLDER")
     parser.set_defaults(run=_preprocess)
 
 
@@ -99,19 +109,44 @@ def _short(value: object) -> str:
 
 
 def _preprocess(args: argparse.Namespace) -> int:
+    from ..core.errors import PreprocessorError
     from ..preprocessors import find
-    from ..preprocessors.images import read_image, write_image
+    from .availability import download_missing, table
+    from .preprocessing import Job, run_job
     from .units import parse_parameters
 
+    runtime = _runtime(args)
+    if args.list:
+        for line in table(runtime, [args.preprocessor] if args.preprocessor else []):
+            print(line)
+        return 0
+    if args.preprocessor is None or not args.sources:
+        raise PreprocessorError("expected a preprocessor and pictures: controlstack preprocess canny photo.png")
     preprocessor = find(args.preprocessor)
-    parameters: dict[str, Any] = dict(preprocessor.settings(parse_parameters(args.set)))
-    files = [file for path in args.pictures for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    for file in _progress(files, "pictures"):
-        hint = preprocessor(read_image(file), resolution=args.resolution, **parameters)
-        args.output.mkdir(parents=True, exist_ok=True)
-        write_image(args.output / f"{file.stem}-{preprocessor.id}.png", hint)
-    print(f"wrote {len(files)} hints to {args.output}")
+    job = Job(
+        preprocessor=preprocessor,
+        sources=args.sources,
+        output=args.output,
+        parameters=parse_parameters(args.set),
+        resolution=args.resolution,
+        seed=args.seed,
+        mask=args.mask,
+        frames=args.frames,
+        resume=args.resume,
+    )
+    if args.download:
+        download_missing(preprocessor, runtime.store)
+    done = run_job(job, runtime)
+    print(f"wrote {done.written} hints to {args.output}" + (f", {done.skipped} were there" if done.skipped else ""))
     return 0
+
+
+def _runtime(args: argparse.Namespace) -> Runtime:
+    from ..preprocessors.pool import PlainManager, Pool
+    from ..preprocessors.runtime import Runtime
+    from ..preprocessors.store import Store, default_folder
+
+    return Runtime(store=Store(default_folder(), args.weights), pool=Pool(PlainManager(args.device)))
 
 
 def _generate(args: argparse.Namespace) -> int:
@@ -175,12 +210,6 @@ def _dtype(name: str) -> torch.dtype:
     import torch
 
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
-
-
-def _progress(items: Sequence[Path], unit: str) -> Iterable[Path]:
-    from tqdm import tqdm
-
-    return tqdm(items, unit=f" {unit}", disable=not sys.stderr.isatty())
 
 
 @contextmanager

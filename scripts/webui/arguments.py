@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...core.errors import UnitError
-from ...core.fields import InputMode, UnitArgs, parse_unit
+from ...core.fields import FROM_PREPROCESSOR, InputMode, UnitArgs, parse_unit
 from ...preprocessors.images import READS
 from .gradio_shim import with_drawing
-from .preprocessing import lookup
+from .preprocessing import lookup, thresholds
 
 SLOTS = 16  # units in one request of the API; more are dropped by the WebUI before anybody of ours sees them
 NOTHING: Mapping[str, Any] = {"enabled": False}
@@ -93,8 +93,17 @@ def _opened(value: Any) -> Any:
 
 
 def _parameters(values: dict[str, Any]) -> dict[str, float]:
-    """The numbers of preprocessors that have more than clients' two fields for them."""
-    known = lookup(values.get("module") or "none").parameters[2:] if values.get("enabled") else ()
-    numbers = [values.pop(name, None) for name in THRESHOLDS[2:]]
-    pairs = ((each.name, number) for each, number in zip(known, numbers, strict=False))
-    return {name: number for name, number in pairs if number is not None}
+    """The numbers that clients' two fields do not stand for, by name."""
+    known = lookup(values.get("module") or "none") if values.get("enabled") else None
+    numbers = [values.get(name) for name in THRESHOLDS]
+    for name in THRESHOLDS[2:]:
+        values.pop(name, None)
+    if known is None:
+        return {}
+    named = {each.name for each in thresholds(known) if each is not None}
+    pairs = zip(known.parameters, numbers, strict=False)
+    return {
+        each.name: number
+        for each, number in pairs
+        if each.name not in named and number is not None and number != FROM_PREPROCESSOR
+    }

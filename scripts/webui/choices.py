@@ -126,10 +126,7 @@ def _preferred(models: Sequence[str]) -> str:
 
 
 def _thresholds(preprocessor: Preprocessor, unit: UnitArgs) -> list[float]:
-    """The first two stand in fields of their own, as clients know them, and the rest under their names."""
-    given = [unit.threshold_a, unit.threshold_b]
-    values = [
-        unit.parameters.get(each.name, given[index] if index < len(given) else each.default)
-        for index, each in enumerate(preprocessor.parameters)
-    ]
+    """The preprocessor's own numbers, in the order of its declaration."""
+    given = preprocessing.parameters_of(unit)
+    values = [given.get(each.name, each.default) for each in preprocessor.parameters]
     return [*values, *[FROM_PREPROCESSOR] * (len(THRESHOLDS) - len(values))]

@@ -31,11 +31,11 @@ def connect(page: UnitPage, width: Any, height: Any) -> None:
 
 
 def _run(*given: Any) -> Any:  # gradio resolves annotations, so they name only what exists at run time
-    from modules import call_queue
-
     *values, width, height = given
     try:
-        with call_queue.queue_lock:  # a preprocessor may need the memory that a generation is using
+        with services().host.alone(
+            "controlnet preview"
+        ):  # a preprocessor may need the memory that a generation is using
             return hint(dict(zip(INPUTS, values, strict=True)), (int(height), int(width))), True
     except ControlError as error:
         raise as_message(error) from error

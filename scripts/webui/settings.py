@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .annotators import DOWNLOAD
 from .choices import LARGEST_UNITS
 from .page import UNITS
 from .paste import READ
@@ -36,6 +37,7 @@ def _options() -> dict[str, Any]:
         CACHE_OPTION: _option(CACHE_GIB, "Memory for control models, in GiB", gr.Slider, cache)
         .info("models of the current picture are always kept")
         .needs_restart(),
+        DOWNLOAD: _option(True, "Download a preprocessor's weights when they are first needed").needs_restart(),
         READ: _option(True, "Set units when a picture's text is pasted"),
         "control_net_no_detectmap": _option(False, "Do not show the preprocessors' pictures after the result"),
         "control_net_detectmap_autosaving": _option(False, "Save the preprocessors' pictures"),

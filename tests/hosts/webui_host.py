@@ -177,12 +177,17 @@ def started(
     with log.open("w") as sink:
         process = subprocess.Popen(command, cwd=path, env=environment, stdout=sink, stderr=subprocess.STDOUT)
         try:
-            host = Host(base, port, log, flags[flags.index("--api-auth") + 1] if "--api-auth" in flags else "")
+            host = Host(base, port, log, _first_password(flags))
             _wait(host, process)
             yield host
         finally:
             process.terminate()
             process.wait(30)
+
+
+def _first_password(flags: Sequence[str]) -> str:
+    """user:password of `--api-auth`, which takes several after commas."""
+    return flags[flags.index("--api-auth") + 1].split(",")[0] if "--api-auth" in flags else ""
 
 
 def _install(base: Path, extensions: Sequence[Path]) -> None:

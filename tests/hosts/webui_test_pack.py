@@ -8,6 +8,7 @@ It knows nothing of ControlStack, and stands beside it or beside another extensi
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import pkgutil
@@ -16,7 +17,7 @@ from typing import Any
 
 from modules import paths, script_callbacks, scripts, shared
 
-STATE: dict[str, Any] = {"record": False, "fail": None, "handle": None, "calls": 0}
+STATE: dict[str, Any] = {"record": False, "fail": None, "handle": None, "calls": 0, "visit": None}
 RECORD: dict[str, Any] = {"tensors": {}, "evaluations": [], "hooks": 0}
 TARGET = Path(paths.data_path) / "record.safetensors"
 
@@ -31,6 +32,11 @@ class Recorder(scripts.Script):
 
     def show(self, is_img2img: bool) -> object:
         return scripts.AlwaysVisible
+
+    def before_process(self, p: Any, *args: Any) -> None:
+        visit, STATE["visit"] = STATE["visit"], None
+        if visit:
+            add_unit(p, visit["path"], visit["model"])
 
     def process(self, p: Any, *args: Any) -> None:
         RECORD.update(tensors={}, evaluations=[], hooks=0)
@@ -69,6 +75,23 @@ def observe(p: Any, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], o
         for name, value in named.items():
             RECORD["tensors"][f"{number}.{name}"] = value.detach().float().contiguous().clone()
         RECORD["evaluations"].append(bool(getattr(p, "is_hr_pass", False)))
+
+
+def add_unit(p: Any, path: str, model: str) -> None:
+    """What extensions such as ADetailer do: import a module of sd-webui-controlnet by its path, and set a unit."""
+    code = importlib.import_module(path)
+    found = next(name for name in code.get_models() if name.startswith(model))
+    unit = code.ControlNetUnit(
+        model=found,
+        weight=0.8,
+        control_mode=code.ControlMode.PROMPT,
+        module=None,
+        guidance_start=0.0,
+        guidance_end=0.9,
+        enabled=True,
+    )
+    code.update_cn_script_in_processing(p, [unit], is_img2img=True, is_ui=False)
+    assert [each.weight for each in code.get_all_units_in_processing(p)] == [0.8]
 
 
 def write_record() -> None:
@@ -134,6 +157,10 @@ def add_routes(_demo: Any, app: Any) -> None:
         STATE.update(record=record, fail={"how": how, "call": call} if how else None)
         return {"file": str(TARGET)}
 
+    def visit(path: str, model: str) -> None:
+        STATE["visit"] = {"path": path, "model": model}
+
+    app.add_api_route("/test/visit", visit, methods=["POST"])
     app.add_api_route("/test/break", break_once, methods=["POST"])
     app.add_api_route("/test/set", set_state, methods=["POST"])
     app.add_api_route("/test/count", count, methods=["GET"])

@@ -209,7 +209,7 @@ def test_an_interrupt_stops_between_chunks(store: Store) -> None:
 def test_missing_weights_and_packages_are_said(tmp_path: Path) -> None:
     empty = runtime(Store(tmp_path))
     assert "2.txt" in times(2).missing(empty)
-    with pytest.raises(PreprocessorError, match=r"the weights 2.txt are not there"):
+    with pytest.raises(PreprocessorError, match=r"the weights 2.txt \(no checksum known, .* are not there"):
         times(2)(pictures(1), runtime=empty)
     broken = times(2, packages=("no_such_package", "torch"), install="no-such")
     assert broken.missing(empty) == "it needs no_such_package: pip install no-such"

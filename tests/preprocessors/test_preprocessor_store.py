@@ -129,6 +129,11 @@ def test_a_missing_file_is_described_exactly(store: Store) -> None:
     assert not store.folder.exists()
 
 
+def test_what_cannot_be_verified_is_said(store: Store) -> None:
+    assert "cannot be verified" in store.how_to_get(wanted(None, sha256=""))
+    assert "cannot be verified" not in store.how_to_get(wanted(None))
+
+
 @pytest.mark.parametrize("place", ["edges/net.pth", "net.pth", "deep/down/other.pth"])
 def test_the_folders_of_others_are_read_and_left_alone(tmp_path: Path, place: str) -> None:
     path = tmp_path / "peer" / place

@@ -1,0 +1,52 @@
+"""`controlstack preprocess --list`: every preprocessor, whether it can run now, and under which licences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..preprocessors import ABSENT, REGISTRY, Preprocessor
+from ..preprocessors.networks import file_name, files_of, missing_packages
+from ..preprocessors.registry import names
+from ..preprocessors.runtime import Runtime
+from ..preprocessors.store import Store
+from .progress import download_bar
+
+FREE = "none needed"
+
+
+def table(runtime: Runtime, words: Sequence[str] = ()) -> Iterator[str]:
+    """One line each, of those whose names or control types hold one of the words."""
+    shown = [each for each in (*REGISTRY, *ABSENT) if _matches(each, words)]
+    width = max((len(each.id) for each in shown), default=0)
+    for each in shown:
+        yield f"{each.id:<{width}}  {state(each, runtime)}"
+
+
+def state(preprocessor: Preprocessor, runtime: Runtime) -> str:
+    """Ready or not, and why; then the licences of its weights."""
+    if preprocessor.absent:
+        return f"left out: {preprocessor.absent}"
+    licences = dict.fromkeys(file.licence for file in files_of(preprocessor.networks))
+    under = f" [weights: {', '.join(licences)}]" if licences else ""
+    if reason := missing_packages(preprocessor.networks):
+        return f"unavailable: {reason}{under}"
+    if missing := runtime.store.missing(preprocessor.networks):
+        wanted = ", ".join(f"{file_name(file)} ({_size(file.bytes)})" for file in missing)
+        return f"needs weights: {wanted}; --download gets them{under}"
+    return f"ready{under}"
+
+
+def download_missing(preprocessor: Preprocessor, store: Store) -> None:
+    """Fetch the files that are nowhere, each with a bar; PreprocessorError if an address does not deliver."""
+    for file in store.missing(preprocessor.networks):
+        with download_bar(file_name(file)) as report:
+            store.fetch(file, report)
+
+
+def _matches(preprocessor: Preprocessor, words: Sequence[str]) -> bool:
+    text = " ".join((*names(preprocessor), *preprocessor.control_types)).lower()
+    return not words or any(word.lower() in text for word in words)
+
+
+def _size(size: int | None) -> str:
+    return f"{size / 10**6:,.1f} MB" if size else "size unknown"

@@ -1,0 +1,240 @@
+"""`controlstack preprocess`: hints of any number of pictures, folders and videos, which may be interrupted and resumed.
+
+A hint lies in the output folder as its picture does in the folder that was named, `sub/photo.jpg` as
+`sub/photo-canny.png`. Every file appears complete or not at all, so whatever is there is done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import HintError
+from ..preprocessors import Output, Preprocessor
+from ..preprocessors.images import READS, read_image, read_mask, write_image
+from ..preprocessors.runtime import Runtime
+from .videos import SUFFIXES as VIDEOS
+from .videos import open_video, write_video
+
+Image = NDArray[np.uint8]
+
+PICTURES = (*(f".{kind.lower()}" for kind in READS), ".jpg", ".tif")
+KEY = "controlstack"  # of the settings in the text of a PNG file
+FRAMES_AT_ONCE = 8  # of a video that go through a network together
+SHOWN = 5  # failures that are told in full
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What was asked for; `frames` makes of each video a folder of pictures, `resume` skips what is done."""
+
+    preprocessor: Preprocessor
+    sources: Sequence[Path]
+    output: Path
+    parameters: Mapping[str, float]
+    resolution: int | None = None
+    seed: int = 0
+    mask: Path | None = None
+    frames: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One picture or video, and where its hint goes."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a job came to, in files."""
+
+    written: int
+    skipped: int
+
+
+def run_job(job: Job, runtime: Runtime) -> Done:
+    """Make all hints, with a bar on a terminal.
+
+    A picture that cannot be read does not stop the others: HintError names it at the end. Everything else that is
+    wrong (parameters, weights, an output folder that cannot be written) stops at once.
+    """
+    from .progress import bar
+
+    settings = job.preprocessor.settings(job.parameters)
+    mask = _mask(job)
+    worker = _Worker(job, settings, mask, runtime)
+    todo = tasks(job)
+    _make_folder(job.output)
+    failures: list[HintError] = []
+    written = 0
+    for task in bar(todo, "files"):
+        try:
+            written += worker.perform(task)
+        except HintError as error:
+            failures.append(error)
+    if failures:
+        raise _failed(failures, len(todo))
+    return Done(written, len(todo) - written)
+
+
+def tasks(job: Job) -> list[Task]:
+    """Every picture and video of the sources, each once; HintError if there is none, or two would be one file."""
+    found = [task for source in dict.fromkeys(job.sources) for task in _of(source, job)]
+    if not found:
+        raise HintError(f"there are no pictures in {', '.join(map(str, job.sources))}: known are {' '.join(PICTURES)}")
+    count = Counter(task.target for task in found)
+    distinct = [task if count[task.target] == 1 else _with_suffix(task, job) for task in found]
+    taken: dict[Path, Path] = {}
+    for task in distinct:
+        other = taken.setdefault(task.target, task.source)
+        if other != task.source:
+            raise HintError(f"{other} and {task.source} would both become {task.target}: name their folders' parent")
+    return [Task(source, target) for target, source in taken.items()]
+
+
+class _Worker:
+    """A job on its way, with what all its pictures share."""
+
+    def __init__(self, job: Job, settings: Mapping[str, float], mask: Image | None, runtime: Runtime) -> None:
+        self.job, self.mask, self.runtime = job, mask, runtime
+        self.options: dict[str, Any] = {**settings, "resolution": job.resolution, "seed": job.seed, "runtime": runtime}
+        if mask is not None:
+            self.options["mask"] = mask
+        told = {"preprocessor": job.preprocessor.id, "version": job.preprocessor.version, **settings}
+        self.metadata = {KEY: json.dumps({**told, "resolution": job.resolution, "seed": job.seed})}
+
+    def perform(self, task: Task) -> bool:
+        """Whether anything had to be done."""
+        if _is_video(task.source):
+            return self._video_to_folder(task) if self.job.frames else self._video(task)
+        if self._done(task.target):
+            return False
+        self._write(task.target, self._hint(read_image(task.source)))
+        return True
+
+    def _hint(self, image: Image) -> Image:
+        return self.job.preprocessor(image, **self.options)
+
+    def _write(self, target: Path, hint: Image) -> None:
+        """The mask of an inpaint hint lies beside it, and is written first: the hint says that both are there."""
+        _make_folder(target.parent)
+        if hint.shape[-1] == 4:
+            write_image(target.with_name(f"{target.stem}-mask.png"), hint[..., 3])
+        write_image(target, hint[..., :3], self.metadata)
+
+    def _done(self, target: Path) -> bool:
+        """Whether it is there, made with the same settings."""
+        return self.job.resume and target.is_file() and _metadata(target) == self.metadata[KEY]
+
+    def _video(self, task: Task) -> bool:
+        if self.job.preprocessor.output is Output.MASKED:
+            raise HintError(f"{task.source}: {self.job.preprocessor.id} has a mask, which no video holds: use --frames")
+        if self.job.resume and task.target.is_file():
+            return False
+        with open_video(task.source) as clip:
+            _make_folder(task.target.parent)
+            write_video(task.target, clip.rate, self._hints(_shown(clip.frames, clip.expected)))
+        return True
+
+    def _hints(self, frames: Iterable[Image]) -> Iterator[Image]:
+        chunk: list[Image] = []
+        for frame in frames:
+            chunk.append(frame)
+            if len(chunk) == FRAMES_AT_ONCE:
+                yield from self._hint(np.stack(chunk))
+                chunk.clear()
+        if chunk:
+            yield from self._hint(np.stack(chunk))
+
+    def _video_to_folder(self, task: Task) -> bool:
+        """One picture a frame; resumed frame by frame."""
+        wrote = False
+        with open_video(task.source) as clip:
+            for number, frame in enumerate(_shown(clip.frames, clip.expected), start=1):
+                target = task.target / f"{number:06d}.png"
+                if not self._done(target):
+                    self._write(target, self._hint(frame))
+                    wrote = True
+        return wrote
+
+
+def _mask(job: Job) -> Image | None:
+    """The mask, if there is one; HintError unless the preprocessor wants what it is given."""
+    name = job.preprocessor.id
+    if job.preprocessor.takes_mask and job.mask is None:
+        raise HintError(f"{name} needs --mask FILE, a picture that is white where the model is to invent")
+    if job.mask is not None and not job.preprocessor.takes_mask:
+        raise HintError(f"{name} takes no mask: leave --mask out, or choose an inpaint preprocessor")
+    return None if job.mask is None else read_mask(job.mask)
+
+
+def _of(source: Path, job: Job) -> Iterator[Task]:
+    if not source.is_dir():
+        yield Task(source, _target(source, Path(), job))
+        return
+    if source.resolve() == job.output.resolve():
+        raise HintError(f"{source} is the output folder too, and hints would become pictures: choose another --output")
+    inside = job.output.resolve()
+    for path in sorted(source.rglob("*")):
+        known = path.suffix.lower() in (*PICTURES, *VIDEOS)
+        if known and path.is_file() and not path.name.startswith(".") and inside not in path.resolve().parents:
+            yield Task(path, _target(path, path.parent.relative_to(source), job))
+
+
+def _target(source: Path, below: Path, job: Job, name: str = "") -> Path:
+    suffix = ".png"
+    if _is_video(source):
+        suffix = "" if job.frames else ".mp4"
+    return job.output / below / f"{name or source.stem}-{job.preprocessor.id}{suffix}"
+
+
+def _with_suffix(task: Task, job: Job) -> Task:
+    """`photo.jpg` and `photo.png` of one folder as `photo-jpg` and `photo-png`."""
+    below = task.target.parent.relative_to(job.output)
+    return Task(task.source, _target(task.source, below, job, task.source.name.replace(".", "-")))
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEOS
+
+
+def _metadata(path: Path) -> str | None:
+    """The settings that a PNG file says it was made with."""
+    from PIL import Image as PillowImage
+
+    try:
+        with PillowImage.open(path, formats=("PNG",)) as picture:
+            return getattr(picture, "text", {}).get(KEY)
+    except (OSError, SyntaxError, ValueError):  # not one of ours: it is made again
+        return None
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HintError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+
+
+def _shown(frames: Iterator[Image], expected: int) -> Iterable[Image]:
+    from .progress import bar
+
+    return bar(frames, "frames", expected)
+
+
+def _failed(failures: Sequence[HintError], total: int) -> HintError:
+    if total == 1:
+        return failures[0]
+    more = f"; and {len(failures) - SHOWN} more" if len(failures) > SHOWN else ""
+    told = "; ".join(str(error) for error in failures[:SHOWN])
+    return HintError(f"{len(failures)} of {total} files could not be used, the others are done: {told}{more}")

@@ -1,0 +1,309 @@
+"""`controlstack preprocess`: pictures, folders and videos become hints; an interrupt leaves nothing half-written."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from controlstack.cli import main
+from controlstack.preprocessors import ABSENT, REGISTRY, find
+from controlstack.preprocessors.images import read_image, read_mask, write_image
+from controlstack.standalone import preprocessing
+from PIL import Image
+from skimage import data
+
+ROOT = Path(__file__).resolve().parents[2]
+VIDEO = pytest.mark.skipif(importlib.util.find_spec("imageio_ffmpeg") is None, reason="videos need imageio-ffmpeg")
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # imageio-ffmpeg leaves pipes open
+
+
+def photo(height: int = 48, width: int = 65, left: int = 100) -> np.ndarray:
+    return np.ascontiguousarray(data.astronaut()[100 : 100 + height, left : left + width])
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A folder with two pictures, one of them deeper, and files that are no pictures."""
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    write_image(folder / "one.png", photo())
+    write_image(folder / "sub" / "two.webp", photo(left=150))
+    (folder / "notes.txt").write_text("no picture")
+    (folder / ".hidden.png").write_bytes(b"")
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def run(*arguments: object) -> int:
+    return main(["preprocess", *map(str, arguments)])
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def test_a_folder_keeps_its_tree(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert run("canny", tree, "--resolution", 32, "--set", "low=50", "--set", "high=90", "--output", out) == 0
+    assert files(out) == {"one-canny.png", "sub/two-canny.png"}
+    expected = find("canny")(photo(left=150), resolution=32, low=50, high=90)
+    assert np.array_equal(read_image(out / "sub" / "two-canny.png"), expected)
+    told = json.loads(Image.open(out / "one-canny.png").text["controlstack"])  # type: ignore[attr-defined]
+    assert (told["preprocessor"], told["low"], told["resolution"]) == ("canny", 50, 32)
+    assert "wrote 2 hints" in capsys.readouterr().out
+
+
+def test_an_output_inside_the_folder_is_not_read(tree: Path) -> None:
+    for _ in range(2):
+        assert run("canny", tree, "--output", tree / "hints") == 0
+    assert files(tree / "hints") == {"one-canny.png", "sub/two-canny.png"}
+
+
+def test_seeds_are_passed_on(tree: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        assert run("shuffle", tree / "one.png", "--seed", seed, "--output", tmp_path / str(seed)) == 0
+    zero, one = (read_image(tmp_path / seed / "one-shuffle.png") for seed in "01")
+    assert np.array_equal(zero, find("shuffle")(photo(), seed=0))
+    assert np.array_equal(one, find("shuffle")(photo(), seed=1))
+    assert not np.array_equal(zero, one)
+
+
+def test_resume_makes_what_is_missing_or_was_made_otherwise(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run("canny", tree, "--output", out) == 0
+    (out / "one-canny.png").unlink()
+    stamp = (out / "sub" / "two-canny.png").stat().st_mtime_ns
+    assert run("canny", tree, "--output", out, "--resume") == 0
+    assert "wrote 1 hints" in capsys.readouterr().out
+    assert (out / "sub" / "two-canny.png").stat().st_mtime_ns == stamp
+    (out / "one-canny.png").write_bytes(b"\x89PNG damaged")
+    assert run("canny", tree, "--output", out, "--resume") == 0
+    assert run("canny", tree, "--output", out, "--resume", "--set", "low=20") == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["1", "2"]
+
+
+def test_equal_names_stay_apart(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tree / "one.bmp", photo(left=10))
+    out = tmp_path / "out"
+    assert run("canny", tree / "one.bmp", tree / "one.png", tree / "one.png", "--output", out) == 0
+    assert files(out) == {"one-bmp-canny.png", "one-png-canny.png"}
+    write_image(tree / "sub" / "one.png", photo(left=20))
+    assert "both become" in error_of(capsys, "canny", tree / "one.png", tree / "sub" / "one.png", "--output", out)
+
+
+def test_one_bad_picture_does_not_stop_the_others(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tree / "bad.png").write_bytes(b"<html>")
+    error = error_of(capsys, "canny", tree, "--output", tmp_path / "out")
+    assert "1 of 3 files" in error
+    assert "bad.png" in error
+    assert files(tmp_path / "out") == {"one-canny.png", "sub/two-canny.png"}
+
+
+def test_masks_lie_beside_the_hint(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mask = np.zeros((48, 65), np.uint8)
+    mask[10:20, 10:30] = 255
+    write_image(tmp_path / "mask.png", mask)
+    out = tmp_path / "out"
+    name = "inpaint_only"
+    assert run(name, tree / "one.png", "--mask", tmp_path / "mask.png", "--output", out) == 0
+    assert files(out) == {f"one-{name}.png", f"one-{name}-mask.png"}
+    expected = find(name)(photo(), mask=mask)
+    assert np.array_equal(read_image(out / f"one-{name}.png"), expected[..., :3])
+    assert np.array_equal(read_mask(out / f"one-{name}-mask.png"), expected[..., 3])
+    assert "needs --mask" in error_of(capsys, name, tree, "--output", tmp_path / "none")
+    assert "takes no mask" in error_of(capsys, "canny", tree, "--mask", tmp_path / "mask.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["cany", "{tree}"], "canny"),
+        (["canny", "{tree}", "--set", "lowe=3"], "low"),
+        (["canny", "{tree}", "--set", "low=nan"], "low"),
+        (["canny", "{tree}", "--set", "low"], "name=value"),
+        (["canny", "{tree}", "--resolution", "3"], "16 to 8192"),
+        (["canny", "{tree}/none.png"], "none.png"),
+        (["canny", "{tree}/none.mp4"], "none.mp4"),
+        (["canny", "{tree}/empty"], "no pictures"),
+        (["canny", "{tree}", "--output", "{tree}"], "output folder"),
+        (["canny", "{tree}", "--output", "{tree}/notes.txt/below"], "cannot make the folder"),
+        (["densepose", "{tree}"], "dw_openpose_full"),
+        (["canny"], "expected a preprocessor"),
+        ([], "expected a preprocessor"),
+    ],
+)
+def test_bad_requests_are_refused(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    (tree / "empty").mkdir()
+    given = [each.replace("{tree}", str(tree)) for each in arguments]
+    given += [] if "--output" in given else ["--output", str(tmp_path / "out")]
+    assert words in error_of(capsys, *given)
+    assert not any((tmp_path / "out").rglob("*.png"))
+
+
+def test_the_list_shows_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [each.id for each in (*REGISTRY, *ABSENT)]
+    assert all(len(line.split()) > 1 for line in lines)
+    assert run("--list", "recolor_") == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["recolor_luminance", "ready"], ["recolor_intensity", "ready"],
+    ]  # fmt: skip
+
+
+def test_the_list_names_weights_packages_and_licences(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from controlstack.preprocessors.networks import Network, WeightFile
+    from controlstack.preprocessors.pool import PlainManager, Pool
+    from controlstack.preprocessors.runtime import Runtime
+    from controlstack.preprocessors.store import Store
+    from controlstack.standalone.availability import state
+
+    runtime = Runtime(store=Store(tmp_path), pool=Pool(PlainManager("cpu")))
+    file = WeightFile(name="net.pth", addresses=("https://example.org/net.pth",), licence="MIT", bytes=1_500_000)
+    network = Network(id="net", files=(file,), load=str)
+    canny = replace(find("canny"), networks=(network,))
+    assert state(canny, runtime) == "needs weights: net.pth (1.5 MB); --download gets them [weights: MIT]"
+    lacking = replace(canny, networks=(replace(network, packages=("no_such_package",)),))
+    assert "no_such_package: pip install no_such_package [weights: MIT]" in state(lacking, runtime)
+    (tmp_path / "net.pth").write_bytes(bytes(1_500_000))
+    assert state(canny, runtime) == "ready [weights: MIT]"
+
+
+SLOW = f"""
+import importlib.util, sys, time
+spec = importlib.util.spec_from_file_location("controlstack", {str(ROOT / "__init__.py")!r})
+sys.modules["controlstack"] = importlib.util.module_from_spec(spec)
+from controlstack.preprocessors import images
+from controlstack import cli
+encode = images._encode
+def slow(*given):
+    encode(*given)
+    print("encoded", flush=True)
+    time.sleep(30)
+images._encode = slow
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
+def test_an_interrupt_leaves_nothing_half_written(tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", SLOW, "preprocess", "canny", str(tree), "--output", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait() == 130
+        assert process.stderr.read() == "controlstack: interrupted\n"
+    assert files(out) == set()
+
+
+def clip(path: Path, count: int = 11, height: int = 48, width: int = 65) -> np.ndarray:
+    from controlstack.standalone.videos import write_video
+
+    frames = np.stack([photo(height, width, left=100 + 2 * number) for number in range(count)])
+    assert write_video(path, 12.5, iter(frames)) == count
+    return frames
+
+
+@VIDEO
+def test_videos_are_written_without_loss(tmp_path: Path) -> None:
+    from controlstack.standalone.videos import open_video
+
+    frames = clip(tmp_path / "clip.mp4")
+    with open_video(tmp_path / "clip.mp4") as video:
+        assert (video.width, video.height, video.rate, video.expected) == (65, 48, 12.5, 11)
+        assert np.array_equal(np.stack(list(video.frames)), frames)
+    assert files(tmp_path) == {"clip.mp4"}
+
+
+@VIDEO
+def test_a_video_becomes_a_video_of_hints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from controlstack.standalone.videos import open_video
+
+    frames = clip(tmp_path / "clip.mp4")
+    out = tmp_path / "out"
+    assert run("canny", tmp_path / "clip.mp4", "--resolution", 32, "--output", out) == 0
+    assert files(out) == {"clip-canny.mp4"}
+    with open_video(out / "clip-canny.mp4") as video:
+        assert np.array_equal(np.stack(list(video.frames)), find("canny")(frames, resolution=32))
+    assert run("canny", tmp_path / "clip.mp4", "--resolution", 32, "--output", out, "--resume") == 0
+    assert "wrote 0 hints" in capsys.readouterr().out
+
+
+@VIDEO
+def test_a_video_becomes_a_folder_and_is_resumed_by_frames(tmp_path: Path) -> None:
+    frames = clip(tmp_path / "clip.mp4", 3)
+    folder = tmp_path / "out" / "clip-canny"
+    arguments = ("canny", tmp_path / "clip.mp4", "--frames", "--resume", "--output", tmp_path / "out")
+    assert run(*arguments) == 0
+    assert files(folder) == {"000001.png", "000002.png", "000003.png"}
+    assert np.array_equal(read_image(folder / "000002.png"), find("canny")(frames[1]))
+    (folder / "000002.png").unlink()
+    stamp = (folder / "000003.png").stat().st_mtime_ns
+    assert run(*arguments) == 0
+    assert (folder / "000002.png").is_file()
+    assert (folder / "000003.png").stat().st_mtime_ns == stamp
+
+
+@VIDEO
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_a_video_that_is_interrupted_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+) -> None:
+    clip(tmp_path / "clip.mp4", 20)
+    original, calls = preprocessing._Worker._hint, iter(range(100))
+
+    def hint(self: object, image: np.ndarray) -> np.ndarray:
+        if next(calls) == 1:
+            raise stop
+        return original(self, image)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(preprocessing._Worker, "_hint", hint)
+    arguments = ("canny", tmp_path / "clip.mp4", "--output", tmp_path / "out")
+    if stop is KeyboardInterrupt:
+        assert run(*arguments) == 130
+    else:
+        with pytest.raises(stop):
+            run(*arguments)
+    assert files(tmp_path / "out") == set()
+
+
+@VIDEO
+@pytest.mark.parametrize("content", [b"", b"no video at all", b"\x00\x00\x00\x18ftypmp42"])
+def test_bad_videos_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
+    (tmp_path / "clip.mp4").write_bytes(content)
+    assert "clip.mp4 cannot be read as a video" in error_of(
+        capsys, "canny", tmp_path / "clip.mp4", "--output", tmp_path / "out"
+    )
+    assert files(tmp_path / "out") == set()
+
+
+def test_videos_without_ffmpeg_say_what_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    error = error_of(capsys, "canny", tmp_path / "clip.mp4", "--output", tmp_path / "out")
+    assert "pip install imageio-ffmpeg" in error

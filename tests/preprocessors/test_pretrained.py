@@ -1,0 +1,284 @@
+"""Networks of transformers, small and with random weights, against the library's own call; and palettes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from controlstack.core.errors import DamagedModelError, MissingDependencyError, PreprocessorError
+from controlstack.preprocessors import Preprocessor, find, palettes
+from controlstack.preprocessors.networks import Network, missing_packages
+from controlstack.preprocessors.pool import PlainManager, Pool
+from controlstack.preprocessors.runtime import Runtime
+from controlstack.preprocessors.segmentation import classes
+from controlstack.preprocessors.store import Store
+from skimage import data
+from torch import nn
+from torch.nn import functional
+
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+def photo(height: int, width: int) -> np.ndarray:
+    return cv2.resize(data.astronaut(), (width, height), interpolation=cv2.INTER_AREA)
+
+
+def randomise(network: nn.Module, gain: float = 1.0) -> nn.Module:
+    torch.manual_seed(0)
+    for name, tensor in network.state_dict().items():
+        if tensor.dim() > 1:
+            tensor.normal_(0, gain * (1.5 / max(1, tensor[0].numel())) ** 0.5)
+        elif tensor.is_floating_point():
+            tensor.uniform_(-0.1, 0.1).add_(1.0 if name.endswith(("weight", "lambda1", "running_var")) else 0.0)
+    return network.eval()
+
+
+def depth_anything() -> nn.Module:
+    backbone = transformers.Dinov2Config(
+        hidden_size=24, num_hidden_layers=4, num_attention_heads=2, image_size=70, patch_size=14,
+        out_indices=[1, 2, 3, 4], reshape_hidden_states=False,
+    )  # fmt: skip
+    return transformers.DepthAnythingForDepthEstimation(
+        transformers.DepthAnythingConfig(
+            backbone_config=backbone, reassemble_hidden_size=24, neck_hidden_sizes=[8, 8, 16, 16],
+            fusion_hidden_size=8, head_hidden_size=4, patch_size=14,
+        )
+    )  # fmt: skip
+
+
+def depth_pro() -> nn.Module:
+    part = {"model_type": "dinov2", "image_size": 32, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 2,
+            "num_attention_heads": 2}  # fmt: skip
+    return transformers.DepthProForDepthEstimation(
+        transformers.DepthProConfig(
+            patch_size=32, fusion_hidden_size=8, intermediate_hook_ids=[1, 0], intermediate_feature_dims=[8, 8],
+            scaled_images_ratios=[0.25, 0.5, 1], scaled_images_overlap_ratios=[0.0, 0.5, 0.25],
+            scaled_images_feature_dims=[8, 8, 8], merge_padding_value=1, use_fov_model=False, num_fov_head_layers=0,
+            image_model_config=dict(part), patch_model_config=dict(part), fov_model_config=dict(part),
+        )
+    )  # fmt: skip
+
+
+def swin() -> Any:
+    return transformers.SwinConfig(
+        embed_dim=12, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 2], window_size=4, image_size=64,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+
+
+SMALL = {"mask_feature_size": 32, "feature_size": 32, "hidden_dim": 32, "encoder_feedforward_dim": 16,
+         "dim_feedforward": 16, "encoder_layers": 1, "num_attention_heads": 2, "num_queries": 10}  # fmt: skip
+
+
+def oneformer(labels: int) -> nn.Module:
+    small = {**SMALL, "conv_dim": 32, "mask_dim": 32, "decoder_layers": 2, "text_encoder_width": 32}
+    return transformers.OneFormerForUniversalSegmentation(
+        transformers.OneFormerConfig(backbone_config=swin(), num_labels=labels, is_training=False, **small)
+    )
+
+
+def mask2former(labels: int = 150) -> nn.Module:
+    return transformers.Mask2FormerForUniversalSegmentation(
+        transformers.Mask2FormerConfig(backbone_config=swin(), num_labels=labels, decoder_layers=3, **SMALL)
+    )
+
+
+BUILD: dict[str, Callable[[], nn.Module]] = {
+    "depth_anything_v2": lambda: randomise(depth_anything()),
+    "depth_anything": lambda: randomise(depth_anything()),
+    "depth_pro": lambda: randomise(depth_pro()),
+    "seg_ofade20k": lambda: randomise(oneformer(150), 3.0),
+    "seg_ofcoco": lambda: randomise(oneformer(133), 3.0),
+    "seg_m2fade20k": lambda: randomise(mask2former(), 3.0),
+}
+
+
+def unsigned(preprocessor: Preprocessor) -> Preprocessor:
+    """The same with files of any content, since no real weights are here."""
+    networks = tuple(
+        replace(each, files=tuple(replace(file, bytes=None, sha256="") for file in each.files))
+        for each in preprocessor.networks
+    )
+    return replace(preprocessor, networks=networks)
+
+
+def prepared(name: str, folder: Path) -> tuple[Preprocessor, nn.Module, Runtime]:
+    """A preprocessor whose files lie in the folder as the library writes them, and the network."""
+    preprocessor = unsigned(find(name))
+    network = BUILD[name]()
+    config, tensors = (folder / file.name for file in preprocessor.networks[0].files)
+    network.save_pretrained(config.parent)
+    written = config.parent / "model.safetensors"
+    if tensors != written:
+        torch.save(network.state_dict(), tensors)
+        written.unlink()
+    return preprocessor, network, Runtime(store=Store(folder), pool=Pool(PlainManager("cpu")))
+
+
+def pixels(image: np.ndarray, mean: Any = MEAN, deviation: Any = DEVIATION) -> torch.Tensor:
+    return torch.from_numpy(((image / 255 - mean) / deviation).transpose(2, 0, 1)[None]).float()
+
+
+def levels(nearness: torch.Tensor) -> np.ndarray:
+    array = nearness.numpy().astype(np.float64)
+    return (array - array.min()) / (array.max() - array.min()) * 255
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["depth_anything_v2", "depth_anything"])
+def test_depth_anything_equals_the_librarys_call(name: str, tmp_path: Path) -> None:
+    preprocessor, network, runtime = prepared(name, tmp_path)
+    image = photo(70, 98)
+    expected = levels(network(pixels(image)).predicted_depth[0])
+    hint = preprocessor(image, runtime=runtime)
+    assert len(np.unique(hint)) > 100
+    assert np.abs(hint[..., 0] - expected).max() < 1
+    assert {hint.min(), hint.max()} == {0, 255}
+
+
+@torch.no_grad()
+def test_depth_anything_at_any_size_cuts_the_padding_first(tmp_path: Path) -> None:
+    preprocessor, network, runtime = prepared("depth_anything_v2", tmp_path)
+    image = photo(61, 75)
+    padded = np.pad(image, ((0, 9), (0, 9), (0, 0)), mode="edge")
+    expected = levels(network(pixels(padded)).predicted_depth[0, :61, :75])
+    assert np.abs(preprocessor(image, runtime=runtime)[..., 0] - expected).max() < 1
+    assert preprocessor(image, resolution=40, runtime=runtime).shape == (40, 49, 3)
+
+
+def test_large_pictures_are_looked_at_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from controlstack.preprocessors import depth_pretrained
+
+    monkeypatch.setattr(depth_pretrained, "LARGEST", 56)
+    preprocessor, network, runtime = prepared("depth_anything_v2", tmp_path)
+    sizes: list[tuple[int, ...]] = []
+    forward = type(network).forward
+
+    def watched(self: nn.Module, given: torch.Tensor) -> Any:
+        sizes.append(tuple(given.shape[2:]))
+        return forward(self, given)
+
+    monkeypatch.setattr(type(network), "forward", watched)
+    assert preprocessor(photo(112, 168), runtime=runtime).shape == (112, 168, 3)
+    assert sizes == [(56, 84)]
+
+
+@torch.no_grad()
+def test_depth_pro_equals_the_librarys_call(tmp_path: Path) -> None:
+    preprocessor, network, runtime = prepared("depth_pro", tmp_path)
+    image = photo(100, 140)
+    square = functional.interpolate(pixels(image, 0.5, 0.5), (128, 128), mode="bilinear")
+    inverse = network(square).predicted_depth
+    metric = 1 / functional.interpolate(inverse[:, None], (100, 140), mode="bilinear").clamp(1e-4, 1e4)
+    expected = levels(1 / metric[0, 0])
+    hint = preprocessor(image, runtime=runtime)
+    assert len(np.unique(hint)) > 100
+    assert np.abs(hint[..., 0] - expected).max() < 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "table"), [("seg_ofade20k", "ade20k"), ("seg_ofcoco", "coco")])
+def test_oneformer_equals_the_librarys_call(name: str, table: str, tmp_path: Path) -> None:
+    preprocessor, network, runtime = prepared(name, tmp_path)
+    image = photo(64, 96)
+    task = torch.zeros(1, 77)
+    task[0, :7] = torch.tensor([49406, 518, 10549, 533, 29119, 1550, 49407])  # "the task is semantic" by CLIP
+    found = network(pixels(image), task)
+    votes = torch.einsum(
+        "bqc,bqhw->bchw", found.class_queries_logits.softmax(-1)[..., :-1], found.masks_queries_logits.sigmoid()
+    )
+    labels = functional.interpolate(votes, (64, 96), mode="bilinear").argmax(1)[0].numpy()
+    assert len(np.unique(labels)) > 1
+    hint = preprocessor(image, runtime=runtime)
+    assert np.array_equal(hint, getattr(palettes, table)()[labels])
+
+
+def test_mask2former_and_batches(tmp_path: Path) -> None:
+    preprocessor, _, runtime = prepared("seg_m2fade20k", tmp_path)
+    batch = np.stack([photo(50, 70), photo(50, 70)[:, ::-1]])
+    hints = preprocessor(batch, runtime=runtime)
+    assert hints.shape == (2, 50, 70, 3)
+    known = {tuple(colour) for colour in palettes.ade20k().tolist()}
+    assert {tuple(colour) for colour in hints.reshape(-1, 3).tolist()} <= known
+    runtime.cache.clear()
+    singles = np.stack([preprocessor(image, runtime=runtime) for image in batch])
+    assert (hints == singles).mean() > 0.99
+
+
+def test_the_class_with_most_votes_wins() -> None:
+    """Three queries: two vote for class 1 on the left, one for class 2 everywhere, nobody for none."""
+    queries = torch.full((1, 3, 4), -9.0)
+    queries[0, 0, 1] = queries[0, 1, 1] = queries[0, 2, 2] = 9
+    masks = torch.full((1, 3, 2, 4), -9.0)
+    masks[0, :2, :, :2] = 1
+    masks[0, 2] = 1
+    assert classes(queries, masks, (2, 4)).tolist() == [[[1, 1, 2, 2]] * 2]
+
+
+def test_palettes_are_those_that_models_were_trained_with() -> None:
+    ade, coco = palettes.ade20k(), palettes.coco()
+    assert (ade.shape, coco.shape) == ((150, 3), (133, 3))
+    named = {0: (120, 120, 120), 1: (180, 120, 120), 2: (6, 230, 230), 3: (80, 50, 50), 4: (4, 200, 3),
+             5: (120, 120, 80), 9: (4, 250, 7), 12: (150, 5, 61), 20: (0, 102, 200), 149: (92, 0, 255)}  # fmt: skip
+    for index, colour in named.items():
+        assert tuple(ade[index]) == colour
+    assert len(np.unique(ade, axis=0)) == 149
+    assert ade[6].tolist() == ade[48].tolist() == [140, 140, 140]
+    assert tuple(coco[0]) == (220, 20, 60)
+    assert tuple(coco[132]) == (250, 141, 255)
+    assert len(np.unique(coco, axis=0)) == 133
+
+
+def test_every_class_gets_its_colour() -> None:
+    """All 150 at once: class k wins at pixel k."""
+    queries = torch.full((1, 150, 151), -20.0)
+    queries[0, range(150), range(150)] = 20
+    masks = torch.full((1, 150, 1, 150), -20.0)
+    masks[0, range(150), 0, range(150)] = 20
+    assert np.array_equal(palettes.ade20k()[classes(queries, masks, (1, 150)).numpy()[0, 0]], palettes.ade20k())
+
+
+@pytest.mark.parametrize("damage", ["config", "other config", "tensors"])
+def test_bad_files_are_named(damage: str, tmp_path: Path) -> None:
+    preprocessor, _, runtime = prepared("depth_anything_v2", tmp_path)
+    config, tensors = (tmp_path / file.name for file in preprocessor.networks[0].files)
+    if damage == "config":
+        config.write_text("<html>")
+    elif damage == "other config":
+        told = json.loads(config.read_text())
+        config.write_text(json.dumps({**told, "neck_hidden_sizes": [8, 8, 16, 24]}))
+    else:
+        tensors.write_bytes(tensors.read_bytes()[:999])
+    with pytest.raises(DamagedModelError, match=r"config.json|model.safetensors"):
+        preprocessor(photo(28, 28), runtime=runtime)
+
+
+def test_missing_weights_name_the_file_and_the_folder(tmp_path: Path) -> None:
+    runtime = Runtime(store=Store(tmp_path), pool=Pool(PlainManager("cpu")))
+    with pytest.raises(PreprocessorError, match=r"config.json.*Depth-Anything-V2-Small-hf"):
+        find("depth_anything_v2")(photo(28, 28), runtime=runtime)
+    assert str(tmp_path / "depth-anything" / "Depth-Anything-V2-Small-hf") in find("depth_anything_v2").missing(runtime)
+
+
+def test_packages_that_are_missing_or_old_are_named(tmp_path: Path) -> None:
+    def network(*packages: str) -> Network:
+        return Network(id="n", files=(), load=str, packages=packages)
+
+    assert missing_packages([network("transformers>=4.1", "numpy>=1.26", "torch")]) == ""
+    old = missing_packages([network("transformers>=99.1.2")])
+    assert old.startswith("it needs transformers>=99.1.2, but transformers ")
+    assert "pip" not in old  # a host may rely on the version that it has
+    assert missing_packages([network("no_such>=2.0")]) == "it needs no_such>=2.0: pip install 'no_such>=2.0'"
+    preprocessor = replace(find("depth_anything_v2"), networks=(network("no_such>=2.0"),))
+    with pytest.raises(MissingDependencyError, match="no_such"):
+        preprocessor(photo(28, 28), runtime=Runtime(store=Store(tmp_path), pool=Pool(PlainManager("cpu"))))
