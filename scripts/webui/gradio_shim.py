@@ -56,6 +56,14 @@ def on_upload(image: Any, checkbox: Any) -> None:
         on(image.change, None, [image, checkbox], [checkbox], script="(image, ticked) => ticked || Boolean(image)")
 
 
+def on_load(run: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Connect the opening of the page, whose widgets are being made now."""
+    from gradio.context import Context
+
+    assert Context.root_block is not None
+    on(Context.root_block.load, run, inputs, outputs)
+
+
 def _forge_canvas() -> Any:
     try:
         from modules_forge.forge_canvas.canvas import ForgeCanvas

@@ -24,6 +24,7 @@ from ...core.fields import (
 )
 from . import choices, preprocessing
 from .arguments import FIELDS, THRESHOLDS
+from .contents import contents, current_base
 from .gradio_shim import on, on_upload, picture, shown
 from .services import services
 
@@ -275,23 +276,32 @@ def _visibility(cleared: int) -> Callable[[bool], Any]:
     return show
 
 
-def slider_updates(module: str, pixel_perfect: bool) -> list[Any]:
-    """The sliders of a preprocessor at their defaults; pixel perfect needs no resolution."""
+def slider_updates(module: str, pixel_perfect: bool, values: Sequence[float] = ()) -> list[Any]:
+    """The sliders of a preprocessor; pixel perfect needs no resolution.
+
+    values: what they are set to, kept where the preprocessor allows it; otherwise all get their defaults.
+    """
     import gradio as gr
 
+    kept = (*values, *[None] * len(SLIDERS))
     return [
         gr.update(
-            visible=each.visible and not (index == 0 and pixel_perfect), label=each.label, value=each.value,
+            visible=each.visible and not (index == 0 and pixel_perfect), label=each.label,
+            value=each.value if value is None or not each.minimum <= value <= each.maximum else value,
             minimum=each.minimum, maximum=each.maximum, step=each.step,
         )
-        for index, each in enumerate(choices.sliders(module))
+        for index, (each, value) in enumerate(zip(choices.sliders(module), kept, strict=False))
     ]  # fmt: skip
+
+
+def _offer(tag: str) -> choices.Offer:
+    return choices.offer(tag, contents().offer(tag, services().files, current_base()))
 
 
 def _choose_type(tag: str, pixel_perfect: bool) -> list[Any]:
     import gradio as gr
 
-    found = choices.offer(tag, services().files.names)
+    found = _offer(tag)
     module = gr.update(choices=found.modules, value=found.module)
     model = gr.update(choices=found.models, value=found.model)
     return [module, model, *slider_updates(found.module, pixel_perfect)]
@@ -311,7 +321,7 @@ def _refresh(tag: str, model: str) -> Any:
     import gradio as gr
 
     services().files.refresh()
-    found = choices.offer(tag, services().files.names)
+    found = _offer(tag)
     return gr.update(choices=found.models, value=model if model in found.models else NO_MODEL)
 
 

@@ -25,6 +25,8 @@ WAIT = 40 * SECOND  # for the host on a busy machine
 SIZE = 64
 # A1111's own handler of width and height returns more values than it has outputs (`onCalcResolutionHires`).
 ITS_OWN = "reading 'props'"
+UNIT_1 = "customscript/controlstack.py/unit 1/txt2img"
+DEFAULTS = {f"{UNIT_1}/Preprocessor/value": "canny", f"{UNIT_1}/Threshold A/value": 55}
 COLOURS = """async (picture) => {
     await picture.decode();
     const canvas = new OffscreenCanvas(picture.naturalWidth, picture.naturalHeight);
@@ -43,7 +45,7 @@ COLOURS = """async (picture) => {
 def host(webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A WebUI with its page and our extension."""
     base = tmp_path_factory.mktemp("webui-page")
-    (base / "config.json").write_text(json.dumps({"controlnet_increment_seed_during_batch": False}))
+    (base / "ui-config.json").write_text(json.dumps(DEFAULTS))
     with webui_host.started(webui_path, base, webui_models, page=True) as running:
         yield running
 
@@ -279,6 +281,16 @@ def test_a_result_is_taken_into_a_unit_of_the_other_tab(browser: Any, host: Host
     page.keep("img2img")
     expect(page.page.locator("#img2img_width input[type=number]")).to_have_value(str(SIZE), timeout=WAIT)
     page.close()
+
+
+def test_each_unit_has_its_own_defaults(page: Page) -> None:
+    page.unit_tab(1)
+    low = page.of("controlnet_threshold_A_slider", 1)
+    expect(low).to_contain_text("Low Threshold", timeout=WAIT)
+    assert low.locator("input[type=number]").input_value() == "55"
+    page.unit_tab(0)
+    expect(page.of("controlnet_preprocessor_dropdown").locator("input")).to_have_value("none")
+    expect(page.of("controlnet_threshold_A_slider")).to_be_hidden()
 
 
 def test_settings_defaults_and_axes_are_there(host: Host) -> None:
