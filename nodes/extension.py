@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .node_apply import ApplyControlUnits
+from .node_infotext import InfotextFromUnits, UnitsFromInfotext
 from .node_model import LoadControlModel
 from .node_report import ControlReport
 from .node_shape import BlockWeightsNode, ControlSchedule
@@ -17,6 +18,8 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     Preprocess,
     ControlSchedule,
     BlockWeightsNode,
+    UnitsFromInfotext,
+    InfotextFromUnits,
     ControlReport,
 )
 

@@ -14,7 +14,7 @@ from ..preprocessors.base import Parameter, Preprocessor
 
 NAME = "preprocessor"
 CHOICE = "preprocessor"  # of the input that chooses one; its parameters come beside it
-ELSEWHERE = {"Reference", "IP-Adapter", "Revision", "T2I-Adapter"}  # types that no model of these nodes reads alone
+ELSEWHERE = {"Reference", "IP-Adapter", "Revision"}  # types whose pictures no control model reads
 
 
 def preprocessor_input(tooltip: str) -> io.DynamicCombo.Input:
@@ -25,7 +25,7 @@ def preprocessor_input(tooltip: str) -> io.DynamicCombo.Input:
 
 def _usable() -> list[Preprocessor]:
     """Those whose result is a hint; the picture as it is, for controls that are no units, is not offered."""
-    return [each for each in REGISTRY if not each.control_types or not ELSEWHERE.issuperset(each.control_types)]
+    return [each for each in REGISTRY if ELSEWHERE.isdisjoint(each.control_types)]
 
 
 def _input(parameter: Parameter) -> io.WidgetInput:

@@ -20,6 +20,7 @@ from .spec import Units, UnitSpec
 
 LATENT = 8  # pixels per latent pixel
 LAZY = ("control_net", "image", "mask", "inpaint_mask", "latent")  # what a unit that cannot act does not ask for
+UNKNOWN = "the preprocessor is none of ours: choose one from the list"  # the host leaves unknown choices out
 RESOLUTION = io.Int.Input(
     "resolution",
     default=0,
@@ -54,9 +55,11 @@ class ControlUnit(io.ComfyNode):
         cls,
         start: float | None = None,
         end: float | None = None,
-        preprocessor: Any = None,  # noqa: ARG003
+        preprocessor: Any = None,
     ) -> bool | str:
         """Named are the inputs that are checked here; the host hands over a dynamic one in any case."""
+        if preprocessor is None:
+            return UNKNOWN
         if start is not None and end is not None and start > end:
             return f"the range starts at {start:g}, after its end {end:g}: swap them"
         return True
@@ -91,7 +94,8 @@ class ControlUnit(io.ComfyNode):
         if image is None or control_net is None:
             raise UnitError("the unit has no image or no control model: connect both, or disable it")
         resizing = ResizeMode(resize)
-        hint = make_hint(image, preprocessor, _resolution(image, resolution, latent, resizing), inpaint_mask)
+        size = resolution_of(image, resolution, latent, resizing)
+        hint = make_hint(image, preprocessor, size, inpaint_mask)
         spec = UnitSpec(
             control=control_net,
             hint=hint,
@@ -101,6 +105,7 @@ class ControlUnit(io.ComfyNode):
             mode=ControlMode(mode),
             resize=resizing,
             mask=mask,
+            made_by={**preprocessor, RESOLUTION.id: size},
             block_weights=None if block_weights is None else block_weights.of(_blocks(control_net, hint)),
         )
         return io.NodeOutput((*units, spec), hint, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
@@ -124,6 +129,10 @@ class Preprocess(io.ComfyNode):
             ],
             outputs=[io.Image.Output(display_name="hint", tooltip="The hints, one for each picture.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, preprocessor: Any = None) -> bool | str:
+        return UNKNOWN if preprocessor is None else True
 
     @classmethod
     def execute(
@@ -185,7 +194,8 @@ def _inputs() -> list[io.Input]:
     ]
 
 
-def _resolution(image: Tensor, resolution: int, latent: Mapping[str, Any] | None, resize: ResizeMode) -> int | None:
+def resolution_of(image: Tensor, resolution: int, latent: Mapping[str, Any] | None, resize: ResizeMode) -> int | None:
+    """The short side in pixels at which the preprocessor works; None is the picture's own."""
     if latent is None:
         return resolution or None
     if resolution:

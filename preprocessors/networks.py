@@ -6,7 +6,6 @@ files, `pool.py` keeps the loaded networks.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -72,11 +71,13 @@ def file_name(file: WeightFile) -> str:
 
 def _lack(package: str) -> str:
     """ABSENT, or name and version of what is too old; empty if `package`, which may say `>=VERSION`, is there."""
+    from importlib import metadata  # not at the top: a list of all preprocessors would pay for it
+
     name, _, least = package.partition(">=")
     try:
         if importlib.util.find_spec(name) is None:
             return ABSENT
-        found = importlib.metadata.version(name) if least else ""
+        found = metadata.version(name) if least else ""
     except (ImportError, ValueError):  # a parent package that is broken, a module without a spec, no metadata
         return ABSENT
     return f"{name} {found}" if least and _numbers(found) < _numbers(least) else ""

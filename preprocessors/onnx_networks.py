@@ -10,7 +10,6 @@ network says it, in the log and as `provider`.
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +78,8 @@ def onnx_network(kind: str, file: WeightFile, outputs: int, memory: int = 500) -
 
 def load_onnx(path: Path) -> OnnxNetwork:
     """The network of a file; DamagedModelError if it is none."""
+    import logging
+
     runtime: Any = importlib.import_module(PACKAGE)
     faults: Any = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     known = tuple(getattr(faults, name) for name in FAULTS if hasattr(faults, name))

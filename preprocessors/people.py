@@ -14,7 +14,7 @@ those of ControlNet's annotator, so that the same people are found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ LIMBS = (  # pairs of points, in the order in which people are put together
 )  # fmt: skip
 FIELDS = (12, 20, 14, 16, 22, 24, 0, 2, 4, 6, 8, 10, 28, 30, 34, 32, 36, 18, 26)  # where x, y of each limb's field are
 PAIRS = 4096  # of peaks that are looked at together, so that a noisy map needs time but no memory
+WORTH = 16  # pixels that are enlarged with all others at the cost of one that is enlarged alone
 FOUNDING = 17  # limbs that may begin a person; the last two, shoulder to ear, only add to one
 FEWEST, WEAKEST = 4, 0.4  # points of a person, and their mean score
 
@@ -118,12 +119,17 @@ def find_peaks(plane: Map, scale: Enlargement) -> Map:
         beside = smooth[np.clip(y + down, 0, smooth.shape[0] - 1), np.clip(x + across, 0, smooth.shape[1] - 1)]
         highest = beside <= smooth[y, x]
         y, x = y[highest], x[highest]
-    return np.stack([x, y, sample(plane, scale, y, x)], axis=1)
+    return np.stack([x, y, _reader(plane, scale, len(y))(y, x)], axis=1)
 
 
-def sample(plane: Map, scale: Enlargement, y: Rows, x: Rows) -> Map:
-    """[N]: an enlarged map, not smoothed, at some pixels."""
-    return ((scale.rows[y] @ plane) * scale.columns[x]).sum(axis=1)
+def _reader(plane: Map, scale: Enlargement, count: int) -> Callable[[Rows, Rows], Map]:
+    """What gives [N] from rows and columns: an enlarged map at some pixels, `count` in all."""
+    tall = scale.rows @ plane
+    height, width = len(scale.rows), len(scale.columns)
+    if count * WORTH > height * width:
+        whole: Map = np.asarray(tall @ scale.columns.T)
+        return lambda y, x: np.asarray(whole[y, x])
+    return lambda y, x: np.einsum("nw,nw->n", tall[y], scale.columns[x])
 
 
 def _axis(cells: int, used: int, size: int, shrinks: bool) -> Map:
@@ -138,9 +144,10 @@ def _axis(cells: int, used: int, size: int, shrinks: bool) -> Map:
 def _links(starts: Map, ends: Map, field: Map, scale: Enlargement) -> list[tuple[int, int, float]]:
     """Limbs between two kinds of peaks, each peak in at most one, the best first."""
     found: list[tuple[int, int, float]] = []
+    field_at = [_reader(plane, scale, SAMPLES * len(starts) * len(ends)) for plane in field]
     at_once = max(1, PAIRS // max(1, len(ends)))
     for first in range(0, len(starts) if len(ends) else 0, at_once):
-        scores = _scores(starts[first : first + at_once, None, :2], ends[None, :, :2], field, scale)
+        scores = _scores(starts[first : first + at_once, None, :2], ends[None, :, :2], field_at, len(scale.rows))
         a, b = np.nonzero(scores > 0)
         found += zip((a + first).tolist(), b.tolist(), scores[a, b].tolist(), strict=True)
     found.sort(key=lambda link: -link[2])
@@ -155,15 +162,15 @@ def _links(starts: Map, ends: Map, field: Map, scale: Enlargement) -> list[tuple
     return links
 
 
-def _scores(starts: Map, ends: Map, field: Map, scale: Enlargement) -> Map:
+def _scores(starts: Map, ends: Map, field_at: Sequence[Callable[[Rows, Rows], Map]], height: int) -> Map:
     """[N, M]: how well the field points from [N, 1, 2] to [1, M, 2]; 0 where it does not. Long limbs count less."""
     way = ends - starts
     length = np.maximum(np.sqrt((way**2).sum(axis=-1)), 0.001)
     places = np.rint(np.linspace(np.broadcast_to(starts, way.shape), way + starts, SAMPLES)).astype(np.intp)
     x, y = places[..., 0].ravel(), places[..., 1].ravel()
-    across, down = (sample(plane, scale, y, x).reshape(places.shape[:-1]) for plane in field)
+    across, down = (read(y, x).reshape(places.shape[:-1]) for read in field_at)
     fits = across * (way[..., 0] / length) + down * (way[..., 1] / length)
-    score = fits.mean(axis=0) + np.minimum(0.5 * scale.rows.shape[0] / length - 1, 0)
+    score = fits.mean(axis=0) + np.minimum(0.5 * height / length - 1, 0)
     return np.where((fits > FIT).sum(axis=0) > FITTING, np.maximum(score, 0), 0)
 
 

@@ -59,16 +59,12 @@ def load_pretrained(config: Path, weights: Path, *, name: str) -> nn.Module:
     DamagedModelError if the configuration is none, or if a tensor is missing or of another shape. Tensors that are
     left over are of training (text encoders, position tables) and change nothing, since none is missing.
     """
-    kind = getattr(importlib.import_module("transformers"), name, None)
-    if kind is None:
-        raise MissingDependencyError(f"the installed transformers has no {name}: install a newer one")
     try:
-        settings = kind.config_class.from_dict(json.loads(config.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedModelError(f"{config} is no configuration of {name} ({error}): get it again") from error
-    network, found = kind.from_pretrained(
-        None, config=settings, state_dict=read_state(weights), output_loading_info=True, ignore_mismatched_sizes=True
-    )
+        kind = getattr(importlib.import_module("transformers"), name)
+        network, found = _built(kind, config, weights)
+    except (ImportError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise MissingDependencyError(f"the installed transformers cannot make {name} ({reason})") from error
     _check(found, weights)
     return network.float().eval().requires_grad_(False)
 
@@ -78,6 +74,17 @@ def normalised(images: Image, network: nn.Module, scale: tuple[Sequence[float], 
     pixels = to_tensor(images, network) / 255
     mean, deviation = (pixels.new_tensor(each)[:, None, None] for each in scale)
     return (pixels - mean) / deviation
+
+
+def _built(kind: Any, config: Path, weights: Path) -> tuple[Any, Any]:
+    """The network, and what of its tensors the file lacks."""
+    try:
+        settings = kind.config_class.from_dict(json.loads(config.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedModelError(f"{config} is no configuration of {kind.__name__} ({error}): get it again") from error
+    return kind.from_pretrained(
+        None, config=settings, state_dict=read_state(weights), output_loading_info=True, ignore_mismatched_sizes=True
+    )
 
 
 def _check(found: Any, path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import comfyui_host
+import comfyui_world
 import control_files
 import pytest
 import webui_host
@@ -19,6 +20,7 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[comfyui_host.H
         pytest.skip("no ComfyUI: set COMFYUI_PATH to its folder (and COMFYUI_PYTHON to its Python)")
     base = tmp_path_factory.mktemp("comfyui")
     control_files.write_all(base / "models" / "controlnet")
+    comfyui_world.put_into(base)
     with comfyui_host.started(path, base) as host:
         yield host
 

@@ -282,3 +282,10 @@ def test_packages_that_are_missing_or_old_are_named(tmp_path: Path) -> None:
     preprocessor = replace(find("depth_anything_v2"), networks=(network("no_such>=2.0"),))
     with pytest.raises(MissingDependencyError, match="no_such"):
         preprocessor(photo(28, 28), runtime=Runtime(store=Store(tmp_path), pool=Pool(PlainManager("cpu"))))
+
+
+def test_a_class_that_is_not_there_is_named(tmp_path: Path) -> None:
+    from controlstack.preprocessors.pretrained import load_pretrained
+
+    with pytest.raises(MissingDependencyError, match="cannot make NoSuchNetwork"):
+        load_pretrained(tmp_path / "config.json", tmp_path / "model.safetensors", name="NoSuchNetwork")
