@@ -253,10 +253,12 @@ def _connect(page: UnitPage) -> None:
         ("show_region", "region_group", ("effective_region_mask", "region_drawn")),
     ):
         on(extras[box].change, _visibility(len(cleared)), [extras[box]], [extras[group], *page.pick(*cleared)])
-    # `input` and not `change`: what a paste or a preset sets must not be set again to a preprocessor's defaults.
+    # `input` and not `change`: what a paste or a preset sets must not be set again to a preprocessor's defaults. What
+    # the host sends from the other tab are mere values, so the sliders follow any change, but keep theirs.
     switched = page.pick("module", "model", *SLIDERS)
     on(extras["type"].input, _choose_type, [extras["type"], fields["pixel_perfect"]], switched)
     on(fields["module"].input, _choose_module, page.pick("module", "pixel_perfect"), page.pick(*SLIDERS))
+    on(fields["module"].change, _arrange, page.pick("module", "pixel_perfect"), page.pick(*SLIDERS))
     on(fields["pixel_perfect"].change, _resolution, page.pick("module", "pixel_perfect"), [fields["processor_res"]])
     on(extras["refresh"].click, _refresh, [extras["type"], fields["model"]], [fields["model"]])
     for tab in ("txt2img", "img2img"):
@@ -309,6 +311,11 @@ def _choose_type(tag: str, pixel_perfect: bool) -> list[Any]:
 
 def _choose_module(module: str, pixel_perfect: bool) -> list[Any]:
     return slider_updates(module, pixel_perfect)
+
+
+def _arrange(module: str, pixel_perfect: bool) -> list[Any]:
+    updates = slider_updates(module, pixel_perfect)
+    return [{key: value for key, value in each.items() if key != "value"} for each in updates]
 
 
 def _resolution(module: str, pixel_perfect: bool) -> Any:

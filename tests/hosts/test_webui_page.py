@@ -283,6 +283,33 @@ def test_a_result_is_taken_into_a_unit_of_the_other_tab(browser: Any, host: Host
     page.close()
 
 
+def test_units_go_with_a_result_to_the_other_tab(page: Page, photograph: Path) -> None:
+    canny(page, photograph)
+    page.slide("controlnet_control_weight_slider", 0.65)
+    page.slide("controlnet_threshold_A_slider", 42)
+    page.generate()
+    page.page.click("#txt2img_send_to_img2img, #img2img_tab >> visible=true")
+    page.tab = "img2img"
+    expect(page.badge).to_have_text("1 unit", timeout=WAIT)
+    page.page.click("#img2img_controlnet #controlnet > .label-wrap")
+    expect(page.of("controlnet_threshold_A_slider")).to_contain_text("Low Threshold", timeout=WAIT)
+    assert page.value("controlnet_threshold_A_slider") == "42"
+    assert page.value("controlnet_control_weight_slider") == "0.65"
+
+
+def test_axes_of_the_plot_change_a_unit(host: Host, photograph: Path) -> None:
+    info = next(each for each in host.get("sdapi/v1/script-info") if each["name"] == "x/y/z plot")
+    axes = info["args"][0]["choices"]
+    values = {each["label"]: each["value"] for each in info["args"]}
+    values |= {"X type": axes.index("[ControlNet] Weight"), "X values": "0, 1", "Y type": 0, "Z type": 0}
+    values["Include Sub Images"] = True
+    unit = {"enabled": True, "image": encode(np.array(Image.open(photograph))), "module": "canny", "model": "canny"}
+    script = {"script_name": "x/y/z plot", "script_args": [values[each["label"]] for each in info["args"]]}
+    cells = host.draw(unit, **script).pictures[1:3]
+    plain, full = host.draw().pictures[0], host.draw(unit).pictures[0]
+    assert (cells[0] == plain).all() and (cells[1] == full).all() and (plain != full).any()
+
+
 def test_each_unit_has_its_own_defaults(page: Page) -> None:
     page.unit_tab(1)
     low = page.of("controlnet_threshold_A_slider", 1)
