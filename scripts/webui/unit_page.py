@@ -105,7 +105,10 @@ def _single_picture(page: UnitPage) -> None:
     with gr.Row(elem_classes=["cnet-image-row"], equal_height=True):
         with gr.Group(elem_classes=["cnet-input-image-group"]):
             page.fields["image"], page.fields["drawn"] = picture(
-                "Image", page.id("input_image"), draw=True, height=PICTURE_HEIGHT
+                "Image" if page.tab == "txt2img" else "Image (empty: that of img2img)",
+                page.id("input_image"),
+                draw=True,
+                height=PICTURE_HEIGHT,
             )
         with gr.Group(visible=False, elem_classes=["cnet-mask-image-group"]) as page.extras["mask_group"]:
             page.fields["mask"], _ = picture("Mask", page.id("mask_image"), height=PICTURE_HEIGHT)

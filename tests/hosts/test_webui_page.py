@@ -310,6 +310,16 @@ def test_axes_of_the_plot_change_a_unit(host: Host, photograph: Path) -> None:
     assert (cells[0] == plain).all() and (cells[1] == full).all() and (plain != full).any()
 
 
+def test_a_looping_unit_draws_on_its_last_result(host: Host, photograph: Path) -> None:
+    unit = {"enabled": True, "module": "none", "model": "canny", "save_detected_map": False}
+    first, second = host.draw(
+        {**unit, "image": encode(np.array(Image.open(photograph))), "loopback": True},
+        n_iter=2, override_settings={"return_grid": False},
+    ).pictures  # fmt: skip
+    assert (second == host.draw({**unit, "image": encode(first)}, seed=2).pictures[0]).all()
+    assert (second != host.draw({**unit, "image": encode(second)}, seed=2).pictures[0]).any()
+
+
 def test_each_unit_has_its_own_defaults(page: Page) -> None:
     page.unit_tab(1)
     low = page.of("controlnet_threshold_A_slider", 1)
