@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,16 +11,37 @@ from torch import Tensor
 
 from ..preprocessors import REGISTRY, find
 from ..preprocessors.base import Parameter, Preprocessor
+from ..preprocessors.networks import missing_packages
+from ..preprocessors.poses import Poses
+from .annotators import runtime
 
 NAME = "preprocessor"
 CHOICE = "preprocessor"  # of the input that chooses one; its parameters come beside it
+SEED, LARGEST_SEED = "seed", 2**32 - 1  # of preprocessors that draw lots
 ELSEWHERE = {"Reference", "IP-Adapter", "Revision"}  # types whose pictures no control model reads
 
 
 def preprocessor_input(tooltip: str) -> io.DynamicCombo.Input:
     """The choice of a preprocessor; only the parameters of the chosen one are shown."""
-    options = [io.DynamicCombo.Option(each.id, [_input(p) for p in each.parameters]) for each in _usable()]
-    return io.DynamicCombo.Input(NAME, options, tooltip=tooltip)
+    return _choice(_usable(), tooltip)
+
+
+def pose_input(tooltip: str) -> io.DynamicCombo.Input:
+    """The choice of a preprocessor that finds poses."""
+    return _choice([each for each in REGISTRY if each.finds_poses], tooltip)
+
+
+def _choice(offered: Sequence[Preprocessor], tooltip: str) -> io.DynamicCombo.Input:
+    return io.DynamicCombo.Input(
+        NAME, [io.DynamicCombo.Option(each.id, _inputs(each)) for each in offered], tooltip=tooltip
+    )
+
+
+def _inputs(preprocessor: Preprocessor) -> list[io.WidgetInput]:
+    own: list[io.WidgetInput] = [_input(parameter) for parameter in preprocessor.parameters]
+    if preprocessor.deterministic:
+        return own
+    return [*own, io.Int.Input(SEED, default=0, min=0, max=LARGEST_SEED, tooltip="Another number, another result.")]
 
 
 def _usable() -> list[Preprocessor]:
@@ -48,14 +69,33 @@ def make_hint(image: Tensor, choice: Mapping[str, Any], resolution: int | None, 
     pixels, None is the picture's own. mask: MASK [N or 1, h, w], for the preprocessors that take one.
     """
     preprocessor = find(choice[CHOICE])
-    parameters = {name: value for name, value in choice.items() if name != CHOICE}
     if preprocessor.id == "none":
         return image
     given = None if mask is None or not preprocessor.takes_mask else _bytes(mask).numpy()
-    hints = torch.from_numpy(preprocessor(_rgb(image), mask=given, resolution=resolution, **parameters)).float() / 255
+    settings = {"mask": given, "resolution": resolution, "runtime": runtime(), "seed": choice.get(SEED, 0)}
+    hints = torch.from_numpy(preprocessor(_rgb(image), **settings, **parameters_of(choice))).float() / 255
     if hints.shape[-1] == 3:
         return hints
     return torch.where(hints[..., 3:] > 0, -1.0, hints[..., :3])  # sd-webui-controlnet's sign for "invent this"
+
+
+def find_poses(image: Tensor, choice: Mapping[str, Any], resolution: int | None) -> tuple[Poses, ...]:
+    """Everybody in each picture of IMAGE [N, H, W, C], on canvases of the hints' size."""
+    return find(choice[CHOICE]).poses(_rgb(image), resolution=resolution, runtime=runtime())
+
+
+def parameters_of(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """What the chosen preprocessor itself is asked."""
+    return {name: value for name, value in choice.items() if name not in (CHOICE, SEED)}
+
+
+def unusable(choice: Mapping[str, Any] | None) -> str:
+    """Why a choice, as the host validates it, cannot run here; empty if it can, were it after a download."""
+    if choice is None:
+        return "the preprocessor is none of ours: choose one from the list"  # the host leaves unknown choices out
+    known = find(choice[CHOICE])
+    lacks = known.absent or missing_packages(known.networks)
+    return f"{known.id} cannot run here: {lacks}" if lacks else ""
 
 
 def _rgb(image: Tensor) -> Any:
