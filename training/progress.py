@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 WINDOW = 100  # steps over which the shown loss is averaged
@@ -34,6 +37,26 @@ def watch(losses: Iterable[float], count: int) -> list[float]:
     for loss in losses:
         seen.add(loss)
     return seen.losses
+
+
+@contextmanager
+def interrupts_wait() -> Iterator[Callable[[], bool]]:
+    """Inside, Ctrl-C waits until it is asked for, so that no step is left half-done; a second one does not wait."""
+    seen: list[int] = []
+
+    def note(signal_number: int, _frame: object) -> None:
+        seen.append(signal_number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def replace_folder(folder: Path, save: Callable[[Path], object]) -> None:

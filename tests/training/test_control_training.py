@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from controlstack.training import commands
 from controlstack.training.control import Run, Settings, controlled, dropped, loss_of, metadata, start, target_of, train
 from controlstack.training.copy import trainable_copy
 from controlstack.training.data import HintSource, read_examples
-from controlstack.training.progress import write_curve
+from controlstack.training.progress import interrupts_wait, write_curve
 from controlstack.training.words import Words, emptied, tokenise
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors import safe_open
@@ -251,3 +252,14 @@ def test_a_loss_curve_goes_on_after_a_break(settings: Settings, tmp_path: Path) 
     list(train(second))
     assert len(second.losses) == settings.steps
     assert second.losses[:2] == first.losses
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with interrupts_wait() as interrupted:
+        assert not interrupted()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
