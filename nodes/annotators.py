@@ -1,4 +1,4 @@
-"""The networks of preprocessors under ComfyUI's memory management, with its folders, progress bar and Stop button."""
+"""The networks of preprocessors in ComfyUI: its folders, its memory manager, its progress bar and its Cancel button."""
 
 from __future__ import annotations
 
@@ -19,56 +19,60 @@ from ..preprocessors.pool import Pool
 from ..preprocessors.runtime import Runtime
 from ..preprocessors.store import Store
 
-FOLDER = "ControlNetPreprocessor"  # below the models, as on Forge
-PEER = Path("comfyui_controlnet_aux", "ckpts")  # below the custom nodes
-PEER_VARIABLE = "AUX_ANNOTATOR_CKPTS_PATH"  # of that pack
+FOLDER = "controlnet_aux"  # below the host's models, and the name of extra model paths
+PEERS = ("comfyui_controlnet_aux/ckpts",)  # where other packs keep the same files, below the custom nodes
+OFFLINE = "HF_HUB_OFFLINE"  # set: nothing is downloaded
 
 
 @cache
 def runtime() -> Runtime:
-    """The one of this process. To choose a preprocessor is to ask for its weights, as users of ComfyUI know it."""
+    """The one runtime of the process. A file that is missing is downloaded when its preprocessor is run."""
     own, *others = _folders()
-    own.mkdir(parents=True, exist_ok=True)
     return Runtime(
-        store=Store(own, others, automatic=True),
+        store=Store(own, others, automatic=not os.environ.get(OFFLINE)),
         pool=Pool(HostManager()),
-        progress=lambda done, total: comfy.utils.ProgressBar(total).update_absolute(done, total),
+        progress=_report,
         check_interrupt=memory.throw_exception_if_processing_interrupted,
     )
 
 
 class HostManager:
-    """Torch modules live in the host's patchers, which it loads and unloads among its own models."""
+    """Networks are model patchers of the host, which moves them off the device when it needs room."""
 
     def adopt(self, name: str, network: object, size: int) -> object:
-        """A patcher of the module; other objects are their own handle."""
+        """Torch modules become patchers; other objects have no device."""
         if not isinstance(network, nn.Module):
             return network
-        device, offload = memory.get_torch_device(), memory.unet_offload_device()
-        return comfy.model_patcher.ModelPatcher(network, load_device=device, offload_device=offload)
+        device, rest = memory.get_torch_device(), memory.unet_offload_device()
+        return comfy.model_patcher.ModelPatcher(network, load_device=device, offload_device=rest)
 
     def ready(self, handle: Any) -> AbstractContextManager[object]:
-        """Loaded by the host, which makes room for it."""
-        return self._loaded(handle) if isinstance(handle, comfy.model_patcher.ModelPatcher) else nullcontext(handle)
+        """All of the network on the device: its layers cannot be streamed."""
+        return _loaded(handle) if isinstance(handle, comfy.model_patcher.ModelPatcher) else nullcontext(handle)
 
     def release(self, handle: Any) -> None:
-        """Off the device; nothing but the pool's reference held its memory."""
+        """Off the device; the host forgets a patcher that nobody holds."""
         if isinstance(handle, comfy.model_patcher.ModelPatcher):
             handle.detach()
 
     def free_memory(self) -> int:
-        """Bytes that the host can give."""
-        return int(memory.get_free_memory())
+        """What the host says is free."""
+        return int(memory.get_free_memory(memory.get_torch_device()))
 
-    @contextmanager
-    def _loaded(self, patcher: Any) -> Iterator[Any]:
-        memory.load_models_gpu([patcher])
-        yield patcher.model
+
+@contextmanager
+def _loaded(patcher: Any) -> Iterator[Any]:
+    memory.load_models_gpu([patcher], force_full_load=True)
+    yield patcher.model
 
 
 def _folders() -> list[Path]:
-    """Where weights lie; the first is where new ones are put."""
-    registered = folder_paths.get_folder_paths(FOLDER) if FOLDER in folder_paths.folder_names_and_paths else []
-    peers = [Path(each) / PEER for each in folder_paths.get_folder_paths("custom_nodes")]
-    named = [Path(os.environ[PEER_VARIABLE])] if PEER_VARIABLE in os.environ else []
-    return [Path(folder_paths.models_dir) / FOLDER, *(Path(each) for each in registered), *named, *peers]
+    """Where weights may lie, our own first: the host's folder, extra model paths, folders of other packs."""
+    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
+    found = [Path(path) for path in folder_paths.get_folder_paths(FOLDER)]
+    packs = [Path(path) / peer for path in folder_paths.get_folder_paths("custom_nodes") for peer in PEERS]
+    return [*found, *(path for path in packs if path.is_dir())]
+
+
+def _report(done: int, total: int) -> None:
+    comfy.utils.ProgressBar(total).update_absolute(done)

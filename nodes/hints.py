@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..preprocessors import REGISTRY, find
 from ..preprocessors.base import Parameter, Preprocessor
 from ..preprocessors.networks import missing_packages
-from ..preprocessors.poses import Poses
+from ..preprocessors.poses import to_json
 from .annotators import runtime
 
 NAME = "preprocessor"
@@ -23,18 +23,17 @@ ELSEWHERE = {"Reference", "IP-Adapter", "Revision"}  # types whose pictures no c
 
 def preprocessor_input(tooltip: str) -> io.DynamicCombo.Input:
     """The choice of a preprocessor; only the parameters of the chosen one are shown."""
-    return _choice(_usable(), tooltip)
+    options = [io.DynamicCombo.Option(each.id, _inputs(each)) for each in _offered()]
+    return io.DynamicCombo.Input(NAME, options, tooltip=tooltip)
 
 
-def pose_input(tooltip: str) -> io.DynamicCombo.Input:
-    """The choice of a preprocessor that finds poses."""
-    return _choice([each for each in REGISTRY if each.finds_poses], tooltip)
-
-
-def _choice(offered: Sequence[Preprocessor], tooltip: str) -> io.DynamicCombo.Input:
-    return io.DynamicCombo.Input(
-        NAME, [io.DynamicCombo.Option(each.id, _inputs(each)) for each in offered], tooltip=tooltip
-    )
+def unusable(choice: Mapping[str, Any] | None) -> str:
+    """Why a choice, as the host validates it, cannot run here; empty if it can, were it after a download."""
+    if choice is None:
+        return "the preprocessor is none of ours: choose one from the list"  # the host leaves unknown choices out
+    known = find(choice[CHOICE])
+    lacks = known.absent or missing_packages(known.networks)
+    return f"{known.id} cannot run here: {lacks}" if lacks else ""
 
 
 def _inputs(preprocessor: Preprocessor) -> list[io.WidgetInput]:
@@ -44,7 +43,7 @@ def _inputs(preprocessor: Preprocessor) -> list[io.WidgetInput]:
     return [*own, io.Int.Input(SEED, default=0, min=0, max=LARGEST_SEED, tooltip="Another number, another result.")]
 
 
-def _usable() -> list[Preprocessor]:
+def _offered() -> list[Preprocessor]:
     """Those whose result is a hint; the picture as it is, for controls that are no units, is not offered."""
     return [each for each in REGISTRY if ELSEWHERE.isdisjoint(each.control_types)]
 
@@ -73,29 +72,25 @@ def make_hint(image: Tensor, choice: Mapping[str, Any], resolution: int | None, 
         return image
     given = None if mask is None or not preprocessor.takes_mask else _bytes(mask).numpy()
     settings = {"mask": given, "resolution": resolution, "runtime": runtime(), "seed": choice.get(SEED, 0)}
-    hints = torch.from_numpy(preprocessor(_rgb(image), **settings, **parameters_of(choice))).float() / 255
+    hints = torch.from_numpy(preprocessor(_rgb(image), **settings, **_parameters(choice))).float() / 255
     if hints.shape[-1] == 3:
         return hints
     return torch.where(hints[..., 3:] > 0, -1.0, hints[..., :3])  # sd-webui-controlnet's sign for "invent this"
 
 
-def find_poses(image: Tensor, choice: Mapping[str, Any], resolution: int | None) -> tuple[Poses, ...]:
-    """Everybody in each picture of IMAGE [N, H, W, C], on canvases of the hints' size."""
-    return find(choice[CHOICE]).poses(_rgb(image), resolution=resolution, runtime=runtime())
+def make_poses(image: Tensor, choice: Mapping[str, Any], resolution: int | None) -> tuple[Tensor, list[Any]] | None:
+    """Hints [N, h, w, 3] and the poses that they show, as JSON; None if the chosen preprocessor finds no poses."""
+    preprocessor = find(choice[CHOICE])
+    if not preprocessor.finds_poses:
+        return None
+    found = preprocessor.poses(_rgb(image), resolution=resolution, runtime=runtime())
+    drawn = [torch.from_numpy(preprocessor.draw(pose, **_parameters(choice))) for pose in found]
+    return torch.stack(drawn).float() / 255, [to_json(pose) for pose in found]
 
 
-def parameters_of(choice: Mapping[str, Any]) -> dict[str, Any]:
+def _parameters(choice: Mapping[str, Any]) -> dict[str, Any]:
     """What the chosen preprocessor itself is asked."""
     return {name: value for name, value in choice.items() if name not in (CHOICE, SEED)}
-
-
-def unusable(choice: Mapping[str, Any] | None) -> str:
-    """Why a choice, as the host validates it, cannot run here; empty if it can, were it after a download."""
-    if choice is None:
-        return "the preprocessor is none of ours: choose one from the list"  # the host leaves unknown choices out
-    known = find(choice[CHOICE])
-    lacks = known.absent or missing_packages(known.networks)
-    return f"{known.id} cannot run here: {lacks}" if lacks else ""
 
 
 def _rgb(image: Tensor) -> Any:

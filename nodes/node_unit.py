@@ -13,9 +13,9 @@ from ..core.resize import ResizeMode, pixel_perfect
 from ..core.schedule import Keyframe, RangeBasis, Schedule
 from ..core.unit import ControlMode
 from .blocks import BlockWeights
-from .hints import make_hint, preprocessor_input, unusable
+from .hints import make_hint, make_poses, preprocessor_input, unusable
 from .member import member_of
-from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
+from .schema import BlockWeightsType, PoseType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 
 LATENT = 8  # pixels per latent pixel
@@ -118,15 +118,21 @@ class Preprocess(io.ComfyNode):
         return schema(
             "Preprocess",
             display_name="Preprocess",
-            description="Turns pictures into hints: edges, lines, tiles, colours. Works on batches.",
-            aliases=("controlnet preprocessor", "aux preprocessor", "canny", "lineart", "tile"),
+            description="Turns pictures into hints: edges, lines, depth, normals, poses, segments, tiles, colours. "
+            "Works on batches.",
+            aliases=("controlnet preprocessor", "aux preprocessor", "canny", "lineart", "depth", "openpose", "tile"),
             inputs=[
                 io.Image.Input("image", tooltip="One picture or a batch."),
                 preprocessor_input("What to make of the picture."),
                 RESOLUTION,
                 io.Mask.Input("mask", optional=True, tooltip="What is to be invented, for inpainting preprocessors."),
             ],
-            outputs=[io.Image.Output(display_name="hint", tooltip="The hints, one for each picture.")],
+            outputs=[
+                io.Image.Output(display_name="hint", tooltip="The hints, one for each picture."),
+                PoseType.Output(
+                    display_name="pose", tooltip="What a pose preprocessor found, for editors and Draw Pose."
+                ),
+            ],
         )
 
     @classmethod
@@ -137,8 +143,9 @@ class Preprocess(io.ComfyNode):
     def execute(
         cls, image: Tensor, preprocessor: Mapping[str, Any], resolution: int, mask: Tensor | None = None
     ) -> io.NodeOutput:
-        hint = make_hint(image, preprocessor, resolution or None, mask)
-        return io.NodeOutput(hint, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
+        size = resolution or None
+        hint, poses = make_poses(image, preprocessor, size) or (make_hint(image, preprocessor, size, mask), [])
+        return io.NodeOutput(hint, poses, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
 
 
 def _inputs() -> list[io.Input]:

@@ -1,6 +1,7 @@
 """Runs inside ComfyUI, for our tests alone: base models small enough for a CPU, and prompts without a text encoder."""
 
 import copy
+import json
 import sys
 
 import comfy.model_management
@@ -217,6 +218,19 @@ class TestPartialLoad:
         return (control_net,)
 
 
+class TestPose:
+    """POSE_KEYPOINT frames from text, as an editor hands them over."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("POSE_KEYPOINT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"frames": ("STRING", {"default": "[]"})}}
+
+    def make(self, frames):
+        return (json.loads(frames),)
+
+
 class TestUnion:
     """CONTROL_NET that says of itself that it has types."""
 
@@ -259,21 +273,6 @@ class TestNetwork:
         runtime.pool.unload()
         assert not runtime.pool.names
         return (result,)
-
-
-class TestPose:
-    """POSE_KEYPOINT of one person, as other packs write it."""
-
-    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("POSE_KEYPOINT",)
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"frames": ("INT", {"default": 1})}}
-
-    def make(self, frames):
-        points = [number for k in range(18) for number in (20.0 + 5 * k, 15.0 + 6 * k, 1.0)]
-        person = {"pose_keypoints_2d": points, "face_keypoints_2d": None, "hand_left_keypoints_2d": None}
-        return ([{"people": [person], "canvas_width": 128, "canvas_height": 128}] * frames,)
 
 
 NODES = (

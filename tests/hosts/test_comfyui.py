@@ -366,18 +366,6 @@ def test_networks_of_preprocessors_live_in_the_hosts_memory(comfyui: Host) -> No
         assert abs(int(cv2.imread(str(comfyui.base / "temp" / file)).mean()) - 255 * factor) < 1.5
 
 
-def test_poses_of_other_packs_are_drawn(comfyui: Host) -> None:
-    graph = Graph()
-    settings = {"body": True, "hands": True, "face": True, "thick": False}
-    drawn = graph.add("ControlStackDrawPoses", poses=graph.add("TestPose", frames=2), **settings)
-    shown = graph.add("PreviewImage", images=drawn)
-    images = comfyui.run(graph)["outputs"][shown[0]]["images"]
-    assert len(images) == 2
-    picture = cv2.imread(str(comfyui.base / "temp" / images[0]["filename"]))
-    assert picture.shape == (128, 128, 3)
-    assert picture.any()
-
-
 def test_a_preprocessor_without_its_package_is_refused_before_the_run(comfyui: Host) -> None:
     """Whatever the host's Python lacks: each preprocessor either validates or says which package it needs."""
     scene = Scene()
