@@ -234,13 +234,21 @@ def test_the_base_stays_as_it_is(settings: Settings) -> None:
     )
 
 
-def test_a_loss_curve_falls_as_its_losses_do(tmp_path: Path) -> None:
-    write_curve([10 ** (-k / 100) for k in range(300)], tmp_path / "curve.png")
-    dark = cv2.imread(str(tmp_path / "curve.png"), cv2.IMREAD_GRAYSCALE)[30:] < 200
-    columns = np.flatnonzero(dark.any(axis=0))
-    heights = [np.flatnonzero(dark[:, column]).mean() for column in columns]
+@pytest.mark.parametrize("steps", [5, 100, 3000])
+def test_a_loss_curve_falls_as_its_losses_do(tmp_path: Path, steps: int) -> None:
+    write_curve([10 ** (-3 * k / steps) for k in range(steps)], tmp_path / "curve.png")
+    blue, _, red = np.moveaxis(cv2.imread(str(tmp_path / "curve.png")).astype(int), 2, 0)
+    line = blue - red > 60
+    columns = np.flatnonzero(line.any(axis=0))
+    heights = np.array([np.flatnonzero(line[:, column]).mean() for column in columns])
+    assert columns[-1] - columns[0] > 400
     assert np.all(np.diff(heights) >= -1)  # rows count downward
-    assert heights[-1] - heights[0] > 100
+    assert heights[-1] - heights[0] > 150
+
+
+def test_a_single_step_has_a_curve(tmp_path: Path) -> None:
+    write_curve([0.5], tmp_path / "curve.png")
+    assert (cv2.imread(str(tmp_path / "curve.png")) < 255).any()
 
 
 def test_a_loss_curve_goes_on_after_a_break(settings: Settings, tmp_path: Path) -> None:
