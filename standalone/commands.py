@@ -156,9 +156,11 @@ def _runtime(args: argparse.Namespace) -> Runtime:
 
 
 def _generate(args: argparse.Namespace) -> int:
+    from ..preprocessors.images import check_folder
     from .pipeline import Offload, UnetState, generate, load_base
     from .units import load_units, parse_unit
 
+    check_folder(args.output)
     texts = [parse_unit(text) for text in args.unit]
     request = _request(args, texts)
     dtype = _dtype(args.dtype)
@@ -207,11 +209,11 @@ def _request(args: argparse.Namespace, units: Sequence[UnitText]) -> Request:
 
 def _write(folder: Path, request: Request, loaded: Sequence[Loaded], result: Result) -> None:
     """Pictures with what made them, the hints, and a sheet of all."""
-    from ..preprocessors.images import write_image
+    from ..preprocessors.images import make_folder, write_image
     from .report import describe, metadata
     from .sheets import sheet
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     number = 1 + max((int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit()), default=0)
     for k, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
         write_image(folder / f"{number + k:05d}.png", image, metadata(request, seed, loaded, result.firings))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import HintError
 from ..preprocessors import Output, Preprocessor
-from ..preprocessors.images import READS, read_image, read_mask, write_image
+from ..preprocessors.images import READS, make_folder, read_image, read_mask, write_image
 from ..preprocessors.runtime import Runtime
 from .videos import SUFFIXES as VIDEOS
 from .videos import open_video, write_video
@@ -74,7 +74,7 @@ def run_job(job: Job, runtime: Runtime) -> Done:
     mask = _mask(job)
     worker = _Worker(job, settings, mask, runtime)
     todo = tasks(job)
-    _make_folder(job.output)
+    make_folder(job.output)
     failures: list[HintError] = []
     written = 0
     for task in bar(todo, "files"):
@@ -127,7 +127,7 @@ class _Worker:
 
     def _write(self, target: Path, hint: Image) -> None:
         """The mask of an inpaint hint lies beside it, and is written first: the hint says that both are there."""
-        _make_folder(target.parent)
+        make_folder(target.parent)
         if hint.shape[-1] == 4:
             write_image(target.with_name(f"{target.stem}-mask.png"), hint[..., 3])
         write_image(target, hint[..., :3], self.metadata)
@@ -142,7 +142,7 @@ class _Worker:
         if self.job.resume and task.target.is_file():
             return False
         with open_video(task.source) as clip:
-            _make_folder(task.target.parent)
+            make_folder(task.target.parent)
             write_video(task.target, clip.rate, self._hints(_shown(clip.frames, clip.expected)))
         return True
 
@@ -217,13 +217,6 @@ def _metadata(path: Path) -> str | None:
             return getattr(picture, "text", {}).get(KEY)
     except (OSError, SyntaxError, ValueError):  # not one of ours: it is made again
         return None
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HintError(f"cannot make the folder {folder}: {error.strerror or error}") from error
 
 
 def _shown(frames: Iterator[Image], expected: int) -> Iterable[Image]:
