@@ -13,7 +13,7 @@ from ..core.resize import ResizeMode, pixel_perfect
 from ..core.schedule import Keyframe, RangeBasis, Schedule
 from ..core.unit import ControlMode
 from .blocks import BlockWeights
-from .hints import make_hint, make_poses, preprocessor_input
+from .hints import make_hint, make_poses, preprocessor_input, problem
 from .member import member_of
 from .schema import BlockWeightsType, PoseType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
@@ -56,13 +56,16 @@ class ControlUnit(io.ComfyNode):
         start: float | None = None,
         end: float | None = None,
         preprocessor: Any = None,
+        enabled: bool | None = None,
+        weight: float | None = None,
     ) -> bool | str:
         """Named are the inputs that are checked here; the host hands over a dynamic one in any case."""
         if preprocessor is None:
             return UNKNOWN
         if start is not None and end is not None and start > end:
             return f"the range starts at {start:g}, after its end {end:g}: swap them"
-        return True
+        idle = enabled is False or weight == 0
+        return True if idle else problem(preprocessor) or True
 
     @classmethod
     def check_lazy_status(cls, enabled: bool, weight: float, **inputs: Any) -> list[str]:
@@ -138,7 +141,7 @@ class Preprocess(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, preprocessor: Any = None) -> bool | str:
-        return UNKNOWN if preprocessor is None else True
+        return UNKNOWN if preprocessor is None else problem(preprocessor) or True
 
     @classmethod
     def execute(
