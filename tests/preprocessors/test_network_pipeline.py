@@ -5,6 +5,7 @@ Each of these is a complaint about other programs that offer the same networks.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -287,5 +288,7 @@ def test_a_new_mediapipe_and_arguments_do_no_harm(networks: Any, tmp_path: Path)
             peer("leres.leres.multi_depth_model_woauxi").DepthModel("resnext101_stride32x8d")
         print("KMP_DUPLICATE_LIB_OK" in os.environ, "controlnet_aux" in sys.modules)
     """
-    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    clean = {key: value for key, value in os.environ.items() if key != "KMP_DUPLICATE_LIB_OK"}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=clean)
     assert found.stdout.strip() == "False False", found.stderr
