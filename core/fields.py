@@ -78,7 +78,7 @@ _OLDER = {  # what other versions say for the same
     "Prefer Prompt": "My prompt is more important",
     "Prefer ControlNet": "ControlNet is more important",
 }
-_ALIASES = {  # other names of a field
+ALIASES = {  # other names of a field
     "guidance": "guidance_end",
     "lowvram": "low_vram",
     "input_image": "image",
@@ -168,7 +168,7 @@ def _values(given: object) -> dict[str, Any]:
             raise UnitError(f"a unit is {type(given).__name__}, expected an object of named fields")
         given = {each.name: getattr(given, each.name, None) for each in fields(UnitArgs)}
     values = dict(cast("Mapping[str, Any]", given))
-    for alias, name in _ALIASES.items():
+    for alias, name in ALIASES.items():
         if values.get(alias) is not None:
             if values.get(name) is not None:
                 raise UnitError(f"a unit has both {name} and {alias}, which mean the same: leave one out")

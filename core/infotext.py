@@ -8,9 +8,10 @@ whole text. What that grammar lacks stands at the end, where it differs from the
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from urllib.parse import unquote
 
 from .fields import (
@@ -38,6 +39,29 @@ _LABELS = {
     "union_control_type": UNION_LABELS,
 }
 _DEFAULTS = {each.name: getattr(UnitArgs(), each.name) for each in fields(UnitArgs)}
+
+
+_SETTING = re.compile(r'\s*([^:,"]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')  # name: value, or name: "value, quoted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What a WebUI says about a picture that it made."""
+
+    prompt: str = ""
+    negative: str = ""
+    settings: Mapping[str, str]
+
+
+def parse_generation(text: str) -> Generation:
+    """A picture's whole text: the prompt, the negative prompt, and a last line of settings; or that line alone."""
+    *above, last = text.strip().split("\n")
+    prompt, _, negative = "\n".join(above).partition("Negative prompt:")
+    return Generation(
+        prompt=prompt.strip(),
+        negative=negative.strip(),
+        settings={name.strip(): _unquoted(value) for name, value in _SETTING.findall(last)},
+    )
 
 
 def write(units: Sequence[UnitArgs]) -> dict[str, str]:
@@ -99,6 +123,10 @@ def _read(name: str, text: str) -> object:
     if name in ("module", "model") or not number:
         return text
     return float(text) if "." in text or "e" in text.lower() else int(text)
+
+
+def _unquoted(value: str) -> str:
+    return json.loads(value) if value.startswith('"') else value.strip()
 
 
 def _quote(text: str) -> str:

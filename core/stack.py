@@ -75,6 +75,8 @@ class ControlStack:
                 if scale:
                     weighed = self._masked(residual, active.unit, active.rows, step)
                     total.add(slot, weighed.to(step.x.dtype), scale * active.multiplier, active.rows)
+                    del weighed
+                del residual  # free before the next one is computed
         return total.residuals()
 
     def firings(self) -> tuple[Firing, ...]:
@@ -106,6 +108,8 @@ class ControlStack:
             for slot, residual in model(step.rows(rows), prepared, prompt, wanted):
                 for active, share in zip(group, residual.chunk(len(group)), strict=True):
                     yield active, slot, share
+                    del share
+                del residual
 
     def _prepared(self, group: Sequence[_Active], step: Step) -> Prepared:
         """The hints' features, aligned with the rows of the group's batch: 1 row where one picture serves all."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import DamagedModelError, UnsupportedModelError
+from ..core.errors import DamagedModelError, IncompatibleModelError, UnsupportedModelError
 from ..core.unit import ControlModel
 from .families import controlnet, t2i_adapter
 from .family import Family, Shapes
@@ -173,7 +173,19 @@ def _add_base(state: dict[str, Tensor], base: Mapping[str, Tensor] | None, name:
     """W = W_difference + W_base for every weight that the base has; what is new in the control stays absolute."""
     if base is None:
         raise DamagedModelError(f"'{name}' holds differences to its base model: load it together with a base model")
-    return {key: value + base[key].to(value) if key in base else value for key, value in state.items()}
+    wrong = [key for key, value in state.items() if key in base and base[key].shape != value.shape]
+    if wrong:
+        mine, host = list(state[wrong[0]].shape), list(base[wrong[0]].shape)
+        raise IncompatibleModelError(
+            f"'{name}' holds differences to another base model ({wrong[0]} is {mine}, the loaded one has {host}): load "
+            "it with the base that it was made from, or a relative of it"
+        )
+    return {key: _sum(value, base[key]) if key in base else value for key, value in state.items()}
+
+
+def _sum(difference: Tensor, weight: Tensor) -> Tensor:
+    """In the wider of the two precisions, rounded once to that of the file."""
+    return (difference + weight.to(difference.device)).to(difference.dtype)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

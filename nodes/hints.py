@@ -11,21 +11,46 @@ from torch import Tensor
 
 from ..preprocessors import REGISTRY, find
 from ..preprocessors.base import Parameter, Preprocessor
+from ..preprocessors.networks import missing_packages
+from ..preprocessors.poses import to_json
+from .annotators import runtime
 
 NAME = "preprocessor"
 CHOICE = "preprocessor"  # of the input that chooses one; its parameters come beside it
-ELSEWHERE = {"Reference", "IP-Adapter", "Revision", "T2I-Adapter"}  # types that no model of these nodes reads alone
+SEED, LARGEST_SEED = "seed", 2**32 - 1
+SEED_TOOLTIP = "The same seed gives the same hint."
+ELSEWHERE = {"Reference", "IP-Adapter", "Revision"}  # types whose pictures no control model reads
 
 
 def preprocessor_input(tooltip: str) -> io.DynamicCombo.Input:
     """The choice of a preprocessor; only the parameters of the chosen one are shown."""
-    options = [io.DynamicCombo.Option(each.id, [_input(p) for p in each.parameters]) for each in _usable()]
+    options = [io.DynamicCombo.Option(each.id, _inputs(each)) for each in _usable()]
     return io.DynamicCombo.Input(NAME, options, tooltip=tooltip)
+
+
+def problem(choice: Any) -> str:
+    """Why the chosen preprocessor cannot run on this machine, before anything runs; empty if it can."""
+    preprocessor = find(choice[CHOICE] if isinstance(choice, Mapping) else choice)
+    reason = missing_packages(preprocessor.networks)
+    return f"{preprocessor.id}: {reason}" if reason else ""
 
 
 def _usable() -> list[Preprocessor]:
     """Those whose result is a hint; the picture as it is, for controls that are no units, is not offered."""
-    return [each for each in REGISTRY if not each.control_types or not ELSEWHERE.issuperset(each.control_types)]
+    return [each for each in REGISTRY if ELSEWHERE.isdisjoint(each.control_types)]
+
+
+def _settings(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user set; the host hands over None for an optional input that a workflow does not have."""
+    return {name: value for name, value in choice.items() if name != CHOICE and value is not None}
+
+
+def _inputs(preprocessor: Preprocessor) -> list[io.Input]:
+    """Its parameters, and a seed if the result depends on one."""
+    inputs: list[io.Input] = [_input(each) for each in preprocessor.parameters]
+    if not preprocessor.deterministic:
+        inputs.append(io.Int.Input(SEED, default=0, min=0, max=LARGEST_SEED, optional=True, tooltip=SEED_TOOLTIP))
+    return inputs
 
 
 def _input(parameter: Parameter) -> io.WidgetInput:
@@ -48,14 +73,26 @@ def make_hint(image: Tensor, choice: Mapping[str, Any], resolution: int | None, 
     pixels, None is the picture's own. mask: MASK [N or 1, h, w], for the preprocessors that take one.
     """
     preprocessor = find(choice[CHOICE])
-    parameters = {name: value for name, value in choice.items() if name != CHOICE}
+    parameters = _settings(choice)
     if preprocessor.id == "none":
         return image
     given = None if mask is None or not preprocessor.takes_mask else _bytes(mask).numpy()
-    hints = torch.from_numpy(preprocessor(_rgb(image), mask=given, resolution=resolution, **parameters)).float() / 255
+    made = preprocessor(_rgb(image), mask=given, resolution=resolution, runtime=runtime(), **parameters)
+    hints = torch.from_numpy(made).float() / 255
     if hints.shape[-1] == 3:
         return hints
     return torch.where(hints[..., 3:] > 0, -1.0, hints[..., :3])  # sd-webui-controlnet's sign for "invent this"
+
+
+def make_poses(image: Tensor, choice: Mapping[str, Any], resolution: int | None) -> tuple[Tensor, list[Any]] | None:
+    """Hints [N, h, w, 3] and the poses that they show, as JSON; None if the chosen preprocessor finds no poses."""
+    preprocessor = find(choice[CHOICE])
+    if not preprocessor.finds_poses:
+        return None
+    parameters = _settings(choice)
+    found = preprocessor.poses(_rgb(image), resolution=resolution, runtime=runtime())
+    drawn = [torch.from_numpy(preprocessor.draw(pose, **parameters)) for pose in found]
+    return torch.stack(drawn).float() / 255, [to_json(pose) for pose in found]
 
 
 def _rgb(image: Tensor) -> Any:

@@ -13,13 +13,14 @@ from ..core.resize import ResizeMode, pixel_perfect
 from ..core.schedule import Keyframe, RangeBasis, Schedule
 from ..core.unit import ControlMode
 from .blocks import BlockWeights
-from .hints import make_hint, preprocessor_input
+from .hints import make_hint, make_poses, preprocessor_input, problem
 from .member import member_of
-from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
+from .schema import BlockWeightsType, PoseType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 
 LATENT = 8  # pixels per latent pixel
 LAZY = ("control_net", "image", "mask", "inpaint_mask", "latent")  # what a unit that cannot act does not ask for
+UNKNOWN = "the preprocessor is none of ours: choose one from the list"  # the host leaves unknown choices out
 RESOLUTION = io.Int.Input(
     "resolution",
     default=0,
@@ -54,12 +55,17 @@ class ControlUnit(io.ComfyNode):
         cls,
         start: float | None = None,
         end: float | None = None,
-        preprocessor: Any = None,  # noqa: ARG003
+        preprocessor: Any = None,
+        enabled: bool | None = None,
+        weight: float | None = None,
     ) -> bool | str:
         """Named are the inputs that are checked here; the host hands over a dynamic one in any case."""
+        if preprocessor is None:
+            return UNKNOWN
         if start is not None and end is not None and start > end:
             return f"the range starts at {start:g}, after its end {end:g}: swap them"
-        return True
+        idle = enabled is False or weight == 0
+        return True if idle else problem(preprocessor) or True
 
     @classmethod
     def check_lazy_status(cls, enabled: bool, weight: float, **inputs: Any) -> list[str]:
@@ -91,7 +97,8 @@ class ControlUnit(io.ComfyNode):
         if image is None or control_net is None:
             raise UnitError("the unit has no image or no control model: connect both, or disable it")
         resizing = ResizeMode(resize)
-        hint = make_hint(image, preprocessor, _resolution(image, resolution, latent, resizing), inpaint_mask)
+        size = resolution_of(image, resolution, latent, resizing)
+        hint = make_hint(image, preprocessor, size, inpaint_mask)
         spec = UnitSpec(
             control=control_net,
             hint=hint,
@@ -101,6 +108,7 @@ class ControlUnit(io.ComfyNode):
             mode=ControlMode(mode),
             resize=resizing,
             mask=mask,
+            made_by={**preprocessor, RESOLUTION.id: size},
             block_weights=None if block_weights is None else block_weights.of(_blocks(control_net, hint)),
         )
         return io.NodeOutput((*units, spec), hint, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
@@ -114,23 +122,34 @@ class Preprocess(io.ComfyNode):
         return schema(
             "Preprocess",
             display_name="Preprocess",
-            description="Turns pictures into hints: edges, lines, tiles, colours. Works on batches.",
-            aliases=("controlnet preprocessor", "aux preprocessor", "canny", "lineart", "tile"),
+            description="Turns pictures into hints: edges, lines, depth, normals, poses, segments, tiles, colours. "
+            "Works on batches.",
+            aliases=("controlnet preprocessor", "aux preprocessor", "canny", "lineart", "depth", "openpose", "tile"),
             inputs=[
                 io.Image.Input("image", tooltip="One picture or a batch."),
                 preprocessor_input("What to make of the picture."),
                 RESOLUTION,
                 io.Mask.Input("mask", optional=True, tooltip="What is to be invented, for inpainting preprocessors."),
             ],
-            outputs=[io.Image.Output(display_name="hint", tooltip="The hints, one for each picture.")],
+            outputs=[
+                io.Image.Output(display_name="hint", tooltip="The hints, one for each picture."),
+                PoseType.Output(
+                    display_name="pose", tooltip="What a pose preprocessor found, for editors and Draw Pose."
+                ),
+            ],
         )
+
+    @classmethod
+    def validate_inputs(cls, preprocessor: Any = None) -> bool | str:
+        return UNKNOWN if preprocessor is None else problem(preprocessor) or True
 
     @classmethod
     def execute(
         cls, image: Tensor, preprocessor: Mapping[str, Any], resolution: int, mask: Tensor | None = None
     ) -> io.NodeOutput:
-        hint = make_hint(image, preprocessor, resolution or None, mask)
-        return io.NodeOutput(hint, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
+        size = resolution or None
+        hint, poses = make_poses(image, preprocessor, size) or (make_hint(image, preprocessor, size, mask), [])
+        return io.NodeOutput(hint, poses, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
 
 
 def _inputs() -> list[io.Input]:
@@ -185,7 +204,8 @@ def _inputs() -> list[io.Input]:
     ]
 
 
-def _resolution(image: Tensor, resolution: int, latent: Mapping[str, Any] | None, resize: ResizeMode) -> int | None:
+def resolution_of(image: Tensor, resolution: int, latent: Mapping[str, Any] | None, resize: ResizeMode) -> int | None:
+    """The short side in pixels at which the preprocessor works; None is the picture's own."""
     if latent is None:
         return resolution or None
     if resolution:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ class UnitSpec:
     resize: ResizeMode = ResizeMode.CROP
     mask: Tensor | None = None  # [N, H, W], 1 = full effect, as the host's MASK
     block_weights: tuple[float, ...] | None = None
+    made_by: Mapping[str, Any] = field(default_factory=dict[str, Any])  # the preprocessor's id, parameters, resolution
 
 
 Units = tuple[UnitSpec, ...]

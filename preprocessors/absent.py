@@ -52,6 +52,4 @@ ABSENT: tuple[Preprocessor, ...] = (
     _absent("ip-adapter_pulid", "IP-Adapter", f"{INSIGHTFACE}; choose ip-adapter-auto", "facexlib", "EVA02-CLIP"),
     _absent("instant_id_face_embedding", "Instant-ID", f"{INSIGHTFACE}; choose ip-adapter-auto"),
     _absent("instant_id_face_keypoints", "Instant-ID", f"{INSIGHTFACE}; choose openpose_faceonly"),
-    _absent("seg_anime_face", "Segmentation", "no maintained package has its network, and its weights name no licence; "
-            "choose seg_sam2", "anime_face_segment"),
 )  # fmt: skip

@@ -81,6 +81,7 @@ REGISTRY: tuple[Preprocessor, ...] = (
     segmentation.SEG_M2FADE20K,
     segment_anything.SEG_SAM2,
     regions.MOBILE_SAM,
+    regions.SEG_ANIME_FACE,
     softedge.T2IA_SKETCH,
     color.COLOR_GRID,
     color.RECOLOR_LUMINANCE,

@@ -5,6 +5,11 @@ Every one of these names is found by `find`. Source: its `Preprocessor` registry
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .base import Preprocessor
+
 LABELS = {
     "none": "none",
     "canny": "canny",
@@ -103,3 +108,13 @@ CONTROL_TYPES = (
     "T2I-Adapter",
     "Tile",
 )  # fmt: skip  (its tags; "All" is none)
+
+
+def parameters_of(preprocessor: Preprocessor, thresholds: tuple[float, float]) -> dict[str, float]:
+    """Its two nameless thresholds as the first two parameters; -1, and what is out of range, leave the default."""
+    pairs = zip(preprocessor.parameters, thresholds, strict=False)
+    return {
+        parameter.name: round(value) if parameter.integer else value
+        for parameter, value in pairs
+        if parameter.minimum <= value <= parameter.maximum
+    }

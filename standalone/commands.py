@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--base", type=Path, required=True, help="diffusers folder or checkpoint file")
+    add("--prediction", choices=("epsilon", "v_prediction"), help="what a checkpoint file predicts, if it does not say")
     add("--unit", action="append", default=[], metavar="NAME=VALUE,...", help="a unit; repeat it to stack")
     add("--prompt", help="default: none with units, so that only they speak")
     add("--prompt-kind", choices=("none", "default", "user", "automatic"), help="the prompt kinds of the papers")
@@ -152,14 +154,24 @@ def _runtime(args: argparse.Namespace) -> Runtime:
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from .pipeline import Offload, generate, load_base
+    from .pipeline import Offload, UnetState, generate, load_base
     from .units import load_units, parse_unit
 
     texts = [parse_unit(text) for text in args.unit]
     request = _request(args)
     dtype = _dtype(args.dtype)
-    loaded = load_units(texts, (request.height, request.width), dtype)
-    base = load_base(args.base, dtype=dtype, device=args.device, offload=Offload(args.offload))
+    load = cache(
+        partial(
+            load_base,
+            args.base,
+            dtype=dtype,
+            device=args.device,
+            offload=Offload(args.offload),
+            prediction=args.prediction,
+        )
+    )
+    loaded = load_units(texts, (request.height, request.width), dtype, UnetState(load))  # small files fail first
+    base = load()
     with _bar(request.steps, "steps") as report:
         result = generate(base, request, [each.unit for each in loaded], report)
     _write(args.output, request, loaded, result)

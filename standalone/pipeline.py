@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,15 @@ from numpy.typing import NDArray
 from ..core.errors import HostError
 from ..core.stack import ControlStack, Firing
 from ..core.unit import ControlModel, ControlUnit
+from ..models.naming import to_ldm
 from .injection import Injection, check_units
 from .schedulers import make_scheduler
+from .single_file import load_single_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
 Image = NDArray[np.uint8]
-SINGLE_FILES = (".safetensors", ".ckpt")
 SIDE = 8  # pixels per latent pixel
 DEFAULT_PROMPT = "a professional, detailed, high-quality image"  # ControlNet paper, section 4.1, "default prompt"
 
@@ -112,11 +114,49 @@ class Base:
         return np.rint(shown * 255).astype(np.uint8)
 
 
+class UnetState(Mapping[str, torch.Tensor]):
+    """A base's U-Net weights by bare ldm names, collected when somebody looks a name up.
+
+    Most files never ask, so the base may still be on the disk; and with sequential offloading it is slow to answer, for
+    the weights are not in the network.
+    """
+
+    def __init__(self, load: Callable[[], Base]) -> None:
+        self._load = load
+
+    @cached_property
+    def _table(self) -> dict[str, torch.Tensor]:
+        base = self._load()
+        unet = base.pipeline.unet
+        if base.offload is not Offload.SEQUENTIAL:
+            return to_ldm(unet.state_dict())
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+        return to_ldm(get_state_dict_offloaded_model(unet))
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._table[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
 def load_base(
-    path: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", offload: Offload = Offload.NONE
+    path: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    offload: Offload = Offload.NONE,
+    prediction: str | None = None,
 ) -> Base:
-    """A diffusers folder or a single checkpoint file of SD 1.x, SD 2.x or SDXL; the network is never asked."""
-    pipeline = _load_folder(path, dtype) if path.is_dir() else _load_file(path, dtype)
+    """A diffusers folder or a single checkpoint file of SD 1.x, SD 2.x or SDXL; the network is never asked.
+
+    prediction: 'epsilon' or 'v_prediction', where a file does not tell; a folder always does.
+    """
+    pipeline = _load_folder(path, dtype) if path.is_dir() else load_single_file(path, dtype, prediction)
     if not hasattr(pipeline, "unet"):
         raise HostError(f"'{path}' is a {type(pipeline).__name__}, expected a Stable Diffusion model with a U-Net")
     pipeline.set_progress_bar_config(disable=True)
@@ -139,28 +179,6 @@ def _load_folder(path: Path, dtype: torch.dtype) -> Any:
         return DiffusionPipeline.from_pretrained(path, dtype=dtype, local_files_only=True)
     except (OSError, ValueError) as error:
         raise HostError(f"'{path}' cannot be loaded as a diffusers folder: {error}") from error
-
-
-def _load_file(path: Path, dtype: torch.dtype) -> Any:
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-
-    from ..models.loading import read_header
-
-    if path.suffix.lower() not in SINGLE_FILES or not path.is_file():
-        raise HostError(f"there is no checkpoint '{path}': give a diffusers folder or a .safetensors file")
-    names = read_header(path).shapes
-    if "model.diffusion_model.input_blocks.0.0.weight" not in names:
-        raise HostError(f"'{path.name}' holds no base model: give a Stable Diffusion checkpoint")
-    kind = (
-        StableDiffusionXLPipeline if "model.diffusion_model.label_emb.0.0.weight" in names else StableDiffusionPipeline
-    )
-    try:
-        return kind.from_single_file(str(path), dtype=dtype, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise HostError(
-            f"'{path.name}' needs configuration files that are not on this machine ({error}): convert it to a "
-            "diffusers folder once, on a machine that has them, and give that folder"
-        ) from error
 
 
 def generate(

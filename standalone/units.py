@@ -110,7 +110,10 @@ def parse_unit(text: str) -> UnitText:
 def load_units(
     texts: Sequence[UnitText], size: tuple[int, int], dtype: torch.dtype, base_state: Mapping[str, Any] | None = None
 ) -> list[Loaded]:
-    """Read the pictures, run the preprocessors, load each model file once. size: (height, width) of the result."""
+    """Read the pictures, run the preprocessors, load each model file once.
+
+    size: (height, width) of the result. base_state: the base U-Net's weights by bare ldm names, for "difference" files.
+    """
     models: dict[Path, ControlModel] = {}
     for text in texts:
         key = text.model.resolve()

@@ -27,6 +27,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--base", type=Path, required=True, help="diffusers folder of the base model, which stays as it is")
     add("--data", type=Path, required=True, help="folder with prompt.json or metadata.jsonl")
     add("--out", type=Path, required=True, help="the .safetensors file to write")
+    add("--start", type=Path, help="go on from this ControlNet file; default: from a fresh copy of the base")
     add("--hint", help="preprocessor that makes the hints from the pictures, such as canny")
     add("--hint-parameters", default="", metavar="NAME=VALUE,...", help="its parameters")
     add("--hint-column", help="column of metadata.jsonl that names the hint files")
@@ -40,6 +41,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--max-grad-norm", type=float, default=1.0)
     add("--mixed-precision", choices=("no", "fp16", "bf16"), default="no")
     add("--only-middle", action="store_true", help="train the middle residual alone")
+    add("--ema", type=float, default=0.0, metavar="DECAY", help="write a moving average, such as 0.999; default: none")
+    add("--samples", type=int, default=0, metavar="N", help="steps between sheets of samples, in OUT's .samples folder")
+    add("--sample-steps", type=int, default=20, help="denoising steps of a sample")
+    add("--sample-guidance", type=float, default=7.5, help="guidance scale of the samples")
     add("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the written file")
     add("--save-every", type=int, default=1000, help="steps between checkpoints, in OUT with the suffix .state")
     add("--resume", action="store_true", help="go on from the checkpoint")
@@ -55,18 +60,24 @@ def _train(args: argparse.Namespace) -> int:
     state = args.out.with_suffix(".state")
     if args.resume:
         run.load(state)
+    first = run.accelerator.is_main_process
     watch = Watch(args.steps, done=run.step)
     try:
         for loss in train(run):
-            watch.add(loss)
+            if first:
+                watch.add(loss)
             if run.step % args.save_every == 0:
                 run.save(state)
+            if first and args.samples and run.step % args.samples == 0:
+                _sample(run, args.out.with_suffix(".samples"))
     except KeyboardInterrupt:
         run.save(state)
         print(f"stopped after step {run.step}; go on with --resume", file=sys.stderr)
         return 130
-    _write(run, args.out, args.dtype)
-    write_curve(watch.losses, args.out.with_suffix(".png"))
+    if first:
+        _write(run, args.out, args.dtype)
+        write_curve(run.losses, args.out.with_suffix(".png"))
+    run.accelerator.end_training()
     return 0
 
 
@@ -83,6 +94,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     return Settings(
         base=args.base,
         data=args.data,
+        start=args.start,
         hints=HintSource(args.hint_column, args.hint, numbers),
         steps=args.steps,
         batch=args.batch,
@@ -94,22 +106,32 @@ def _settings(args: argparse.Namespace) -> Settings:
         max_grad_norm=args.max_grad_norm,
         mixed_precision=args.mixed_precision,
         only_middle=args.only_middle,
+        ema=args.ema,
+        samples=args.samples,
+        sample_steps=args.sample_steps,
+        sample_guidance=args.sample_guidance,
         seed=args.seed,
     )
 
 
+def _sample(run: Run, folder: Path) -> None:
+    """A sheet of what the network can do at this step."""
+    from ..preprocessors.images import write_image
+    from .samples import sample_sheet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_image(folder / f"{run.step:06d}.png", sample_sheet(run))
+
+
 def _write(run: Run, path: Path, dtype: str) -> None:
-    """The trained file, whole or not at all, written by the first process."""
+    """The trained file, whole or not at all."""
     import torch
     from safetensors.torch import save_file
 
     from .control import metadata
 
-    if not run.accelerator.is_main_process:
-        return
     kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    network = run.accelerator.unwrap_model(run.network)
-    tensors = {key: value.to(kinds[dtype]).contiguous().cpu() for key, value in network.state_dict().items()}
+    tensors = {key: value.to(kinds[dtype]).contiguous().cpu() for key, value in run.result.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".part")
     save_file(tensors, fresh, metadata(run))

@@ -1,40 +1,46 @@
 """Training of a ControlNet as its paper gives it.
 
 Half of the prompts are emptied, so that the copy learns to read meaning from the hint (paper, section 3.3; the
-published code leaves this to the data set). accelerate brings mixed precision, gradient accumulation and processes.
+published code leaves this to the data set). accelerate brings mixed precision, gradient accumulation and processes:
+N processes with batches of b take the steps of one process with batches of N * b, for all draw the same random numbers
+and each takes its share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..core.errors import HintError, HostError
+from ..core.errors import HintError, HostError, ScheduleError
 from ..models.families.controlnet import ControlNet
-from .copy import settings_of, trainable_copy
-from .data import Example, HintSource, read_examples
+from .copy import continued, settings_of, trainable_copy
+from .data import Example, HintSource, Image, read_examples
 from .progress import replace_folder
+from .words import Words, emptied, read_words, tokenise
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 LATENT_SCALE = 8  # pixels per latent pixel
 STATE = "training.pt"  # in a checkpoint
+HELD_OUT = 4  # examples that are not trained on where samples are wanted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What the user said about a training; the defaults are the paper's where it has one."""
 
-    base: Path  # diffusers folder
+    base: Path  # diffusers folder of SD 1.x, SD 2.x or SDXL
     data: Path
+    start: Path | None = None  # go on from this ControlNet; None: from a fresh copy of the base
     hints: HintSource = field(default_factory=HintSource)
     steps: int = 6000
     batch: int = 4
@@ -46,7 +52,19 @@ class Settings:
     max_grad_norm: float = 1.0
     mixed_precision: str = "no"  # no, fp16, bf16
     only_middle: bool = False
+    ema: float = 0.0  # decay of a moving average of the weights, which is then the result; 0: none
+    samples: int = 0  # steps between sheets of samples; 0: none, and no example is held out
+    sample_steps: int = 20  # of DDIM
+    sample_guidance: float = 7.5
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ema < 1:
+            raise ScheduleError(f"the decay of the moving average is {self.ema}, expected 0 (none) to less than 1")
+        if self.samples < 0:
+            raise ScheduleError(f"samples every {self.samples} steps: expected 1 or more, or 0 for none")
+        if self.sample_steps < 1:
+            raise ScheduleError(f"a sample takes {self.sample_steps} steps, expected 1 or more")
 
 
 @dataclass(slots=True)
@@ -60,8 +78,21 @@ class Run:
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     examples: Examples
+    held_out: Examples
     generator: torch.Generator
-    step: int = 0
+    average: AveragedModel | None = None
+    losses: list[float] = field(default_factory=list)  # of every step so far
+
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+        return len(self.losses)
+
+    @property
+    def result(self) -> ControlNet:
+        """The network as it would be written now: the moving average where there is one."""
+        kept = self.accelerator.unwrap_model(self.network) if self.average is None else self.average.module
+        return cast(ControlNet, kept)
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint from which `load` goes on, bit for bit."""
@@ -73,22 +104,24 @@ class Run:
         if not (folder / STATE).is_file():
             raise HostError(f"'{folder}' is no checkpoint: leave --resume out to start from the beginning")
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        self.accelerator.unwrap_model(self.network).load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
+        if ("average" in state) != (self.average is not None):
+            was = "with" if "average" in state else "without"
+            raise HostError(f"'{folder}' was trained {was} a moving average: give --ema as at its start")
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
         self.generator.set_state(state["generator"])
-        self.step = state["step"]
+        self.losses = state["losses"]
 
     def _write(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        state = {
-            "network": self.accelerator.unwrap_model(self.network).state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "generator": self.generator.get_state(),
-            "step": self.step,
-        }
-        torch.save(state, folder / STATE)
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        torch.save({**parts, "generator": self.generator.get_state(), "losses": self.losses}, folder / STATE)
+
+    def _parts(self) -> dict[str, Any]:
+        network = self.accelerator.unwrap_model(self.network)
+        parts = {"network": network, "optimiser": self.optimiser, "schedule": self.schedule}
+        more = {"average": self.average, "scaler": self.accelerator.scaler}  # fp16's factor of the loss
+        return parts | {name: part for name, part in more.items() if part is not None}
 
 
 class Examples:
@@ -101,8 +134,20 @@ class Examples:
 
     def batch(self, start: int, count: int, seed: int) -> dict[str, Tensor]:
         """The examples `start` to `start + count` of an endless, shuffled walk; it depends on the seed alone."""
-        rows = [self._get(self._pick(index, seed)) for index in range(start, start + count)]
+        rows = [self.row(self._pick(index, seed)) for index in range(start, start + count)]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def pictures(self) -> Iterator[tuple[Image, Image]]:
+        """(hint, picture) of each example in turn, as people see them."""
+        for example in self._examples:
+            picture, hint = self._read(example)
+            yield hint, picture
+
+    def row(self, index: int) -> dict[str, Tensor]:
+        """One example: `latents` [4, h, w], `hint` [3, H, W] uint8, `tokens` [E, T]."""
+        if index not in self._kept:
+            self._kept[index] = self._load(self._examples[index])
+        return self._kept[index]
 
     def _pick(self, index: int, seed: int) -> int:
         epoch, place = divmod(index, len(self._examples))
@@ -110,11 +155,6 @@ class Examples:
             generator = torch.Generator().manual_seed(seed + epoch)
             self._epoch, self._order = epoch, torch.randperm(len(self._examples), generator=generator).tolist()
         return self._order[place]
-
-    def _get(self, index: int) -> dict[str, Tensor]:
-        if index not in self._kept:
-            self._kept[index] = self._load(self._examples[index])
-        return self._kept[index]
 
     def _load(self, example: Example) -> dict[str, Tensor]:
         picture, hint = self._read(example)
@@ -139,30 +179,63 @@ class Examples:
 def start(settings: Settings) -> Run:
     """Read base and data, check them, and make the untrained copy."""
     from accelerate import Accelerator
-    from accelerate.utils import set_seed
+    from accelerate.utils import DistributedDataParallelKwargs, set_seed
 
-    examples = read_examples(settings.data, settings.hints)
-    accelerator = Accelerator(mixed_precision=settings.mixed_precision, gradient_accumulation_steps=settings.accumulate)
+    examples, held_out = _split(read_examples(settings.data, settings.hints), settings)
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision,
+        gradient_accumulation_steps=settings.accumulate,
+        # With the middle alone, the zero convolutions of the skips get no gradient, which processes must know of.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=settings.only_middle)],
+    )
     set_seed(settings.seed)
     base = load_frozen(settings.base, accelerator.device)
-    network = trainable_copy(base.unet)
+    network = trainable_copy(base.unet) if settings.start is None else continued(settings.start, base.unet)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema)) if settings.ema else None
     optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, settings))
-    network, optimiser, schedule = accelerator.prepare(network, optimiser, schedule)
-    generator = torch.Generator().manual_seed(settings.seed + accelerator.process_index)
-    material = Examples(examples, settings.hints, base, accelerator.device)
-    return Run(settings, accelerator, base, network, optimiser, schedule, material, generator)
+    network, optimiser = accelerator.prepare(network, optimiser)  # not the schedule, which would run N times as fast
+    return Run(
+        settings=settings,
+        accelerator=accelerator,
+        base=base,
+        network=network,
+        optimiser=optimiser,
+        schedule=schedule,
+        examples=Examples(examples, settings.hints, base, accelerator.device),
+        held_out=Examples(held_out, settings.hints, base, accelerator.device),
+        generator=torch.Generator().manual_seed(settings.seed),
+        average=None if average is None else average.to(accelerator.device),
+    )
+
+
+def _split(examples: list[Example], settings: Settings) -> tuple[list[Example], list[Example]]:
+    """(to train on, held out): the last ones are held out where samples are wanted."""
+    if not settings.samples:
+        return examples, []
+    if len(examples) <= HELD_OUT:
+        raise HintError(
+            f"'{settings.data}' has {len(examples)} examples, and samples hold out {HELD_OUT} of them: give more "
+            "examples, or leave --samples out"
+        )
+    return examples[:-HELD_OUT], examples[-HELD_OUT:]
 
 
 def load_frozen(folder: Path, device: torch.device) -> Any:
-    """The base as a diffusers pipeline in fp32, without gradients."""
-    from diffusers import StableDiffusionPipeline
+    """The base as a diffusers pipeline in fp32, without gradients, with the noise schedule that it was trained on."""
+    from diffusers import DDIMScheduler, DiffusionPipeline
 
     if not (folder / "model_index.json").is_file():
         raise HostError(f"'{folder}' is no diffusers folder (it has no model_index.json): give one with --base")
-    base = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True).to(device)
-    for part in (base.unet, base.vae, base.text_encoder):
-        part.requires_grad_(False).eval()
+    base = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    if not hasattr(base, "unet") or not hasattr(base, "text_encoder"):
+        raise HostError(f"'{folder}' is a {type(base).__name__}, expected Stable Diffusion with a U-Net as --base")
+    base.to(device)
+    for part in base.components.values():
+        if isinstance(part, nn.Module):
+            part.requires_grad_(False).eval()
+    # A base may come with a sampler's scheduler, such as Euler's, whose noise has other scales.
+    base.scheduler = DDIMScheduler.from_config({**base.scheduler.config, "clip_sample": False})
     return base
 
 
@@ -178,40 +251,45 @@ def train(run: Run) -> Iterator[float]:
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(run.network.parameters(), settings.max_grad_norm)
                 run.optimiser.step()
-                run.schedule.step()
                 run.optimiser.zero_grad()
                 losses.append(loss.detach())
-        run.step += 1
-        yield float(torch.stack(losses).mean())
+        run.schedule.step()
+        if run.average is not None:
+            run.average.update_parameters(accelerator.unwrap_model(run.network))
+        run.losses.append(float(cast(Tensor, accelerator.gather(torch.stack(losses))).mean()))
+        yield run.losses[-1]
 
 
 def loss_of(run: Run, batch: dict[str, Tensor]) -> Tensor:
     """Mean squared error of the controlled base against the noise, or v, at random times."""
     base, device = run.base, run.accelerator.device
     latents = batch["latents"].to(device)
-    noise = torch.randn(latents.shape, generator=run.generator).to(device)
+    noise = _share(run, lambda rows: torch.randn((rows, *latents.shape[1:]), generator=run.generator)).to(device)
     count = base.scheduler.config["num_train_timesteps"]
-    time = torch.randint(count, (len(latents),), generator=run.generator).to(device)
+    time = _share(run, lambda rows: torch.randint(count, (rows,), generator=run.generator)).to(device)
     noisy = base.scheduler.add_noise(latents, noise, time)
-    context = encode_prompts(base, emptied(batch["tokens"], base, run.settings.empty_prompts, run.generator))
     hint = batch["hint"].to(device, torch.float32) / 255
-    predicted = controlled(base.unet, run.network, noisy, time, hint, context, run.settings.only_middle)
+    tokens = emptied(batch["tokens"], base, dropped(run))
+    words = read_words(base, tokens, (hint.shape[2], hint.shape[3]))
+    predicted = controlled(base.unet, run.network, noisy, time, hint, words, run.settings)
     return F.mse_loss(predicted.float(), target_of(base.scheduler, latents, noise, time).float())
 
 
 def controlled(
-    unet: nn.Module, network: nn.Module, noisy: Tensor, time: Tensor, hint: Tensor, context: Tensor, only_middle: bool
+    unet: Any, network: nn.Module, noisy: Tensor, time: Tensor, hint: Tensor, words: Words, settings: Settings
 ) -> Tensor:
     """The base network with the residuals of the copy: [B, 4, h, w]."""
-    *skips, middle = network(noisy, time, hint, context)
-    if only_middle:
+    *skips, middle = network(noisy, time, hint, words.context, words.vector(unet))
+    if settings.only_middle:
         skips = [torch.zeros_like(skip) for skip in skips]
+    more: Mapping[str, Any] = {} if words.added is None else {"added_cond_kwargs": words.added}
     return unet(
         noisy,
         time,
-        context,
+        words.context,
         down_block_additional_residuals=skips,
         mid_block_additional_residual=middle,
+        **more,
     ).sample
 
 
@@ -223,25 +301,6 @@ def target_of(scheduler: Any, latents: Tensor, noise: Tensor, time: Tensor) -> T
     if kind == "v_prediction":
         return scheduler.get_velocity(latents, noise, time)
     raise HostError(f"the base predicts '{kind}', expected epsilon or v_prediction: choose another base")
-
-
-def emptied(tokens: Tensor, base: Any, share: float, generator: torch.Generator) -> Tensor:
-    """Token ids [B, T] with about `share` of the rows replaced by the empty prompt."""
-    drop = torch.rand(len(tokens), 1, generator=generator).to(tokens.device) < share
-    return torch.where(drop, tokenise(base, [""]).to(tokens.device), tokens)
-
-
-def tokenise(base: Any, prompts: Sequence[str]) -> Tensor:
-    """Token ids [N, T]."""
-    length = base.tokenizer.model_max_length
-    ids = base.tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length)["input_ids"]
-    return torch.from_numpy(np.array(ids))
-
-
-@torch.no_grad()
-def encode_prompts(base: Any, tokens: Tensor) -> Tensor:
-    """Context [B, T, D] of token ids."""
-    return base.text_encoder(tokens.to(base.text_encoder.device))[0]
 
 
 def metadata(run: Run) -> dict[str, str]:
@@ -256,6 +315,8 @@ def metadata(run: Run) -> dict[str, str]:
         "controlstack.hint_range": "RGB in 0..1",
         "controlstack.only_middle": str(run.settings.only_middle).lower(),
         "controlstack.steps": str(run.step),
+        **({"controlstack.ema": str(run.settings.ema)} if run.settings.ema else {}),
+        **({"controlstack.start": run.settings.start.name} if run.settings.start else {}),
     }
 
 
@@ -265,6 +326,17 @@ def _rate(step: int, settings: Settings) -> float:
     if not settings.cosine:
         return warm
     return warm * (1 + float(np.cos(np.pi * min(1.0, step / settings.steps)))) / 2
+
+
+def dropped(run: Run) -> Tensor:
+    """Which rows [B] of the next batch lose their prompt."""
+    return _share(run, lambda rows: torch.rand(rows, generator=run.generator)) < run.settings.empty_prompts
+
+
+def _share(run: Run, draw: Callable[[int], Tensor]) -> Tensor:
+    """This process's rows [B, ...] of random numbers that all processes draw alike."""
+    count = run.settings.batch
+    return draw(count * run.accelerator.num_processes)[count * run.accelerator.process_index :][:count]
 
 
 def _batch(run: Run, part: int) -> dict[str, Tensor]:

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ..core.errors import ModelError
-from ..models.families.controlnet import ControlNet, ControlNetConfig
+from ..core.base import check_fits
+from ..core.errors import ModelError, UnsupportedModelError
+from ..models.families.controlnet import FAMILY, ControlNet, ControlNetConfig, ControlNetModel
 from ..models.naming import to_ldm
+from ..models.registry import load_control_model
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from diffusers import UNet2DConditionModel
 
 
@@ -32,6 +36,21 @@ def trainable_copy(unet: UNet2DConditionModel) -> ControlNet:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return network.to(torch.float32)
+
+
+def continued(path: Path, unet: UNet2DConditionModel) -> ControlNet:
+    """A ControlNet of a file, to be trained on over this U-Net. Raises where the two do not fit."""
+    base = to_ldm(dict(unet.state_dict()))
+    model = load_control_model(path, settings=settings_of(unet), base_state=base, dtype=torch.float32)
+    if not isinstance(model, ControlNetModel):
+        raise UnsupportedModelError(f"'{path.name}' is no ControlNet: only those can be trained on")
+    if model.pool or model.bgr:
+        raise UnsupportedModelError(
+            f"'{path.name}' averages its residuals, or reads hints with red and blue swapped: training knows neither, "
+            "so start from another file"
+        )
+    check_fits(model.name, model.base, FAMILY.base({name: tuple(weight.shape) for name, weight in base.items()}))
+    return model.network.requires_grad_(True).train()
 
 
 def settings_of(unet: UNet2DConditionModel) -> dict[str, str]:

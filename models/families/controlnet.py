@@ -185,7 +185,7 @@ class ControlNetModel:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.network = network
-        self._bgr = bgr
+        self.bgr = bgr
         self.name = name
         self.pool = pool
         self.cond_only = pool if cond_only is None else cond_only
@@ -199,7 +199,7 @@ class ControlNetModel:
 
     def prepare(self, hint: Tensor) -> Prepared:
         """hint [N, hint_channels, 8h, 8w] -> its features [N, channels, h, w]."""
-        hint = hint.flip(1) if self._bgr else hint
+        hint = hint.flip(1) if self.bgr else hint
         return (self.network.input_hint_block(hint.to(self.dtype)),)
 
     def encode(self, context: Tensor) -> Prompt:
@@ -213,6 +213,7 @@ class ControlNetModel:
         y = None if step.y is None else step.y.to(self.dtype)
         for slot, residual in self.network.residuals(x, step.timestep, prepared[0], prompt, y, slots):
             yield slot, residual.mean((2, 3), keepdim=True).expand_as(residual) if self.pool else residual
+            del residual  # free before the next one is computed
 
 
 def _slots(config: ControlNetConfig) -> tuple[Slot, ...]:

@@ -12,17 +12,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...core.errors import UnitError
-from ...core.fields import UnitArgs, parse_unit
+from ...core.fields import FROM_PREPROCESSOR, InputMode, UnitArgs, parse_unit
+from ...preprocessors.images import READS
+from .gradio_shim import with_drawing
+from .preprocessing import lookup, thresholds
 
 SLOTS = 16  # units in one request of the API; more are dropped by the WebUI before anybody of ours sees them
 NOTHING: Mapping[str, Any] = {"enabled": False}
 
+# The sliders of a preprocessor's own numbers; as many as any of them has. Clients know the first two.
+THRESHOLDS = ("threshold_a", "threshold_b", "threshold_c", "threshold_d", "threshold_e")
+
 # Each of the page's widgets for one unit, in the order of the arguments.
 FIELDS = (
     "enabled", "low_vram", "pixel_perfect", "module", "model", "weight", "guidance_start", "guidance_end",
-    "processor_res", "threshold_a", "threshold_b", "control_mode", "resize_mode", "range_basis", "hr_option", "curve",
-    "union_control_type", "inpaint_crop_input_image", "advanced_weighting", "image", "effective_region_mask",
-    "multi_images",
+    "processor_res", *THRESHOLDS, "control_mode", "resize_mode", "range_basis", "hr_option", "curve",
+    "union_control_type", "inpaint_crop_input_image", "advanced_weighting", "loopback", "input_mode", "image", "mask",
+    "effective_region_mask", "batch_folder", "output_folder", "multi_images",
 )  # fmt: skip
 
 
@@ -42,7 +48,7 @@ def from_page(values: Sequence[Any]) -> list[dict[str, Any]]:
     if len(values) % len(FIELDS):
         raise UnitError(f"the page sent {len(values)} values, expected {len(FIELDS)} for each unit: reload the page")
     starts = range(0, len(values), len(FIELDS))
-    return [_unit(dict(zip(FIELDS, values[start : start + len(FIELDS)], strict=True))) for start in starts]
+    return [from_page_unit(dict(zip(FIELDS, values[start : start + len(FIELDS)], strict=True))) for start in starts]
 
 
 def fill(args: list[Any], start: int, units: Sequence[Any]) -> None:
@@ -53,13 +59,51 @@ def fill(args: list[Any], start: int, units: Sequence[Any]) -> None:
     args[start : start + SLOTS] = [*slots, *[None] * (SLOTS - len(slots))]
 
 
-def _unit(values: dict[str, Any]) -> dict[str, Any]:
-    """A gallery with pictures makes a unit of several; a region's mask is what was drawn, or the picture itself."""
-    gallery = values.pop("multi_images", None)
-    region = values["effective_region_mask"]
-    if isinstance(region, Mapping):
-        drawn = region.get("mask")
-        values["effective_region_mask"] = region.get("image") if drawn is None else drawn
-    if gallery:
-        values |= {"image": [{"image": each} for each in gallery], "input_mode": "merge"}
-    return values
+def from_page_unit(values: dict[str, Any]) -> dict[str, Any]:
+    """The widgets' values as a unit's fields."""
+    image, mask = with_drawing(values.get("image")), values.pop("mask", None)
+    if isinstance(image, Mapping) and mask is not None:  # an uploaded mask replaces the drawn one
+        image = {"image": image["image"], "mask": mask}
+    gallery = [_opened(each) for each in values.pop("multi_images", None) or ()]
+    values |= {"image": image, "mask": None, "effective_region_mask": _region(values.get("effective_region_mask"))}
+    values["parameters"] = _parameters(values)
+    if values.get("input_mode") == InputMode.MERGE.value:
+        return values | {"image": [{"image": each} for each in gallery] or None}
+    return values | {"input_mode": values.get("input_mode") or InputMode.SIMPLE.value}
+
+
+def _region(value: Any) -> Any:
+    """A region is what was drawn; the picture itself if nobody drew on it."""
+    region = with_drawing(value)
+    if not isinstance(region, Mapping):
+        return region
+    drawn = region.get("mask")
+    return region["image"] if drawn is None or not drawn.any() else drawn
+
+
+def _opened(value: Any) -> Any:
+    """An uploaded file as a picture. Texts stay texts: only gradio's own objects name files."""
+    path = getattr(value, "name", None)
+    if path is None:
+        return value
+    from PIL import Image
+
+    with Image.open(path, formats=READS) as picture:
+        return picture.copy()
+
+
+def _parameters(values: dict[str, Any]) -> dict[str, float]:
+    """The numbers that clients' two fields do not stand for, by name."""
+    known = lookup(values.get("module") or "none") if values.get("enabled") else None
+    numbers = [values.get(name) for name in THRESHOLDS]
+    for name in THRESHOLDS[2:]:
+        values.pop(name, None)
+    if known is None:
+        return {}
+    named = {each.name for each in thresholds(known) if each is not None}
+    pairs = zip(known.parameters, numbers, strict=False)
+    return {
+        each.name: number
+        for each, number in pairs
+        if each.name not in named and number is not None and number != FROM_PREPROCESSOR
+    }

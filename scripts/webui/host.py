@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ...core.errors import HostError
 from ...core.unit import ControlModel
 from .memory import GIB, Residency, network_of
 
-FOLDER = "ControlNet"  # inside the WebUI's folder of models
+FOLDER, NETWORK_FOLDER = "ControlNet", "ControlNetPreprocessor"  # inside the WebUI's folder of models
 KEEP_FREE = 2 * GIB  # on the device after a run, for decoding the picture
 
 
@@ -26,7 +27,7 @@ class WebUI:
         from modules import devices
 
         self.device, self.cpu = devices.device, devices.cpu
-        self.residency = Residency(self.device, self.cpu, self._free)
+        self.residency = Residency(self.device, self.cpu, self.free)
 
     def ready(self, model: ControlModel) -> AbstractContextManager[object]:
         """The model's network on the device, and no automatic casting around it: it computes in its own dtype."""
@@ -43,6 +44,19 @@ class WebUI:
 
         if shared.state.interrupted or shared.state.skipped:
             raise sd_samplers_common.InterruptedException
+
+    @contextmanager
+    def alone(self, job: str) -> Iterator[None]:
+        """Nobody else computes while the context is open; what users stopped before does not stop this."""
+        from modules import call_queue, shared
+
+        with call_queue.queue_lock:
+            shared.state.begin(job=job)
+            try:
+                yield
+            finally:
+                shared.state.end()
+                self.after_run(False)
 
     def after_run(self, low_vram: bool) -> None:
         """Make room on the device for what follows the sampling."""
@@ -104,7 +118,17 @@ class WebUI:
         folders[0].mkdir(parents=True, exist_ok=True)
         return folders
 
-    def _free(self) -> int:
+    def network_folders(self) -> list[Path]:
+        """Where networks of preprocessors lie; the first is where new ones are put, as on Forge."""
+        from modules import paths, shared
+
+        given = [getattr(shared.cmd_opts, "controlnet_annotator_models_path", None)]
+        given.append(self.option("control_net_modules_path", ""))
+        other = Path(paths.extensions_dir) / "sd-webui-controlnet" / "annotator" / "downloads"
+        return [Path(paths.models_path) / NETWORK_FOLDER, *(Path(each) for each in given if each), other]
+
+    def free(self) -> int:
+        """Bytes on the device that nobody uses."""
         if self.device.type == "cuda":
             return torch.cuda.mem_get_info(self.device)[0]
         return 1 << 62  # the others share their memory with the CPU, or cannot say

@@ -102,6 +102,10 @@ class Residency:
             _, network = self._there.popitem(last=False)
             network.to(self._home)
 
+    def forget(self, network: object) -> None:
+        """Somebody throws the network away."""
+        self._there.pop(id(network), None)
+
     def _bring(self, network: nn.Module) -> None:
         if id(network) not in self._there:
             self.release(leave_free=int(size_of(network) * ROOM))

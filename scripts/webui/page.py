@@ -1,17 +1,118 @@
-"""The accordion. (Arguments only; the widgets follow.)"""
+"""The accordion "ControlNet": a tab for each unit, and what ties them together."""
 
 # pyright: reportMissingImports=false
 # The host's own modules exist only inside it.
 
 from __future__ import annotations
 
+import html
+from collections.abc import Sequence
 from typing import Any
 
+from ...core.errors import ControlError
+from . import choices, paste, preset_page, preview
 from .arguments import SLOTS
+from .gradio_shim import on
+from .services import services
+from .unit_page import UnitPage, build_unit
+
+UNITS = 3  # tabs, unless the settings say otherwise
+PLANNED = ("enabled", "weight", "guidance_start", "guidance_end", "range_basis", "curve")
+# The host's own widgets that ours look at, by the end of their id; the last one that it makes is `LAST`.
+WATCHED, LAST = ("steps", "width", "height", "denoising_strength"), "gallery"
 
 
-def build(_script: Any, _is_img2img: bool) -> list[Any]:
+def build(script: Any, is_img2img: bool) -> list[Any]:
     """All arguments of the script, in the order of `arguments`."""
     import gradio as gr
 
-    return [gr.State(None) for _ in range(SLOTS)]
+    tab = "img2img" if is_img2img else "txt2img"
+    slots = [gr.State(None) for _ in range(SLOTS)]
+    with (
+        gr.Group(elem_id=f"{tab}_controlnet", elem_classes=["controlnet"]),
+        gr.Accordion("ControlNet", open=False, elem_id="controlnet"),
+    ):
+        script.pages = _tabs(tab, unit_count())
+    script.infotext_fields = [field for page in script.pages for field in _pasted_fields(page)]
+    script.paste_field_names = [key for _, key in script.infotext_fields]
+    return [*slots, *(each for page in script.pages for each in page.arguments)]
+
+
+def unit_count() -> int:
+    """Tabs, from the settings."""
+    return max(1, min(choices.LARGEST_UNITS, int(services().host.option("control_net_unit_count", UNITS))))
+
+
+def watch(script: Any, component: Any, elem_id: str | None) -> None:
+    """The host made one of its own widgets: keep those we look at, and connect ours after the last one."""
+    tab = "img2img" if script.is_img2img else "txt2img"
+    name = (elem_id or "").removeprefix(f"{tab}_")
+    if name in WATCHED:
+        script.watched[name] = component
+    elif name == LAST and elem_id != name and {"steps", "width", "height"} <= script.watched.keys():
+        _connect(script.pages, script.watched)
+
+
+def _tabs(tab: str, count: int) -> list[UnitPage]:
+    import gradio as gr
+
+    if count == 1:
+        return [_unit(tab, 0)]
+    pages = []
+    with gr.Tabs(elem_id=f"{tab}_controlnet_tabs"):
+        for index in range(count):
+            with gr.Tab(f"ControlNet Unit {index}", elem_classes=["cnet-unit-tab"]):
+                pages.append(_unit(tab, index))
+    return pages
+
+
+def _unit(tab: str, index: int) -> UnitPage:
+    page = build_unit(tab, index)
+    preset_page.build_row(page)
+    for helper in page.extras.values():  # they say nothing about a unit, so there is nothing to keep
+        helper.do_not_save_to_config = True
+    return page
+
+
+def separate_defaults() -> list[Any]:
+    """Give each unit its own defaults in ui-config.json, which knows widgets by script and label. A host's callback.
+
+    The host asks for tabs, of which there are none, after it made the widgets and before it reads that file.
+    """
+    from modules import scripts
+
+    for runner in (scripts.scripts_txt2img, scripts.scripts_img2img):
+        for script in runner.alwayson_scripts:
+            for page in getattr(script, "pages", ()):
+                for widget in page.arguments if page.index else ():
+                    widget.custom_script_source = f"{widget.custom_script_source}/unit {page.index}"
+    return []
+
+
+def _pasted_fields(page: UnitPage) -> list[tuple[Any, str]]:
+    named = [(page.fields[name], paste.key_of(page.index, name)) for name in paste.PASTED]
+    return [*named, (page.extras["type"], paste.key_of(page.index, paste.CONTROL_TYPE))]
+
+
+def _connect(pages: Sequence[UnitPage], watched: dict[str, Any]) -> None:
+    host = [watched["steps"], *([watched["denoising_strength"]] if pages[0].tab == "img2img" else [])]
+    preset_page.connect(pages)
+    for page in pages:
+        preview.connect(page, watched["width"], watched["height"])
+        for each in (*host, *page.pick(*PLANNED)):
+            on(each.change, _plan, [*page.pick(*PLANNED), *host], [page.extras["plan"]])
+
+
+def _plan(*given: Any) -> str:
+    """The line below the sliders; empty for a unit that is off."""
+    values: dict[str, Any] = dict(zip(PLANNED, given, strict=False))
+    steps, *others = given[len(PLANNED) :]
+    strength = others[0] if others else None
+    if not values["enabled"]:
+        return ""
+    exact = bool(services().host.option("img2img_fix_steps", False))
+    try:
+        text, kind = choices.plan(values, choices.steps_of(steps, strength, exact)), "cnet-plan-line"
+    except ControlError as error:
+        text, kind = str(error), "cnet-plan-line cnet-plan-wrong"
+    return f'<span class="{kind}">{html.escape(text)}</span>'

@@ -6,25 +6,31 @@ in the console, as in sd-webui-controlnet, because clients send 64 for whatever 
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...core.fields import FROM_PREPROCESSOR, NO_MODEL, UnitArgs
 from ...preprocessors import REGISTRY, find
 from ...preprocessors.base import Parameter, Preprocessor
+from ...preprocessors.webui import LABELS
 
 if TYPE_CHECKING:
+    from ...preprocessors.runtime import Runtime
     from .pictures import Image
 
 log = logging.getLogger("controlstack")
 
 # What the WebUI's own slider allows; ours goes further, so only the default is taken from it.
 RESOLUTION = {"name": "Resolution", "value": 512, "min": 64, "max": 2048, "step": 8}
-KEPT = 16  # results in memory, as many as sd-webui-controlnet keeps
+NUMBERED = frozenset({  # preprocessors whose numbers threshold_a and threshold_b are for clients; sd-webui-controlnet
+    "canny", "blur_gaussian", "scribble_xdog", "threshold", "tile_resample", "tile_colorfix", "tile_colorfix+sharp",
+    "recolor_luminance", "recolor_intensity", "reference_only", "reference_adain", "reference_adain+attn",
+    "depth_leres", "depth_leres++", "softedge_teed", "softedge_anyline", "mlsd", "normal_midas", "normal_dsine",
+    "mediapipe_face",
+})  # fmt: skip
+MODEL_FREE = {"Reference", "Revision"}  # control types that act without a control model
 ALL = "All"
 TAGS: tuple[str, ...] = (  # control types in the order in which users know them
     ALL, "Canny", "Depth", "NormalMap", "OpenPose", "MLSD", "Lineart", "SoftEdge", "Scribble", "Segmentation",
@@ -55,19 +61,31 @@ def label(preprocessor: Preprocessor) -> str:
 
 
 def names(aliases: bool = False) -> list[str]:
-    """All names, as `/controlnet/module_list` gives them."""
-    return [label(each) if aliases else each.id for each in REGISTRY]
+    """All names, as `/controlnet/module_list` gives them: those that clients know, then those that are ours alone."""
+    return [name for each in REGISTRY for name in _names(each, aliases)]
 
 
 def sliders(preprocessor: Preprocessor) -> list[dict[str, Any]]:
     """The sliders of a preprocessor: resolution first, then its own numbers."""
-    own = [_slider(parameter) for parameter in preprocessor.parameters]
-    return ([dict(RESOLUTION)] if preprocessor.resizes else []) + own
+    return _with_resolution(preprocessor, preprocessor.parameters)
 
 
 def detail(preprocessor: Preprocessor) -> dict[str, Any]:
-    """One entry of `module_detail`."""
-    return {"model_free": False, "sliders": sliders(preprocessor)}
+    """One entry of `module_detail`: the numbers that clients can set as thresholds."""
+    free = any(tag in MODEL_FREE for tag in preprocessor.control_types)
+    known = [each for each in thresholds(preprocessor) if each is not None]
+    return {"model_free": free, "sliders": _with_resolution(preprocessor, known)}
+
+
+def thresholds(preprocessor: Preprocessor) -> tuple[Parameter | None, Parameter | None]:
+    """What threshold_a and threshold_b mean; the preprocessor's other numbers go by their names.
+
+    Clients send both for every preprocessor, 64 as a rule, so they must not set a number that was never theirs.
+    """
+    if preprocessor.id not in NUMBERED and not _is_ours(preprocessor):
+        return None, None
+    first, second, *_ = (*preprocessor.parameters, None, None)
+    return first, second
 
 
 def of_type(tag: str) -> list[Preprocessor]:
@@ -94,32 +112,50 @@ def with_defaults(unit: UnitArgs) -> UnitArgs:
     resolution = _bounded(preprocessor.id, "processor_res", unit.processor_res, RESOLUTION)
     a, b = (
         _bounded(preprocessor.id, name, getattr(unit, name), _slider(parameter)) if parameter else FROM_PREPROCESSOR
-        for name, parameter in zip(("threshold_a", "threshold_b"), _thresholds(preprocessor), strict=True)
+        for name, parameter in zip(("threshold_a", "threshold_b"), thresholds(preprocessor), strict=True)
     )
     return replace(unit, processor_res=int(resolution), threshold_a=a, threshold_b=b)
 
 
 class Preprocessing:
-    """Runs preprocessors and keeps their last results."""
+    """Runs preprocessors, with the networks and the memory of earlier hints that `runtime` brings."""
 
-    def __init__(self) -> None:
-        self._results: OrderedDict[str, Image] = OrderedDict()
+    def __init__(self, runtime: Runtime | None = None) -> None:
+        self.runtime = runtime
 
-    def __call__(self, unit: UnitArgs, picture: Image, resolution: int | None = None, seed: int = 0) -> Image:
+    def __call__(
+        self,
+        unit: UnitArgs,
+        picture: Image,
+        resolution: int | None = None,
+        seed: int = 0,
+        mask: Image | None = None,
+    ) -> Image:
         """The hint of `picture` [H, W, 3]; `unit` has gone through `with_defaults`.
 
-        resolution: pixel perfect's answer, instead of the unit's.
+        resolution: pixel perfect's answer, instead of the unit's. mask: [H, W], for the preprocessors that take one;
+        none is an empty one.
         """
+        import numpy as np
+
         preprocessor = lookup(unit.module)
-        size = resolution or unit.processor_res
-        parameters: dict[str, Any] = {**_named(preprocessor, unit), **unit.parameters}
-        key = _digest(picture, preprocessor.id, size if preprocessor.resizes else None, parameters, seed)
-        if key not in self._results or not preprocessor.deterministic:
-            self._results[key] = preprocessor(picture, resolution=size, seed=seed, **parameters)
-        self._results.move_to_end(key)
-        while len(self._results) > KEPT:
-            self._results.popitem(last=False)
-        return self._results[key]
+        if preprocessor.takes_mask and mask is None:
+            mask = np.zeros(picture.shape[:2], np.uint8)
+        return preprocessor(
+            picture,
+            mask=mask if preprocessor.takes_mask else None,
+            resolution=resolution or unit.processor_res,
+            seed=seed,
+            runtime=self.runtime,
+            **parameters_of(unit),
+        )
+
+
+def parameters_of(unit: UnitArgs) -> dict[str, float]:
+    """The preprocessor's own numbers as a unit sets them, by name."""
+    pairs = zip(thresholds(lookup(unit.module)), (unit.threshold_a, unit.threshold_b), strict=True)
+    numbers = {each.name: round(value) if each.integer else value for each, value in pairs if each is not None}
+    return {**numbers, **unit.parameters}
 
 
 def _control_type(tag: str, models: list[str]) -> dict[str, Any]:
@@ -156,14 +192,19 @@ def _capitals(text: str) -> str:
     return " ".join(word[:1].upper() + word[1:] for word in text.split(" "))
 
 
-def _thresholds(preprocessor: Preprocessor) -> tuple[Parameter | None, Parameter | None]:
-    first, second, *_ = (*preprocessor.parameters, None, None)
-    return first, second
+def _names(preprocessor: Preprocessor, aliases: bool = False) -> list[str]:
+    known = [LABELS[name] if aliases else name for name in LABELS if find(name) is preprocessor]
+    return list(dict.fromkeys(known)) or [preprocessor.id]
 
 
-def _named(preprocessor: Preprocessor, unit: UnitArgs) -> dict[str, float]:
-    pairs = zip(_thresholds(preprocessor), (unit.threshold_a, unit.threshold_b), strict=True)
-    return {each.name: round(value) if each.integer else value for each, value in pairs if each is not None}
+def _is_ours(preprocessor: Preprocessor) -> bool:
+    """Whether sd-webui-controlnet has no such preprocessor."""
+    return all(find(name) is not preprocessor for name in LABELS)
+
+
+def _with_resolution(preprocessor: Preprocessor, parameters: Sequence[Parameter]) -> list[dict[str, Any]]:
+    resolution = [dict(RESOLUTION)] if preprocessor.resizes else []
+    return resolution + [_slider(parameter) for parameter in parameters]
 
 
 def _bounded(module: str, name: str, value: float, slider: dict[str, Any]) -> float:
@@ -172,9 +213,3 @@ def _bounded(module: str, name: str, value: float, slider: dict[str, Any]) -> fl
     if value != FROM_PREPROCESSOR:
         log.warning("[%s.%s] Invalid value(%s), using default value %s.", module, name, value, slider["value"])
     return slider["value"]
-
-
-def _digest(picture: Image, *settings: object) -> str:
-    digest = hashlib.sha256(repr((picture.shape, *settings)).encode())
-    digest.update(picture.tobytes())
-    return digest.hexdigest()

@@ -14,9 +14,16 @@ def register() -> type:
     """Register all callbacks and return the script class."""
     from modules import script_callbacks
 
+    from . import api, external, grid, page, paste, settings
     from .script import make_script
 
+    external.publish()
+    script_callbacks.on_app_started(api.add_routes)
     script_callbacks.on_cfg_denoiser(announce)
+    script_callbacks.on_infotext_pasted(paste.pasted)
+    script_callbacks.on_ui_settings(settings.register)
+    script_callbacks.on_before_ui(grid.register)
+    script_callbacks.on_ui_tabs(page.separate_defaults)
     return make_script()
 
 

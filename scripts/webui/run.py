@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -51,6 +51,7 @@ class Host(Protocol):
     def ready(self, model: ControlModel) -> Any: ...
     def check_interrupt(self) -> None: ...
     def after_run(self, low_vram: bool) -> None: ...
+    def alone(self, job: str) -> Any: ...
     def option(self, name: str, default: Any) -> Any: ...
     def evaluations_per_step(self, sampler: str) -> int: ...
     @property
@@ -68,7 +69,7 @@ class Services:
     host: Host
     files: ModelFiles
     models: ModelCache
-    preprocess: preprocessing.Preprocessing = field(default_factory=preprocessing.Preprocessing)
+    preprocess: preprocessing.Preprocessing
     active: Run | None = None  # the run whose hooks are in place
 
 

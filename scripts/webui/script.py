@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ...core.fields import UnitArgs
 from . import run
 from .arguments import SLOTS, units_of
+from .batches import Batches
 from .services import services
 
 if TYPE_CHECKING:
     from .run import Run
+    from .unit_page import UnitPage
 
 TITLE = "ControlNet"  # the name under which clients and other extensions address units
 
@@ -23,65 +25,106 @@ def make_script() -> type:
     """The class that the WebUI registers; made by a function, since its base class exists only inside the host."""
     from modules import scripts
 
-    class ControlStackScript(scripts.Script):
-        """Units in an accordion of both tabs."""
-
-        sorting_priority = 10
-
-        def __init__(self) -> None:
-            self._run: Run | None = None
-
-        def title(self) -> str:
-            return TITLE
-
-        def show(self, is_img2img: bool) -> object:
-            return scripts.AlwaysVisible
-
-        def ui(self, is_img2img: bool) -> list[Any]:
-            from .page import build
-
-            return build(self, is_img2img)
-
-        def process(self, p: Any, *args: Any) -> None:
-            self._run = run.begin(services(), p, lambda: _collect(p, args))
-
-        def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
-            finished, self._run = self._run, None
-            run.end(p)
-            if finished is not None:
-                show_maps(finished, p, processed)
-
-    return ControlStackScript
+    return type("ControlStackScript", (Hooks, scripts.Script), {"__module__": Hooks.__module__})
 
 
-def _collect(p: Any, args: Sequence[Any]) -> list[UnitArgs]:
+class Hooks:
+    """What the host calls, in this order for each request; `ui` once for each tab."""
+
+    sorting_priority = 10
+    is_img2img: bool  # set by the host
+
+    def __init__(self) -> None:
+        self._run: Run | None = None
+        self._batches: Batches | None = None
+        self.pages: list[UnitPage] = []
+        self.watched: dict[str, Any] = {}  # the host's own widgets that the page looks at
+
+    def title(self) -> str:
+        return TITLE
+
+    def show(self, is_img2img: bool) -> object:
+        from modules import scripts
+
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        from .page import build
+
+        return build(self, is_img2img)
+
+    def after_component(self, component: Any, **kwargs: Any) -> None:
+        from .page import watch
+
+        watch(self, component, kwargs.get("elem_id"))
+
+    def before_process(self, p: Any, *args: Any) -> None:
+        self._batches = Batches(p, args)
+
+    def process(self, p: Any, *args: Any) -> None:
+        if self._batches is not None:
+            self._batches.fix_seeds(p)
+        self._run = self._begin(p, args, 0)
+
+    def before_process_batch(self, p: Any, *args: Any, batch_number: int = 0, **_: Any) -> None:
+        if batch_number and self._batches is not None and self._batches.changes:
+            if self._run is not None:
+                save_maps(self._run, p)
+            self._run = self._begin(p, args, batch_number)
+
+    def postprocess_batch(self, p: Any, *args: Any, images: Any = None, **_: Any) -> None:
+        if self._batches is not None:
+            self._batches.finished(images)
+
+    def postprocess_image_after_composite(self, p: Any, result: Any, *args: Any) -> None:
+        if self._batches is not None:
+            self._batches.save(p, result.image)
+
+    def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
+        finished, self._run = self._run, None
+        batches, self._batches = self._batches, None
+        run.end(p)
+        if finished is not None:
+            save_maps(finished, p)
+            if batches is None or not batches.changes:
+                show_maps(finished, processed)
+
+    def _begin(self, p: Any, args: Sequence[Any], number: int) -> Run | None:
+        return run.begin(services(), p, lambda: _collect(p, args, self._batches, number))
+
+
+def _collect(p: Any, args: Sequence[Any], batches: Batches | None, number: int) -> list[UnitArgs]:
     from .remote import with_attributes
 
-    return with_attributes(p, units_of(args))
+    return with_attributes(p, units_of(args) if batches is None else batches.units(number, lambda: units_of(args)))
 
 
-def show_maps(finished: Run, p: Any, processed: Any) -> None:
+def show_maps(finished: Run, processed: Any) -> None:
     """The hints, after the pictures, as users expect them; not where a script puts tiles together."""
     from PIL import Image
 
-    host = services().host
     tiled = "sd upscale" in ", ".join(getattr(processed, "extra_generation_params", None) or {}).lower()
-    pictures = [(Image.fromarray(hint), module) for hint, module in finished.maps]
-    if not host.option("control_net_no_detectmap", False) and not tiled:
-        processed.images.extend(picture for picture, _ in pictures)
-    if host.option("control_net_detectmap_autosaving", False):
-        save_maps(pictures, p, str(host.option("control_net_detectedmap_dir", "detected_maps")))
+    if not services().host.option("control_net_no_detectmap", False) and not tiled:
+        processed.images.extend(Image.fromarray(hint) for hint, _ in finished.maps)
 
 
-def save_maps(pictures: Sequence[tuple[Any, str]], p: Any, folder: str) -> None:
-    """Each map into a folder named after its preprocessor, beside the pictures unless the setting is absolute."""
+def save_maps(finished: Run, p: Any) -> None:
+    """If the settings say so, each map into a folder named after its preprocessor.
+
+    It lies beside the pictures, unless the setting is an absolute path.
+    """
     from pathlib import Path
 
     from modules import images
+    from PIL import Image
 
-    for picture, module in pictures:
+    host = services().host
+    if not host.option("control_net_detectmap_autosaving", False):
+        return
+    folder = Path(p.outpath_samples) / str(host.option("control_net_detectedmap_dir", "detected_maps"))
+    for hint, module in finished.maps:
         if module != "none":
-            images.save_image(picture, str(Path(p.outpath_samples) / folder / module), module)
+            images.save_image(Image.fromarray(hint), str(folder / module), module)
 
 
 __all__ = ["SLOTS", "TITLE", "make_script"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 
+from . import annotators
 from .files import ModelFiles
 from .host import WebUI
 from .memory import GIB, ModelCache
+from .preprocessing import Preprocessing
 from .run import Services
 
 CACHE_OPTION, CACHE_GIB = "controlstack_model_cache", 6  # GiB of control models that stay in memory
@@ -17,4 +19,9 @@ def services() -> Services:
     """The one instance."""
     host = WebUI()
     budget = int(float(host.option(CACHE_OPTION, CACHE_GIB)) * GIB)
-    return Services(host=host, files=ModelFiles(host.model_folders()), models=ModelCache(budget))
+    return Services(
+        host=host,
+        files=ModelFiles(host.model_folders()),
+        models=ModelCache(budget),
+        preprocess=Preprocessing(annotators.make_runtime(host)),
+    )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import comfyui_host
+import comfyui_world
 import control_files
 import pytest
+import webui_host
 
 
 @pytest.fixture(scope="session")
@@ -17,5 +20,31 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[comfyui_host.H
         pytest.skip("no ComfyUI: set COMFYUI_PATH to its folder (and COMFYUI_PYTHON to its Python)")
     base = tmp_path_factory.mktemp("comfyui")
     control_files.write_all(base / "models" / "controlnet")
+    comfyui_world.put_into(base)
     with comfyui_host.started(path, base) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def webui_path() -> Path:
+    """The folder of an AUTOMATIC1111 WebUI."""
+    path = webui_host.find()
+    if path is None:
+        pytest.skip("no WebUI: set WEBUI_PATH to its folder (and WEBUI_PYTHON to its Python)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def webui_models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models for it: a small checkpoint and small control models."""
+    models = tmp_path_factory.mktemp("webui-models")
+    webui_host.make_world(webui_path, models)
+    control_files.write_all(models / "ControlNet")
+    return models
+
+
+@pytest.fixture(scope="session")
+def webui(webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webui_host.Host]:
+    """A running WebUI with our extension."""
+    with webui_host.started(webui_path, tmp_path_factory.mktemp("webui"), webui_models) as host:
         yield host

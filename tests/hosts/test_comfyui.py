@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -305,6 +306,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "wrong base": ({"file": "xl"}, "was trained for .* the loaded checkpoint is"),
     "steps that never come": ({"basis": "steps", "start": 0.3, "end": 0.4}, "fires on 0 of 4 steps.*disable the unit"),
     "range upside down": ({"start": 0.8, "end": 0.2}, "starts at 0.8, after its end 0.2"),
+    "unknown preprocessor": ({"preprocessor": "cany"}, "none of ours: choose one"),
     "no control model": ({"file": "lora"}, "is no control model: it is a LoRA"),
 }
 
@@ -330,6 +332,65 @@ def test_a_run_that_fails_leaves_nothing_behind(comfyui: Host, how: str, call: i
         scene.draw(comfyui)
     assert (controlled(comfyui) == before).all()
     assert (plain(comfyui) == uncontrolled).all()
+
+
+def test_a_union_model_must_be_told_its_type(comfyui: Host) -> None:
+    def union(typed: bool) -> Tensor:
+        scene = Scene()
+        control = scene.graph.add("TestUnion", control_net=scene.theirs("canny"), typed=typed)
+        scene.apply(scene.unit(control, scene.picture()))
+        return scene.draw(comfyui)
+
+    with pytest.raises(RunError, match=r"is a union model .* SetUnionControlNetType"):
+        union(typed=False)
+    assert union(typed=True).isfinite().all()
+
+
+def test_a_file_that_was_replaced_is_loaded_again(comfyui: Host) -> None:
+    folder = comfyui.base / "models" / "controlnet"
+    shutil.copy(folder / "canny.safetensors", folder / "replaced.safetensors")
+    before = controlled(comfyui, file="replaced")
+    shutil.copy(folder / "depth.safetensors", folder / "replaced.safetensors")
+    after = controlled(comfyui, file="replaced")
+    assert difference(before, after) > 0.01
+    assert (after == controlled(comfyui, file="depth")).all()
+
+
+def test_units_travel_through_a_webuis_text(comfyui: Host) -> None:
+    """Written, and read again, they draw the same picture."""
+    canny = {"preprocessor": "canny", "preprocessor.low": 40, "preprocessor.high": 90, "resolution": SIZE}
+    scene = Scene()
+    picture = scene.picture()
+    units = scene.unit(scene.ours("depth"), picture, resolution=SIZE, weight=0.7, end=0.8, mode="prompt")
+    units = scene.unit(scene.ours("canny"), picture, units, basis="steps", start=0.25, **canny)
+    writer = scene.graph.add("ControlStackInfotextFromUnits", units=units)
+    scene.apply(units)
+    wanted = scene.draw(comfyui)
+    text = comfyui.run(scene.graph)["outputs"][writer[0]]["text"][0]
+    read = Scene()
+    infotext = f"a cat\nNegative prompt: a dog\nSteps: 4, {text}, Version: 1"
+    read.apply(
+        read.graph.add("ControlStackUnitsFromInfotext", infotext=infotext, image=read.picture(), hires_pass="all")
+    )
+    assert (read.draw(comfyui) == wanted).all()
+
+
+TEXTS = {
+    "a cat, Steps: 4": "has no ControlNet unit",
+    'ControlNet 0: "Module: none, Model: cany [0123abcd]"': "'cany' is not in the controlnet folder; there is: canny",
+    'ControlNet 0: "Module: none, Model: canny, Pixel Perfect: True"': "connect a latent",
+    'ControlNet 0: "Module: none, Model: canny, Weight: 3"': "the weight is 3, expected 0 to 2",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_that_cannot_act_is_refused(comfyui: Host, text: str) -> None:
+    scene = Scene()
+    scene.apply(
+        scene.graph.add("ControlStackUnitsFromInfotext", infotext=text, image=scene.picture(), hires_pass="all")
+    )
+    with pytest.raises(RunError, match=TEXTS[text]):
+        scene.draw(comfyui)
 
 
 def test_context_windows_take_their_own_hints(comfyui: Host) -> None:

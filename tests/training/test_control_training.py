@@ -13,32 +13,13 @@ import torch
 from controlstack.core.errors import HintError, HostError
 from controlstack.models.families.controlnet import ControlNet, ControlNetConfig
 from controlstack.training import commands
-from controlstack.training.control import Run, Settings, controlled, emptied, loss_of, start, target_of, tokenise, train
+from controlstack.training.control import Run, Settings, controlled, dropped, loss_of, start, target_of, train
 from controlstack.training.copy import trainable_copy
 from controlstack.training.data import HintSource, read_examples
-from controlstack.training.tiny import autoencoder, base
-from controlstack.training.tiny.scenes import write_dataset
+from controlstack.training.words import Words, emptied, tokenise
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors import safe_open
 from torch import Tensor
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an untrained tiny base and five examples."""
-    folder = tmp_path_factory.mktemp("world")
-    torch.manual_seed(0)
-    made = base.new_base(autoencoder.new_autoencoder(), folder)
-    made.unet.conv_out.weight.data.normal_(0, 0.1)  # an untrained U-Net's output is small, and so are all gradients
-    made.save(folder / "base")
-    write_dataset(folder / "data", 5, seed=1)
-    return folder
-
-
-@pytest.fixture
-def settings(world: Path) -> Settings:
-    hints = HintSource(preprocessor="canny")
-    return Settings(base=world / "base", data=world / "data", hints=hints, steps=4, batch=2, learning_rate=1e-3)
 
 
 def _inputs(unet: UNet2DConditionModel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -51,7 +32,7 @@ def test_an_untrained_control_adds_exactly_nothing(settings: Settings) -> None:
     run = start(settings)
     x, time, hint, context = _inputs(run.base.unet)
     plain = run.base.unet(x, time, context).sample
-    assert controlled(run.base.unet, run.network, x, time, hint, context, only_middle=False).equal(plain)
+    assert controlled(run.base.unet, run.network, x, time, hint, Words(context), settings).equal(plain)
 
 
 def test_the_copy_equals_the_encoder(settings: Settings) -> None:
@@ -109,10 +90,19 @@ def test_a_base_that_predicts_something_else_is_refused() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_prompts_are_emptied_in_their_share(settings: Settings, share: float) -> None:
+    drop = dropped(start(replace(settings, empty_prompts=share, batch=1000)))
+    assert abs(float(drop.float().mean()) - share) < 0.06
+
+
+def test_an_emptied_prompt_is_the_empty_one(settings: Settings) -> None:
     model = start(settings).base
-    tokens = tokenise(model, ["a red star on blue"]).repeat(400, 1)
-    kept = (emptied(tokens, model, share, torch.Generator().manual_seed(0)) == tokens).all(dim=1)
-    assert abs(float(kept.float().mean()) - (1 - share)) < 0.08
+    star, empty = tokenise(model, ["a red star on blue", ""])
+    assert emptied(torch.stack([star, star]), model, torch.tensor([True, False])).equal(torch.stack([empty, star]))
+
+
+def test_emptying_all_prompts_changes_what_is_learned(settings: Settings) -> None:
+    losses = [list(train(start(replace(settings, steps=1, empty_prompts=share)))) for share in (0.0, 1.0)]
+    assert losses[0] != losses[1]
 
 
 def _weights(run: Run) -> Tensor:

@@ -17,6 +17,9 @@ from controlstack.core.fields import HiresOption, UnionType, UnitArgs, curve_tex
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import Easing, Keyframe, RangeBasis
 from controlstack.core.unit import ControlMode
+from controlstack.preprocessors.pool import PlainManager, Pool
+from controlstack.preprocessors.runtime import Runtime
+from controlstack.preprocessors.store import Store
 from controlstack.scripts.webui import preprocessing
 from controlstack.scripts.webui.arguments import FIELDS, SLOTS, fill, raw_units, units_of
 from controlstack.scripts.webui.files import ModelFiles, short_hash
@@ -271,12 +274,42 @@ def test_control_types_filter_preprocessors_and_models() -> None:
     assert types["All"]["model_list"] == ["None", "control_canny [0]", "my_depth [1]"]
 
 
-def test_a_result_is_computed_once() -> None:
-    preprocess = preprocessing.Preprocessing()
+def test_a_result_is_computed_once(tmp_path: Path) -> None:
+    runtime = Runtime(store=Store(tmp_path), pool=Pool(PlainManager()))
+    preprocess = preprocessing.Preprocessing(runtime)
     unit = preprocessing.with_defaults(parse_unit({"enabled": True, "module": "canny"}))
     picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    assert preprocess(unit, picture) is preprocess(unit, picture.copy())
+    assert (preprocess(unit, picture) == preprocess(unit, picture.copy())).all()
+    assert (runtime.cache.hits, runtime.cache.misses) == (1, 1)
     assert preprocess(unit, picture, resolution=64).shape == (64, 64, 3)
+
+
+def test_thresholds_set_only_what_they_set_for_clients() -> None:
+    """The webuiapi client sends 64 for both, whatever the preprocessor."""
+    sent = {"enabled": True, "threshold_a": 64, "threshold_b": 64}
+    drawn = preprocessing.with_defaults(parse_unit({**sent, "module": "lineart_standard"}))
+    assert preprocessing.parameters_of(drawn) == {}
+    ours = preprocessing.with_defaults(parse_unit({**sent, "module": "pyracanny"}))
+    assert preprocessing.parameters_of(ours) == {"low": 64, "high": 64}
+
+
+def test_the_page_sets_every_number() -> None:
+    (unit,) = units_of([*[None] * SLOTS, *page(enabled=True, module="lineart_standard", threshold_a=3, threshold_b=9)])
+    assert preprocessing.parameters_of(preprocessing.with_defaults(unit)) == {"sigma": 3, "threshold": 9}
+
+
+def test_inpainting_without_a_mask_invents_nothing() -> None:
+    unit = preprocessing.with_defaults(parse_unit({"enabled": True, "module": "inpaint_only"}))
+    hint = preprocessing.Preprocessing()(unit, RED)
+    assert hint.shape == (4, 6, 4) and not hint[..., 3].any()
+
+
+def test_clients_find_every_name_they_know() -> None:
+    names, labels = preprocessing.names(), preprocessing.names(aliases=True)
+    assert {"none", "canny", "openpose_full", "depth", "lineart", "color", "inpaint"} <= set(names)
+    assert "invert (from white bg & black line)" in labels and len(set(names)) == len(names)
+    assert all(preprocessing.lookup(name) in preprocessing.REGISTRY for name in (*names, *labels))
+    assert preprocessing.detail(preprocessing.lookup("reference_only"))["model_free"]
 
 
 # --- Files
@@ -338,7 +371,7 @@ def test_slots_win_over_the_page() -> None:
 
 
 def test_several_pictures_make_a_unit_of_several() -> None:
-    (unit,) = raw_units([*[None] * SLOTS, *page(enabled=True, multi_images=[RED, RED])])
+    (unit,) = raw_units([*[None] * SLOTS, *page(enabled=True, input_mode="merge", multi_images=[RED, RED])])
     assert unit["input_mode"] == "merge" and len(unit["image"]) == 2
 
 

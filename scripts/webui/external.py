@@ -1,0 +1,260 @@
+"""`external_code` of sd-webui-controlnet: what other extensions import to give units to a request.
+
+They import it under paths that are that extension's files. So this module is also known under those names, and the
+names of its functions and fields are theirs.
+"""
+
+# pyright: reportMissingImports=false
+# The host's own modules exist only inside it.
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...core.fields import ALIASES, UnitArgs
+from ...core.resize import pixel_perfect
+from . import preprocessing
+from .api import UNITS, UNITS_OPTION, VERSION
+from .arguments import fill, raw_units
+from .pictures import read_picture
+from .services import services
+
+if TYPE_CHECKING:
+    from .pictures import Image
+
+log = logging.getLogger("controlstack")
+
+ROOT = Path(__file__).resolve().parents[2]
+PEER = "internal_controlnet"  # a folder that sd-webui-controlnet has
+NAMES = (
+    "scripts.external_code",
+    "extensions.{}.scripts.external_code",
+    "{}.external_code",
+    "{}.args",
+)
+
+
+class ControlMode(Enum):
+    """Whose word counts more."""
+
+    BALANCED = "Balanced"
+    PROMPT = "My prompt is more important"
+    CONTROL = "ControlNet is more important"
+
+
+class ResizeMode(Enum):
+    """How a picture is fitted to the result."""
+
+    RESIZE = "Just Resize"
+    INNER_FIT = "Crop and Resize"
+    OUTER_FIT = "Resize and Fill"
+
+    def int_value(self) -> int:
+        """Its number in the WebUI's own list."""
+        return list(ResizeMode).index(self)
+
+
+class InputMode(Enum):
+    """Where a unit's pictures come from."""
+
+    SIMPLE = "simple"
+    BATCH = "batch"
+    MERGE = "merge"
+
+
+class HiResFixOption(Enum):
+    """In which pass a unit acts."""
+
+    BOTH = "Both"
+    LOW_RES_ONLY = "Low res only"
+    HIGH_RES_ONLY = "High res only"
+
+
+class ControlNetUnionControlType(Enum):
+    """What a union model's hint shows."""
+
+    OPENPOSE = "OpenPose"
+    DEPTH = "Depth"
+    SOFT_EDGE = "Soft Edge"
+    HARD_EDGE = "Hard Edge"
+    NORMAL_MAP = "Normal Map"
+    SEGMENTATION = "Segmentation"
+    TILE = "Tile"
+    INPAINT = "Inpaint"
+    UNKNOWN = "Unknown"
+
+
+_LEFT_TO_US = {  # enums of our own, which other extensions do not know
+    "resize_mode": ResizeMode.INNER_FIT,
+    "control_mode": ControlMode.BALANCED,
+    "hr_option": HiResFixOption.BOTH,
+    "union_control_type": ControlNetUnionControlType.UNKNOWN,
+    "input_mode": InputMode.SIMPLE,
+    "range_basis": "webui",
+}
+_DEFAULTS = {each.name: _LEFT_TO_US.get(each.name, getattr(UnitArgs(), each.name)) for each in fields(UnitArgs)}
+
+
+class ControlNetUnit:
+    """A unit as other extensions make and change it; what makes no sense is said when the request begins."""
+
+    def __init__(self, **given: Any) -> None:
+        vars(self).update(_DEFAULTS | {ALIASES.get(name, name): value for name, value in given.items()})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ControlNetUnit:
+        """The same from a client's object."""
+        return cls(**values)
+
+    def dict(self) -> dict[str, Any]:
+        """All fields by name."""
+        return dict(vars(self))
+
+    def copy(self) -> ControlNetUnit:
+        """Another one with the same values."""
+        return ControlNetUnit(**vars(self))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ControlNetUnit) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"ControlNetUnit({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
+def publish() -> None:
+    """Make this module importable under the names that other extensions use, unless they mean somebody else's."""
+    from modules import extensions
+
+    active = [(each, Path(each.path)) for each in extensions.active()]
+    peer = next((path for _, path in active if (path / PEER).is_dir()), None)
+    if peer is not None:
+        log.error(
+            "%s is installed too: both are called ControlNet, and requests reach only one. Switch one of them off on "
+            "the page Extensions",
+            peer,
+        )
+        return
+    folders = {"sd-webui-controlnet", *(each.name for each, path in active if path.resolve() == ROOT)}
+    names = {name.format(folder) for name in NAMES[:2] for folder in folders}
+    names |= {name.format(PEER) for name in NAMES[2:]}
+    sys.modules.update(dict.fromkeys(names, sys.modules[__name__]))
+
+
+def get_api_version() -> int:
+    """Of sd-webui-controlnet's API."""
+    return VERSION
+
+
+def get_models(update: bool = False) -> list[str]:
+    """All control models; `update` looks at the folders again."""
+    if update:
+        services().files.refresh()
+    return services().files.names
+
+
+def get_modules(alias_names: bool = False) -> list[str]:
+    """All preprocessors."""
+    return preprocessing.names(alias_names)
+
+
+def get_modules_detail(alias_names: bool = False) -> dict[str, Any]:
+    """The sliders of all preprocessors."""
+    return {name: preprocessing.detail(preprocessing.lookup(name)) for name in get_modules(alias_names)}
+
+
+def get_max_models_num() -> int:
+    """Tabs of the page."""
+    return int(services().host.option(UNITS_OPTION, UNITS))
+
+
+def is_cn_script(script: Any) -> bool:
+    """Whether a script is called as ours is."""
+    return script.title().lower() == "controlnet"
+
+
+def find_cn_script(script_runner: Any) -> Any:
+    """Our script among those of a tab, or None."""
+    scripts = getattr(script_runner, "alwayson_scripts", None) or ()
+    return next((script for script in scripts if is_cn_script(script)), None)
+
+
+def get_all_units_in_processing(p: Any) -> list[ControlNetUnit]:
+    """The units of a request."""
+    return get_all_units(p.scripts, p.script_args)
+
+
+def get_all_units(script_runner: Any, script_args: Sequence[Any]) -> list[ControlNetUnit]:
+    """The units among the arguments of all scripts."""
+    script = find_cn_script(script_runner)
+    return [] if script is None else get_all_units_from(script_args[script.args_from : script.args_to])
+
+
+def get_all_units_from(script_args: Sequence[Any]) -> list[ControlNetUnit]:
+    """The units among our script's arguments."""
+    return [to_processing_unit(each) for each in raw_units(list(script_args))]
+
+
+def get_single_unit_from(script_args: Sequence[Any], index: int = 0) -> ControlNetUnit | None:
+    """Unit number `index` among our script's arguments."""
+    units = get_all_units_from(script_args)
+    return units[index] if index < len(units) else None
+
+
+def to_processing_unit(unit: Any) -> ControlNetUnit:
+    """A unit from a client's object, from another's class of this name, or itself."""
+    return (
+        unit
+        if isinstance(unit, ControlNetUnit)
+        else ControlNetUnit(**(unit if isinstance(unit, Mapping) else vars(unit)))
+    )
+
+
+def update_cn_script_in_processing(p: Any, cn_units: Sequence[Any], **_ignored: Any) -> None:
+    """Let a request run with these units instead of its own."""
+    p.script_args = update_cn_script(p.scripts, p.script_args, cn_units)
+
+
+def update_cn_script(script_runner: Any, script_args: Any, cn_units: Sequence[Any]) -> Any:
+    """The arguments of all scripts with these units in ours; the places of other scripts' arguments stay."""
+    changed = list(script_args)
+    update_cn_script_in_place(script_runner, changed, cn_units)
+    return type(script_args)(changed)
+
+
+def update_cn_script_in_place(
+    script_runner: Any, script_args: list[Any], cn_units: Sequence[Any], **_ignored: Any
+) -> None:
+    """The same in the list itself."""
+    script = find_cn_script(script_runner)
+    if script is not None and len(script_args) >= script.args_from:
+        fill(script_args, script.args_from, cn_units)
+
+
+def resize_mode_from_value(value: Any) -> ResizeMode:
+    """A resize mode of any form; the WebUI's own list has a fourth, latent upscale."""
+    from ...core.fields import RESIZE_LABELS, label_of, parse_unit
+
+    if isinstance(value, int) and value >= len(ResizeMode):
+        return ResizeMode.RESIZE
+    return ResizeMode(label_of(RESIZE_LABELS, parse_unit({"enabled": True, "resize_mode": value}).resize_mode))
+
+
+def pixel_perfect_resolution(image: Image, target_H: int, target_W: int, resize_mode: Any) -> int:  # noqa: N803
+    """The preprocessor resolution that loses and invents no detail."""
+    from ...core.fields import parse_unit
+
+    mode = parse_unit({"enabled": True, "resize_mode": resize_mode}).resize_mode
+    return pixel_perfect((image.shape[0], image.shape[1]), (target_H, target_W), mode)
+
+
+def to_base64_nparray(encoding: str) -> Image:
+    """A picture from base64 text."""
+    return read_picture(encoding)

@@ -1,0 +1,114 @@
+"""A picture's text, or a preset, put back into the page: units that it names are switched on, the others off.
+
+A text without units changes nothing, so pasting a prompt keeps what the user has set up.
+"""
+
+# pyright: reportMissingImports=false
+# The host's own modules exist only inside it.
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...core import infotext
+from ...core.errors import ControlError, ModelError
+from ...core.fields import NO_MODEL, parse_unit
+from . import choices, preprocessing
+from .arguments import FIELDS, THRESHOLDS
+
+if TYPE_CHECKING:
+    from .files import ModelFiles
+
+log = logging.getLogger("controlstack")
+
+READ = "control_net_sync_field_args"  # the setting whether texts are read at all
+CONTROL_TYPE = "control_type"  # not a field of a unit: a filter of the page, which must not hide what was pasted
+# What a text can set; pictures and folders stay as they are.
+PASTED = tuple(
+    name for name in FIELDS
+    if name not in ("image", "mask", "effective_region_mask", "multi_images", "batch_folder", "output_folder",
+                    "input_mode", "loopback", "low_vram", "inpaint_crop_input_image")
+)  # fmt: skip
+
+
+def key_of(index: int, name: str) -> str:
+    """The name under which a pasted field travels, as in sd-webui-controlnet."""
+    return f"ControlNet {index} {name}"
+
+
+def widget_values(fields: Mapping[str, object], files: ModelFiles) -> tuple[dict[str, Any], list[str]]:
+    """The page's values for a unit's fields, and what is amiss with them in sentences.
+
+    A model that is not there leaves none chosen, so that generating says so instead of using another one.
+    """
+    try:
+        values = choices.display(parse_unit(fields))
+    except ControlError as error:
+        return {"enabled": False}, [f"a unit was left out: {error}"]
+    if values["model"].lower() == NO_MODEL.lower():
+        return values | {"model": NO_MODEL}, []
+    try:
+        return values | {"model": files.find(values["model"])[0]}, []
+    except ModelError as error:
+        return values | {"model": NO_MODEL}, [str(error)]
+
+
+def explode(parameters: dict[str, Any], count: int, files: ModelFiles) -> list[str]:
+    """Add an entry for each widget to a picture's parsed parameters; what is amiss in sentences.
+
+    count: tabs of the page.
+    """
+    units = infotext.read(parameters)
+    if not units:
+        return []
+    problems = [f"the text has unit {index}, and the page has {count}: raise the number of units in the settings"
+                for index in units if index >= count]  # fmt: skip
+    for index in range(count):
+        values, amiss = widget_values(units[index], files) if index in units else ({"enabled": False}, [])
+        problems += amiss
+        for name, update in updates(values, files.names).items():
+            parameters[key_of(index, name)] = update
+    return problems
+
+
+def updates(values: Mapping[str, Any], models: list[str]) -> dict[str, Any]:
+    """What the host does with each widget: a value, or a dictionary that gradio takes for more than that."""
+    found: dict[str, Any] = {name: values[name] for name in PASTED if name in values}
+    if "module" not in values:
+        return {name: _update(value=value) for name, value in found.items()}
+    sliders = dict(zip(("processor_res", *THRESHOLDS), choices.sliders(values["module"]), strict=True))
+    hidden = {"processor_res": bool(values["pixel_perfect"])}
+    for name, slider in sliders.items():
+        found[name] = _update(
+            value=values[name] if slider.visible else slider.value, visible=slider.visible and not hidden.get(name),
+            label=slider.label, minimum=slider.minimum, maximum=slider.maximum, step=slider.step,
+        )  # fmt: skip
+    found["module"] = _update(value=values["module"], choices=choices.modules())
+    found["model"] = _update(value=values["model"], choices=[NO_MODEL, *models])
+    found[CONTROL_TYPE] = _update(value=preprocessing.ALL)
+    return {name: value if isinstance(value, dict) else _update(value=value) for name, value in found.items()}
+
+
+def pasted(_text: str, parameters: dict[str, Any]) -> None:
+    """The host's callback."""
+    from .page import unit_count
+    from .services import services
+
+    if services().host.option(READ, True):
+        warn(explode(parameters, unit_count(), services().files))
+
+
+def warn(problems: list[str]) -> None:
+    """In the console and, while a page listens, in its corner."""
+    import gradio as gr
+
+    for problem in problems:
+        log.warning(problem)
+        gr.Warning(f"ControlNet: {problem}")
+
+
+def _update(**changes: Any) -> dict[str, Any]:
+    """`gr.update` of both versions, which needs no gradio."""
+    return {**changes, "__type__": "update"}

@@ -1,0 +1,344 @@
+"""One unit of the page: its widgets, under the ids that users' styles and other extensions know, and their events."""
+
+# pyright: reportMissingImports=false
+# The host's own modules exist only inside it.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...core.errors import ControlError
+from ...core.fields import (
+    BASIS_LABELS,
+    HIRES_LABELS,
+    LARGEST_WEIGHT,
+    MODE_LABELS,
+    NO_MODEL,
+    NO_MODULE,
+    RESIZE_LABELS,
+    UNION_LABELS,
+    InputMode,
+    UnitArgs,
+)
+from . import choices, preprocessing
+from .arguments import FIELDS, THRESHOLDS
+from .gradio_shim import on, picture, shown
+from .services import services
+
+PICTURE_HEIGHT = 300  # pixels
+BASIS_INFO = (
+    "webui: as sd-webui-controlnet does; steps: exact parts of the steps; noise: along the noise schedule, as ComfyUI"
+)
+SLIDERS = ("processor_res", *THRESHOLDS)
+
+
+@dataclass(kw_only=True)
+class UnitPage:
+    """The widgets of a unit by the name of their field, and the helpers around them."""
+
+    tab: str  # txt2img or img2img
+    index: int
+    fields: dict[str, Any] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def arguments(self) -> list[Any]:
+        """The widgets in the order of the script's arguments."""
+        return [self.fields[name] for name in FIELDS]
+
+    def id(self, name: str) -> str:
+        """The id of an element of the page, in sd-webui-controlnet's form."""
+        return f"{self.tab}_controlnet_ControlNet-{self.index}_{name}"
+
+    def pick(self, *names: str) -> list[Any]:
+        """Some of the widgets."""
+        return [self.fields[name] for name in names]
+
+
+def build_unit(tab: str, index: int) -> UnitPage:
+    """Draw a unit inside the current container."""
+    page = UnitPage(tab=tab, index=index)
+    _pictures(page)
+    _switches(page)
+    _models(page)
+    _numbers(page)
+    _modes(page)
+    _more(page)
+    _connect(page)
+    return page
+
+
+# --- Widgets -------------------------------------------------------------------------------------------------------
+
+
+def _pictures(page: UnitPage) -> None:
+    import gradio as gr
+
+    with gr.Tabs(elem_id=page.id("input_tabs"), elem_classes=["cnet-input-tabs"]):
+        with gr.Tab("Single Image") as single:
+            _single_picture(page)
+        with gr.Tab("Batch") as batch:
+            page.fields["batch_folder"] = gr.Textbox(
+                label="Input Directory", elem_id=page.id("batch_image_dir"),
+                placeholder="A folder of the server: one picture is made for each picture in it",
+            )  # fmt: skip
+            page.fields["output_folder"] = gr.Textbox(
+                label="Output Directory", elem_id=page.id("batch_output_dir"),
+                placeholder="Leave empty to save where the WebUI saves",
+            )  # fmt: skip
+        with gr.Tab("Multi-Inputs") as several:
+            page.fields["multi_images"] = gr.File(
+                label="Pictures, each with its share of the weight", file_count="multiple", file_types=["image"],
+                elem_id=page.id("multi_images"),
+            )  # fmt: skip
+    page.fields["input_mode"] = mode = gr.State(InputMode.SIMPLE.value)
+    for each, value in ((single, InputMode.SIMPLE), (batch, InputMode.BATCH), (several, InputMode.MERGE)):
+        on(each.select, lambda value=value: value.value, outputs=[mode])
+
+
+def _single_picture(page: UnitPage) -> None:
+    import gradio as gr
+
+    with gr.Row(elem_classes=["cnet-image-row"], equal_height=True):
+        with gr.Group(elem_classes=["cnet-input-image-group"]):
+            page.fields["image"] = picture("Image", page.id("input_image"), draw=True, height=PICTURE_HEIGHT)
+        with gr.Group(visible=False, elem_classes=["cnet-mask-image-group"]) as page.extras["mask_group"]:
+            page.fields["mask"] = picture("Mask", page.id("mask_image"), height=PICTURE_HEIGHT)
+        with gr.Group(visible=False, elem_classes=["cnet-generated-image-group"]) as page.extras["preview_group"]:
+            page.extras["preview"] = shown("Preprocessor Preview", page.id("generated_image"), height=PICTURE_HEIGHT)
+        with gr.Group(visible=False, elem_classes=["cnet-region-image-group"]) as page.extras["region_group"]:
+            page.fields["effective_region_mask"] = picture(
+                "Effective Region: paint where the unit acts, or give a black and white picture",
+                page.id("effective_region_mask"), draw=True, height=PICTURE_HEIGHT,
+            )  # fmt: skip
+    with gr.Row(elem_classes=["cnet-image-controls"]):
+        tool(page, "take_txt2img", "🖼 txt2img", "Take the selected picture of txt2img", "controlnet_take_txt2img")
+        tool(page, "take_img2img", "🖼 img2img", "Take the selected picture of img2img", "controlnet_take_img2img")
+        tool(page, "webcam", "📷", "Take pictures with the webcam, or upload them", "controlnet_webcam_enable")
+        tool(page, "mirror", "⇄", "Mirror the webcam", "controlnet_webcam_mirror")
+        tool(page, "dimensions", "⤴", "Make width and height those of the picture", "controlnet_send_dimen_button")
+
+
+def tool(page: UnitPage, name: str, text: str, tooltip: str, elem_id: str) -> None:
+    """A small button."""
+    from modules.ui_components import ToolButton
+
+    page.extras[name] = ToolButton(value=text, elem_id=page.id(elem_id), tooltip=tooltip)
+
+
+def _switches(page: UnitPage) -> None:
+    from modules.ui_components import FormRow
+
+    with FormRow(elem_classes=["cnet-main-options"]):
+        _checkbox(page, "enabled", "Enable", "enable", classes=["cnet-unit-enabled"])
+        _checkbox(page, "low_vram", "Low VRAM", "low_vram")
+        _checkbox(page, "pixel_perfect", "Pixel Perfect", "pixel_perfect")
+        _checkbox(page, "show_preview", "Allow Preview", "preprocessor_preview", classes=["cnet-allow-preview"])
+        _checkbox(page, "show_mask", "Use Mask", "mask_upload")
+        _checkbox(page, "show_region", "Effective Region Mask", "effective_region")
+
+
+def _checkbox(
+    page: UnitPage, name: str, label: str, stem: str, value: bool = False, classes: Sequence[str] = ()
+) -> None:
+    import gradio as gr
+
+    box = gr.Checkbox(
+        label=label, value=value, elem_id=page.id(f"controlnet_{stem}_checkbox"), elem_classes=list(classes)
+    )
+    (page.fields if name in FIELDS else page.extras)[name] = box
+
+
+def _models(page: UnitPage) -> None:
+    import gradio as gr
+    from modules.ui_components import FormRow
+
+    page.extras["type"] = gr.Radio(
+        label="Control Type", choices=list(preprocessing.TAGS), value=preprocessing.ALL,
+        elem_id=page.id("controlnet_type_filter_radio"), elem_classes=["controlnet_control_type"],
+    )  # fmt: skip
+    with FormRow(elem_classes=["controlnet_preprocessor_model"]):
+        page.fields["module"] = gr.Dropdown(
+            label="Preprocessor", choices=choices.modules(), value=NO_MODULE,
+            elem_id=page.id("controlnet_preprocessor_dropdown"),
+        )  # fmt: skip
+        tool(page, "run", "💥", "Run the preprocessor and show what it makes", "controlnet_trigger_preprocessor")
+        page.fields["model"] = gr.Dropdown(
+            label="Model", choices=[NO_MODEL, *services().files.names], value=NO_MODEL,
+            elem_id=page.id("controlnet_model_dropdown"),
+        )  # fmt: skip
+        tool(page, "refresh", "🔄", "Look for models again", "controlnet_refresh_models")
+
+
+def _numbers(page: UnitPage) -> None:
+    import gradio as gr
+    from modules.ui_components import FormRow
+
+    with FormRow(elem_classes=["controlnet_weight_steps"]):
+        for name, label, stem, value, top in (
+            ("weight", "Control Weight", "control_weight", 1.0, LARGEST_WEIGHT),
+            ("guidance_start", "Starting Control Step", "start_control_step", 0.0, 1.0),
+            ("guidance_end", "Ending Control Step", "ending_control_step", 1.0, 1.0),
+        ):
+            page.fields[name] = gr.Slider(
+                label=label, value=value, minimum=0.0, maximum=top, step=0.01 if top == 1 else 0.05,
+                elem_id=page.id(f"controlnet_{stem}_slider"),
+            )  # fmt: skip
+    page.extras["plan"] = gr.HTML(elem_id=page.id("plan"), elem_classes=["cnet-plan"])
+    stems = ("preprocessor_resolution", *(f"threshold_{name[-1].upper()}" for name in THRESHOLDS))
+    labels = ("Preprocessor Resolution", *(f"Threshold {name[-1].upper()}" for name in THRESHOLDS))
+    for name, stem, label, slider in zip(SLIDERS, stems, labels, choices.sliders(NO_MODULE), strict=True):
+        page.fields[name] = gr.Slider(
+            label=label, value=slider.value, minimum=slider.minimum, maximum=slider.maximum, step=slider.step,
+            visible=slider.visible, elem_id=page.id(f"controlnet_{stem}_slider"),
+        )  # fmt: skip
+
+
+def _modes(page: UnitPage) -> None:
+    defaults = choices.display(UnitArgs())
+    for name, label, options, elem_id in (
+        ("control_mode", "Control Mode", MODE_LABELS, "controlnet_control_mode_radio"),
+        ("resize_mode", "Resize Mode", RESIZE_LABELS, "controlnet_resize_mode_radio"),
+        ("hr_option", "Hires-Fix Option", HIRES_LABELS, "controlnet_hr_option_radio"),
+    ):
+        page.fields[name] = _radio(page, label, options, defaults[name], elem_id)
+
+
+def _radio(page: UnitPage, label: str, options: Mapping[str, object], value: str, elem_id: str, info: str = "") -> Any:
+    import gradio as gr
+
+    return gr.Radio(label=label, choices=list(options), value=value, elem_id=page.id(elem_id), info=info or None)
+
+
+def _more(page: UnitPage) -> None:
+    import gradio as gr
+    from modules.ui_components import FormRow
+
+    defaults = choices.display(UnitArgs())
+    with gr.Accordion("Schedule, union type, loopback", open=False, elem_id=page.id("more")):
+        page.fields["range_basis"] = _radio(
+            page, "Steps are counted as", BASIS_LABELS, defaults["range_basis"], "range_basis_radio", BASIS_INFO
+        )
+        page.fields["curve"] = gr.Textbox(
+            label="Weight Curve", placeholder="0: 1; 0.5: 0.3 ease-in; 1: 0", elem_id=page.id("weight_curve")
+        )
+        page.fields["advanced_weighting"] = gr.Textbox(
+            label="Block Weights", placeholder="One number for each block, the middle last; they replace the weight",
+            elem_id=page.id("advanced_weighting"),
+        )  # fmt: skip
+        page.fields["union_control_type"] = gr.Dropdown(
+            label="Union Control Type", choices=list(UNION_LABELS), value=defaults["union_control_type"],
+            elem_id=page.id("controlnet_union_control_type_dropdown"),
+        )  # fmt: skip
+        with FormRow():
+            _checkbox(page, "inpaint_crop_input_image", "Crop input image based on A1111 mask", "crop", value=True)
+            _checkbox(page, "loopback", "[Loopback] Use each picture for the next one",
+                      "automatically_send_generated_images")  # fmt: skip
+
+
+# --- Events --------------------------------------------------------------------------------------------------------
+
+
+def _connect(page: UnitPage) -> None:
+    fields, extras = page.fields, page.extras
+    on(fields["image"].upload, None, outputs=[fields["enabled"]], script="() => true")
+    for box, group, cleared in (
+        ("show_preview", "preview_group", None),
+        ("show_mask", "mask_group", "mask"),
+        ("show_region", "region_group", "effective_region_mask"),
+    ):
+        outputs = [extras[group], *([fields[cleared]] if cleared else [])]
+        on(extras[box].change, _visibility(len(outputs)), [extras[box]], outputs)
+    # `input` and not `change`: what a paste or a preset sets must not be set again to a preprocessor's defaults.
+    switched = page.pick("module", "model", *SLIDERS)
+    on(extras["type"].input, _choose_type, [extras["type"], fields["pixel_perfect"]], switched)
+    on(fields["module"].input, _choose_module, page.pick("module", "pixel_perfect"), page.pick(*SLIDERS))
+    on(fields["pixel_perfect"].change, _resolution, page.pick("module", "pixel_perfect"), [fields["processor_res"]])
+    on(extras["refresh"].click, _refresh, [extras["type"], fields["model"]], [fields["model"]])
+    for tab in ("txt2img", "img2img"):
+        on(extras[f"take_{tab}"].click, None, script=f"() => controlstack.take('{tab}', '{page.id('input_image')}')")
+    on(extras["dimensions"].click, None, script=f"() => controlstack.resize('{page.tab}', '{page.id('input_image')}')")
+    _connect_webcam(page)
+
+
+def _visibility(outputs: int) -> Callable[[bool], Any]:
+    """Show a picture beside the first; what is hidden is emptied, since it must not act unseen."""
+    import gradio as gr
+
+    def show(visible: bool) -> Any:
+        group = gr.update(visible=visible)
+        return group if outputs == 1 else (group, gr.update() if visible else gr.update(value=None))
+
+    return show
+
+
+def slider_updates(module: str, pixel_perfect: bool) -> list[Any]:
+    """The sliders of a preprocessor at their defaults; pixel perfect needs no resolution."""
+    import gradio as gr
+
+    return [
+        gr.update(
+            visible=each.visible and not (index == 0 and pixel_perfect), label=each.label, value=each.value,
+            minimum=each.minimum, maximum=each.maximum, step=each.step,
+        )
+        for index, each in enumerate(choices.sliders(module))
+    ]  # fmt: skip
+
+
+def _choose_type(tag: str, pixel_perfect: bool) -> list[Any]:
+    import gradio as gr
+
+    found = choices.offer(tag, services().files.names)
+    module = gr.update(choices=found.modules, value=found.module)
+    model = gr.update(choices=found.models, value=found.model)
+    return [module, model, *slider_updates(found.module, pixel_perfect)]
+
+
+def _choose_module(module: str, pixel_perfect: bool) -> list[Any]:
+    return slider_updates(module, pixel_perfect)
+
+
+def _resolution(module: str, pixel_perfect: bool) -> Any:
+    import gradio as gr
+
+    return gr.update(visible=choices.sliders(module)[0].visible and not pixel_perfect)
+
+
+def _refresh(tag: str, model: str) -> Any:
+    import gradio as gr
+
+    services().files.refresh()
+    found = choices.offer(tag, services().files.names)
+    return gr.update(choices=found.models, value=model if model in found.models else NO_MODEL)
+
+
+def _connect_webcam(page: UnitPage) -> None:
+    """gradio 4 has the webcam beside the upload; gradio 3 has either."""
+    import gradio as gr
+
+    from .gradio_shim import is_old
+
+    webcam, mirror = page.extras["webcam"], page.extras["mirror"]
+    if not is_old():
+        webcam.visible = mirror.visible = False
+        return
+    state = gr.State({"source": "upload", "mirror": False})
+    outputs = [page.fields["image"], state]
+
+    def change(now: dict[str, Any], **changes: Any) -> Any:
+        after = now | changes
+        update = {"source": after["source"], "mirror_webcam": after["mirror"], "__type__": "update"}
+        return update | ({"value": None} if after["source"] != now["source"] else {}), after
+
+    on(webcam.click, lambda now: change(now, source="upload" if now["source"] == "webcam" else "webcam"),
+       [state], outputs)  # fmt: skip
+    on(mirror.click, lambda now: change(now, mirror=not now["mirror"]), [state], outputs)
+
+
+def as_message(error: ControlError) -> Exception:
+    """What gradio shows in a corner of the page."""
+    import gradio as gr
+
+    return gr.Error(f"ControlNet: {error}")

@@ -1,0 +1,40 @@
+"""The goals of docs/performance.md that no machine can blur: FLOPs, operations, bytes, from shapes alone."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "step_cost.py"
+MOST = {  # name -> the largest value that is good enough
+    "overhead_1": 0.322,
+    "overhead_2": 0.644,
+    "overhead_3": 0.965,
+    "overhead_cond_only": 0.17,
+    "idle_ops": 0,
+    "hint_encodes": 1,
+    "maps_above_set_1": 1,
+    "maps_above_set_2": 1,
+    "maps_above_set_3": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def numbers() -> dict[str, float]:
+    spec = importlib.util.spec_from_file_location("step_cost", FILE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.measure()
+
+
+@pytest.mark.parametrize("name", MOST)
+def test_a_goal_is_held(numbers: dict[str, float], name: str) -> None:
+    assert numbers[name] <= MOST[name]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_peer_costs_more(numbers: dict[str, float], count: int) -> None:
+    assert 0 < numbers[f"overhead_{count}"] < numbers[f"peer_overhead_{count}"]

@@ -1,0 +1,130 @@
+"""What a person does on ComfyUI's real page: find our nodes, connect them, run them, read what they say."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import comfyui_world as world
+import pytest
+from browser import page as open_page
+from browser import shoot
+from comfyui_host import ROOT, Host
+
+EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
+QUIET = {"Comfy.TutorialCompleted": True, "LiteGraph.Canvas.MinFontSizeForLOD": 0}
+WAIT = 60_000  # milliseconds
+OPTION = ".p-autocomplete-option"
+NODES = ("Control Unit", "Apply Control Units", "Load Control Model")
+
+# Connects the nodes on the page, by their types, as a person would with the mouse.
+CONNECT = """(folder) => {
+  const graph = window.app.graph, find = type => graph._nodes.find(node => node.type === type);
+  const add = (type, x, y, set = {}) => {
+    const node = LiteGraph.createNode(type);
+    node.pos = [x, y];
+    graph.add(node);
+    for (const widget of node.widgets || []) if (widget.name in set) widget.value = set[widget.name];
+    return node;
+  };
+  const [unit, apply, load] = ["ControlUnit", "ApplyControlUnits", "LoadControlModel"].map(
+    name => find("ControlStack" + name));
+  unit.pos = [400, 60]; apply.pos = [740, 60]; load.pos = [40, 460];
+  apply.setSize([330, 130]);
+  const choose = (node, name, value) => {
+    const widget = node.widgets.find(each => each.name === name);
+    widget.value = value;
+    widget.callback?.(value);
+  };
+  choose(load, "name", "tiny-canny.safetensors");
+  choose(unit, "preprocessor", "canny");
+  choose(unit, "preprocessor.low", 50);
+  choose(unit, "preprocessor.high", 100);
+  const image = add("LoadImage", 40, 60, {image: "scene-2.png"});
+  const base = add("TestWorld", 740, 280, {folder});
+  base.title = "Checkpoint";
+  base.collapse();
+  const text = add("CLIPTextEncode", 740, 360, {text: "a red triangle and a purple triangle on white"});
+  text.setSize([330, 110]);
+  const latent = add("EmptyLatentImage", 740, 520, {width: 128, height: 128});
+  const sample = add("KSampler", 1110, 60, {cfg: 2, scheduler: "normal", seed: 3, control_after_generate: "fixed"});
+  const decode = add("VAEDecode", 1110, 390), show = add("PreviewImage", 1110, 490);
+  image.connect(0, unit, "image"); load.connect(0, unit, "control_net"); unit.connect(0, apply, "units");
+  base.connect(1, text, "clip"); text.connect(0, apply, "positive"); text.connect(0, apply, "negative");
+  base.connect(0, sample, "model"); apply.connect(0, sample, "positive"); apply.connect(1, sample, "negative");
+  latent.connect(0, sample, "latent_image"); sample.connect(0, decode, "samples"); base.connect(2, decode, "vae");
+  decode.connect(0, show, "images");
+}"""
+
+
+@pytest.fixture
+def page(comfyui: Host) -> Iterator[Any]:
+    for name, value in QUIET.items():
+        body = json.dumps(value).encode()
+        request = urllib.request.Request(
+            f"{comfyui.address}/settings/{name}", body, {"Content-Type": "application/json"}
+        )
+        urllib.request.urlopen(request, timeout=10).close()
+    with open_page() as opened:
+        opened.goto(comfyui.address)
+        opened.wait_for_function("window.app?.graph && window.LiteGraph", timeout=WAIT)
+        opened.wait_for_timeout(3000)  # it goes on to set up its menus
+        yield opened
+
+
+def search(page: Any, x: int, name: str) -> None:
+    """Open the search box by a double click on an empty place, as often as it takes, and type."""
+    for _ in range(10):
+        page.mouse.dblclick(x, 300)
+        page.wait_for_timeout(1000)  # a box that fades out still catches clicks
+        page.keyboard.type(name, delay=20)
+        page.wait_for_timeout(1000)
+        if page.locator(OPTION, has_text=name).count():
+            return
+    pytest.fail(f"the search box does not find {name}")
+
+
+def test_find_connect_run_and_read(comfyui: Host, page: Any, tmp_path: Path) -> None:
+    page.evaluate("window.app.graph.clear()")
+    for number, name in enumerate(NODES, start=1):
+        search(page, 400 * number - 100, name)
+        if number == 1:
+            shoot(page, tmp_path, "comfyui-search")
+        page.locator(OPTION, has_text=name).first.click()
+        page.wait_for_function(f"window.app.graph._nodes.length === {number}", timeout=WAIT)
+    page.evaluate(CONNECT, str(world.TINY / "base"))
+    page.evaluate("window.app.queuePrompt(0, 1)")
+    page.wait_for_function(
+        "window.app.graph._nodes.find(n => n.type === 'ControlStackControlUnit').imgs?.length", timeout=WAIT
+    )
+    said = "window.app.graph._nodes.find(n => n.type === 'ControlStackApplyControlUnits').widgets?.map(w => w.value)"
+    page.wait_for_function(f"({said})?.some(x => String(x).includes('fires on'))", timeout=WAIT)
+    assert "fires on 20 of 20 steps" in str(page.evaluate(said))
+    page.wait_for_function("window.app.graph._nodes.find(n => n.type === 'PreviewImage').imgs?.length", timeout=WAIT)
+    page.evaluate("window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.wait_for_timeout(1500)  # the view glides there
+    shoot(page, tmp_path, "comfyui")
+    page.evaluate("""() => {
+      const unit = window.app.graph._nodes.find(n => n.type === 'ControlStackControlUnit');
+      Object.assign(unit.widgets.find(w => w.name === 'start'), {value: 0.8});
+      Object.assign(unit.widgets.find(w => w.name === 'end'), {value: 0.2});
+    }""")
+    page.evaluate("window.app.queuePrompt(0, 1)")
+    page.get_by_text("the range starts at 0.8, after its end 0.2").first.wait_for(timeout=WAIT)
+    shoot(page, tmp_path, "comfyui-error")
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_open_and_run(comfyui: Host, page: Any, example: Path, tmp_path: Path) -> None:
+    """As shipped, but for the checkpoint and control models, which are our tiny ones."""
+    assert example.with_suffix(".jpg").is_file(), "it has no thumbnail"
+    page.evaluate("(workflow) => window.app.loadGraphData(workflow)", json.loads(example.read_text("utf-8")))
+    nodes = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    assert len([node for node in nodes.values() if node["class_type"].startswith("ControlStack")]) >= 2
+    shoot(page, tmp_path, f"example-{example.stem}")
+    entry = comfyui.run(world.in_tiny({name: node for name, node in nodes.items() if "class_type" in node}))
+    saved = [image for out in entry["outputs"].values() for image in out.get("images", ()) if image["type"] == "output"]
+    assert len(saved) == (2 if "batch" in example.stem else 1)

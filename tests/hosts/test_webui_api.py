@@ -1,0 +1,211 @@
+"""The routes and modules that clients and other extensions of sd-webui-controlnet use, in a real WebUI."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import webui_host
+from webui_host import Drawing, Host, Picture, RequestError, decode, encode
+
+SIZE = 64
+UNIT = {"enabled": True, "module": "none", "model": "canny"}
+
+
+def squares() -> Picture:
+    """Edges that Canny finds."""
+    picture = np.full((SIZE, SIZE, 3), 40, np.uint8)
+    picture[10:40, 8:50] = (220, 180, 90)
+    return picture
+
+
+def same(first: Drawing, second: Drawing) -> bool:
+    return all((a == b).all() for a, b in zip(first.pictures, second.pictures, strict=True))
+
+
+def test_version_and_settings(webui: Host) -> None:
+    assert webui.get("controlnet/version") == {"version": 3}
+    assert webui.get("controlnet/settings") == {"control_net_unit_count": 3}
+
+
+def test_models(webui: Host) -> None:
+    names = webui.get("controlnet/model_list")["model_list"]
+    assert [name.split(" [")[0] for name in names] == ["canny", "depth", "lora", "pose", "t2i", "xl"]
+    assert webui.get("controlnet/model_list?update=false")["model_list"] == names
+
+
+def test_modules(webui: Host) -> None:
+    answer = webui.get("controlnet/module_list")
+    assert {"none", "canny", "openpose_full", "depth", "inpaint"} <= set(answer["module_list"])
+    assert answer["module_detail"]["canny"] == {
+        "model_free": False,
+        "sliders": [
+            {"name": "Resolution", "value": 512, "min": 64, "max": 2048, "step": 8},
+            {"name": "Low Threshold", "value": 100, "min": 1, "max": 255, "step": 1},
+            {"name": "High Threshold", "value": 200, "min": 1, "max": 255, "step": 1},
+        ],
+    }
+    assert "depth_midas" in webui.get("controlnet/module_list?alias_names=true")["module_list"]
+
+
+def test_control_types(webui: Host) -> None:
+    types = webui.get("controlnet/control_types")["control_types"]
+    assert types["Canny"]["default_option"] == "canny"
+    assert types["Canny"]["model_list"][0] == "None" and types["Canny"]["default_model"].startswith("canny [")
+
+
+@pytest.mark.parametrize("field", ["controlnet_input_images", "controlnet_images"])
+def test_detect(webui: Host, field: str) -> None:
+    answer = webui.post("controlnet/detect", {"controlnet_module": "canny", field: [encode(squares())] * 2})
+    assert answer["info"] == "Success" and len(answer["images"]) == 2
+    edges = decode(answer["images"][0])
+    assert edges.shape == (512, 512, 3) and set(np.unique(edges)) == {0, 255}
+
+
+def test_detect_with_a_mask(webui: Host) -> None:
+    mask = np.zeros((SIZE, SIZE, 3), np.uint8)
+    mask[:32] = 255
+    body = {"controlnet_module": "inpaint_only", "controlnet_input_images": [encode(squares())]}
+    assert len(webui.post("controlnet/detect", {**body, "controlnet_masks": [encode(mask)]})["images"]) == 1
+    with pytest.raises(RequestError, match="needs a mask for each picture"):
+        webui.post("controlnet/detect", body)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"controlnet_module": "nix"}, "there is no preprocessor"),
+        ({"controlnet_module": "canny"}, "No image selected"),
+        ({"controlnet_module": "clip_vision"}, "Module not supported"),
+        ({"controlnet_module": "revision_clipvision"}, "Module not supported"),
+        ({"controlnet_module": "canny", "controlnet_input_images": ["/etc/passwd"]}, "paths and addresses are not"),
+        ({"controlnet_module": "canny", "controlnet_processor_res": "much"}, "controlnet_processor_res"),
+        ({"controlnet_module": "densepose", "controlnet_input_images": ["X"]}, "densepose|base64"),
+    ],
+)
+def test_detect_says_what_is_wrong(webui: Host, body: dict[str, Any], words: str) -> None:
+    with pytest.raises(RequestError, match=words) as caught:
+        webui.post("controlnet/detect", body)
+    assert caught.value.status == 422
+
+
+def test_detect_gives_the_hint_that_a_unit_uses(webui: Host) -> None:
+    hint = webui.post(
+        "controlnet/detect",
+        {"controlnet_module": "canny", "controlnet_input_images": [encode(squares())], "controlnet_processor_res": 64},
+    )["images"][0]
+    made = webui.draw({**UNIT, "module": "canny", "image": encode(squares()), "processor_res": 64})
+    assert same(webui.draw({**UNIT, "image": hint}), made)
+
+
+def test_poses_as_pictures(webui: Host) -> None:
+    person = {"pose_keypoints_2d": [number for i in range(18) for number in (20 + 5 * i, 30 + 10 * (i % 5), 1)]}
+    frame = {"people": [person], "canvas_width": 128, "canvas_height": 96}
+    answer = webui.post("controlnet/render_openpose_json", [frame, frame])
+    assert answer["info"] == "Success" and len(answer["images"]) == 2
+    assert decode(answer["images"][0]).shape == (96, 128, 3) and decode(answer["images"][0]).any()
+    assert webui.post("controlnet/render_openpose_json", []) == {"info": "No pose data detected."}
+    with pytest.raises(RequestError, match="canvas_width"):
+        webui.post("controlnet/render_openpose_json", [{"people": [person]}])
+
+
+def test_detect_waits_for_its_turn_and_keeps_the_server_awake(webui: Host) -> None:
+    jobs: list[str] = []
+
+    def detect() -> None:
+        webui.post("controlnet/detect", {"controlnet_module": "canny", "controlnet_input_images": [encode(squares())]})
+        jobs.append(webui.get("sdapi/v1/progress")["state"]["job"])
+
+    drawing = threading.Thread(target=webui.draw, kwargs={"steps": 30, "width": 128, "height": 128})
+    detecting = threading.Thread(target=detect)
+    drawing.start()
+    while not webui.get("sdapi/v1/progress")["state"]["job"]:
+        time.sleep(0.01)
+    detecting.start()
+    answers = 0
+    while detecting.is_alive():
+        assert webui.get("controlnet/version") == {"version": 3}  # though a computation waits for another
+        answers += 1
+    drawing.join()
+    assert answers > 1
+    assert jobs == [""], "it did not wait"
+
+
+def test_unload(webui: Host) -> None:
+    before = webui.draw({**UNIT, "image": encode(squares())})
+    assert webui.post("controlnet/unload") == {"info": "Success"}
+    assert same(webui.draw({**UNIT, "image": encode(squares())}), before)
+
+
+PATHS = (
+    "extensions.sd-webui-controlnet.scripts.external_code",
+    "extensions.ControlStack.scripts.external_code",
+    "scripts.external_code",
+    "internal_controlnet.external_code",
+)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_other_extensions_give_units(webui: Host, path: str) -> None:
+    """As ADetailer and Deforum do; without a picture the unit takes the one of img2img."""
+    scene = {"route": "img2img", "init_images": [encode(squares())], "denoising_strength": 0.9}
+    sent = {**UNIT, "weight": 0.8, "guidance_end": 0.9, "control_mode": "My prompt is more important"}
+    wanted = webui.draw(sent, **scene)
+    webui.post(f"test/visit?path={path}&model=canny")
+    assert same(webui.draw(**scene), wanted)
+    assert not same(webui.draw(**scene), webui.draw(sent, **scene))
+
+
+@pytest.fixture(scope="module")
+def guarded(webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A WebUI whose API asks for a password."""
+    base = tmp_path_factory.mktemp("guarded")
+    with webui_host.started(webui_path, base, webui_models, flags=("--api-auth", "me:secret,you:other")) as host:
+        yield host
+
+
+@pytest.mark.parametrize("auth", ["", "me:wrong", "nobody:secret"])
+def test_routes_ask_for_the_password(guarded: Host, auth: str) -> None:
+    stranger = Host(guarded.base, guarded.port, guarded.log, auth)
+    for path in ("version", "model_list", "module_list", "control_types", "settings"):
+        with pytest.raises(RequestError) as caught:
+            stranger.get(f"controlnet/{path}")
+        assert caught.value.status == 401
+    for path in ("detect", "render_openpose_json", "unload"):
+        with pytest.raises(RequestError) as caught:
+            stranger.post(f"controlnet/{path}", {})
+        assert caught.value.status == 401
+
+
+def test_routes_take_the_password(guarded: Host) -> None:
+    for auth in ("me:secret", "you:other"):
+        assert Host(guarded.base, guarded.port, guarded.log, auth).get("controlnet/version") == {"version": 3}
+
+
+def test_the_webuiapi_client(webui: Host) -> None:
+    """Unchanged: the lists, detect, and pictures with units."""
+    webuiapi = pytest.importorskip("webuiapi", reason="the client `webuiapi` is not installed")
+    from PIL import Image
+
+    api = webuiapi.WebUIApi(port=webui.port, sampler="Euler a", steps=3)
+    picture = Image.fromarray(squares())
+    assert api.controlnet_version() == 3
+    name = next(each for each in api.controlnet_model_list() if each.startswith("canny"))
+    assert "canny" in api.controlnet_module_list()
+    found = api.controlnet_detect(module="canny", images=[picture])
+    assert len(found.images) == 1
+    size = {"width": SIZE, "height": SIZE, "seed": 1}
+    unit = webuiapi.ControlNetUnit(image=picture, module="canny", model=name)
+    plain = np.array(api.txt2img(prompt="a cat", **size).image)
+    drawn = api.txt2img(prompt="a cat", controlnet_units=[unit, unit], **size)
+    assert len(drawn.images) == 3
+    assert np.abs(plain.astype(int) - np.array(drawn.image)).mean() > 5
+    bare = webuiapi.ControlNetUnit(module="none", model=name)
+    without = api.img2img(prompt="a cat", images=[picture], **size)
+    again = api.img2img(prompt="a cat", images=[picture], controlnet_units=[bare], **size)
+    assert np.abs(np.array(again.image).astype(int) - np.array(without.image)).mean() > 5

@@ -1,0 +1,134 @@
+"""What the WebUI's U-Net should have answered: diffusers' U-Net with the same weights, and our core outside the host.
+
+Nothing of the WebUI's edge takes part: the progress and the cond rows are counted here, from what the sampler is known
+to do, and residuals go in through diffusers' own arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import webui_world
+from controlstack.core.resize import ResizeMode
+from controlstack.core.schedule import RangeBasis, Schedule
+from controlstack.core.stack import ControlStack
+from controlstack.core.unit import ControlMode, ControlModel, ControlUnit, Step
+from controlstack.models.registry import load_control_model
+from controlstack.standalone.injection import arguments
+from diffusers import UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from safetensors.torch import load_file
+from webui_host import Evaluation, Picture, Unit, encode
+
+LEVELS = (1, 2, 4, 4)
+MODES = {
+    "Balanced": ControlMode.BALANCED,
+    "My prompt is more important": ControlMode.PROMPT,
+    "ControlNet is more important": ControlMode.CONTROL,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A unit of a test: what is sent to the host, and what the core is given."""
+
+    file: str = "canny"
+    hints: Mapping[bool, Picture]  # by pass: False the first one, True the hires pass
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    mask: Picture | None = None
+
+    @property
+    def request(self) -> Unit:
+        """The unit as the API takes it."""
+        sent = {"enabled": True, "module": "none", "model": self.file, "image": encode(self.hints[False])}
+        region = {} if self.mask is None else {"effective_region_mask": encode(self.mask)}
+        return {**sent, **region, **self.settings}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an evaluation stands in its pass."""
+
+    step: int
+    repeat: int  # which evaluation of its step it is, from 0
+    steps: int
+
+    @property
+    def progress(self) -> dict[RangeBasis, float]:
+        """The WebUI counts a step when its first evaluation is over, so only that one lags behind."""
+        counted = self.step if self.repeat else max(self.step - 1, 0)
+        return {RangeBasis.WEBUI: counted / self.steps, RangeBasis.STEPS: self.step / self.steps}
+
+
+class Oracle:
+    """The small world, outside the WebUI."""
+
+    def __init__(self, models: Path) -> None:
+        self._folder = models / "ControlNet"
+        self._models: dict[str, ControlModel] = {}
+        self._unet = _unet(models / "Stable-diffusion" / f"{webui_world.NAME}.safetensors")
+
+    @torch.no_grad()
+    def answer(self, seen: Evaluation, units: Sequence[Wanted], place: Place, pictures: int = 1) -> torch.Tensor:
+        """The U-Net's output for the recorded input; cond rows come first."""
+        stack = ControlStack([self._unit(unit, seen.hires) for unit in units if _acts(unit, seen.hires)])
+        given = Step(
+            x=seen.x,
+            timestep=seen.time,
+            context=seen.context,
+            cond=tuple(row < pictures for row in range(len(seen.x))),
+            progress=place.progress,
+        )
+        more = arguments(self._unet, stack(given), {})
+        return self._unet(seen.x, seen.time, seen.context, **more).sample
+
+    def _unit(self, unit: Wanted, hires: bool) -> ControlUnit:
+        said = unit.settings
+        schedule = Schedule(
+            start=said.get("guidance_start", 0.0),
+            end=said.get("guidance_end", 1.0),
+            basis=RangeBasis(said.get("range_basis", "webui")),
+        )
+        return ControlUnit(
+            model=self._model(unit.file),
+            hint=_tensor(unit.hints[hires]),
+            weight=said.get("weight", 1.0),
+            schedule=schedule,
+            mode=MODES[said.get("control_mode", "Balanced")],
+            resize=ResizeMode.CROP,
+            mask=None if unit.mask is None else _tensor(unit.mask)[:, :1],
+            block_weights=said.get("advanced_weighting"),
+        )
+
+    def _model(self, file: str) -> ControlModel:
+        if file not in self._models:
+            self._models[file] = load_control_model(self._folder / f"{file}.safetensors", dtype=torch.float32)
+        return self._models[file]
+
+
+def _acts(unit: Wanted, hires: bool) -> bool:
+    return unit.settings.get("hr_option", "Both") != ("Low res only" if hires else "High res only")
+
+
+def _tensor(picture: Picture) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 255
+
+
+def _unet(path: Path) -> UNet2DConditionModel:
+    attends, plain = "CrossAttnDownBlock2D", "DownBlock2D"
+    network = UNet2DConditionModel(
+        block_out_channels=tuple(webui_world.WIDTH * factor for factor in LEVELS),
+        down_block_types=(attends, attends, attends, plain),
+        up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
+        attention_head_dim=webui_world.HEADS,
+        cross_attention_dim=webui_world.CONTEXT,
+        layers_per_block=2,
+    )
+    state = convert_ldm_unet_checkpoint(load_file(path), dict(network.config))
+    network.load_state_dict(state)
+    return network.eval()

@@ -1,0 +1,169 @@
+"""An extension of the WebUI for tests: it writes down what the U-Net did, counts hooks, and breaks runs on demand.
+
+It knows nothing of ControlStack, and stands beside it or beside another extension of the same purpose.
+"""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+from modules import paths, script_callbacks, scripts, shared
+
+STATE: dict[str, Any] = {"record": False, "fail": None, "handle": None, "calls": 0, "visit": None}
+RECORD: dict[str, Any] = {"tensors": {}, "evaluations": [], "hooks": 0}
+TARGET = Path(paths.data_path) / "record.safetensors"
+
+
+class Recorder(scripts.Script):
+    """Watches the U-Net of every request after everybody else has prepared it."""
+
+    sorting_priority = 1000
+
+    def title(self) -> str:
+        return "Test pack"
+
+    def show(self, is_img2img: bool) -> object:
+        return scripts.AlwaysVisible
+
+    def before_process(self, p: Any, *args: Any) -> None:
+        visit, STATE["visit"] = STATE["visit"], None
+        if visit:
+            add_unit(p, visit["path"], visit["model"])
+
+    def process(self, p: Any, *args: Any) -> None:
+        RECORD.update(tensors={}, evaluations=[], hooks=0)
+        STATE["calls"] = 0
+
+    def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        remove_handle()
+        RECORD["hooks"] = hooks_of(p.sd_model.model.diffusion_model)
+        if STATE["record"] or STATE["fail"]:
+            unet = p.sd_model.model.diffusion_model
+            STATE["handle"] = unet.register_forward_hook(lambda *given: observe(p, *given), with_kwargs=True)
+
+    def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
+        if STATE["record"] and hasattr(ps.samples, "detach"):
+            RECORD["tensors"]["samples"] = ps.samples.detach().float().contiguous().clone()
+
+    def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
+        remove_handle()
+        if STATE["record"]:
+            write_record()
+
+
+def observe(p: Any, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    """One evaluation of the U-Net is over."""
+    fail = STATE["fail"]
+    STATE["calls"] += 1
+    if fail and STATE["calls"] == fail["call"]:
+        STATE["fail"] = None
+        if fail["how"] == "raise":
+            raise RuntimeError("the test asked for a failure")
+        shared.state.interrupt()
+    if STATE["record"]:
+        given = dict(zip(("x", "timesteps", "context", "y"), args, strict=False)) | kwargs
+        number = len(RECORD["evaluations"])
+        named = {"x": given["x"], "time": given["timesteps"], "context": given["context"], "out": output}
+        for name, value in named.items():
+            RECORD["tensors"][f"{number}.{name}"] = value.detach().float().contiguous().clone()
+        RECORD["evaluations"].append(bool(getattr(p, "is_hr_pass", False)))
+
+
+def add_unit(p: Any, path: str, model: str) -> None:
+    """What extensions such as ADetailer do: import a module of sd-webui-controlnet by its path, and set a unit."""
+    code = importlib.import_module(path)
+    found = next(name for name in code.get_models() if name.startswith(model))
+    unit = code.ControlNetUnit(
+        model=found,
+        weight=0.8,
+        control_mode=code.ControlMode.PROMPT,
+        module=None,
+        guidance_start=0.0,
+        guidance_end=0.9,
+        enabled=True,
+    )
+    code.update_cn_script_in_processing(p, [unit], is_img2img=True, is_ui=False)
+    assert [each.weight for each in code.get_all_units_in_processing(p)] == [0.8]
+
+
+def write_record() -> None:
+    from safetensors.torch import save_file
+
+    about = {"hires": json.dumps(RECORD["evaluations"])}
+    save_file(RECORD["tensors"], TARGET, about)
+
+
+def remove_handle() -> None:
+    if STATE["handle"] is not None:
+        STATE["handle"].remove()
+        STATE["handle"] = None
+
+
+def hooks_of(network: Any) -> int:
+    """Hooks on any module of a network, and modules whose forward somebody replaced."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    modules = list(network.modules())
+    return sum(len(getattr(each, kind)) for each in modules for kind in kinds) + sum(
+        "forward" in vars(each) for each in modules
+    )
+
+
+def count() -> dict[str, int]:
+    """What must not grow."""
+    remove_handle()
+    gc.collect()
+    return {
+        "hooks": hooks_of(shared.sd_model),
+        "callbacks": sum(map(len, script_callbacks.callback_map.values())),
+        "memory": resident(),
+        "during": RECORD["hooks"],
+    }
+
+
+def resident() -> int:
+    """Bytes of resident memory."""
+    lines = Path(f"/proc/{os.getpid()}/status").read_text(encoding="ascii").splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmRSS")))
+
+
+def break_once(function: str) -> None:
+    """The next call of a function, named by its path, raises."""
+    path, _, name = function.rpartition(".")
+    owner = pkgutil.resolve_name(path)
+    original = getattr(owner, name)
+
+    broke: list[bool] = []
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        setattr(owner, name, original)
+        if broke:  # somebody kept this function
+            return original(*args, **kwargs)
+        broke.append(True)
+        raise RuntimeError("the test broke this")
+
+    setattr(owner, name, broken)
+
+
+def add_routes(_demo: Any, app: Any) -> None:
+    def set_state(record: bool = False, how: str = "", call: int = 0) -> dict[str, str]:
+        STATE.update(record=record, fail={"how": how, "call": call} if how else None)
+        return {"file": str(TARGET)}
+
+    def visit(path: str, model: str) -> None:
+        STATE["visit"] = {"path": path, "model": model}
+
+    app.add_api_route("/test/visit", visit, methods=["POST"])
+    app.add_api_route("/test/break", break_once, methods=["POST"])
+    app.add_api_route("/test/set", set_state, methods=["POST"])
+    app.add_api_route("/test/count", count, methods=["GET"])
+
+
+script_callbacks.on_app_started(add_routes)

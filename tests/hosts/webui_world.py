@@ -1,0 +1,101 @@
+"""A small SD 1.x checkpoint, with the description that AUTOMATIC1111's WebUI reads beside it.
+
+Run by the WebUI's own Python: `python webui_world.py WEBUI FOLDER` builds the networks from the WebUI's own classes, a
+tenth as wide as the real ones, with random parameters that are not zero.
+"""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+NAME = "small"
+WIDTH, HEADS, CONTEXT = 32, 4, 64
+AUTOENCODER_WIDTH = 32
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def main(webui: Path, folder: Path) -> None:
+    """Write `small.safetensors`, `small.yaml` and the text encoder's description into `folder`."""
+    sys.path.insert(0, str(webui / "repositories" / "stable-diffusion-stability-ai"))
+    import yaml
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = yaml.safe_load((webui / "configs" / "v1-inference.yaml").read_text())
+    parameters = config["model"]["params"]
+    parameters.pop("scheduler_config")
+    parameters["unet_config"]["params"].update(model_channels=WIDTH, num_heads=HEADS, context_dim=CONTEXT)
+    parameters["first_stage_config"]["params"]["ddconfig"].update(ch=AUTOENCODER_WIDTH, num_res_blocks=1)
+    parameters["cond_stage_config"]["params"] = {"version": str(folder / "clip")}
+    (folder / f"{NAME}.yaml").write_text(yaml.safe_dump(config))
+    _write_weights(parameters, _text_config(folder / "clip"), folder / f"{NAME}.safetensors")
+
+
+def _write_weights(parameters: dict[str, Any], text: Any, path: Path) -> None:
+    import torch
+    from ldm.models.autoencoder import AutoencoderKL
+    from ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from safetensors.torch import save_file
+    from transformers import CLIPTextModel
+
+    networks = {
+        "model.diffusion_model.": UNetModel(**parameters["unet_config"]["params"]),
+        "first_stage_model.": AutoencoderKL(**parameters["first_stage_config"]["params"]),
+        "cond_stage_model.transformer.": CLIPTextModel(text),
+    }
+    generator = torch.Generator().manual_seed(1)
+    state = {}
+    for prefix, network in networks.items():
+        for name, value in network.state_dict().items():
+            if value.is_floating_point():
+                noise = torch.randn(value.shape, generator=generator)
+                scale = 0.05 if value.ndim == 1 else 1 / math.sqrt(value[0].numel())
+                mean = 1.0 if value.ndim == 1 and name.endswith("weight") else 0.0
+                state[prefix + name] = (mean + scale * noise).contiguous()
+    save_file(state, path)
+
+
+def _text_config(folder: Path) -> Any:
+    """A CLIP of two layers that reads single bytes: its vocabulary needs no file from anywhere."""
+    from transformers import CLIPTextConfig
+
+    folder.mkdir(exist_ok=True)
+    letters = list(_byte_letters())
+    words = [*letters, *(letter + "</w>" for letter in letters), START, END]
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}
+    settings |= {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    last = len(words) - 1
+    config = CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=CONTEXT,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        projection_dim=CONTEXT,
+        max_position_embeddings=77,
+        bos_token_id=last - 1,
+        eos_token_id=last,
+        pad_token_id=last,
+    )
+    config.save_pretrained(folder)
+    return config
+
+
+def _byte_letters() -> Iterator[str]:
+    """The letter that stands for each byte in CLIP's vocabulary: itself if it can be printed, else one beyond 255."""
+    printed = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    yield from map(chr, sorted(printed))
+    yield from (chr(256 + i) for i in range(256 - len(printed)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,30 @@
+"""An untrained world small enough to train a few steps in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from controlstack.training.control import Settings
+from controlstack.training.data import HintSource
+from controlstack.training.tiny import autoencoder, base
+from controlstack.training.tiny.scenes import write_dataset
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an untrained tiny base and five examples."""
+    folder = tmp_path_factory.mktemp("world")
+    torch.manual_seed(0)
+    made = base.new_base(autoencoder.new_autoencoder(), folder)
+    made.unet.conv_out.weight.data.normal_(0, 0.1)  # an untrained U-Net's output is small, and so are all gradients
+    made.save(folder / "base")
+    write_dataset(folder / "data", 5, seed=1)
+    return folder
+
+
+@pytest.fixture
+def settings(world: Path) -> Settings:
+    hints = HintSource(preprocessor="canny")
+    return Settings(base=world / "base", data=world / "data", hints=hints, steps=4, batch=2, learning_rate=1e-3)

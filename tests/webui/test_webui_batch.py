@@ -1,0 +1,92 @@
+"""Folders of pictures, and pictures that follow from the one before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from controlstack.core.errors import UnitError
+from controlstack.core.fields import UnitArgs
+from controlstack.scripts.webui.arguments import FIELDS, SLOTS
+from controlstack.scripts.webui.batch import Batch, batch_of, pictures_in
+from controlstack.scripts.webui.choices import display
+from PIL import Image
+
+
+def unit(**values: Any) -> dict[str, Any]:
+    return {**dict.fromkeys(FIELDS), **display(UnitArgs()), "enabled": True, "input_mode": "simple", **values}
+
+
+def page(*units: dict[str, Any]) -> list[Any]:
+    return [*[None] * SLOTS, *(each[name] for each in units for name in FIELDS)]
+
+
+def folder(path: Path, count: int) -> str:
+    path.mkdir()
+    for index in range(count):
+        Image.new("RGB", (4, 4), (index, 0, 0)).save(path / f"frame{index + 1}.png")
+    (path / "notes.txt").write_text("no picture")
+    return str(path)
+
+
+def red(image: Any) -> int:
+    return int(np.asarray(image)[0, 0, 0])
+
+
+def test_pictures_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    names = [path.name for path in pictures_in(folder(tmp_path / "in", 11))]
+    assert names[:3] == ["frame1.png", "frame2.png", "frame3.png"] and names[-1] == "frame11.png"
+
+
+def test_each_batch_has_its_picture_and_the_shortest_folder_counts(tmp_path: Path) -> None:
+    long, short = folder(tmp_path / "long", 3), folder(tmp_path / "short", 2)
+    still = np.full((4, 4, 3), 99, np.uint8)
+    batch = batch_of(
+        page(
+            unit(input_mode="batch", batch_folder=f'"{long}"', output_folder=str(tmp_path / "out")),
+            unit(input_mode="batch", batch_folder=short),
+            unit(image=still),
+        ),
+        True,
+    )
+    assert batch is not None and batch.count == 2 and batch.output == tmp_path / "out"
+    assert [[red(each.image) for each in batch.units(number)] for number in range(2)] == [[0, 0, 99], [1, 1, 99]]
+    assert (batch.name(1, 0), batch.name(1, 2)) == ("frame2", "frame2-2")
+
+
+def test_a_looping_unit_gets_the_last_result() -> None:
+    batch = batch_of(page(unit(image=np.full((4, 4, 3), 9, np.uint8), loopback=True)), True)
+    assert batch is not None and batch.count is None
+    assert red(batch.units(0)[0].image) == 9 and red(batch.units(1)[0].image) == 9
+    batch.remember(torch.full((3, 8, 8), 0.5))
+    (looped,) = batch.units(1)
+    assert red(looped.image) == 128 and np.shape(looped.image) == (8, 8, 3)
+
+
+def test_units_that_are_off_or_plain_make_no_batch(tmp_path: Path) -> None:
+    off = unit(input_mode="batch", batch_folder=str(tmp_path), enabled=False)
+    assert batch_of(page(off, unit()), True) is None
+    sent: list[Any] = [{"enabled": True, "input_mode": "batch", "weight": 0.5}, *[None] * (SLOTS - 1)]
+    assert batch_of(sent, False) is None, "a client's unit with one picture"
+
+
+@pytest.mark.parametrize(("name", "words"), [("", "does not exist"), ("none", "does not exist"), (".", "no pictures")])
+def test_folders_without_pictures(tmp_path: Path, name: str, words: str) -> None:
+    with pytest.raises(UnitError, match=words):
+        Batch([unit(input_mode="batch", batch_folder=str(tmp_path / name) if name else "")])
+
+
+def test_only_the_page_names_folders(tmp_path: Path) -> None:
+    with pytest.raises(UnitError, match="only the page"):
+        batch_of(page(unit(input_mode="batch", batch_folder=folder(tmp_path / "in", 1))), False)
+
+
+def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+    path = folder(tmp_path / "in", 1)
+    (tmp_path / "in" / "frame2.png").write_bytes(b"nothing")
+    batch = Batch([unit(input_mode="batch", batch_folder=path)])
+    with pytest.raises(UnitError, match=r"frame2\.png cannot be read"):
+        batch.units(1)

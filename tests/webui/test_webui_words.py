@@ -1,0 +1,44 @@
+"""Translations name only texts that the page has, and every label of it."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+from controlstack.core.fields import HIRES_LABELS, MODE_LABELS, RESIZE_LABELS
+
+ROOT = Path(__file__).parents[2]
+LANGUAGES = sorted((ROOT / "localizations").glob("*.json"))
+SHOWN = {"label", "placeholder"}  # arguments of widgets that users read
+NAMES = {"txt2img", "img2img", "ControlNet", "Image", "Mask"}  # the host translates these itself, or nobody does
+
+
+def strings() -> set[str]:
+    """Every text in the sources of the page."""
+    files = [*(ROOT / "scripts" / "webui").glob("*.py")]
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    found = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return found | {"Resolution", *HIRES_LABELS, *MODE_LABELS, *RESIZE_LABELS}
+
+
+def labels() -> set[str]:
+    """The texts that widgets are given by name."""
+    files = [ROOT / "scripts" / "webui" / name for name in ("unit_page.py", "preset_page.py")]
+    calls = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    words = (word for call in calls if isinstance(call, ast.Call) for word in call.keywords if word.arg in SHOWN)
+    return {word.value.value for word in words if isinstance(word.value, ast.Constant)}
+
+
+def test_there_are_languages() -> None:
+    assert {path.stem for path in LANGUAGES} == {"de_DE", "zh_CN"}
+
+
+@pytest.mark.parametrize("path", LANGUAGES, ids=lambda path: path.stem)
+def test_words_are_those_of_the_page(path: Path) -> None:
+    words = json.loads(path.read_text(encoding="utf-8"))
+    assert set(words) <= strings()
+    examples = {each for each in labels() if each[:1].isdigit()}  # a curve reads the same everywhere
+    assert labels() - examples - NAMES <= set(words)
+    assert all(words.values())
