@@ -77,6 +77,7 @@ def _add_preprocess(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of preprocessors that draw lots")
     add("--mask", type=Path, help="what is to be invented, in white; for inpaint preprocessors")
     add("--frames", action="store_true", help="make of a video a folder of pictures")
+    add("--poses", action="store_true", help="write the poses as JSON too; such a file may be given as a picture")
     add("--resume", action="store_true", help="skip what an earlier run with the same settings has made")
     add("--download", action="store_true", help="get the weights that are missing")
     add("--weights", type=Path, action="append", default=[], metavar="FOLDER", help="look for weights here as well")
@@ -138,6 +139,7 @@ def _preprocess(args: argparse.Namespace) -> int:
         seed=args.seed,
         mask=args.mask,
         frames=args.frames,
+        poses=args.poses,
         resume=args.resume,
     )
     if args.download:
