@@ -74,8 +74,8 @@ def _args(number: int, spec: UnitSpec) -> UnitArgs:
     if own is None:
         raise UnitError(f"unit {number}: another node loaded its model and does not tell the file: load it with ours")
     made = dict(spec.made_by)
-    made.pop(SEED, None)  # a WebUI has no place for it
     preprocessor, resolution = find(made.pop(CHOICE, "none")), made.pop(RESOLUTION, None)
+    made.pop(SEED, None)  # a WebUI takes the picture's own
     first, second = ([made.pop(each.name) for each in preprocessor.parameters[:2]] + [-1, -1])[:2]
     unit = UnitArgs(
         enabled=True,

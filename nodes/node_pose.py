@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..core.errors import HintError
 from ..preprocessors.pose_drawing import draw
@@ -46,7 +46,8 @@ class DrawPose(io.ComfyNode):
             raise HintError("there is no pose to draw: connect the pose of a preprocessor such as dw_openpose_full")
         size = _size(frames[0], resolution)
         drawn = [draw(each.scaled(*size), body=body, hands=hands, face=face, thick=thick) for each in frames]
-        return io.NodeOutput(torch.from_numpy(np.stack(drawn)).float() / 255)
+        hint = torch.from_numpy(np.stack(drawn)).float() / 255
+        return io.NodeOutput(hint, ui=ui.PreviewImage(hint, cls=cls))
 
 
 def _frames(pose: Any) -> Sequence[Any]:

@@ -13,14 +13,13 @@ from ..core.resize import ResizeMode, pixel_perfect
 from ..core.schedule import Keyframe, RangeBasis, Schedule
 from ..core.unit import ControlMode
 from .blocks import BlockWeights
-from .hints import make_hint, make_poses, preprocessor_input, problem
+from .hints import make_hint, make_poses, preprocessor_input, unusable
 from .member import member_of
 from .schema import BlockWeightsType, PoseType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 
 LATENT = 8  # pixels per latent pixel
 LAZY = ("control_net", "image", "mask", "inpaint_mask", "latent")  # what a unit that cannot act does not ask for
-UNKNOWN = "the preprocessor is none of ours: choose one from the list"  # the host leaves unknown choices out
 RESOLUTION = io.Int.Input(
     "resolution",
     default=0,
@@ -56,16 +55,13 @@ class ControlUnit(io.ComfyNode):
         start: float | None = None,
         end: float | None = None,
         preprocessor: Any = None,
-        enabled: bool | None = None,
-        weight: float | None = None,
     ) -> bool | str:
         """Named are the inputs that are checked here; the host hands over a dynamic one in any case."""
-        if preprocessor is None:
-            return UNKNOWN
+        if reason := unusable(preprocessor):
+            return reason
         if start is not None and end is not None and start > end:
             return f"the range starts at {start:g}, after its end {end:g}: swap them"
-        idle = enabled is False or weight == 0
-        return True if idle else problem(preprocessor) or True
+        return True
 
     @classmethod
     def check_lazy_status(cls, enabled: bool, weight: float, **inputs: Any) -> list[str]:
@@ -141,7 +137,7 @@ class Preprocess(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, preprocessor: Any = None) -> bool | str:
-        return UNKNOWN if preprocessor is None else problem(preprocessor) or True
+        return unusable(preprocessor) or True
 
     @classmethod
     def execute(

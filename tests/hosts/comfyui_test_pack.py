@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 
 import comfy.model_management
 import comfy.model_patcher
@@ -249,17 +250,41 @@ class TestUnion:
         return (made,)
 
 
-NODE_CLASS_MAPPINGS = {
-    each.__name__: each
-    for each in (
-        TestModel,
-        TestPrompt,
-        TestPicture,
-        TestMask,
-        TestFailure,
-        TestTile,
-        TestPartialLoad,
-        TestPose,
-        TestUnion,
-    )
-}
+class TestNetwork:
+    """MASK of what a preprocessor's network computes where the host has put it; it is unloaded at the end."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MASK",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"factor": ("FLOAT", {"default": 0.5})}}
+
+    def make(self, factor):
+        annotators = next(module for name, module in sys.modules.items() if name.endswith("nodes.annotators"))
+        networks = sys.modules[annotators.Runtime.__module__.replace(".runtime", ".networks")]
+        layer = torch.nn.Linear(1, 1, bias=False)
+        layer.weight.data.fill_(factor)
+        network = networks.Network(id=f"test-{factor}", files=(), load=lambda: layer)
+        runtime = annotators.runtime()
+        with torch.no_grad(), runtime.ready(network) as ready:
+            held = [loaded.model.model for loaded in comfy.model_management.current_loaded_models]
+            assert any(each is ready for each in held), "the host does not hold the network"
+            result = ready(torch.ones(1, 8, 8, 1, device=comfy.model_management.get_torch_device())).cpu()[..., 0]
+        runtime.pool.unload()
+        assert not runtime.pool.names
+        return (result,)
+
+
+NODES = (
+    TestModel,
+    TestPrompt,
+    TestPicture,
+    TestMask,
+    TestFailure,
+    TestTile,
+    TestPartialLoad,
+    TestUnion,
+    TestNetwork,
+    TestPose,
+)
+NODE_CLASS_MAPPINGS = {each.__name__: each for each in NODES}

@@ -121,10 +121,12 @@ def test_a_preprocessor_without_poses_gives_none(comfyui: Host) -> None:
 def test_a_seed_is_a_choice(comfyui: Host) -> None:
     """Zero is a seed; the same seed gives the same hint, in another run and with another picture before it."""
     found = []
-    for seed in ({"preprocessor.seed": 7}, {}, {"preprocessor.seed": 7}, {"preprocessor.seed": 0}):
+    for seed in (7, 0, 7, 0):
         graph = Graph()
         image = graph.add("TestPicture", seed=5, count=1, width=SIZE, height=SIZE)
-        hint = graph.add("ControlStackPreprocess", image=image, preprocessor="shuffle", resolution=0, **seed)
+        hint = graph.add(
+            "ControlStackPreprocess", image=image, preprocessor="shuffle", resolution=0, **{"preprocessor.seed": seed}
+        )
         found.append(pictures(comfyui, graph, hint))
     assert np.array_equal(found[0], found[2])
     assert np.array_equal(found[1], found[3])
