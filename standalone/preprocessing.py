@@ -134,12 +134,15 @@ class _Worker:
         """The hint of a picture, or of poses in a file."""
         if task.source.suffix.lower() == POSES:
             return draw_file(task.source, self.job.preprocessor, self.job.resolution, self.settings)
-        image = read_image(task.source)
+        return self._made(read_image(task.source), task.target)
+
+    def _made(self, image: Image, target: Path) -> Image:
+        """The hint of a picture; if asked for, its poses are written beside the target first."""
         if not self.job.poses:
             return self._hint(image)
         (found,) = self.job.preprocessor.poses(image, resolution=self.job.resolution, runtime=self.runtime)
-        _make_folder(task.target.parent)
-        write_poses(task.target.with_suffix(POSES), found)
+        _make_folder(target.parent)
+        write_poses(target.with_suffix(POSES), found)
         return draw(found, self.job.preprocessor, self.settings)
 
     def _hint(self, image: Image) -> Image:
@@ -159,6 +162,8 @@ class _Worker:
     def _video(self, task: Task) -> bool:
         if self.job.preprocessor.output is Output.MASKED:
             raise HintError(f"{task.source}: {self.job.preprocessor.id} has a mask, which no video holds: use --frames")
+        if self.job.poses:
+            raise HintError(f"{task.source}: poses are one file a picture: use --frames")
         if self.job.resume and task.target.is_file():
             return False
         with open_video(task.source) as clip:
@@ -183,7 +188,7 @@ class _Worker:
             for number, frame in enumerate(_shown(clip.frames, clip.expected), start=1):
                 target = task.target / f"{number:06d}.png"
                 if not self._done(target):
-                    self._write(target, self._hint(frame))
+                    self._write(target, self._made(frame, target))
                     wrote = True
         return wrote
 

@@ -367,5 +367,24 @@ def test_poses_are_written_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert np.array_equal(again, read_image(out / "photo-openpose.png"))
 
 
+@VIDEO
+def test_poses_of_a_video_are_one_file_a_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dataclasses import replace
+
+    from controlstack.preprocessors import registry
+    from controlstack.preprocessors.poses import from_json
+
+    poses = from_json(pose_frame(65, 48))
+    found = replace(find("openpose"), networks=(), run=lambda images, **_: [poses for _ in images])
+    monkeypatch.setattr(registry, "REGISTRY", (found, *registry.REGISTRY))
+    clip(tmp_path / "clip.mp4", 2)
+    out = tmp_path / "out"
+    assert run("openpose", tmp_path / "clip.mp4", "--poses", "--frames", "--output", out) == 0
+    assert files(out / "clip-openpose") == {f"00000{number}.{kind}" for number in (1, 2) for kind in ("png", "json")}
+    assert "use --frames" in error_of(capsys, "openpose", tmp_path / "clip.mp4", "--poses", "--output", out)
+
+
 def test_poses_are_asked_of_pose_preprocessors(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "finds no poses" in error_of(capsys, "canny", tree, "--poses")
