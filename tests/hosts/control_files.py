@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -37,11 +38,18 @@ def write_all(folder: Path, heads: int = HEADS) -> None:
     save_file({"lora_unet_x.lora_down.weight": torch.ones(4, 4)}, folder / "lora.safetensors")
 
 
-def _controlnet(kind: str, seed: int, heads: int = HEADS) -> ControlNet:
+def write_controlnet(path: Path, seed: int, heads: int, width: int) -> None:
+    """One ControlNet for an SD base model of another width."""
+    _save(path, _controlnet("SD", seed, heads, width), {"heads": str(heads)})
+
+
+def _controlnet(kind: str, seed: int, heads: int = HEADS, width: int = SD_BLOCKS[0].channels) -> ControlNet:
     sd = kind == "SD"
+    scale = width // SD_BLOCKS[0].channels
+    blocks = tuple(replace(block, channels=block.channels * scale) for block in SD_BLOCKS)
     config = ControlNetConfig(
-        channels=32 if sd else 64,
-        blocks=SD_BLOCKS if sd else SDXL_BLOCKS,
+        channels=width if sd else 64,
+        blocks=blocks if sd else SDXL_BLOCKS,
         middle_depth=1 if sd else 2,
         context=64,
         label=None if sd else 2816,

@@ -148,11 +148,11 @@ def decode(text: str) -> Picture:
     return np.array(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"), np.uint8)
 
 
-def make_world(path: Path, models: Path) -> None:
-    """Write the small checkpoint into a folder of models."""
+def make_world(path: Path, models: Path, *width: int) -> None:
+    """Write the small checkpoint into a folder of models; width: of its U-Net, if not the usual one."""
     script, target = HERE / "webui_world.py", models / "Stable-diffusion"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [python_of(path), "-W", "ignore", str(script), str(path), str(target)]
+    command = [python_of(path), "-W", "ignore", str(script), str(path), str(target), *map(str, width)]
     subprocess.run(command, check=True, env=environment, capture_output=True)
 
 

@@ -12,14 +12,15 @@ import importlib
 import json
 import os
 import pkgutil
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from modules import paths, script_callbacks, scripts, shared
 
-STATE: dict[str, Any] = {"record": False, "fail": None, "handle": None, "calls": 0, "visit": None}
-RECORD: dict[str, Any] = {"tensors": {}, "evaluations": [], "hooks": 0}
+STATE: dict[str, Any] = {"record": False, "fail": None, "handle": None, "calls": 0, "visit": None, "timed": False}
+RECORD: dict[str, Any] = {"tensors": {}, "evaluations": [], "hooks": 0, "times": [], "loads": 0}
 TARGET = Path(paths.data_path) / "record.safetensors"
 
 
@@ -40,7 +41,7 @@ class Recorder(scripts.Script):
             add_unit(p, visit["path"], visit["model"])
 
     def process(self, p: Any, *args: Any) -> None:
-        RECORD.update(tensors={}, evaluations=[], hooks=0)
+        RECORD.update(tensors={}, evaluations=[], hooks=0, times=[])
         STATE["calls"] = 0
         if STATE["record"]:
             torch.manual_seed(0)  # the host encodes pictures with random numbers of whoever came before
@@ -48,7 +49,7 @@ class Recorder(scripts.Script):
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         remove_handle()
         RECORD["hooks"] = hooks_of(p.sd_model.model.diffusion_model)
-        if STATE["record"] or STATE["fail"]:
+        if STATE["record"] or STATE["fail"] or STATE["timed"]:
             unet = p.sd_model.model.diffusion_model
             STATE["handle"] = unet.register_forward_hook(lambda *given: observe(p, *given), with_kwargs=True)
 
@@ -71,6 +72,8 @@ def observe(p: Any, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], o
         if fail["how"] == "raise":
             raise RuntimeError("the test asked for a failure")
         shared.state.interrupt()
+    if STATE["timed"]:
+        RECORD["times"].append(time.process_time())
     if STATE["record"]:
         given = dict(zip(("x", "timesteps", "context", "y"), args, strict=False)) | kwargs
         number = len(RECORD["evaluations"])
@@ -155,10 +158,33 @@ def break_once(function: str) -> None:
     setattr(owner, name, broken)
 
 
+def count_loads() -> None:
+    """Count how often any network of the process is filled with weights."""
+    original = torch.nn.Module.load_state_dict
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        RECORD["loads"] += 1
+        return original(*args, **kwargs)
+
+    torch.nn.Module.load_state_dict = counted
+
+
 def add_routes(_demo: Any, app: Any) -> None:
     def set_state(record: bool = False, how: str = "", call: int = 0) -> dict[str, str]:
         STATE.update(record=record, fail={"how": how, "call": call} if how else None)
         return {"file": str(TARGET)}
+
+    def timed(on: bool) -> None:
+        STATE["timed"] = on
+        if on and torch.nn.Module.load_state_dict.__name__ != "counted":
+            count_loads()
+
+    def times() -> dict[str, Any]:
+        """CPU seconds of the process at the end of each evaluation of the last request; networks filled so far."""
+        return {"seconds": RECORD["times"], "loads": RECORD["loads"]}
+
+    app.add_api_route("/test/timed", timed, methods=["POST"])
+    app.add_api_route("/test/times", times, methods=["GET"])
 
     def visit(path: str, model: str) -> None:
         STATE["visit"] = {"path": path, "model": model}
