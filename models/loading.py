@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open  # pyright: ignore[reportUnknownVariableType]
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
@@ -122,6 +122,7 @@ def _read_safetensors_header(path: Path) -> Header:
     metadata = entries.pop("__metadata__", {})
     if len(entries) > MAX_TENSORS:
         raise DamagedModelError(f"'{path.name}' announces {len(entries)} tensors, more than {MAX_TENSORS}")
+    _check_body(path)
     try:
         return Header(
             path=path,
@@ -132,6 +133,15 @@ def _read_safetensors_header(path: Path) -> Header:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedModelError(f"'{path.name}' has a header without sense ({error!r}): get the file again") from error
+
+
+def _check_body(path: Path) -> None:
+    """Shapes, types and places of the tensors agree with the size of the file; no tensor is read."""
+    try:
+        with safe_open(path, "pt"):
+            return
+    except SafetensorError as error:
+        raise DamagedModelError(f"'{path.name}' is damaged or truncated ({error}): get the file again") from error
 
 
 def _parse_header(path: Path) -> dict[str, Any]:

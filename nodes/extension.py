@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .node_apply import ApplyControlUnits
 from .node_infotext import InfotextFromUnits, UnitsFromInfotext
 from .node_model import LoadControlModel
+from .node_pose import DrawPose
 from .node_report import ControlReport
 from .node_shape import BlockWeightsNode, ControlSchedule
 from .node_unit import ControlUnit, Preprocess
@@ -16,6 +17,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     ControlUnit,
     ApplyControlUnits,
     Preprocess,
+    DrawPose,
     ControlSchedule,
     BlockWeightsNode,
     UnitsFromInfotext,

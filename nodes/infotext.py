@@ -14,7 +14,7 @@ from ..core.fields import NO_MODEL, HiresOption, UnitArgs, parse_unit
 from ..preprocessors import find
 from ..preprocessors.base import nearest
 from ..preprocessors.webui import parameters_of
-from .hints import CHOICE
+from .hints import CHOICE, SEED
 from .spec import Units, UnitSpec
 
 RESOLUTION = "resolution"
@@ -75,6 +75,7 @@ def _args(number: int, spec: UnitSpec) -> UnitArgs:
         raise UnitError(f"unit {number}: another node loaded its model and does not tell the file: load it with ours")
     made = dict(spec.made_by)
     preprocessor, resolution = find(made.pop(CHOICE, "none")), made.pop(RESOLUTION, None)
+    made.pop(SEED, None)  # a WebUI takes the picture's own
     first, second = ([made.pop(each.name) for each in preprocessor.parameters[:2]] + [-1, -1])[:2]
     unit = UnitArgs(
         enabled=True,

@@ -50,6 +50,11 @@ def member_of(spec: UnitSpec, vae: Any) -> Member:
         return own
     if spec.control.latent_format is not None and vae is None:
         raise HostError(f"'{spec.name}' reads hints as latents and needs a VAE: connect one to Apply Control Units")
+    if getattr(getattr(spec.control, "control_model", None), "num_control_type", 0) and not _typed(spec.control):
+        raise UnitError(
+            f"'{spec.name}' is a union model and was not told what its hint shows: put the host's "
+            "SetUnionControlNetType between its loader and the unit (there, 'auto' lets it guess)"
+        )
     channels = min(3, spec.hint.shape[-1])
     model = ForeignModel(
         spec.control, name=spec.name, hint_channels=channels, vae=vae if spec.control.latent_format else None
@@ -59,3 +64,7 @@ def member_of(spec: UnitSpec, vae: Any) -> Member:
             f"'{spec.name}' has blocks of an unknown kind: leave the mode at balanced and block weights unconnected"
         )
     return Foreign(model)
+
+
+def _typed(control: Any) -> bool:
+    return "control_type" in control.extra_args

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .loading import files, load
+from .loading import files, load, path_of
 from .schema import schema
 
 
@@ -31,6 +31,12 @@ class LoadControlModel(io.ComfyNode):
             ],
             outputs=[io.ControlNet.Output(display_name="control_net", tooltip="The loaded control model.")],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str, model: Any = None) -> tuple[str, float, int]:  # noqa: ARG003
+        """A file that was replaced under the same name is loaded again."""
+        found = path_of(name).stat()
+        return name, found.st_mtime, found.st_size
 
     @classmethod
     def execute(cls, name: str, model: Any = None) -> io.NodeOutput:

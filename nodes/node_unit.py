@@ -13,14 +13,13 @@ from ..core.resize import ResizeMode, pixel_perfect
 from ..core.schedule import Keyframe, RangeBasis, Schedule
 from ..core.unit import ControlMode
 from .blocks import BlockWeights
-from .hints import make_hint, preprocessor_input
+from .hints import make_hint, make_poses, preprocessor_input, unusable
 from .member import member_of
-from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
+from .schema import BlockWeightsType, PoseType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 
 LATENT = 8  # pixels per latent pixel
 LAZY = ("control_net", "image", "mask", "inpaint_mask", "latent")  # what a unit that cannot act does not ask for
-UNKNOWN = "the preprocessor is none of ours: choose one from the list"  # the host leaves unknown choices out
 RESOLUTION = io.Int.Input(
     "resolution",
     default=0,
@@ -58,8 +57,8 @@ class ControlUnit(io.ComfyNode):
         preprocessor: Any = None,
     ) -> bool | str:
         """Named are the inputs that are checked here; the host hands over a dynamic one in any case."""
-        if preprocessor is None:
-            return UNKNOWN
+        if reason := unusable(preprocessor):
+            return reason
         if start is not None and end is not None and start > end:
             return f"the range starts at {start:g}, after its end {end:g}: swap them"
         return True
@@ -119,27 +118,34 @@ class Preprocess(io.ComfyNode):
         return schema(
             "Preprocess",
             display_name="Preprocess",
-            description="Turns pictures into hints: edges, lines, tiles, colours. Works on batches.",
-            aliases=("controlnet preprocessor", "aux preprocessor", "canny", "lineart", "tile"),
+            description="Turns pictures into hints: edges, lines, depth, normals, poses, segments, tiles, colours. "
+            "Works on batches.",
+            aliases=("controlnet preprocessor", "aux preprocessor", "canny", "lineart", "depth", "openpose", "tile"),
             inputs=[
                 io.Image.Input("image", tooltip="One picture or a batch."),
                 preprocessor_input("What to make of the picture."),
                 RESOLUTION,
                 io.Mask.Input("mask", optional=True, tooltip="What is to be invented, for inpainting preprocessors."),
             ],
-            outputs=[io.Image.Output(display_name="hint", tooltip="The hints, one for each picture.")],
+            outputs=[
+                io.Image.Output(display_name="hint", tooltip="The hints, one for each picture."),
+                PoseType.Output(
+                    display_name="pose", tooltip="What a pose preprocessor found, for editors and Draw Pose."
+                ),
+            ],
         )
 
     @classmethod
     def validate_inputs(cls, preprocessor: Any = None) -> bool | str:
-        return UNKNOWN if preprocessor is None else True
+        return unusable(preprocessor) or True
 
     @classmethod
     def execute(
         cls, image: Tensor, preprocessor: Mapping[str, Any], resolution: int, mask: Tensor | None = None
     ) -> io.NodeOutput:
-        hint = make_hint(image, preprocessor, resolution or None, mask)
-        return io.NodeOutput(hint, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
+        size = resolution or None
+        hint, poses = make_poses(image, preprocessor, size) or (make_hint(image, preprocessor, size, mask), [])
+        return io.NodeOutput(hint, poses, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
 
 
 def _inputs() -> list[io.Input]:

@@ -13,6 +13,7 @@ PREFIX = "ControlStack"
 
 UnitsType = io.Custom("CONTROLSTACK_UNITS")  # a `Units` tuple
 ScheduleType = io.Custom("CONTROLSTACK_SCHEDULE")  # a tuple of `Keyframe`
+PoseType = io.Custom("POSE_KEYPOINT")  # frames as OpenPose's JSON, as other packs know them
 BlockWeightsType = io.Custom("CONTROLSTACK_BLOCK_WEIGHTS")  # a `BlockWeights`
 
 

@@ -52,12 +52,4 @@ ABSENT: tuple[Preprocessor, ...] = (
     _absent("ip-adapter_pulid", "IP-Adapter", f"{INSIGHTFACE}; choose ip-adapter-auto", "facexlib", "EVA02-CLIP"),
     _absent("instant_id_face_embedding", "Instant-ID", f"{INSIGHTFACE}; choose ip-adapter-auto"),
     _absent("instant_id_face_keypoints", "Instant-ID", f"{INSIGHTFACE}; choose openpose_faceonly"),
-    # Entries below wait for their networks.
-    *(
-        _absent(name, control_type, "its network is not part of this version", *aliases)
-        for name, control_type, aliases in (
-            ("seg_anime_face", "Segmentation", ("anime_face_segment",)),
-            ("inpaint_only+lama", "Inpaint", ()),
-        )
-    ),
 )  # fmt: skip

@@ -160,6 +160,15 @@ class Preprocessor:
         size = None if resolution is None else int(RESOLUTION.check(resolution, self.id))
         return find_poses(self, Call(batch, None, size, self.settings({})), runtime)
 
+    def draw(self, poses: Poses, **parameters: object) -> Image:
+        """The hint [height, width, 3] of poses that were found, edited or read; errors as `poses`."""
+        if not self.finds_poses or self.finish is None:
+            raise PreprocessorError(f"{self.id} draws no poses: choose a preprocessor such as openpose_full")
+        import numpy as np
+
+        canvas = np.zeros((poses.height, poses.width, 3), np.uint8)
+        return self.finish(poses, canvas, **self.settings(parameters))
+
     def settings(self, parameters: Mapping[str, object]) -> dict[str, int | float]:
         """Every parameter of this preprocessor, the given ones checked and the others at their defaults."""
         known = {parameter.name: parameter for parameter in self.parameters}

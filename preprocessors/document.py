@@ -57,6 +57,23 @@ with it, the short side is scaled to so many pixels (16 to 8192). Names are foun
 other programs; all names of sd-webui-controlnet are known. Inpaint preprocessors take a `mask` too, and their hint has
 it as its fourth channel (magenta in the pictures here).
 
+Networks need weights, which do not come with the project. Each section names the files with size, digest and licence.
+A file is looked for in `preprocessors/` below `CONTROLSTACK_MODELS` (else the user's cache), in folders of hosts and of
+other preprocessor packages, and in the cache of the Hugging Face hub; a call says what is missing and where to put
+it, and nothing is downloaded unasked. Many networks are classes of controlnet-aux, which is imported file by file:
+install it by `pip install --no-deps controlnet-aux==0.0.10`, because its requirements would replace the host's torch.
+Weights that may be used for everything are those of `depth_anything_v2`, `normal_bae`, `dw_openpose_full`, `mlsd` and
+`seg_ofade20k`; some publishers state no licence for theirs, and OpenPose's and PiDiNet's are not for commercial use.
+
+Preprocessors of poses tell what they found, and draw what an editor changed, without their weights:
+
+```python
+from controlstack.preprocessors.poses import from_json, to_json
+
+found = find("openpose_full").poses(read_image("photo.jpg"), resolution=512)
+write_image("pose.png", find("openpose_full").draw(from_json(to_json(found[0]))))
+```
+
 The picture: [NASA astronaut Eileen Collins](images/preprocessors/source.jpg), public domain, from scikit-image.
 
 | Preprocessor | Picture | Output | For |

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import weights
 from .base import Output, Preprocessor
+from .boxes import best
 from .onnx_networks import OnnxNetwork, onnx_network
 from .openpose import THICK, draw_poses
 from .poses import Person, Point, Points, Poses
@@ -34,7 +35,6 @@ else:
 GREY = 114  # beside the picture, as YOLOX was trained
 STRIDES = (8, 16, 32)  # pixels of its three grids
 FOUND, OVERLAP = 0.3, 0.45  # score from which a box counts, and the share of union above which two are one
-CANDIDATES = 1000  # boxes that are compared with each other; more is noise
 PERSON, ANIMALS = (0,), tuple(range(14, 24))  # classes of COCO: birds to giraffes
 ROOM = 1.25  # a box is enlarged by this before it is cut out
 BINS = 2  # of a pixel
@@ -74,7 +74,7 @@ def find_animals(images: Image, detector: OnnxNetwork, network: OnnxNetwork, **_
         Poses(
             width=image.shape[1],
             height=image.shape[0],
-            animals=tuple(_points(*found) for found in find_points(image, detector, network, ANIMALS)),
+            animals=tuple(seen(*found) for found in find_points(image, detector, network, ANIMALS)),
         )
         for image in images
     ]
@@ -102,7 +102,7 @@ def find_boxes(image: Image, detector: OnnxNetwork, classes: Sequence[int]) -> F
     framed[: used[0], : used[1]] = cv2.resize(image, (used[1], used[0]), interpolation=cv2.INTER_LINEAR)
     blue_first = framed[..., ::-1].transpose(2, 0, 1)[None].astype(np.float32)
     corners, scores = read_boxes(detector(np.ascontiguousarray(blue_first))[0][0], detector.size, classes)
-    return _best(corners, scores) / scale
+    return corners[best(corners, scores, OVERLAP)] / scale
 
 
 def read_boxes(raw: Floats, size: tuple[int, int], classes: Sequence[int]) -> tuple[Floats, Floats]:
@@ -132,13 +132,9 @@ def read_points(across: Floats, down: Floats, box: Box, size: tuple[int, int]) -
 
 
 def person(places: Floats, scores: Floats) -> Person:
-    """OpenPose's points from the 133 of COCO's whole body; the neck is between the shoulders, if both are seen."""
-    points = _points(places, scores)
-    left, right = points[LEFT_SHOULDER], points[RIGHT_SHOULDER]
-    neck = None
-    if left is not None and right is not None:
-        neck = Point((left.x + right.x) / 2, (left.y + right.y) / 2, min(left.score, right.score))
-    body = tuple(neck if number is None else points[number] for number in BODY)
+    """A person with OpenPose's points from the 133 of COCO's whole body."""
+    points = seen(places, scores)
+    body = body_of(points)
     return Person(
         body=body,
         left_hand=points[LEFT_HAND],
@@ -147,7 +143,16 @@ def person(places: Floats, scores: Floats) -> Person:
     )
 
 
-def _points(places: Floats, scores: Floats) -> Points:
+def body_of(points: Points) -> Points:
+    """OpenPose's 18 points from COCO's first 17; the neck is between the shoulders, if both are seen."""
+    left, right = points[LEFT_SHOULDER], points[RIGHT_SHOULDER]
+    neck = None
+    if left is not None and right is not None:
+        neck = Point((left.x + right.x) / 2, (left.y + right.y) / 2, min(left.score, right.score))
+    return tuple(neck if number is None else points[number] for number in BODY)
+
+
+def seen(places: Floats, scores: Floats) -> Points:
     """None where the network is not sure."""
     return tuple(
         Point(float(x), float(y), min(float(score), 1.0)) if score >= SEEN else None
@@ -164,25 +169,6 @@ def _grid(size: tuple[int, int]) -> tuple[Floats, Floats]:
         cells.append(np.stack([columns.ravel(), rows.ravel()], axis=1))
         sides.append(np.full((rows.size, 1), stride))
     return np.concatenate(cells), np.concatenate(sides)
-
-
-def _best(corners: Floats, scores: Floats) -> Floats:
-    """Boxes that no better one overlaps, best first."""
-    order = scores.argsort(kind="stable")[::-1][:CANDIDATES]
-    left = corners[order]
-    kept: list[Floats] = []
-    while len(left):
-        kept.append(left[0])
-        left = left[1:][_shared(left[0], left[1:]) <= OVERLAP]
-    return np.array(kept).reshape(-1, 4)
-
-
-def _shared(one: Floats, others: Floats) -> Floats:
-    """[N]: the share that one box [4] and each of [N, 4] have in common, of both together."""
-    corner = np.minimum(one[2:], others[:, 2:]) - np.maximum(one[:2], others[:, :2])
-    common = np.prod(corner.clip(min=0), axis=1)
-    areas = np.prod(others[:, 2:] - others[:, :2], axis=1) + np.prod(one[2:] - one[:2])
-    return common / (areas - common)
 
 
 def _cut(image: Image, box: Box, size: tuple[int, int]) -> NDArray[np.float32]:

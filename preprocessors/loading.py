@@ -9,8 +9,6 @@ and take the file's tensors as they are.
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -33,7 +31,6 @@ PARALLEL = "module."  # prefix that DataParallel adds
 DRAWING = ("uniform_", "normal_", "trunc_normal_", "erfinv_")  # what fills new layers, as far as torch has it
 SHOWN = 3  # keys in a message
 UNREADABLE = (
-    pickle.UnpicklingError,
     RuntimeError,
     EOFError,
     OSError,
@@ -89,6 +86,9 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> nn.Modu
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """All tensors of a file, without wrappers and prefixes that training programs add."""
+    import pickle  # not before it is needed: a list of all preprocessors imports this file
+    import zipfile
+
     import torch
 
     try:
@@ -96,7 +96,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             content: object = _read_safetensors(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except UNREADABLE as error:
+    except (pickle.UnpicklingError, *UNREADABLE) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DamagedModelError(f"{path} cannot be read as weights ({first}): delete it and get it again") from error
     table = _unwrapped(content)

@@ -135,7 +135,7 @@ def _network(kind: str, repository: str) -> Network:
         WeightFile(name=f"{repository}/{part}", addresses=(f"{HUB}/{repository}/resolve/main/{part}",), licence=LICENCE)
         for part in PARTS
     )
-    packages = "diffusers>=0.32", "transformers>=4.48", "scipy"
+    packages = "diffusers>=0.31", "transformers>=4.46", "scipy"
     return Network(id=kind, files=files, load=load, packages=packages, memory=16000)
 
 

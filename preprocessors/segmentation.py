@@ -86,7 +86,7 @@ def _entry(kind: str, title: str, doc: str, run: Any, network: Network, *aliases
 
 def _oneformer(kind: str, repository: str) -> Network:
     files = checkpoint(repository, "MIT", file="pytorch_model.bin")
-    return transformer(kind, "OneFormerForUniversalSegmentation", files, since="4.48", memory=8000, packages=MATCHING)
+    return transformer(kind, "OneFormerForUniversalSegmentation", files, since="4.46", memory=8000, packages=MATCHING)
 
 
 SEG_OFADE20K = _entry(
@@ -116,7 +116,7 @@ SEG_M2FADE20K = _entry(
         checkpoint(
             "facebook/mask2former-swin-small-ade-semantic", "code MIT; weights: other", file="pytorch_model.bin"
         ),
-        since="4.48",
+        since="4.46",
         memory=6000,
         packages=MATCHING,
     ),

@@ -92,6 +92,10 @@ MOBILE_SAM = from_hub(
     "dhkim2810/MobileSAM", "mobile_sam.pt", "Apache-2.0", size=40_728_226, folder="mobile_sam",
     sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
 )  # fmt: skip
+ANIME_FACES = from_hub(  # nobody has published its digest
+    "bdsqlsz/qinglong_controlnet-lllite", "Annotators/UNet.pth", UNSTATED.format(code="MIT"),
+    folder="anime_face_segment",
+)  # fmt: skip
 NORMAL_BAE = from_hub(
     ANNOTATORS, "scannet.pt", "MIT", folder="normal_bae",
     sha256="03dbf1600c51ee3d45c29f77b77bf1a3b7a24c3452dba62a4ae658f37330c209",
@@ -126,3 +130,7 @@ FACE_MESH = WeightFile(
     sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
     packaged="mediapipe/modules/face_landmark/face_landmark_with_attention.tflite",
 )
+LAMA = from_hub(
+    ANNOTATORS, "ControlNetLama.pth", "Apache-2.0", size=204_597_536, folder="lama",
+    sha256="3b54044a23222eb835b549d61b480c444c06cf36df0ca86ea97aa9b14b001150",
+)  # fmt: skip

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..preprocessors.runtime import Runtime
     from .pipeline import Request, Result
-    from .units import Loaded
+    from .units import Loaded, UnitText
 
 DTYPES = ("fp32", "fp16", "bf16")
 DEFAULT_SIDE = 512
@@ -43,7 +43,11 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--unit", action="append", default=[], metavar="NAME=VALUE,...", help="a unit; repeat it to stack")
     add("--prompt", help="default: none with units, so that only they speak")
     add("--prompt-kind", choices=("none", "default", "user", "automatic"), help="the prompt kinds of the papers")
-    add("--captioner", type=Path, help="folder of a captioning model, for automatic prompts")
+    add(
+        "--captioner",
+        type=Path,
+        help="folder of a captioning model, for automatic prompts; it sees --image, else the first unit's picture",
+    )
     add("--added-prompt", default="", help="words after the prompt")
     add("--negative", default="", help="what the picture should not show")
     add("--steps", type=int, default=20)
@@ -156,7 +160,7 @@ def _generate(args: argparse.Namespace) -> int:
     from .units import load_units, parse_unit
 
     texts = [parse_unit(text) for text in args.unit]
-    request = _request(args)
+    request = _request(args, texts)
     dtype = _dtype(args.dtype)
     load = cache(
         partial(
@@ -176,14 +180,17 @@ def _generate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _request(args: argparse.Namespace) -> Request:
+def _request(args: argparse.Namespace, units: Sequence[UnitText]) -> Request:
     from ..preprocessors.images import read_image
     from .pipeline import Request
     from .prompts import make_prompt
 
     start = None if args.image is None else read_image(args.image)
+    told = start
+    if args.prompt_kind == "automatic" and start is None and units:
+        told = read_image(units[0].image)
     return Request(
-        prompt=make_prompt(args.prompt_kind, args.prompt, args.added_prompt, args.captioner, start),
+        prompt=make_prompt(args.prompt_kind, args.prompt, args.added_prompt, args.captioner, told),
         negative=args.negative,
         steps=args.steps,
         guidance=args.guidance,

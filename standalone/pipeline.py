@@ -91,8 +91,12 @@ class Base:
 
     @contextmanager
     def ready(self, model: ControlModel) -> Iterator[None]:
-        """Bring a control network to the device; when offloading, for this call alone."""
+        """Bring a control network to the device; when offloading, for this call alone, whole or layer by layer."""
         network: torch.nn.Module = model.network  # type: ignore[attr-defined] - all models of ours have one
+        if self.offload is Offload.SEQUENTIAL:
+            with _layer_by_layer(network, self.device):
+                yield
+            return
         network.to(self.device)
         try:
             yield
@@ -112,6 +116,19 @@ class Base:
         latents = code.latent_dist.mode() if hasattr(code, "latent_dist") else code.latents
         shown = processor.postprocess(vae.decode(latents).sample, output_type="np")
         return np.rint(shown * 255).astype(np.uint8)
+
+
+@contextmanager
+def _layer_by_layer(network: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside, each layer brings its weights to the device when it is called, and drops them again."""
+    from accelerate import cpu_offload
+    from accelerate.hooks import remove_hook_from_module
+
+    cpu_offload(network, device)
+    try:
+        yield
+    finally:
+        remove_hook_from_module(network, recurse=True)
 
 
 class UnetState(Mapping[str, torch.Tensor]):
@@ -156,11 +173,16 @@ def load_base(
 
     prediction: 'epsilon' or 'v_prediction', where a file does not tell; a folder always does.
     """
+    target = _device(device)
+    if offload is not Offload.NONE and target.type == "cpu":
+        raise HostError(
+            f"offloading ({offload.value}) moves weights between a device and the CPU, and the device is the CPU: "
+            "leave --offload out, or give --device, such as cuda"
+        )
     pipeline = _load_folder(path, dtype) if path.is_dir() else load_single_file(path, dtype, prediction)
     if not hasattr(pipeline, "unet"):
         raise HostError(f"'{path}' is a {type(pipeline).__name__}, expected a Stable Diffusion model with a U-Net")
     pipeline.set_progress_bar_config(disable=True)
-    target = torch.device(device)
     if offload is Offload.MODEL:
         pipeline.enable_model_cpu_offload(device=target)
     elif offload is Offload.SEQUENTIAL:
@@ -168,6 +190,15 @@ def load_base(
     else:
         pipeline.to(target)
     return Base(pipeline, target, offload)
+
+
+def _device(name: str) -> torch.device:
+    """A device that is there; HostError for any other."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # of unknown names, and of what PyTorch was not built for
+        reason = str(error).splitlines()[0]
+        raise HostError(f"the device '{name}' cannot be used ({reason}): give another one as --device") from error
 
 
 def _load_folder(path: Path, dtype: torch.dtype) -> Any:

@@ -12,6 +12,7 @@ from ..core.errors import HostError
 from .pipeline import DEFAULT_PROMPT
 
 Image = NDArray[np.uint8]
+LONGEST = 40  # tokens of a caption
 
 
 def make_prompt(
@@ -30,15 +31,18 @@ def make_prompt(
 
 
 def _caption(folder: Path | None, image: Image | None) -> str:
-    """What a captioning model says about the start picture."""
+    """What a captioning model says about the picture."""
     if folder is None or not folder.is_dir():
         raise HostError("an automatic prompt needs a captioning model: give its folder, such as BLIP's, as --captioner")
     if image is None:
-        raise HostError("an automatic prompt describes a picture: give one as --image")
+        raise HostError("an automatic prompt describes a picture: give one as --image, or a unit with one")
     from PIL import Image as Pillow
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    model: Any = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
+    try:
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        model: Any = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise HostError(f"'{folder}' cannot be loaded as a captioning model: {error}") from error
     inputs = processor(images=Pillow.fromarray(image), return_tensors="pt")
-    return processor.decode(model.generate(**inputs, max_new_tokens=40)[0], skip_special_tokens=True).strip()
+    return processor.decode(model.generate(**inputs, max_new_tokens=LONGEST)[0], skip_special_tokens=True).strip()

@@ -54,11 +54,12 @@ class Kind:
     encoders: tuple[str, ...]  # prefixes of the text encoders, in the order of the pipeline
     side: int  # of the latents that it was trained on
     scaling: float  # of the latents
+    scheduler: tuple[tuple[str, str], ...] = ()  # what its scheduler says beyond the others' configuration
 
 
 SD1 = Kind("StableDiffusionPipeline", (CLIP,), 64, 0.18215)
 SD2 = Kind("StableDiffusionPipeline", (OPEN_CLIP,), 96, 0.18215)
-SDXL = Kind("StableDiffusionXLPipeline", (XL_CLIP, XL_OPEN_CLIP), 128, 0.13025)
+SDXL = Kind("StableDiffusionXLPipeline", (XL_CLIP, XL_OPEN_CLIP), 128, 0.13025, (("timestep_spacing", "leading"),))
 
 
 def load_single_file(path: Path, dtype: torch.dtype, prediction: str | None = None) -> Any:
@@ -73,7 +74,7 @@ def load_single_file(path: Path, dtype: torch.dtype, prediction: str | None = No
         raise HostError(f"there is no checkpoint '{path}': give a diffusers folder or a .safetensors file")
     header = read_header(path)
     kind = kind_of(path.name, header.shapes)
-    scheduler = {**SCHEDULE, **_prediction(path, header, prediction)}
+    scheduler = {**SCHEDULE, **dict(kind.scheduler), **_prediction(path, header, prediction)}
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_configs(folder, kind, header.shapes, scheduler, read_settings(path, header))
@@ -129,6 +130,8 @@ def write_configs(folder: Path, kind: Kind, shapes: Shapes, scheduler: Config, s
     if kind is SDXL:
         parts["text_encoder_2"] = ("transformers", "CLIPTextModelWithProjection", encoders[1])
     index: Config = {"_class_name": kind.pipeline, "_diffusers_version": "0.35.0"}
+    if kind is not SDXL:
+        index["requires_safety_checker"] = False
     index |= {f"tokenizer{suffix}": ["transformers", "CLIPTokenizer"] for suffix in ["", "_2"][: len(encoders)]}
     for name, (library, cls, config) in parts.items():
         index[name] = [library, cls]
@@ -217,8 +220,12 @@ def _text_encoder(shapes: Shapes, unused: int) -> Config:
 
 
 def _prediction(path: Path, header: Header, given: str | None) -> Config:
-    """What the network predicts, and whether its noise schedule ends without signal (Lin et al. 2023)."""
-    zero = {"rescale_betas_zero_snr": True} if ZERO_SNR_KEY in header.shapes else {}
+    """What the network predicts, and whether its noise schedule ends without signal (Lin et al. 2023).
+
+    In that case the first step has to be the last time of all (their section 3.3).
+    """
+    ends = ZERO_SNR_KEY in header.shapes
+    zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if ends else {}
     return {"prediction_type": given or _predicted(path, header), **zero}
 
 

@@ -53,9 +53,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from ..core.errors import ModelError
     from .control import start, train
     from .progress import Watch, write_curve
 
+    if args.out.suffix != ".safetensors" or args.out.is_dir():
+        raise ModelError(f"--out is '{args.out}', expected the name of a .safetensors file")
     run = start(_settings(args))
     state = args.out.with_suffix(".state")
     if args.resume:
@@ -89,13 +92,11 @@ def _settings(args: argparse.Namespace) -> Settings:
     for name in ("steps", "batch", "accumulate"):
         if getattr(args, name) < 1:
             raise ScheduleError(f"--{name} is {getattr(args, name)}, expected 1 or more")
-    parameters = dict(pair.split("=", 1) for pair in args.hint_parameters.split(",") if pair)
-    numbers = {name: float(value) if "." in value else int(value) for name, value in parameters.items()}
     return Settings(
         base=args.base,
         data=args.data,
         start=args.start,
-        hints=HintSource(args.hint_column, args.hint, numbers),
+        hints=HintSource(args.hint_column, args.hint, _parameters(args.hint_parameters)),
         steps=args.steps,
         batch=args.batch,
         accumulate=args.accumulate,
@@ -112,6 +113,20 @@ def _settings(args: argparse.Namespace) -> Settings:
         sample_guidance=args.sample_guidance,
         seed=args.seed,
     )
+
+
+def _parameters(text: str) -> dict[str, float]:
+    """`name=value,...` -> numbers."""
+    from ..core.errors import PreprocessorError
+
+    numbers: dict[str, float] = {}
+    for pair in filter(None, text.split(",")):
+        name, _, value = pair.partition("=")
+        try:
+            numbers[name.strip()] = float(value) if "." in value else int(value)
+        except ValueError:
+            raise PreprocessorError(f"--hint-parameters holds '{pair}', expected name=number") from None
+    return numbers
 
 
 def _sample(run: Run, folder: Path) -> None:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,10 +66,19 @@ def read_examples(folder: Path, source: HintSource) -> list[Example]:
     """List the examples of a folder; every file is checked to exist before any training."""
     for name, parse in ((FILL50K, _fill50k), (FOLDER, _image_folder)):
         if (folder / name).is_file():
-            lines = (folder / name).read_text(encoding="utf-8").splitlines()
-            examples = [parse(folder, json.loads(line), source) for line in lines if line.strip()]
-            return _checked(examples, folder / name)
+            return _checked(list(_parsed(folder / name, parse, source)), folder / name)
     raise HintError(f"'{folder}' holds neither {FILL50K} nor {FOLDER}: see the data layouts in docs/training.md")
+
+
+def _parsed(listing: Path, parse: Callable[..., Example], source: HintSource) -> Iterator[Example]:
+    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            try:
+                yield parse(listing.parent, json.loads(line), source)
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise HintError(
+                    f"line {number} of '{listing}' is no example ({error!r}): see the data layouts in docs/training.md"
+                ) from error
 
 
 def _fill50k(folder: Path, line: Mapping[str, str], source: HintSource) -> Example:

@@ -79,6 +79,11 @@ class Host:
         status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
         return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
 
+    def seconds(self) -> float:
+        """CPU time that it has used; other programs on the machine do not count."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def run(self, graph: Graph | Mapping[str, Node], timeout: float = RUN) -> dict[str, Any]:
         """Queue a prompt and wait; returns its history entry. RunError holds what the user would see."""
         nodes = graph.nodes if isinstance(graph, Graph) else graph
@@ -120,12 +125,14 @@ class Host:
 
 
 @contextmanager
-def started(path: Path, base: Path, flags: Sequence[str] = ()) -> Iterator[Host]:
-    """Start the host with our folder and the test packs as its only custom nodes; stop it at the end."""
+def started(path: Path, base: Path, flags: Sequence[str] = (), peers: Sequence[Path] = ()) -> Iterator[Host]:
+    """Start the host with our folder, the test packs and `peers` as its only custom nodes; stop it at the end."""
     packs = base / "custom_nodes"
     for folder in ("custom_nodes", "input", "output", "temp", "user", "models/controlnet"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     (packs / "ControlStack").symlink_to(ROOT, target_is_directory=True)
+    for peer in peers:
+        (packs / peer.name).symlink_to(peer, target_is_directory=True)
     for pack in PACKS:
         shutil.copy(pack, packs)
     with socket.socket() as probe:

@@ -1,5 +1,9 @@
 """Runs inside ComfyUI, for our tests alone: base models small enough for a CPU, and prompts without a text encoder."""
 
+import copy
+import json
+import sys
+
 import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models
@@ -34,6 +38,7 @@ SDXL = {
     "transformer_depth_output": [0, 0, 0, 1, 1, 1, 2, 2, 2],
     "transformer_depth_middle": 2,
 }
+FULL = {**SD, "model_channels": 320, "context_dim": 768}
 
 
 def _known(config):
@@ -52,8 +57,12 @@ class TinySDXL(comfy.supported_models.SDXL):
     unet_extra_config = {"num_heads": -1, "num_head_channels": 16}
 
 
+class FullSD(comfy.supported_models.SD15):
+    unet_extra_config = {"num_heads": 8, "num_head_channels": -1}
+
+
 comfy.supported_models.models[:0] = [TinySD, TinySDXL]
-KINDS = {"SD": (TinySD, SD), "SDXL": (TinySDXL, SDXL)}
+KINDS = {"SD": (TinySD, SD), "SDXL": (TinySDXL, SDXL), "full SD": (FullSD, FULL)}
 
 
 def _fill(network, seed):
@@ -94,11 +103,11 @@ class TestPrompt:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"seed": ("INT", {"default": 0})}}
+        return {"required": {"seed": ("INT", {"default": 0})}, "optional": {"width": ("INT", {"default": 64})}}
 
-    def make(self, seed):
+    def make(self, seed, width=64):
         generator = torch.Generator().manual_seed(seed)
-        tokens = torch.randn(1, 77, 64, generator=generator)
+        tokens = torch.randn(1, 77, width, generator=generator)
         return ([[tokens, {"pooled_output": torch.randn(1, 1280, generator=generator)}]],)
 
 
@@ -209,7 +218,73 @@ class TestPartialLoad:
         return (control_net,)
 
 
-NODE_CLASS_MAPPINGS = {
-    each.__name__: each
-    for each in (TestModel, TestPrompt, TestPicture, TestMask, TestFailure, TestTile, TestPartialLoad)
-}
+class TestPose:
+    """POSE_KEYPOINT frames from text, as an editor hands them over."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("POSE_KEYPOINT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"frames": ("STRING", {"default": "[]"})}}
+
+    def make(self, frames):
+        return (json.loads(frames),)
+
+
+class TestUnion:
+    """CONTROL_NET that says of itself that it has types."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONTROL_NET",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"control_net": ("CONTROL_NET",), "typed": ("BOOLEAN", {"default": False})}}
+
+    def make(self, control_net, typed):
+        made = copy.copy(control_net)
+        made.control_model, made.extra_args = (
+            copy.copy(control_net.control_model),
+            {"control_type": []} if typed else {},
+        )
+        made.control_model.num_control_type = 6
+        return (made,)
+
+
+class TestNetwork:
+    """MASK of what a preprocessor's network computes where the host has put it; it is unloaded at the end."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MASK",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"factor": ("FLOAT", {"default": 0.5})}}
+
+    def make(self, factor):
+        annotators = next(module for name, module in sys.modules.items() if name.endswith("nodes.annotators"))
+        networks = sys.modules[annotators.Runtime.__module__.replace(".runtime", ".networks")]
+        layer = torch.nn.Linear(1, 1, bias=False)
+        layer.weight.data.fill_(factor)
+        network = networks.Network(id=f"test-{factor}", files=(), load=lambda: layer)
+        runtime = annotators.runtime()
+        with torch.no_grad(), runtime.ready(network) as ready:
+            held = [loaded.model.model for loaded in comfy.model_management.current_loaded_models]
+            assert any(each is ready for each in held), "the host does not hold the network"
+            result = ready(torch.ones(1, 8, 8, 1, device=comfy.model_management.get_torch_device())).cpu()[..., 0]
+        runtime.pool.unload()
+        assert not runtime.pool.names
+        return (result,)
+
+
+NODES = (
+    TestModel,
+    TestPrompt,
+    TestPicture,
+    TestMask,
+    TestFailure,
+    TestTile,
+    TestPartialLoad,
+    TestUnion,
+    TestNetwork,
+    TestPose,
+)
+NODE_CLASS_MAPPINGS = {each.__name__: each for each in NODES}

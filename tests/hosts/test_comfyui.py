@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import pytest
 from comfyui_host import ROOT, Graph, Host, Link, RunError, output
 from torch import Tensor
@@ -331,6 +333,45 @@ def test_a_run_that_fails_leaves_nothing_behind(comfyui: Host, how: str, call: i
         scene.draw(comfyui)
     assert (controlled(comfyui) == before).all()
     assert (plain(comfyui) == uncontrolled).all()
+
+
+def test_a_union_model_must_be_told_its_type(comfyui: Host) -> None:
+    def union(typed: bool) -> Tensor:
+        scene = Scene()
+        control = scene.graph.add("TestUnion", control_net=scene.theirs("canny"), typed=typed)
+        scene.apply(scene.unit(control, scene.picture()))
+        return scene.draw(comfyui)
+
+    with pytest.raises(RunError, match=r"is a union model .* SetUnionControlNetType"):
+        union(typed=False)
+    assert union(typed=True).isfinite().all()
+
+
+def test_a_file_that_was_replaced_is_loaded_again(comfyui: Host) -> None:
+    folder = comfyui.base / "models" / "controlnet"
+    shutil.copy(folder / "canny.safetensors", folder / "replaced.safetensors")
+    before = controlled(comfyui, file="replaced")
+    shutil.copy(folder / "depth.safetensors", folder / "replaced.safetensors")
+    after = controlled(comfyui, file="replaced")
+    assert difference(before, after) > 0.01
+    assert (after == controlled(comfyui, file="depth")).all()
+
+
+def test_networks_of_preprocessors_live_in_the_hosts_memory(comfyui: Host) -> None:
+    for factor in (0.25, 0.75):
+        graph = Graph()
+        image = graph.add("MaskToImage", mask=graph.add("TestNetwork", factor=factor))
+        shown = graph.add("PreviewImage", images=image)
+        file = comfyui.run(graph)["outputs"][shown[0]]["images"][0]["filename"]
+        assert abs(int(cv2.imread(str(comfyui.base / "temp" / file)).mean()) - 255 * factor) < 1.5
+
+
+def test_a_preprocessor_without_its_package_is_refused_before_the_run(comfyui: Host) -> None:
+    """Whatever the host's Python lacks: each preprocessor either validates or says which package it needs."""
+    scene = Scene()
+    scene.apply(scene.unit(scene.ours("canny"), scene.picture(), preprocessor="mediapipe_face"))
+    with pytest.raises(RunError, match="mediapipe_face cannot run here: it needs mediapipe"):
+        scene.draw(comfyui)
 
 
 def test_units_travel_through_a_webuis_text(comfyui: Host) -> None:

@@ -20,6 +20,18 @@ def _write(path: Path, header: bytes, body: bytes = b"", length: int | None = No
 
 TWICE = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
 MANY = json.dumps({f"t{k}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for k in range(20_001)}).encode()
+CONTROL = ("input_hint_block.0.weight", "zero_convs.0.0.weight", "input_blocks.0.0.weight")  # so much is recognised
+
+
+def _lie(body: int = 12, **entry: object) -> bytes:
+    """A file with the names of a ControlNet, whose first entry lies about what the file holds."""
+    honest = {
+        name: {"dtype": "F32", "shape": [1], "data_offsets": [4 * k, 4 * k + 4]} for k, name in enumerate(CONTROL)
+    }
+    header = json.dumps({**honest, CONTROL[0]: {**honest[CONTROL[0]], **entry}}).encode()
+    return struct.pack("<Q", len(header)) + header + b"\0" * body
+
+
 HOSTILE = {
     "empty": b"",
     "truncated": save({"zero_convs.0.0.weight": torch.ones(64)})[:-20],
@@ -30,6 +42,13 @@ HOSTILE = {
     "deep": struct.pack("<Q", 200_000) + b"[" * 200_000,
     "twice": struct.pack("<Q", len(TWICE)) + TWICE + b"\0" * 4,
     "no shape": struct.pack("<Q", 8) + b'{"a":{}}',
+    "another shape": _lie(shape=[1000]),
+    "below zero": _lie(shape=[-1]),
+    "beyond the end": _lie(data_offsets=[0, 400]),
+    "in the same place": _lie(data_offsets=[4, 8]),
+    "unknown type": _lie(dtype="F99"),
+    "cut off": _lie(body=8),
+    "more than announced": _lie(body=400),
     "too many": struct.pack("<Q", len(MANY)) + MANY,
 }
 
@@ -42,6 +61,7 @@ def test_hostile_files_are_refused(tmp_path: Path, kind: str, use: object) -> No
     with pytest.raises(ModelError) as caught:
         use(path)  # type: ignore[operator]
     assert "\n" not in str(caught.value)
+    assert (kind == "truncated") <= ("truncated" in str(caught.value))
 
 
 class _Evil:

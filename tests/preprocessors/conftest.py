@@ -45,7 +45,7 @@ class Networks:
         """Skip unless they are installed; nothing is imported, since that breaks beside many a package."""
         for package in packages:
             if importlib.util.find_spec(package) is None:
-                pytest.skip(f"needs {package}, for the network classes of controlnet-aux")
+                pytest.skip(f"needs {package}, which hosts of these networks have")
 
     @staticmethod
     def unsigned(preprocessor: Preprocessor) -> Preprocessor:

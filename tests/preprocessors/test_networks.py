@@ -18,10 +18,11 @@ import pytest
 import torch
 from controlstack.core.errors import DamagedModelError
 from controlstack.preprocessors import Output, Preprocessor, find
+from controlstack.preprocessors.anime_faces import FaceParts
 from controlstack.preprocessors.linearts import find_lines
 from controlstack.preprocessors.manga import MangaLines
 from controlstack.preprocessors.peers import peer
-from controlstack.preprocessors.regions import build, paint
+from controlstack.preprocessors.regions import FACE_COLOURS, build, paint
 from torch import nn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -311,3 +312,17 @@ def test_segments_equal_those_of_controlnet_aux_and_timm_keeps_its_models(networ
     assert len(masks) > 0
     assert np.array_equal(hint, paint([each["segmentation"] for each in masks], image.shape[:2], 3))
     assert timm.create_model("tiny_vit_5m_224", pretrained=False).__class__.__module__ == before
+
+
+def test_parts_of_an_anime_face_have_their_colours(networks: Any, tmp_path: Path) -> None:
+    networks.needs("torchvision")
+    network = networks.randomise(FaceParts())
+    assert sum(parameter.numel() for parameter in network.parameters()) == 1_554_255
+    preprocessor = networks.stored(find("seg_anime_face"), network, tmp_path)
+    image = networks.photo()
+    with torch.inference_mode():
+        parts = network(torch.from_numpy(image).permute(2, 0, 1)[None] / 255).argmax(dim=1)[0]
+    hint = preprocessor(image, runtime=networks.runtime(tmp_path))
+    assert len(parts.unique()) > 2
+    for part, colour in enumerate(FACE_COLOURS):
+        assert (hint[parts == part] == colour).all()

@@ -7,6 +7,7 @@ import importlib.util
 import math
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import pytest
 import torch
 from controlstack.core.errors import PreprocessorError
 from controlstack.preprocessors import find, openpose
+from controlstack.preprocessors.networks import Network
 from controlstack.preprocessors.openpose import Box, face_box, hand_boxes, read_face, read_hand
 from controlstack.preprocessors.people import FIELDS, LIMBS, find_people
 from controlstack.preprocessors.pose_drawing import draw
-from controlstack.preprocessors.poses import Person, Point, Poses
+from controlstack.preprocessors.poses import Person, Point, Poses, from_json, to_json
 from skimage import data
 from torch import nn
 
@@ -203,13 +205,29 @@ def test_poses_are_drawn_at_the_hints_size() -> None:
         ("openpose_full", {}),
         ("openpose_faceonly", {"body": False, "hands": False}),
     ):
-        finish = find(name).finish
-        assert finish is not None
-        assert np.array_equal(finish(pose, image, thick=0), draw(pose, **parts))
-    assert find("openpose").finish(pose, image, thick=1).shape == image.shape
-    assert not find("openpose_faceonly").finish(pose, image, thick=0).any()
+        assert np.array_equal(find(name).draw(pose), draw(pose, **parts))
+    assert find("openpose").draw(pose, thick=1).shape == image.shape
+    assert find("openpose_hand").draw(pose).any()  # controlnet-aux leaves the body out
+    assert not find("openpose_faceonly").draw(pose).any()
     with pytest.raises(PreprocessorError, match="finds no poses"):
         find("canny").poses(image)
+    with pytest.raises(PreprocessorError, match="draws no poses"):
+        find("canny").draw(pose)
+
+
+def test_what_is_found_is_what_is_drawn(networks: Any, tmp_path: Path) -> None:
+    """Through JSON and back, at the size that was asked for."""
+    small = Network(id="small", files=(), load=lambda: Coarse(38, 19))
+    preprocessor = replace(find("openpose"), networks=(small,))
+    images = np.stack([cv2.resize(each, (130, 96)) for each in (data.astronaut(), data.coffee())])
+    ready = networks.runtime(tmp_path)
+    found = preprocessor.poses(images, resolution=192, runtime=ready)
+    hints = preprocessor(images, resolution=192, runtime=ready)
+    assert hints.shape == (2, 192, 260, 3)
+    assert any(pose.people for pose in found)
+    for pose, hint in zip(found, hints, strict=True):
+        assert (pose.height, pose.width) == (192, 260)
+        assert np.array_equal(preprocessor.draw(from_json(to_json(pose))), hint)
 
 
 class Coarse(nn.Module):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from controlstack.models.registry import load_control_model
 from controlstack.standalone.demo import BASE
 from controlstack.standalone.pipeline import Base, Offload, load_base
+from controlstack.standalone.single_file import VAE
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 XL: dict[str, Any] = {
     "block_out_channels": (32, 64, 64),
@@ -40,6 +44,27 @@ def randomise(network: nn.Module, seed: int) -> Any:
 def tiny() -> Base:
     """The shipped tiny model."""
     return load_base(BASE)
+
+
+@pytest.fixture
+def offloaded() -> Callable[[Offload], Base]:
+    return offloaded_base
+
+
+def offloaded_base(offload: Offload) -> Base:
+    """The shipped tiny model with the hooks that offloading sets, whose device is the CPU, since every machine has one.
+
+    diffusers' sequential offloading names its device `cpu:0`, which torch takes for another one than `cpu`, so the
+    hooks are set here as it sets them.
+    """
+    base = load_base(BASE)
+    if offload is Offload.MODEL:
+        base.pipeline.enable_model_cpu_offload(device="cpu")
+    elif offload is Offload.SEQUENTIAL:
+        for part in base.pipeline.components.values():
+            if isinstance(part, nn.Module):
+                cpu_offload(part, torch.device("cpu"), offload_buffers=bool(part._parameters))
+    return Base(base.pipeline, torch.device("cpu"), offload)
 
 
 @pytest.fixture(scope="session")
@@ -100,3 +125,32 @@ def build(tmp_path: Path) -> Any:
 @pytest.fixture
 def as_ours(tmp_path: Path) -> Any:
     return lambda network, name: ours(network, tmp_path, name)
+
+
+@pytest.fixture(scope="session")
+def autoencoder_names() -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    return ldm_autoencoder
+
+
+def ldm_autoencoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names of the original autoencoder, whose attention is made of 1x1 convolutions."""
+    levels = 4
+    table = (
+        (r"down_blocks\.(\d)\.resnets\.", r"down.\1.block."),
+        (r"down_blocks\.(\d)\.downsamplers\.0\.", r"down.\1.downsample."),
+        (r"up_blocks\.(\d)\.resnets\.", lambda found: f"up.{levels - 1 - int(found[1])}.block."),
+        (r"up_blocks\.(\d)\.upsamplers\.0\.", lambda found: f"up.{levels - 1 - int(found[1])}.upsample."),
+        (r"mid_block\.resnets\.(\d)\.", lambda found: f"mid.block_{int(found[1]) + 1}."),
+        (r"mid_block\.attentions\.0\.group_norm", "mid.attn_1.norm"),
+        (r"mid_block\.attentions\.0\.to_([qkv])", r"mid.attn_1.\1"),
+        (r"mid_block\.attentions\.0\.to_out\.0", "mid.attn_1.proj_out"),
+        ("conv_shortcut", "nin_shortcut"),
+        ("conv_norm_out", "norm_out"),
+    )
+    renamed = {}
+    for key, value in state.items():
+        for pattern, name in table:
+            key = re.sub(pattern, name, key)
+        convolution = "attn_1" in key and value.ndim == 2
+        renamed[VAE + key] = value[..., None, None] if convolution else value
+    return renamed

@@ -12,7 +12,7 @@ from controlstack.core.errors import IncompatibleModelError
 from controlstack.models.loading import read_header, read_tensors
 from controlstack.models.registry import load_control_model
 from controlstack.standalone.demo import BASE, CONTROLS, IMAGES
-from controlstack.standalone.pipeline import Base, Offload, UnetState, load_base
+from controlstack.standalone.pipeline import Base, Offload, UnetState
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, ones
@@ -57,8 +57,10 @@ def test_generate_adds_the_base_it_has_loaded(difference: Path, tiny: Base, tmp_
 
 
 @pytest.mark.parametrize("offload", list(Offload))
-def test_the_base_tells_its_weights_however_it_is_offloaded(tiny: Base, offload: Offload) -> None:
-    state, plain = UnetState(lambda: load_base(BASE, offload=offload)), _state(tiny)
+def test_the_base_tells_its_weights_however_it_is_offloaded(
+    tiny: Base, offloaded: Callable[[Offload], Base], offload: Offload
+) -> None:
+    state, plain = _state(offloaded(offload)), _state(tiny)
     assert dict(state).keys() == dict(plain).keys()
     assert all(state[name].equal(plain[name]) for name in plain)
 

@@ -12,14 +12,17 @@ import torch
 from controlstack.core.errors import HostError, IncompatibleModelError
 from controlstack.core.schedule import Schedule
 from controlstack.core.stack import ControlStack
-from controlstack.core.unit import ControlUnit
+from controlstack.core.unit import ControlMode, ControlUnit
+from controlstack.standalone.demo import BASE
 from controlstack.standalone.injection import Injection, base_of
 from controlstack.standalone.pipeline import Base, Offload, Request, generate, load_base
 from controlstack.standalone.schedulers import NAMES, make_scheduler
 from diffusers import (
+    MultiAdapter,
     StableDiffusionAdapterPipeline,
     StableDiffusionControlNetImg2ImgPipeline,
     StableDiffusionControlNetPipeline,
+    StableDiffusionXLAdapterPipeline,
     StableDiffusionXLControlNetPipeline,
     T2IAdapter,
 )
@@ -96,6 +99,18 @@ def test_sdxl_equals_diffusers(xl: Base, build: Build) -> None:
     _assert_same(got, expected, _ours(xl.pipeline, [], **_size()))
 
 
+def test_two_sdxl_controlnets_and_a_range_equal_diffusers(xl: Base, build: Build) -> None:
+    (first, one), (second, two) = build(xl, 3), build(xl, 4)
+    theirs = _theirs(StableDiffusionXLControlNetPipeline, xl, controlnet=[first, second])
+    scales = {"controlnet_conditioning_scale": [1.0, 0.5], "control_guidance_end": [2 / 3, 1.0]}
+    expected = theirs(**PROMPT, **COMMON, **_size(), image=[_hint(), _hint(2)], **scales).images
+    units = [
+        ControlUnit(model=one, hint=_hint(), schedule=Schedule(end=2 / 3)),
+        ControlUnit(model=two, hint=_hint(2), weight=0.5),
+    ]
+    _assert_same(_ours(xl.pipeline, units, **_size()), expected, _ours(xl.pipeline, units[1:], **_size()))
+
+
 def test_a_t2i_adapter_equals_diffusers(tiny: Base, adapter: T2IAdapter, as_ours: Callable[[Any, str], Any]) -> None:
     parts = {name: part for name, part in tiny.pipeline.components.items() if name != "image_encoder"}
     theirs = StableDiffusionAdapterPipeline(**parts, adapter=adapter, requires_safety_checker=False)
@@ -103,6 +118,53 @@ def test_a_t2i_adapter_equals_diffusers(tiny: Base, adapter: T2IAdapter, as_ours
     expected = theirs(**PROMPT, **COMMON, **_size(), image=_hint()).images
     got = _ours(tiny.pipeline, [ControlUnit(model=as_ours(adapter, "t2i"), hint=_hint())], **_size())
     _assert_same(got, expected, _ours(tiny.pipeline, [], **_size()))
+
+
+def test_two_adapters_equal_diffusers(tiny: Base, adapter: T2IAdapter, as_ours: Callable[[Any, str], Any]) -> None:
+    other = T2IAdapter(3, [32, 64, 64, 64], num_res_blocks=2, downscale_factor=8)
+    for parameter in other.parameters():
+        parameter.data.normal_(0, 0.05, generator=torch.Generator().manual_seed(parameter.numel()))
+    parts = {name: part for name, part in tiny.pipeline.components.items() if name != "image_encoder"}
+    both = MultiAdapter([adapter, other.eval()])
+    theirs = StableDiffusionAdapterPipeline(**parts, adapter=both, requires_safety_checker=False)
+    theirs.set_progress_bar_config(disable=True)
+    scales = {"adapter_conditioning_scale": [0.5, 1.0]}
+    expected = theirs(**PROMPT, **COMMON, **_size(), image=[_hint(), _hint(2)], **scales).images
+    units = [
+        ControlUnit(model=as_ours(adapter, "one"), hint=_hint(), weight=0.5),
+        ControlUnit(model=as_ours(other, "two"), hint=_hint(2)),
+    ]
+    _assert_same(_ours(tiny.pipeline, units, **_size()), expected, _ours(tiny.pipeline, units[:1], **_size()))
+
+
+def test_an_sdxl_adapter_equals_diffusers(xl: Base, as_ours: Callable[[Any, str], Any]) -> None:
+    made = T2IAdapter(3, [32, 64, 64, 64], num_res_blocks=2, downscale_factor=16, adapter_type="full_adapter_xl")
+    for parameter in made.parameters():
+        parameter.data.normal_(0, 0.05, generator=torch.Generator().manual_seed(parameter.numel()))
+    parts = {name: part for name, part in xl.pipeline.components.items() if name != "image_encoder"}
+    theirs = StableDiffusionXLAdapterPipeline(**parts, adapter=made.eval())
+    theirs.set_progress_bar_config(disable=True)
+    expected = theirs(**PROMPT, **COMMON, **_size(), image=_hint()).images
+    got = _ours(xl.pipeline, [ControlUnit(model=as_ours(made, "t2i-xl"), hint=_hint())], **_size())
+    _assert_same(got, expected, _ours(xl.pipeline, [], **_size()))
+
+
+@pytest.mark.parametrize(("world", "weight"), [("tiny", 20.0), ("xl", 20.0)])
+def test_guess_mode_equals_diffusers(request: pytest.FixtureRequest, build: Build, world: str, weight: float) -> None:
+    """Their guess mode is control on the cond rows, with weights that rise tenfold towards the middle."""
+    base = request.getfixturevalue(world)
+    control, model = build(base, 1)
+    kind = StableDiffusionControlNetPipeline if world == "tiny" else StableDiffusionXLControlNetPipeline
+    theirs = _theirs(kind, base, controlnet=control)
+    expected = theirs(
+        **PROMPT, **COMMON, **_size(), image=_hint(), guess_mode=True, controlnet_conditioning_scale=weight
+    ).images
+    weights = tuple(torch.logspace(-1, 0, len(model.slots)).tolist())
+    unit = ControlUnit(model=model, hint=_hint(), weight=weight, mode=ControlMode.CONTROL, block_weights=weights)
+    got = _ours(base.pipeline, [unit], **_size())
+    _assert_same(got, expected, _ours(base.pipeline, [], **_size()))
+    other = _ours(base.pipeline, [replace(unit, block_weights=None)], **_size())
+    assert (other - expected).abs().max() > 2 * TOLERANCE * expected.abs().max()  # another list would be noticed
 
 
 def test_img2img_equals_diffusers(tiny: Base, build: Build) -> None:
@@ -206,12 +268,65 @@ def test_a_folder_or_file_that_is_no_base_is_refused(tmp_path: Any) -> None:
         load_base(tmp_path / "missing.safetensors")
 
 
-def test_an_offloading_host_brings_networks_back(tiny: Base, build: Build) -> None:
+def _devices(model: Any) -> set[str]:
+    return {parameter.device.type for parameter in model.network.parameters()}
+
+
+def test_a_host_brings_networks_to_its_device(tiny: Base, build: Build) -> None:
     _, model = build(tiny, 1)
-    host = Base(tiny.pipeline, torch.device("cpu"), Offload.MODEL)
-    with host.ready(model):
-        pass
-    assert next(model.network.parameters()).device.type == "cpu"
+    with Base(tiny.pipeline, torch.device("meta"), Offload.NONE).ready(model):
+        assert _devices(model) == {"meta"}
+
+
+def test_a_sequential_host_keeps_no_weights_with_the_network(tiny: Base, build: Build) -> None:
+    _, model = build(tiny, 1)
+    before = {name: weight.clone() for name, weight in model.network.state_dict().items()}
+    with Base(tiny.pipeline, torch.device("cpu"), Offload.SEQUENTIAL).ready(model):
+        assert _devices(model) == {"meta"}  # each layer brings its own when it is called
+    assert all(model.network.state_dict()[name].equal(weight) for name, weight in before.items())
+
+
+@pytest.mark.parametrize("offload", [Offload.MODEL, Offload.SEQUENTIAL])
+def test_offloading_changes_no_picture(
+    tiny: Base, offloaded: Any, build: Build, adapter: T2IAdapter, as_ours: Any, offload: Offload
+) -> None:
+    units = [
+        ControlUnit(model=build(tiny, 1)[1], hint=_hint()),
+        ControlUnit(model=as_ours(adapter, "t2i"), hint=_hint(), weight=0.5),
+    ]
+    plain, expected = generate(tiny, _request()).images, generate(tiny, _request(), units).images
+    base = offloaded(offload)
+    got = generate(base, _request(), units).images
+    assert (got == expected).all()
+    assert (got != plain).any()
+    assert not base.pipeline.unet._forward_pre_hooks
+    assert all(_devices(unit.model) == {"cpu"} for unit in units)
+    resting = {parameter.device.type for parameter in base.pipeline.unet.parameters()}
+    assert resting == ({"meta"} if offload is Offload.SEQUENTIAL else {"cpu"})
+
+
+@pytest.mark.parametrize("offload", [Offload.MODEL, Offload.SEQUENTIAL])
+def test_offloading_from_the_cpu_to_the_cpu_is_refused(offload: Offload) -> None:
+    with pytest.raises(HostError, match="--device"):
+        load_base(BASE, offload=offload)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+@pytest.mark.parametrize("offload", [Offload.NONE, Offload.MODEL, Offload.SEQUENTIAL])
+def test_an_accelerator_draws_the_same_with_every_offload(tiny: Base, build: Build, offload: Offload) -> None:
+    unit = ControlUnit(model=build(tiny, 1)[1], hint=_hint())
+    expected = generate(tiny, _request(), [unit]).images.astype(int)
+    got = generate(load_base(BASE, device="cuda", offload=offload), _request(), [unit]).images
+    assert np.abs(got - expected).mean() < 1  # of 255: another device rounds otherwise
+
+
+@pytest.mark.parametrize("offload", [Offload.MODEL, Offload.SEQUENTIAL])
+def test_an_exception_while_offloading_leaves_networks_whole(tiny: Base, build: Build, offload: Offload) -> None:
+    _, model = build(tiny, 1)
+    host = Base(tiny.pipeline, torch.device("cpu"), offload)
+    with pytest.raises(KeyboardInterrupt), host.ready(model):
+        raise KeyboardInterrupt
+    assert _devices(model) == {"cpu"}
 
 
 def test_each_picture_may_have_its_prompt() -> None:

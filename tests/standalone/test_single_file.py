@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from controlstack.core.errors import ControlError, HostError
 from controlstack.models.naming import to_ldm
 from controlstack.standalone import single_file
 from controlstack.standalone.pipeline import load_base
+from controlstack.standalone.schedulers import make_scheduler
 from controlstack.standalone.tokenizers import TABLE, make_tokenizer
 from diffusers import (
     AutoencoderKL,
@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+Rename = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 WIDTH, HEADS = 64, 4  # of the prompt; of the U-Net's attention
 WORDS = 49408  # CLIP's
 METADATA = {"controlstack.heads": str(HEADS)}  # no shape tells it
@@ -72,30 +73,6 @@ def _scheduler(prediction: str) -> DDIMScheduler:
     return DDIMScheduler(**betas, steps_offset=1, clip_sample=False, set_alpha_to_one=False, prediction_type=prediction)
 
 
-def _ldm_vae(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The names of the original autoencoder, whose attention is made of 1x1 convolutions."""
-    levels = 4
-    table = (
-        (r"down_blocks\.(\d)\.resnets\.", r"down.\1.block."),
-        (r"down_blocks\.(\d)\.downsamplers\.0\.", r"down.\1.downsample."),
-        (r"up_blocks\.(\d)\.resnets\.", lambda found: f"up.{levels - 1 - int(found[1])}.block."),
-        (r"up_blocks\.(\d)\.upsamplers\.0\.", lambda found: f"up.{levels - 1 - int(found[1])}.upsample."),
-        (r"mid_block\.resnets\.(\d)\.", lambda found: f"mid.block_{int(found[1]) + 1}."),
-        (r"mid_block\.attentions\.0\.group_norm", "mid.attn_1.norm"),
-        (r"mid_block\.attentions\.0\.to_([qkv])", r"mid.attn_1.\1"),
-        (r"mid_block\.attentions\.0\.to_out\.0", "mid.attn_1.proj_out"),
-        ("conv_shortcut", "nin_shortcut"),
-        ("conv_norm_out", "norm_out"),
-    )
-    renamed = {}
-    for key, value in state.items():
-        for pattern, name in table:
-            key = re.sub(pattern, name, key)
-        convolution = "attn_1" in key and value.ndim == 2
-        renamed[single_file.VAE + key] = value[..., None, None] if convolution else value
-    return renamed
-
-
 def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """transformers 5.6 dropped the prefix of the text model."""
     return {key.removeprefix("text_model."): value for key, value in state.items()}
@@ -138,7 +115,7 @@ class Example:
     state: dict[str, Tensor]
 
 
-def _example(kind: str, folder: Path) -> Example:
+def _example(kind: str, folder: Path, autoencoder_names: Rename) -> Example:
     clip, filled = make_tokenizer(folder / "clip"), make_tokenizer(folder / "open", "!")
     parts: dict[str, Any] = {"scheduler": _scheduler("epsilon"), "vae": _vae(0.18215)}
     if kind == "sd1":
@@ -152,14 +129,14 @@ def _example(kind: str, folder: Path) -> Example:
         words = _open_clip(whole.state_dict(), single_file.OPEN_CLIP)
         words[single_file.OPEN_CLIP + "text_projection"] = torch.randn(WIDTH, WIDTH)  # there, and of no use
     else:
-        return _example_xl(clip, filled)
+        return _example_xl(clip, filled, autoencoder_names)
     pipeline = StableDiffusionPipeline(
         **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
-    return Example(pipeline, words | _networks(pipeline))
+    return Example(pipeline, words | _networks(pipeline, autoencoder_names))
 
 
-def _example_xl(clip: Any, filled: Any) -> Example:
+def _example_xl(clip: Any, filled: Any, autoencoder_names: Rename) -> Example:
     first, second = _clip(2, "quick_gelu", WORDS - 1), _clip(10, "gelu", 0, CLIPTextModelWithProjection, 2 * WIDTH)
     unet = _unet(
         cross_attention_dim=3 * WIDTH,
@@ -182,22 +159,27 @@ def _example_xl(clip: Any, filled: Any) -> Example:
         add_watermarker=False,
     )
     words = {single_file.XL_CLIP + key: value for key, value in _bare(first.state_dict()).items()}
-    return Example(pipeline, words | _open_clip(second.state_dict(), single_file.XL_OPEN_CLIP) | _networks(pipeline))
+    return Example(
+        pipeline,
+        words | _open_clip(second.state_dict(), single_file.XL_OPEN_CLIP) | _networks(pipeline, autoencoder_names),
+    )
 
 
-def _networks(pipeline: Any) -> dict[str, Tensor]:
+def _networks(pipeline: Any, autoencoder_names: Rename) -> dict[str, Tensor]:
     unet = {single_file.UNET + key: value for key, value in to_ldm(pipeline.unet.state_dict()).items()}
-    return unet | _ldm_vae(pipeline.vae.state_dict())
+    return unet | autoencoder_names(pipeline.vae.state_dict())
 
 
 @pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
-def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Example:
-    return _example(request.param, tmp_path_factory.mktemp("tokenizers"))
+def example(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, autoencoder_names: Rename
+) -> Example:
+    return _example(request.param, tmp_path_factory.mktemp("tokenizers"), autoencoder_names)
 
 
 @pytest.fixture(scope="module")
-def sd1(tmp_path_factory: pytest.TempPathFactory) -> Example:
-    return _example("sd1", tmp_path_factory.mktemp("tokenizers"))
+def sd1(tmp_path_factory: pytest.TempPathFactory, autoencoder_names: Rename) -> Example:
+    return _example("sd1", tmp_path_factory.mktemp("tokenizers"), autoencoder_names)
 
 
 def _save(state: Mapping[str, Tensor], path: Path, **metadata: str) -> Path:
@@ -308,7 +290,20 @@ def test_sd2_shows_its_prediction_by_a_bias(tmp_path: Path, spread: float, expec
 
 def test_a_schedule_without_signal_at_its_end_is_kept(sd1: Example, tmp_path: Path) -> None:
     path = _save(sd1.state | {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}, tmp_path / "model.safetensors")
-    assert load_base(path).pipeline.scheduler.alphas_cumprod[-1] < 1e-6
+    base = load_base(path)
+    assert base.pipeline.scheduler.alphas_cumprod[-1] < 1e-6
+    other = make_scheduler("euler", base.pipeline.scheduler.config)
+    other.set_timesteps(5)
+    assert other.timesteps[0] == 999
+
+
+def test_other_schedulers_space_their_steps_as_for_a_published_folder(example: Example, tmp_path: Path) -> None:
+    """Published folders of SDXL name a spacing; those of SD 1.x and SD 2.x leave it to the scheduler."""
+    base = load_base(_save(example.state, tmp_path / "model.safetensors"))
+    unipc = make_scheduler("unipc", base.pipeline.scheduler.config)
+    xl = isinstance(base.pipeline, StableDiffusionXLPipeline)
+    assert unipc.config["timestep_spacing"] == ("leading" if xl else "linspace")
+    assert unipc.config["prediction_type"] == "epsilon"
 
 
 def _without(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

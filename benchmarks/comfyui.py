@@ -1,0 +1,183 @@
+"""What units add to a run in a real ComfyUI, ours beside the host's own nodes and Advanced-ControlNet.
+
+    PYTHONPATH=tests/hosts COMFYUI_PATH=... python benchmarks/comfyui.py [--rounds N] [--steps N] [--peer FOLDER]
+
+Full-size SD 1.5 and control models of random weights, 256 px, batch 2, one thread, in one host process. The cases take
+turns, in alternating order. Counted is the host's CPU time, so that other programs do not count; each added time is the
+median over rounds of a difference within a round. 12 GB of memory and 5 GB of disk are needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import comfyui_host
+import control_files
+from comfyui_host import Graph, Host, Link, output
+
+SIZE = 256
+MODELS = ("full-1", "full-2", "full-3")
+Prompts = tuple[Link, Link]
+Case = Callable[[Graph, Prompts], Prompts]
+
+
+def main() -> None:
+    options = _options()
+    path = comfyui_host.find()
+    if path is None:
+        raise SystemExit("no ComfyUI: set COMFYUI_PATH to its folder (and COMFYUI_PYTHON to its Python)")
+    cases = CASES | (PEER_CASES if options.peer else {})
+    with tempfile.TemporaryDirectory() as scratch:
+        base = Path(scratch)
+        control_files.write_full(base / "models" / "controlnet")
+        with comfyui_host.started(path, base, peers=[options.peer] if options.peer else []) as host:
+            rounds = measure(host, cases, options.rounds, options.steps)
+    added = relative(rounds)
+    print(table(added))
+    if options.json:
+        options.json.write_text(json.dumps({"added": added, "rounds": rounds}, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(host: Host, cases: Mapping[str, Case], rounds: int, steps: int) -> list[dict[str, float]]:
+    """CPU seconds of each case in each round; a first round, in which models are loaded, is not kept."""
+    found: list[dict[str, float]] = []
+    for turn in range(rounds + 1):
+        order = list(cases) if turn % 2 else list(reversed(cases))
+        times = {name: timed(host, cases[name], seed=turn, steps=steps if turn else 1) for name in order}
+        print(f"round {turn}: " + ", ".join(f"{name} {times[name]:.1f} s" for name in cases), flush=True)
+        found.append({name: times[name] for name in cases})
+    return found[1:]
+
+
+def timed(host: Host, case: Case, seed: int, steps: int) -> float:
+    graph = Graph()
+    model = graph.add("TestModel", kind="full SD", seed=0)
+    prompts = case(graph, (graph.add("TestPrompt", seed=1, width=768), graph.add("TestPrompt", seed=2, width=768)))
+    sample = graph.add(
+        "KSampler",
+        model=model,
+        positive=prompts[0],
+        negative=prompts[1],
+        latent_image=graph.add("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=1),
+        seed=seed,
+        steps=steps,
+        cfg=7.0,
+        sampler_name="euler",
+        scheduler="normal",
+        denoise=1.0,
+    )
+    before = host.seconds()
+    host.latent(graph, sample)
+    return host.seconds() - before
+
+
+def relative(rounds: list[dict[str, float]]) -> dict[str, float]:
+    """What each case adds to the run without control, as a share of that run."""
+    plain = statistics.median(each["none"] for each in rounds)
+    names = [name for name in rounds[0] if name != "none"]
+    return {name: statistics.median(each[name] - each["none"] for each in rounds) / plain for name in names}
+
+
+def table(added: Mapping[str, float]) -> str:
+    """A Markdown row for each kind of case, a column for each program."""
+    programs = [program for program in ("ours", "host", "advanced") if any(name.endswith(program) for name in added)]
+    kinds = list(dict.fromkeys(name.rpartition(", ")[0] for name in added))
+    rows = [f"| added to the run by | {' | '.join(programs)} |", "|---" * (len(programs) + 1) + "|"]
+    for kind in kinds:
+        cells = [added.get(f"{kind}, {program}") for program in programs]
+        rows.append(f"| {kind} | {' | '.join('' if cell is None else f'{100 * cell:.1f} %' for cell in cells)} |")
+    return "\n".join(rows)
+
+
+def ours(*models: str, **settings: object) -> Case:
+    def add(graph: Graph, prompts: Prompts) -> Prompts:
+        units: dict[str, Link] = {}
+        for number, model in enumerate(models):
+            load = graph.add("ControlStackLoadControlModel", name=f"{model}.safetensors")
+            unit = graph.add(
+                "ControlStackControlUnit", control_net=load, image=_picture(graph, number), **UNIT | settings, **units
+            )
+            units = {"units": unit}
+        made = graph.add("ControlStackApplyControlUnits", positive=prompts[0], negative=prompts[1], **units)
+        return made, output(made, 1)
+
+    return add
+
+
+def theirs(loader: str, apply: str, *models: str, end: float = 1.0, positive_only: bool = False) -> Case:
+    def add(graph: Graph, prompts: Prompts) -> Prompts:
+        positive, negative = prompts
+        for number, model in enumerate(models):
+            load = graph.add(loader, control_net_name=f"{model}.safetensors")
+            settings = {"strength": 1.0, "start_percent": 0.0, "end_percent": end}
+            made = graph.add(
+                apply, positive=positive, negative=negative, control_net=load, image=_picture(graph, number), **settings
+            )
+            positive, negative = made, negative if positive_only else output(made, 1)
+        return positive, negative
+
+    return add
+
+
+def _picture(graph: Graph, seed: int) -> Link:
+    return graph.add("TestPicture", seed=seed, count=1, width=SIZE, height=SIZE)
+
+
+UNIT = {
+    "preprocessor": "none",
+    "weight": 1.0,
+    "start": 0.0,
+    "end": 1.0,
+    "basis": "noise",
+    "mode": "balanced",
+    "resize": "crop and resize",
+    "resolution": 0,
+    "enabled": True,
+}
+HOST = ("ControlNetLoader", "ControlNetApplyAdvanced")
+ADVANCED = ("ControlNetLoaderAdvanced", "ACN_AdvancedControlNetApply_v2")
+
+
+def _nothing(_graph: Graph, prompts: Prompts) -> Prompts:
+    return prompts
+
+
+def _of(program: str, nodes: tuple[str, str]) -> dict[str, Case]:
+    return {
+        f"one unit, {program}": theirs(*nodes, *MODELS[:1]),
+        f"three units, {program}": theirs(*nodes, *MODELS),
+        f"one unit, range 0 to 0.5, {program}": theirs(*nodes, *MODELS[:1], end=0.5),
+        f"one unit, on the positive prompt alone, {program}": theirs(*nodes, *MODELS[:1], positive_only=True),
+        f"one T2I-Adapter, {program}": theirs(*nodes, "full-t2i"),
+    }
+
+
+CASES: dict[str, Case] = {
+    "none": _nothing,
+    "one unit, ours": ours(*MODELS[:1]),
+    "three units, ours": ours(*MODELS),
+    "one unit, range 0 to 0.5, ours": ours(*MODELS[:1], end=0.5),
+    "one unit, on the positive prompt alone, ours": ours(*MODELS[:1], mode="control"),
+    "one T2I-Adapter, ours": ours("full-t2i"),
+    "one unit of weight 0, ours": ours(*MODELS[:1], weight=0.0),
+    **_of("host", HOST),
+}
+PEER_CASES = _of("advanced", ADVANCED)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--peer", type=Path, help="folder of Advanced-ControlNet")
+    parser.add_argument("--json", type=Path, help="write the numbers here too")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Every bad input ends in one clear line and exit code 2, before any sampling, and leaves nothing written."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from controlstack.cli import main
+from controlstack.standalone.demo import BASE, CONTROLS, IMAGES
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+CANNY = CONTROLS / "canny.safetensors"
+SCENE = IMAGES / "scene-1.png"
+SMALL = ["--steps", "1", "--width", "64", "--height", "64", "--scheduler", "ddim", "--guidance", "2"]
+Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+def _refused(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that must fail; its one line."""
+    before = sorted(folder.rglob("*"))
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    # diffusers and transformers may have said something of their own while the base was loaded
+    said = [line for line in captured.err.splitlines() if line.startswith("controlstack: ")]
+    assert captured.err.rstrip("\n").endswith(said[0])
+    assert len(said) == 1
+    assert sorted(folder.rglob("*")) == before
+    return said[0]
+
+
+def _generate(folder: Path, image: Path = SCENE, model: Path = CANNY, more: str = "") -> list[str]:
+    unit = f"image={image},preprocessor=canny,model={model}{more}"
+    return ["generate", "--base", str(BASE), "--unit", unit, *SMALL, "--output", str(folder / "out")]
+
+
+def _png(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    packed = (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+PICTURES: dict[str, tuple[bytes | None, str]] = {
+    "missing": (None, "there is no picture"),
+    "empty": (b"", "is empty"),
+    "text": (b"no picture at all", "no picture of a known format"),
+    "truncated": (SCENE.read_bytes()[:-200], "damaged or truncated"),
+    "above 64 megapixels": (_png(8001, 8000), "64 megapixels"),
+}
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("place", ["image", "mask", "start"])
+def test_bad_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, place: str) -> None:
+    content, words = PICTURES[kind]
+    path = tmp_path / "picture.png"
+    if content is not None:
+        path.write_bytes(content)
+    arguments = {
+        "image": _generate(tmp_path, image=path),
+        "mask": _generate(tmp_path, more=f",mask={path}"),
+        "start": [*_generate(tmp_path), "--image", str(path)],
+    }
+    assert words in _refused(arguments[place], tmp_path, capsys)
+
+
+def test_a_folder_in_place_of_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is a folder" in _refused(_generate(tmp_path, image=IMAGES), tmp_path, capsys)
+
+
+def _size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def _png_of(path: Path, image: np.ndarray) -> Path:
+    cv2.imwrite(str(path), image)
+    return path
+
+
+ODD: dict[str, np.ndarray] = {
+    "1 channel": np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8),
+    "4 channels": np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8),
+    "16 bit": np.random.default_rng(0).integers(0, 65536, (64, 64, 3), np.uint16),
+    "511x513": np.random.default_rng(0).integers(0, 256, (513, 511, 3), np.uint8),
+    "1x1": np.full((1, 1, 3), 200, np.uint8),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_pictures_are_good_pictures(tmp_path: Path, kind: str) -> None:
+    path = _png_of(tmp_path / "picture.png", ODD[kind])
+    assert main(_generate(tmp_path, image=path, more=f",mask={path}")) == 0
+    assert _size(tmp_path / "out" / "00001.png") == (64, 64)
+
+
+def test_two_channels_and_a_turned_camera_are_good_pictures(tmp_path: Path) -> None:
+    grey = Image.fromarray(ODD["1 channel"])
+    alpha = Image.merge("LA", (grey, grey))
+    alpha.save(tmp_path / "two.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turned to the right
+    Image.fromarray(ODD["511x513"]).save(tmp_path / "turned.jpg", exif=exif)
+    for name, size in (("two.png", (64, 64)), ("turned.jpg", (513, 511))):
+        assert main(["preprocess", "invert", str(tmp_path / name), "--output", str(tmp_path / "out")]) == 0
+        (hint,) = (tmp_path / "out").rglob(f"{Path(name).stem}*.png")
+        assert _size(hint) == size
+
+
+def _changed(folder: Path, change: Change) -> Path:
+    from safetensors import safe_open
+
+    with safe_open(CANNY, "pt") as file:
+        metadata = file.metadata()
+    save_file(change(load_file(CANNY)), folder / "control.safetensors", metadata)
+    return folder / "control.safetensors"
+
+
+def _nan(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    state["middle_block_out.0.weight"][0] = float("nan")
+    return state
+
+
+def _wider(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same network for a base with a wider context."""
+    return {
+        key: torch.zeros(len(value), 96, dtype=value.dtype)
+        if key.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+        else value
+        for key, value in state.items()
+    }
+
+
+def _lora(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight": torch.ones(2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_nan, ("NaN", "middle_block_out")),
+        (_wider, ("'control'", "96", "64")),
+        (_lora, ("LoRA", "control.safetensors")),
+    ],
+)
+def test_bad_control_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Change, words: tuple[str, ...]
+) -> None:
+    line = _refused(_generate(tmp_path, model=_changed(tmp_path, change)), tmp_path, capsys)
+    assert all(word in line for word in words)
+
+
+@pytest.mark.parametrize(("keep", "words"), [(0, "empty"), (4, "truncated"), (500, "truncated"), (-100, "truncated")])
+def test_truncated_control_models(tmp_path: Path, capsys: pytest.CaptureFixture[str], keep: int, words: str) -> None:
+    path = tmp_path / "control.safetensors"
+    path.write_bytes(CANNY.read_bytes()[:keep])
+    assert words in _refused(_generate(tmp_path, model=path), tmp_path, capsys)
+    assert words in _refused(["inspect", str(path)], tmp_path, capsys)
+
+
+def test_bad_devices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--device" in _refused([*_generate(tmp_path), "--device", "toaster"], tmp_path, capsys)
+    assert "--device" in _refused([*_generate(tmp_path), "--offload", "model"], tmp_path, capsys)
+    if not torch.cuda.is_available():
+        assert "'cuda'" in _refused([*_generate(tmp_path), "--device", "cuda"], tmp_path, capsys)
+
+
+def _data(folder: Path, lines: list[str]) -> Path:
+    data = folder / "data"
+    data.mkdir(exist_ok=True)
+    _png_of(data / "0.png", ODD["1 channel"])
+    (data / "metadata.jsonl").write_text("\n".join(lines))
+    return data
+
+
+GOOD = json.dumps({"file_name": "0.png", "text": "noise"})
+
+
+@pytest.mark.parametrize(
+    ("lines", "more", "words"),
+    [
+        (["{oops"], (), "line 1 of"),
+        ([GOOD, '{"text": "a cat"}'], (), "line 2 of"),
+        ([GOOD, "[1, 2]"], (), "line 2 of"),
+        ([json.dumps({"file_name": "none.png", "text": ""})], (), "no file"),
+        ([GOOD], ("--hint-parameters", "low"), "name=number"),
+        ([GOOD], ("--hint-parameters", "low=much"), "name=number"),
+        ([GOOD], ("--hint", "cany"), "canny"),
+        ([GOOD], ("--base", "nowhere"), "--base"),
+        ([GOOD], ("--steps", "0"), "--steps"),
+        ([GOOD], ("--resume",), "--resume"),
+        ([GOOD], ("--start", "nothing.safetensors"), "nothing.safetensors"),
+        ([GOOD], ("--out", "control.bin"), ".safetensors"),
+    ],
+)
+def test_bad_trainings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: list[str], more: tuple[str, ...], words: str
+) -> None:
+    data = _data(tmp_path, lines)
+    given = ["train", "--base", str(BASE), "--data", str(data), "--out", str(tmp_path / "c.safetensors")]
+    assert words in _refused([*given, "--hint", "canny", "--steps", "1", *more], tmp_path, capsys)

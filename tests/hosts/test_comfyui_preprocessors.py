@@ -1,0 +1,118 @@
+"""Networks of preprocessors and poses in a real ComfyUI: its folders, its memory manager, its nodes."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from comfyui_host import Graph, Host, Link, RunError, output
+from controlstack.preprocessors import find
+from controlstack.preprocessors.images import read_image
+from controlstack.preprocessors.manga import MangaLines
+from controlstack.preprocessors.pose_drawing import draw
+from controlstack.preprocessors.poses import from_json
+from safetensors.torch import save_file
+
+SIZE = 64
+FRAME = {
+    "people": [
+        {
+            "pose_keypoints_2d": [64, 20, 1, 64, 40, 1, 44, 42, 1, 36, 70, 1, 30, 96, 1, *([0, 0, 0] * 13)],
+            "face_keypoints_2d": None,
+            "hand_left_keypoints_2d": None,
+            "hand_right_keypoints_2d": None,
+        }
+    ],
+    "canvas_width": 128,
+    "canvas_height": 160,
+}
+
+
+@pytest.fixture(scope="session")
+def manga(comfyui: Host) -> MangaLines:
+    """A network with random weights, whose file lies where a user would put it."""
+    torch.manual_seed(0)
+    network = MangaLines().eval()
+    for tensor in network.state_dict().values():
+        if tensor.dim() > 1:
+            tensor.normal_(0, (1 / tensor[0].numel()) ** 0.5)
+    last = network.conv15.model[2]
+    assert isinstance(last, torch.nn.Conv2d)
+    last.weight.data.mul_(0.02)
+    last.bias.data.fill_(128)
+    folder = comfyui.base / "models" / "controlnet_aux"
+    folder.mkdir(exist_ok=True)
+    save_file(network.state_dict(), folder / "erika.safetensors")
+    return network
+
+
+def pictures(host: Host, graph: Graph, images: Link) -> np.ndarray:
+    """Run, and return the pictures as the host saved them."""
+    saver = graph.add("SaveImage", images=images, filename_prefix="test")
+    saved = host.run(graph)["outputs"][saver[0]]["images"]
+    return np.stack([read_image(host.base / "output" / each["subfolder"] / each["filename"]) for each in saved])
+
+
+def preprocess(graph: Graph, name: str, resolution: int = 0, count: int = 1, seed: int = 0) -> tuple[Link, Link]:
+    image = graph.add("TestPicture", seed=seed, count=count, width=SIZE, height=SIZE)
+    return image, graph.add("ControlStackPreprocess", image=image, preprocessor=name, resolution=resolution)
+
+
+def expected(network: MangaLines, images: np.ndarray) -> np.ndarray:
+    grey = np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images])
+    with torch.inference_mode():
+        lines = 255 - network(torch.from_numpy(grey)[:, None].float())[:, 0]
+    return lines.clamp(0, 255).numpy()
+
+
+def test_a_network_runs_from_the_hosts_folder(comfyui: Host, manga: MangaLines) -> None:
+    """A batch, equal to the network itself; and again after the host was told to free its memory."""
+    for seed in (0, 1):
+        graph = Graph()
+        image, hint = preprocess(graph, "lineart_anime_denoise", count=2, seed=seed)
+        hints, given = pictures(comfyui, graph, hint), pictures(comfyui, graph, image)
+        wanted = expected(manga, given)
+        off = np.abs(hints[..., 0] - wanted)
+        assert (off.max() < 10, off.mean() < 1.5) == (True, True)  # the host cuts levels off when it saves a picture
+        assert wanted.std() > 5
+        body = json.dumps({"unload_models": True, "free_memory": True}).encode()
+        request = urllib.request.Request(f"{comfyui.address}/free", body, {"Content-Type": "application/json"})
+        urllib.request.urlopen(request, timeout=60).close()
+
+
+def test_missing_weights_are_a_sentence(comfyui: Host) -> None:
+    """Offline: the file, and the host's own folder."""
+    graph = Graph()
+    _, hint = preprocess(graph, "seg_anime_face")
+    with pytest.raises(RunError) as error:
+        pictures(comfyui, graph, hint)
+    said = str(error.value)
+    assert "torchvision" in said or ("UNet.pth" in said and str(Path("models") / "controlnet_aux") in said)
+
+
+@pytest.mark.parametrize("resolution", [0, 256])
+def test_poses_are_drawn_at_the_size_that_is_needed(comfyui: Host, resolution: int) -> None:
+    graph = Graph()
+    pose = graph.add("TestPose", frames=json.dumps([FRAME, FRAME]))
+    parts = {"body": True, "hands": True, "face": True, "thick": False}
+    hints = pictures(comfyui, graph, graph.add("ControlStackDrawPose", pose=pose, resolution=resolution, **parts))
+    size = (256, 320) if resolution else (128, 160)
+    wanted = draw(from_json(FRAME).scaled(*size))
+    assert hints.shape == (2, size[1], size[0], 3)
+    assert np.array_equal(hints[0], wanted)
+    assert wanted.any()
+
+
+def test_a_preprocessor_without_poses_gives_none(comfyui: Host) -> None:
+    assert not find("invert").finds_poses
+    graph = Graph()
+    _, hint = preprocess(graph, "invert")
+    parts = {"body": True, "hands": True, "face": True, "thick": False}
+    drawn = graph.add("ControlStackDrawPose", pose=output(hint, 1), resolution=0, **parts)
+    with pytest.raises(RunError, match="there is no pose to draw"):
+        pictures(comfyui, graph, drawn)
