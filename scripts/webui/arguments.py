@@ -27,8 +27,8 @@ THRESHOLDS = ("threshold_a", "threshold_b", "threshold_c", "threshold_d", "thres
 FIELDS = (
     "enabled", "low_vram", "pixel_perfect", "module", "model", "weight", "guidance_start", "guidance_end",
     "processor_res", *THRESHOLDS, "control_mode", "resize_mode", "range_basis", "hr_option", "curve",
-    "union_control_type", "inpaint_crop_input_image", "advanced_weighting", "loopback", "input_mode", "image", "mask",
-    "effective_region_mask", "batch_folder", "output_folder", "multi_images",
+    "union_control_type", "inpaint_crop_input_image", "advanced_weighting", "loopback", "input_mode", "image", "drawn",
+    "mask", "effective_region_mask", "region_drawn", "batch_folder", "output_folder", "multi_images",
 )  # fmt: skip
 
 
@@ -61,20 +61,20 @@ def fill(args: list[Any], start: int, units: Sequence[Any]) -> None:
 
 def from_page_unit(values: dict[str, Any]) -> dict[str, Any]:
     """The widgets' values as a unit's fields."""
-    image, mask = with_drawing(values.get("image")), values.pop("mask", None)
-    if isinstance(image, Mapping) and mask is not None:  # an uploaded mask replaces the drawn one
-        image = {"image": image["image"], "mask": mask}
+    image, mask = with_drawing(values.get("image"), values.pop("drawn", None)), values.pop("mask", None)
+    if image is not None and mask is not None:  # an uploaded mask replaces the drawn one
+        image = {"image": image["image"] if isinstance(image, Mapping) else image, "mask": mask}
     gallery = [_opened(each) for each in values.pop("multi_images", None) or ()]
-    values |= {"image": image, "mask": None, "effective_region_mask": _region(values.get("effective_region_mask"))}
+    values |= {"image": image, "mask": None, "effective_region_mask": _region(values)}
     values["parameters"] = _parameters(values)
     if values.get("input_mode") == InputMode.MERGE.value:
         return values | {"image": [{"image": each} for each in gallery] or None}
     return values | {"input_mode": values.get("input_mode") or InputMode.SIMPLE.value}
 
 
-def _region(value: Any) -> Any:
+def _region(values: dict[str, Any]) -> Any:
     """A region is what was drawn; the picture itself if nobody drew on it."""
-    region = with_drawing(value)
+    region = with_drawing(values.get("effective_region_mask"), values.pop("region_drawn", None))
     if not isinstance(region, Mapping):
         return region
     drawn = region.get("mask")

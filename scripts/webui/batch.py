@@ -43,8 +43,8 @@ class Batch:
         return [parse_unit(self._filled(unit, number)) for unit in self._units]
 
     def remember(self, picture: Any) -> None:
-        """Keep a result, float [3, H, W] in 0..1, for the units that loop."""
-        self._last = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        """Keep a result, float [3, H, W] in 0..1, for the units that loop; cut to 8 bits as the host saves it."""
+        self._last = (picture.clamp(0, 1) * 255).byte().permute(1, 2, 0).cpu().numpy()
 
     def name(self, number: int, index: int) -> str:
         """The file that a result gets in the output folder: as its input, numbered where there are several."""

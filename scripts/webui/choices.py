@@ -76,16 +76,15 @@ def sliders(module: str) -> list[Slider]:
 
 
 def offer(tag: str, models: Sequence[str]) -> Offer:
-    """The preprocessors and models of a control type, and the first of each."""
+    """The preprocessors of a control type and its `models`, and the one of each that is chosen."""
     found = preprocessing.of_type(tag)
-    fitting = preprocessing.models_of_type(tag, list(models))
     own = [each.id for each in found if each.id != NO_MODULE]
     everything = tag == preprocessing.ALL
     return Offer(
         modules=[each.id for each in found],
         module=NO_MODULE if everything or not own else own[0],
-        models=[NO_MODEL, *fitting],
-        model=NO_MODEL if everything or not fitting else _preferred(fitting),
+        models=[NO_MODEL, *models],
+        model=NO_MODEL if everything or not models else _preferred(models),
     )
 
 

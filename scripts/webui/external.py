@@ -23,6 +23,7 @@ from . import preprocessing
 from .api import UNITS, UNITS_OPTION, VERSION
 from .arguments import fill, raw_units
 from .pictures import read_picture
+from .rival import PEER
 from .services import services
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("controlstack")
 
 ROOT = Path(__file__).resolve().parents[2]
-PEER = "internal_controlnet"  # a folder that sd-webui-controlnet has
 NAMES = (
     "scripts.external_code",
     "extensions.{}.scripts.external_code",
@@ -130,18 +130,10 @@ class ControlNetUnit:
 
 
 def publish() -> None:
-    """Make this module importable under the names that other extensions use, unless they mean somebody else's."""
+    """Make this module importable under the names that other extensions use. Nobody else's extension has them."""
     from modules import extensions
 
     active = [(each, Path(each.path)) for each in extensions.active()]
-    peer = next((path for _, path in active if (path / PEER).is_dir()), None)
-    if peer is not None:
-        log.error(
-            "%s is installed too: both are called ControlNet, and requests reach only one. Switch one of them off on "
-            "the page Extensions",
-            peer,
-        )
-        return
     folders = {"sd-webui-controlnet", *(each.name for each, path in active if path.resolve() == ROOT)}
     names = {name.format(folder) for name in NAMES[:2] for folder in folders}
     names |= {name.format(PEER) for name in NAMES[2:]}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 BRUSH = 20  # pixels, for drawing on a picture
 
@@ -18,19 +18,58 @@ def is_old() -> bool:
     return gr.__version__.startswith("3.")
 
 
-def picture(label: str, elem_id: str, *, draw: bool = False, height: int | None = None) -> Any:
-    """A picture to upload; `draw`: the user can paint a mask on it."""
+class Picture(NamedTuple):
+    """A picture to upload: what holds it, and what holds a drawing on it where that is not the same."""
+
+    image: Any
+    drawn: Any
+
+
+def picture(label: str, elem_id: str, *, draw: bool = False, height: int | None = None) -> Picture:
+    """A picture to upload; `draw`: the user can paint a mask on it.
+
+    gradio 4's own editor stops the whole page while it lies in a closed accordion, so Forge's is used where there is
+    one; elsewhere a mask has to be uploaded.
+    """
     import gradio as gr
 
-    common: dict[str, Any] = {"label": label, "elem_id": elem_id, "type": "numpy"}
+    common: dict[str, Any] = {"label": label, "elem_id": elem_id, "type": "numpy", "height": height}
     if is_old():
         tool = {"tool": "sketch", "brush_radius": BRUSH} if draw else {}
-        return gr.Image(source="upload", mirror_webcam=False, height=height, image_mode="RGBA", **tool, **common)
-    sources = ["upload", "webcam", "clipboard"]
-    if draw:
-        brush = gr.Brush(default_size=BRUSH, colors=["#ffffff"], color_mode="fixed")
-        return gr.ImageEditor(sources=sources, brush=brush, height=height, image_mode="RGBA", layers=False, **common)
-    return gr.Image(sources=sources, height=height, **common)
+        image = gr.Image(source="upload", mirror_webcam=False, image_mode="RGBA", **tool, **common)
+        return Picture(image, gr.State(None))
+    canvas = _forge_canvas() if draw else None
+    if canvas is None:
+        return Picture(gr.Image(sources=["upload", "webcam", "clipboard"], image_mode="RGBA", **common), gr.State(None))
+    gr.HTML(label, elem_classes=["cnet-canvas-label"])  # a canvas has none
+    made = canvas(elem_id=elem_id, contrast_scribbles=True, height=height, numpy=True)
+    for each in (made.background, made.foreground):
+        each.do_not_save_to_config = True
+    return Picture(made.background, made.foreground)
+
+
+def on_upload(image: Any, checkbox: Any) -> None:
+    """Tick a box when somebody gives a picture."""
+    if hasattr(image, "upload"):
+        on(image.upload, None, outputs=[checkbox], script="() => true")
+    else:
+        on(image.change, None, [image, checkbox], [checkbox], script="(image, ticked) => ticked || Boolean(image)")
+
+
+def on_load(run: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Connect the opening of the page, whose widgets are being made now."""
+    from gradio.context import Context
+
+    assert Context.root_block is not None
+    on(Context.root_block.load, run, inputs, outputs)
+
+
+def _forge_canvas() -> Any:
+    try:
+        from modules_forge.forge_canvas.canvas import ForgeCanvas
+    except ImportError:
+        return None
+    return ForgeCanvas
 
 
 def shown(label: str, elem_id: str, *, height: int | None = None) -> Any:
@@ -56,23 +95,16 @@ def on(
     event(fn=run, inputs=list(inputs), outputs=list(outputs), queue=False, **options)
 
 
-def with_drawing(value: Any) -> Any:
-    """What an image component sent as {"image", "mask"}, whichever gradio it is; None if it is empty.
+def with_drawing(value: Any, drawn: Any = None) -> Any:
+    """What a picture's components sent, whichever gradio it is, as {"image", "mask"}; None if it is empty.
 
-    gradio 4 sends the picture, layers with what was drawn, and both put together.
+    gradio 3 sends such a dictionary itself; Forge's canvas sends the drawing apart, as [H, W, 4] with the strokes
+    opaque. What is neither, such as a picture of a client, stays as it is.
     """
-    if not isinstance(value, Mapping) or "background" not in value:
-        return None if isinstance(value, Mapping) and value.get("image") is None else value
-    if value["background"] is None:
-        return None
-    return {"image": value["background"], "mask": _drawn(value)}
-
-
-def _drawn(value: Mapping[str, Any]) -> Any:
-    """All layers as one mask: 255 where any of them is painted."""
+    if isinstance(value, Mapping):
+        return None if value.get("image") is None else value
+    if value is None or drawn is None:
+        return value
     import numpy as np
 
-    mask = np.zeros(value["background"].shape[:2], np.uint8)
-    for layer in value.get("layers") or ():
-        mask = np.maximum(mask, np.where(layer[..., 3] > 0, 255, 0).astype(np.uint8))
-    return mask
+    return {"image": value, "mask": np.where(drawn[..., 3] > 0, 255, 0).astype(np.uint8)}

@@ -85,6 +85,11 @@ class WebUI:
                 f"the U-Net '{sd_unet.current_unet.option.label}' computes instead of the checkpoint's own and takes "
                 "no control: choose 'None' at SD Unet in the settings, or switch the units off"
             )
+        if not hasattr(shared.sd_model, "model"):
+            raise HostError(
+                f"this WebUI keeps its U-Net in a {type(shared.sd_model).__name__}, which ControlStack does not know "
+                "yet: switch the units off, or use AUTOMATIC1111's WebUI"
+            )
         return shared.sd_model.model.diffusion_model
 
     @property

@@ -12,9 +12,9 @@ from typing import Any
 from ...core.errors import ControlError
 from . import choices, paste, preset_page, preview
 from .arguments import SLOTS
-from .gradio_shim import on
+from .gradio_shim import on, on_load
 from .services import services
-from .unit_page import UnitPage, build_unit
+from .unit_page import SLIDERS, UnitPage, build_unit, slider_updates
 
 UNITS = 3  # tabs, unless the settings say otherwise
 PLANNED = ("enabled", "weight", "guidance_start", "guidance_end", "range_basis", "curve")
@@ -97,10 +97,20 @@ def _pasted_fields(page: UnitPage) -> list[tuple[Any, str]]:
 def _connect(pages: Sequence[UnitPage], watched: dict[str, Any]) -> None:
     host = [watched["steps"], *([watched["denoising_strength"]] if pages[0].tab == "img2img" else [])]
     preset_page.connect(pages)
+    shown = [each for page in pages for each in page.pick("module", "pixel_perfect", *SLIDERS)]
+    changed = [each for page in pages for each in page.pick(*SLIDERS)]
+    on_load(_arrange, shown, changed)
     for page in pages:
         preview.connect(page, watched["width"], watched["height"])
         for each in (*host, *page.pick(*PLANNED)):
             on(each.change, _plan, [*page.pick(*PLANNED), *host], [page.extras["plan"]])
+
+
+def _arrange(*given: Any) -> list[Any]:
+    """When the page is opened: the sliders of the preprocessors that are its defaults."""
+    width = 2 + len(SLIDERS)
+    units = [given[start : start + width] for start in range(0, len(given), width)]
+    return [each for module, pixels, *values in units for each in slider_updates(module, pixels, values)]
 
 
 def _plan(*given: Any) -> str:

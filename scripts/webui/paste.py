@@ -28,8 +28,8 @@ CONTROL_TYPE = "control_type"  # not a field of a unit: a filter of the page, wh
 # What a text can set; pictures and folders stay as they are.
 PASTED = tuple(
     name for name in FIELDS
-    if name not in ("image", "mask", "effective_region_mask", "multi_images", "batch_folder", "output_folder",
-                    "input_mode", "loopback", "low_vram", "inpaint_crop_input_image")
+    if name not in ("image", "drawn", "mask", "effective_region_mask", "region_drawn", "multi_images", "batch_folder",
+                    "output_folder", "input_mode", "loopback", "low_vram", "inpaint_crop_input_image")
 )  # fmt: skip
 
 

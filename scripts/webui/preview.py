@@ -21,7 +21,8 @@ from .unit_page import UnitPage, as_message
 if TYPE_CHECKING:
     from .pictures import Image
 
-INPUTS = ("image", "mask", "module", "processor_res", *THRESHOLDS, "pixel_perfect", "resize_mode")
+IGNORE_MASK = "controlnet_ignore_noninpaint_mask"  # a setting
+INPUTS = ("image", "drawn", "mask", "module", "processor_res", *THRESHOLDS, "pixel_perfect", "resize_mode")
 
 
 def connect(page: UnitPage, width: Any, height: Any) -> None:
@@ -33,9 +34,7 @@ def connect(page: UnitPage, width: Any, height: Any) -> None:
 def _run(*given: Any) -> Any:  # gradio resolves annotations, so they name only what exists at run time
     *values, width, height = given
     try:
-        with services().host.alone(
-            "controlnet preview"
-        ):  # a preprocessor may need the memory that a generation is using
+        with services().host.alone("controlnet preview"):  # it may need the memory that a generation is using
             return hint(dict(zip(INPUTS, values, strict=True)), (int(height), int(width))), True
     except ControlError as error:
         raise as_message(error) from error
@@ -47,7 +46,10 @@ def hint(values: Mapping[str, Any], target: tuple[int, int]) -> Image:
     pictures = rgba_pictures(unit.image)
     if not pictures:
         raise HintError("there is no picture to look at: put one into the unit first")
-    source = input_of(pictures[0], bool(services().host.option("controlnet_ignore_noninpaint_mask", False)))
+    if preprocessing.lookup(unit.module).takes_mask:
+        source, mask = pictures[0][..., :3], pictures[0][..., 3]
+    else:
+        source, mask = input_of(pictures[0], bool(services().host.option(IGNORE_MASK, False))), None
     size = (source.shape[0], source.shape[1])
     resolution = pixel_perfect(size, target, unit.resize_mode) if unit.pixel_perfect else None
-    return services().preprocess(unit, source, resolution)
+    return services().preprocess(unit, source.copy(), resolution, mask=mask)

@@ -11,11 +11,15 @@ from .services import services
 
 
 def register() -> type:
-    """Register all callbacks and return the script class."""
+    """Register all callbacks and return the script class; beside another ControlNet, one that says what to do."""
     from modules import script_callbacks
 
-    from . import api, external, grid, page, paste, settings
+    from . import api, external, grid, page, paste, rival, settings
     from .script import make_script
+
+    other = rival.find()
+    if other is not None:
+        return rival.make_notice(other)
 
     external.publish()
     script_callbacks.on_app_started(api.add_routes)

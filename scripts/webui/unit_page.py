@@ -24,7 +24,8 @@ from ...core.fields import (
 )
 from . import choices, preprocessing
 from .arguments import FIELDS, THRESHOLDS
-from .gradio_shim import on, picture, shown
+from .contents import contents, current_base
+from .gradio_shim import on, on_upload, picture, shown
 from .services import services
 
 PICTURE_HEIGHT = 300  # pixels
@@ -103,13 +104,18 @@ def _single_picture(page: UnitPage) -> None:
 
     with gr.Row(elem_classes=["cnet-image-row"], equal_height=True):
         with gr.Group(elem_classes=["cnet-input-image-group"]):
-            page.fields["image"] = picture("Image", page.id("input_image"), draw=True, height=PICTURE_HEIGHT)
+            page.fields["image"], page.fields["drawn"] = picture(
+                "Image" if page.tab == "txt2img" else "Image (empty: that of img2img)",
+                page.id("input_image"),
+                draw=True,
+                height=PICTURE_HEIGHT,
+            )
         with gr.Group(visible=False, elem_classes=["cnet-mask-image-group"]) as page.extras["mask_group"]:
-            page.fields["mask"] = picture("Mask", page.id("mask_image"), height=PICTURE_HEIGHT)
+            page.fields["mask"], _ = picture("Mask", page.id("mask_image"), height=PICTURE_HEIGHT)
         with gr.Group(visible=False, elem_classes=["cnet-generated-image-group"]) as page.extras["preview_group"]:
             page.extras["preview"] = shown("Preprocessor Preview", page.id("generated_image"), height=PICTURE_HEIGHT)
         with gr.Group(visible=False, elem_classes=["cnet-region-image-group"]) as page.extras["region_group"]:
-            page.fields["effective_region_mask"] = picture(
+            page.fields["effective_region_mask"], page.fields["region_drawn"] = picture(
                 "Effective Region: paint where the unit acts, or give a black and white picture",
                 page.id("effective_region_mask"), draw=True, height=PICTURE_HEIGHT,
             )  # fmt: skip
@@ -243,18 +249,19 @@ def _more(page: UnitPage) -> None:
 
 def _connect(page: UnitPage) -> None:
     fields, extras = page.fields, page.extras
-    on(fields["image"].upload, None, outputs=[fields["enabled"]], script="() => true")
+    on_upload(fields["image"], fields["enabled"])
     for box, group, cleared in (
-        ("show_preview", "preview_group", None),
-        ("show_mask", "mask_group", "mask"),
-        ("show_region", "region_group", "effective_region_mask"),
+        ("show_preview", "preview_group", ()),
+        ("show_mask", "mask_group", ("mask",)),
+        ("show_region", "region_group", ("effective_region_mask", "region_drawn")),
     ):
-        outputs = [extras[group], *([fields[cleared]] if cleared else [])]
-        on(extras[box].change, _visibility(len(outputs)), [extras[box]], outputs)
-    # `input` and not `change`: what a paste or a preset sets must not be set again to a preprocessor's defaults.
+        on(extras[box].change, _visibility(len(cleared)), [extras[box]], [extras[group], *page.pick(*cleared)])
+    # `input` and not `change`: what a paste or a preset sets must not be set again to a preprocessor's defaults. What
+    # the host sends from the other tab are mere values, so the sliders follow any change, but keep theirs.
     switched = page.pick("module", "model", *SLIDERS)
     on(extras["type"].input, _choose_type, [extras["type"], fields["pixel_perfect"]], switched)
     on(fields["module"].input, _choose_module, page.pick("module", "pixel_perfect"), page.pick(*SLIDERS))
+    on(fields["module"].change, _arrange, page.pick("module", "pixel_perfect"), page.pick(*SLIDERS))
     on(fields["pixel_perfect"].change, _resolution, page.pick("module", "pixel_perfect"), [fields["processor_res"]])
     on(extras["refresh"].click, _refresh, [extras["type"], fields["model"]], [fields["model"]])
     for tab in ("txt2img", "img2img"):
@@ -263,34 +270,43 @@ def _connect(page: UnitPage) -> None:
     _connect_webcam(page)
 
 
-def _visibility(outputs: int) -> Callable[[bool], Any]:
-    """Show a picture beside the first; what is hidden is emptied, since it must not act unseen."""
+def _visibility(cleared: int) -> Callable[[bool], Any]:
+    """Show a picture beside the first; the `cleared` widgets in a hidden one are emptied: they must not act unseen."""
     import gradio as gr
 
     def show(visible: bool) -> Any:
         group = gr.update(visible=visible)
-        return group if outputs == 1 else (group, gr.update() if visible else gr.update(value=None))
+        return [group, *[gr.update() if visible else gr.update(value=None)] * cleared] if cleared else group
 
     return show
 
 
-def slider_updates(module: str, pixel_perfect: bool) -> list[Any]:
-    """The sliders of a preprocessor at their defaults; pixel perfect needs no resolution."""
+def slider_updates(module: str, pixel_perfect: bool, values: Sequence[float] = ()) -> list[Any]:
+    """The sliders of a preprocessor; pixel perfect needs no resolution.
+
+    values: what they are set to, kept where the preprocessor allows it; otherwise all get their defaults.
+    """
     import gradio as gr
 
+    kept = (*values, *[None] * len(SLIDERS))
     return [
         gr.update(
-            visible=each.visible and not (index == 0 and pixel_perfect), label=each.label, value=each.value,
+            visible=each.visible and not (index == 0 and pixel_perfect), label=each.label,
+            value=each.value if value is None or not each.minimum <= value <= each.maximum else value,
             minimum=each.minimum, maximum=each.maximum, step=each.step,
         )
-        for index, each in enumerate(choices.sliders(module))
+        for index, (each, value) in enumerate(zip(choices.sliders(module), kept, strict=False))
     ]  # fmt: skip
+
+
+def _offer(tag: str) -> choices.Offer:
+    return choices.offer(tag, contents().offer(tag, services().files, current_base()))
 
 
 def _choose_type(tag: str, pixel_perfect: bool) -> list[Any]:
     import gradio as gr
 
-    found = choices.offer(tag, services().files.names)
+    found = _offer(tag)
     module = gr.update(choices=found.modules, value=found.module)
     model = gr.update(choices=found.models, value=found.model)
     return [module, model, *slider_updates(found.module, pixel_perfect)]
@@ -298,6 +314,11 @@ def _choose_type(tag: str, pixel_perfect: bool) -> list[Any]:
 
 def _choose_module(module: str, pixel_perfect: bool) -> list[Any]:
     return slider_updates(module, pixel_perfect)
+
+
+def _arrange(module: str, pixel_perfect: bool) -> list[Any]:
+    updates = slider_updates(module, pixel_perfect)
+    return [{key: value for key, value in each.items() if key != "value"} for each in updates]
 
 
 def _resolution(module: str, pixel_perfect: bool) -> Any:
@@ -310,7 +331,7 @@ def _refresh(tag: str, model: str) -> Any:
     import gradio as gr
 
     services().files.refresh()
-    found = choices.offer(tag, services().files.names)
+    found = _offer(tag)
     return gr.update(choices=found.models, value=model if model in found.models else NO_MODEL)
 
 

@@ -25,13 +25,27 @@ WAIT = 40 * SECOND  # for the host on a busy machine
 SIZE = 64
 # A1111's own handler of width and height returns more values than it has outputs (`onCalcResolutionHires`).
 ITS_OWN = "reading 'props'"
+UNIT_1 = "customscript/controlstack.py/unit 1/txt2img"
+DEFAULTS = {f"{UNIT_1}/Preprocessor/value": "canny", f"{UNIT_1}/Threshold A/value": 55}
+COLOURS = """async (picture) => {
+    await picture.decode();
+    const canvas = new OffscreenCanvas(picture.naturalWidth, picture.naturalHeight);
+    const context = canvas.getContext("2d");
+    context.drawImage(picture, 0, 0);
+    const data = context.getImageData(0, 0, canvas.width, canvas.height).data, counts = {};
+    for (let i = 0; i < data.length; i += 4) {
+        const key = `${data[i]},${data[i + 1]},${data[i + 2]}`;
+        counts[key] = (counts[key] || 0) + 1;
+    }
+    return counts;
+}"""
 
 
 @pytest.fixture(scope="module")
 def host(webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A WebUI with its page and our extension."""
     base = tmp_path_factory.mktemp("webui-page")
-    (base / "config.json").write_text(json.dumps({"controlnet_increment_seed_during_batch": False}))
+    (base / "ui-config.json").write_text(json.dumps(DEFAULTS))
     with webui_host.started(webui_path, base, webui_models, page=True) as running:
         yield running
 
@@ -194,6 +208,23 @@ def test_a_pictures_text_is_pasted_back(page: Page, photograph: Path) -> None:
     assert "Weight: 0.35" in page.generate()
 
 
+def test_what_is_painted_on_a_picture_is_its_scribble(page: Page, photograph: Path) -> None:
+    page.upload(photograph)
+    area = page.of("input_image").locator("canvas").last.bounding_box()
+    x, y = area["x"] + area["width"] / 2, area["y"] + area["height"] / 2
+    page.page.mouse.move(x, y)
+    page.page.mouse.down()
+    page.page.mouse.move(x + area["width"] / 4, y, steps=5)
+    page.page.mouse.up()
+    page.page.wait_for_timeout(SECOND)
+    page.of("controlnet_trigger_preprocessor").click()
+    preview = page.of("generated_image").locator("img")
+    expect(preview).to_be_visible(timeout=WAIT)
+    colours = preview.evaluate(COLOURS)
+    assert colours["0,0,0"] > 1000 and colours["255,255,255"] > 300
+    assert colours.get("30,30,30", 0) < 50, "the photograph's ground"
+
+
 def test_presets_are_saved_loaded_and_deleted(page: Page, photograph: Path) -> None:
     canny(page, photograph)
     page.slide("controlnet_control_weight_slider", 0.45)
@@ -250,6 +281,53 @@ def test_a_result_is_taken_into_a_unit_of_the_other_tab(browser: Any, host: Host
     page.keep("img2img")
     expect(page.page.locator("#img2img_width input[type=number]")).to_have_value(str(SIZE), timeout=WAIT)
     page.close()
+
+
+def test_units_go_with_a_result_to_the_other_tab(page: Page, photograph: Path) -> None:
+    canny(page, photograph)
+    page.slide("controlnet_control_weight_slider", 0.65)
+    page.slide("controlnet_threshold_A_slider", 42)
+    page.generate()
+    page.page.click("#txt2img_send_to_img2img, #img2img_tab >> visible=true")
+    page.tab = "img2img"
+    expect(page.badge).to_have_text("1 unit", timeout=WAIT)
+    page.page.click("#img2img_controlnet #controlnet > .label-wrap")
+    expect(page.of("controlnet_threshold_A_slider")).to_contain_text("Low Threshold", timeout=WAIT)
+    assert page.value("controlnet_threshold_A_slider") == "42"
+    assert page.value("controlnet_control_weight_slider") == "0.65"
+
+
+def test_axes_of_the_plot_change_a_unit(host: Host, photograph: Path) -> None:
+    info = next(each for each in host.get("sdapi/v1/script-info") if each["name"] == "x/y/z plot")
+    axes = info["args"][0]["choices"]
+    values = {each["label"]: each["value"] for each in info["args"]}
+    values |= {"X type": axes.index("[ControlNet] Weight"), "X values": "0, 1", "Y type": 0, "Z type": 0}
+    values["Include Sub Images"] = True
+    unit = {"enabled": True, "image": encode(np.array(Image.open(photograph))), "module": "canny", "model": "canny"}
+    script = {"script_name": "x/y/z plot", "script_args": [values[each["label"]] for each in info["args"]]}
+    cells = host.draw(unit, **script).pictures[1:3]
+    plain, full = host.draw().pictures[0], host.draw(unit).pictures[0]
+    assert (cells[0] == plain).all() and (cells[1] == full).all() and (plain != full).any()
+
+
+def test_a_looping_unit_draws_on_its_last_result(host: Host, photograph: Path) -> None:
+    unit = {"enabled": True, "module": "none", "model": "canny", "save_detected_map": False}
+    first, second = host.draw(
+        {**unit, "image": encode(np.array(Image.open(photograph))), "loopback": True},
+        n_iter=2, override_settings={"return_grid": False},
+    ).pictures  # fmt: skip
+    assert (second == host.draw({**unit, "image": encode(first)}, seed=2).pictures[0]).all()
+    assert (second != host.draw({**unit, "image": encode(second)}, seed=2).pictures[0]).any()
+
+
+def test_each_unit_has_its_own_defaults(page: Page) -> None:
+    page.unit_tab(1)
+    low = page.of("controlnet_threshold_A_slider", 1)
+    expect(low).to_contain_text("Low Threshold", timeout=WAIT)
+    assert low.locator("input[type=number]").input_value() == "55"
+    page.unit_tab(0)
+    expect(page.of("controlnet_preprocessor_dropdown").locator("input")).to_have_value("none")
+    expect(page.of("controlnet_threshold_A_slider")).to_be_hidden()
 
 
 def test_settings_defaults_and_axes_are_there(host: Host) -> None:

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 START = 300  # seconds that a start may take
 RUN = 120
+READY = "Startup time"  # in the host's output
 FLAGS = (
     "--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--skip-python-version-check",
     "--use-cpu", "all", "--no-half", "--precision", "full", "--opt-sdp-attention", "--do-not-download-clip",
@@ -205,6 +206,8 @@ def _wait(host: Host, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:
             raise RuntimeError(f"the WebUI ended at its start:\n{host.log.read_text()[-3000:]}")
         try:
+            if READY not in host.log.read_text():  # with its page, it cannot bear a request earlier
+                raise ConnectionError
             host.get("sdapi/v1/options")  # answers once a checkpoint is loaded
         except (OSError, RequestError):
             time.sleep(0.5)

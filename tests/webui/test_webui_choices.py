@@ -46,11 +46,11 @@ def test_sliders_of_canny_have_its_names_and_ranges() -> None:
     assert not any(each.visible for each in rest)
 
 
-def test_a_control_type_offers_its_own_and_prefers_version_11() -> None:
+def test_a_control_type_chooses_its_own_and_prefers_version_11() -> None:
     offer = choices.offer("Canny", MODELS)
     assert offer.module == "canny" and offer.model == "control_v11p_sd15_canny [22222222]"
-    assert offer.models == ["None", *MODELS[1:]] and offer.modules[0] == "none" and "shuffle" not in offer.modules
-    assert choices.offer("Depth", MODELS).model == MODELS[0]
+    assert offer.models == ["None", *MODELS] and offer.modules[0] == "none" and "shuffle" not in offer.modules
+    assert choices.offer("Depth", MODELS[:2]).model == MODELS[0]
 
 
 def test_the_type_all_offers_everything_and_chooses_nothing() -> None:
@@ -60,7 +60,7 @@ def test_the_type_all_offers_everything_and_chooses_nothing() -> None:
 
 
 def test_a_type_without_models_offers_none() -> None:
-    assert choices.offer("MLSD", MODELS).models == ["None"] and choices.offer("MLSD", MODELS).model == "None"
+    assert choices.offer("MLSD", []).models == ["None"] and choices.offer("MLSD", []).model == "None"
 
 
 def test_a_units_values_come_back_from_the_page() -> None:
@@ -109,26 +109,30 @@ def test_steps_of_img2img(strength: float | None, exact: bool, expected: int) ->
 PICTURE = np.full((4, 6, 3), 200, np.uint8)
 
 
-def layers(*values: int) -> dict[str, Any]:
-    """gradio 4: a background and layers, each painted with one alpha in its upper half."""
-    painted = []
-    for value in values:
-        layer = np.zeros((4, 6, 4), np.uint8)
-        layer[:2, :, 3] = value
-        painted.append(layer)
-    return {"background": PICTURE, "layers": painted, "composite": PICTURE}
+def strokes(alpha: int) -> Any:
+    """Forge's canvas: the upper half painted with one opacity."""
+    drawn = np.zeros((4, 6, 4), np.uint8)
+    drawn[:2, :, 3] = alpha
+    return drawn
 
 
 def test_both_gradios_say_nothing_for_no_picture() -> None:
-    assert with_drawing(None) is None
+    assert with_drawing(None) is None and with_drawing(None, strokes(9)) is None
     assert with_drawing({"image": None, "mask": None}) is None
-    assert with_drawing({"background": None, "layers": [], "composite": None}) is None
 
 
-def test_what_is_painted_on_layers_is_a_mask() -> None:
-    drawn = with_drawing(layers(0, 90))
+def test_what_is_painted_on_a_canvas_is_a_mask() -> None:
+    drawn = with_drawing(PICTURE, strokes(90))
     assert drawn["mask"][:2].min() == 255 and drawn["mask"][2:].max() == 0 and drawn["image"] is PICTURE
-    assert with_drawing(layers())["mask"].max() == 0
+    assert with_drawing(PICTURE, strokes(0))["mask"].max() == 0
+    assert with_drawing(PICTURE) is PICTURE
+
+
+def test_a_canvas_makes_units_and_regions() -> None:
+    unit = from_page_unit(
+        widgets(image=PICTURE, drawn=strokes(255), effective_region_mask=PICTURE, region_drawn=strokes(255))
+    )
+    assert unit["image"]["mask"][:2].min() == 255 and unit["effective_region_mask"][2:].max() == 0
 
 
 def test_an_uploaded_mask_replaces_the_drawn_one() -> None:
