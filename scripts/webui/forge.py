@@ -76,7 +76,8 @@ def join(objects: Any, control: PatchedControl) -> None:
 class PatchedControl:
     """A control as the program expects one, for one pass.
 
-    The units' models were compared with the U-Net before, so every residual fits: the program only prints what does not.
+    The units' models were compared with the U-Net before, so every residual fits; of others the program only prints a
+    line.
     """
 
     def __init__(self, evaluate: Evaluate, blocks: int, size: int) -> None:

@@ -123,6 +123,7 @@ class Run:
         self._injection: Injection | None = None
         self._failure: Exception | None = None
         self._cond: tuple[bool, ...] = ()
+        self._warned = False
         self.maps: list[tuple[Image, str]] = []
 
     @contextmanager

@@ -48,9 +48,9 @@ class Recorder(scripts.Script):
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         remove_handle()
-        RECORD["hooks"] = hooks_of(p.sd_model.model.diffusion_model)
+        RECORD["hooks"] = hooks_of(unet_of(p.sd_model))
         if STATE["record"] or STATE["fail"] or STATE["timed"]:
-            unet = p.sd_model.model.diffusion_model
+            unet = unet_of(p.sd_model)
             STATE["handle"] = unet.register_forward_hook(lambda *given: observe(p, *given), with_kwargs=True)
 
     def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
@@ -113,6 +113,12 @@ def remove_handle() -> None:
         STATE["handle"] = None
 
 
+def unet_of(model: Any) -> Any:
+    """The U-Net of a checkpoint, also where it belongs to a patcher (Forge)."""
+    owner = model.forge_objects.unet if hasattr(model, "forge_objects") else model
+    return owner.model.diffusion_model
+
+
 def hooks_of(network: Any) -> int:
     """Hooks on any module of a network, and modules whose forward somebody replaced."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
@@ -127,7 +133,7 @@ def count() -> dict[str, int]:
     remove_handle()
     gc.collect()
     return {
-        "hooks": hooks_of(shared.sd_model),
+        "hooks": hooks_of(unet_of(shared.sd_model)),
         "callbacks": sum(map(len, script_callbacks.callback_map.values())),
         "memory": resident(),
         "during": RECORD["hooks"],
