@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import webui_world
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
@@ -184,7 +185,8 @@ def started(
         port = probe.getsockname()[1]
     command = [python_of(path), "-W", "ignore", "launch.py", *FLAGS, "--api", "--port", str(port)]
     command += [] if page else ["--nowebui"]
-    command += ["--data-dir", str(base), "--models-dir", str(models), *flags]
+    first = models / "Stable-diffusion" / f"{webui_world.NAME}.safetensors"
+    command += ["--data-dir", str(base), "--models-dir", str(models), "--ckpt", str(first), *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
     environment["IGNORE_CMD_ARGS_ERRORS"] = "1"  # Forge does not know all of FLAGS
     log = base / "host.log"

@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-NAME = "small"
+NAME, OTHER = "small", "other"  # two checkpoints that differ in their weights
 WIDTH, HEADS, CONTEXT = 32, 4, 64
 AUTOENCODER_WIDTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def main(webui: Path, folder: Path, width: int = WIDTH) -> None:
-    """Write `small.safetensors`, `small.yaml` and the text encoder's description into `folder`."""
+    """Write the checkpoints with a `.yaml` beside each, and the text encoder's description into `folder`."""
     sys.path.insert(0, str(webui / "repositories" / "stable-diffusion-stability-ai"))
     import yaml
 
@@ -33,11 +33,13 @@ def main(webui: Path, folder: Path, width: int = WIDTH) -> None:
     parameters["unet_config"]["params"].update(model_channels=width, num_heads=HEADS, context_dim=CONTEXT)
     parameters["first_stage_config"]["params"]["ddconfig"].update(ch=AUTOENCODER_WIDTH, num_res_blocks=1)
     parameters["cond_stage_config"]["params"] = {"version": str(folder / "clip")}
-    (folder / f"{NAME}.yaml").write_text(yaml.safe_dump(config))
-    _write_weights(parameters, _text_config(folder / "clip"), folder / f"{NAME}.safetensors")
+    text = _text_config(folder / "clip")
+    for seed, name in enumerate((NAME, OTHER), start=1):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+        _write_weights(parameters, text, folder / f"{name}.safetensors", seed)
 
 
-def _write_weights(parameters: dict[str, Any], text: Any, path: Path) -> None:
+def _write_weights(parameters: dict[str, Any], text: Any, path: Path, seed: int) -> None:
     import torch
     from ldm.models.autoencoder import AutoencoderKL
     from ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -49,7 +51,7 @@ def _write_weights(parameters: dict[str, Any], text: Any, path: Path) -> None:
         "first_stage_model.": AutoencoderKL(**parameters["first_stage_config"]["params"]),
         "cond_stage_model.transformer.": CLIPTextModel(text),
     }
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     state = {}
     for prefix, network in networks.items():
         for name, value in network.state_dict().items():
