@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from ..core.errors import HostError
+from ..core.lists import Lists
 from ..core.schedule import RangeBasis, Schedule
 from ..core.unit import ControlUnit
 from .area import take_area
 from .base import check_units
 from .foreign import Call
-from .lists import Lists
 from .member import Foreign, Member, Own, member_of
 from .report import Report
 from .run import Run

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..core.base import Base
+from ..core.lists import to_residuals
 from ..core.unit import Place, Prepared, Prompt, Slot, Step, take_rows
 from ..models.registry import outline
-from .lists import to_residuals
 
 SLOTS = 64  # blocks of the largest network that a host could bring
 

@@ -12,6 +12,7 @@ from typing import Any
 import comfy.model_management
 
 from ..core.errors import ScheduleError
+from ..core.lists import Lists, to_lists, to_residuals
 from ..core.schedule import RangeBasis, fires_on
 from ..core.stack import ControlStack
 from ..core.unit import ControlModel, ControlUnit, Step, Window
@@ -20,7 +21,6 @@ from .base import blocks_of
 from .clock import Clock
 from .flexible import flexible, may_resize
 from .foreign import Call
-from .lists import Lists, to_lists, to_residuals
 from .member import Foreign, Member
 from .report import Report, UnitReport, curve_of
 

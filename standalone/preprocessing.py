@@ -141,7 +141,7 @@ class _Worker:
         if not self.job.poses:
             return self._hint(image)
         (found,) = self.job.preprocessor.poses(image, resolution=self.job.resolution, runtime=self.runtime)
-        _make_folder(target.parent)
+        make_folder(target.parent)
         write_poses(target.with_suffix(POSES), found)
         return draw(found, self.job.preprocessor, self.settings)
 

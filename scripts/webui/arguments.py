@@ -13,6 +13,7 @@ from typing import Any
 
 from ...core.errors import UnitError
 from ...core.fields import FROM_PREPROCESSOR, InputMode, UnitArgs, parse_unit
+from ...core.schedule import RangeBasis
 from ...preprocessors.images import READS
 from .gradio_shim import with_drawing
 from .preprocessing import lookup, thresholds
@@ -32,9 +33,12 @@ FIELDS = (
 )  # fmt: skip
 
 
-def units_of(args: Sequence[Any]) -> list[UnitArgs]:
-    """The enabled units among a script's arguments, checked. UnitError for what is no unit."""
-    return [unit for unit in map(parse_unit, raw_units(args)) if unit.enabled]
+def units_of(args: Sequence[Any], basis: RangeBasis = RangeBasis.WEBUI) -> list[UnitArgs]:
+    """The enabled units among a script's arguments, checked. UnitError for what is no unit.
+
+    basis: what a range means in this program, where a unit does not say so.
+    """
+    return [unit for unit in (parse_unit(each, basis) for each in raw_units(args)) if unit.enabled]
 
 
 def raw_units(args: Sequence[Any]) -> list[Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ...core.errors import HostError
+from ...core.schedule import RangeBasis
 from ...core.unit import ControlModel
 from .memory import GIB, Residency, network_of
 
@@ -22,6 +23,9 @@ KEEP_FREE = 2 * GIB  # on the device after a run, for decoding the picture
 
 class WebUI:
     """AUTOMATIC1111's WebUI, as `core.host.Host` and beyond."""
+
+    patches = False  # whether controls join a patcher instead of hooking the U-Net
+    basis = RangeBasis.WEBUI  # what a range means where a unit does not say so
 
     def __init__(self) -> None:
         from modules import devices
@@ -73,7 +77,7 @@ class WebUI:
         """Whether the user started the program with --lowvram or --medvram."""
         from modules import shared
 
-        return bool(shared.cmd_opts.lowvram or shared.cmd_opts.medvram)
+        return any(getattr(shared.cmd_opts, flag, False) for flag in ("lowvram", "medvram"))
 
     @property
     def unet(self) -> Any:

@@ -25,15 +25,16 @@ from ...core.errors import ControlError, IncompatibleModelError
 from ...core.fields import HiresOption, InputMode, UnitArgs
 from ...core.residuals import Residuals
 from ...core.resize import pixel_perfect
+from ...core.schedule import RangeBasis
 from ...core.stack import ControlStack, Firing
 from ...core.unit import ControlMode, ControlModel, ControlUnit, Step
-from . import preprocessing
+from . import forge, preprocessing
 from .denoiser import Denoising
 from .files import ModelFiles
 from .fitting import fit_hint
 from .injection import Injection, base_of
 from .inputs import Input, choose, seed_of, target_sizes
-from .memory import ModelCache
+from .memory import ModelCache, network_of, size_of
 from .pictures import read_mask, rgba_pictures
 from .restoring import BLEND, PICTURE_KINDS, Restoration, Wish, finish_picture, visible
 
@@ -60,6 +61,10 @@ class Host(Protocol):
     def signal(self, timestep: Tensor) -> Tensor: ...
     @property
     def predicts_velocity(self) -> bool: ...
+    @property
+    def patches(self) -> bool: ...
+    @property
+    def basis(self) -> RangeBasis: ...
     @property
     def unet(self) -> Any: ...
     @property
@@ -118,6 +123,7 @@ class Run:
         self._injection: Injection | None = None
         self._failure: Exception | None = None
         self._cond: tuple[bool, ...] = ()
+        self._warned = False
         self.maps: list[tuple[Image, str]] = []
 
     @contextmanager
@@ -129,7 +135,8 @@ class Run:
         try:
             self._host.before_run(any(unit.args.low_vram for unit in self._units))
             self._make_passes()
-            self._inject(self._host.unet)
+            if not self._host.patches:
+                self._inject(self._host.unet)
             yield self
         finally:
             self.detach()
@@ -153,6 +160,16 @@ class Run:
             self._failure = error  # the WebUI drops what its callbacks raise; `attached` raises it again
             raise
         self._pass().denoising.announce(rows, cond_rows, step, steps)
+
+    def join(self, p: Any) -> None:
+        """A pass is about to be sampled by a program whose U-Net belongs to a patcher."""
+        if not self._host.patches or self._services.active is not self:
+            return
+        size = sum(
+            size_of(network_of(model)) for model in {id(unit.model): unit.model for unit in self._units}.values()
+        )
+        blocks = len(self._host.unet.input_blocks)
+        forge.join(p.sd_model.forge_objects, forge.PatchedControl(self._evaluate, blocks, size))
 
     def firings(self) -> list[Firing]:
         """For each unit, on how many of the steps of all passes it acted."""
@@ -254,9 +271,18 @@ class Run:
             return
         self._inject(unet)
 
-    def _evaluate(self, x: Tensor, timestep: Tensor, context: Tensor, y: Tensor | None) -> Residuals:
+    def _evaluate(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        y: Tensor | None,
+        cond: tuple[bool, ...] | None = None,
+        onto: Residuals | None = None,
+    ) -> Residuals:
+        """cond: which rows are cond, where the program says so itself; onto: what its own controls add."""
         part = self._pass()
-        self._cond = part.denoising.take(len(x))
+        self._cond = part.denoising.take(len(x)) if cond is None else cond
         step = Step(
             x=x,
             timestep=timestep,
@@ -265,7 +291,7 @@ class Run:
             progress=part.denoising.progress(lambda: 1 - float(timestep.flatten()[0]) / LAST_TIMESTEP),
             y=y,
         )
-        return part.stack(step)
+        return part.stack(step, onto)
 
     def _finish(self, x: Tensor, timestep: Tensor, output: Tensor) -> Tensor:
         return self._pass().restoration(x, timestep, output)

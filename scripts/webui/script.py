@@ -72,6 +72,10 @@ class Hooks:
                 save_maps(self._run, p)
             self._run = self._begin(p, args, batch_number)
 
+    def process_before_every_sampling(self, p: Any, *args: Any, **_: Any) -> None:
+        if self._run is not None:
+            self._run.join(p)
+
     def postprocess_batch(self, p: Any, *args: Any, images: Any = None, **_: Any) -> None:
         if self._run is not None:
             self._run.finish_pictures(images)
@@ -98,7 +102,10 @@ class Hooks:
 def _collect(p: Any, args: Sequence[Any], batches: Batches | None, number: int) -> list[UnitArgs]:
     from .remote import with_attributes
 
-    return with_attributes(p, units_of(args) if batches is None else batches.units(number, lambda: units_of(args)))
+    def own() -> list[UnitArgs]:
+        return units_of(args, services().host.basis)
+
+    return with_attributes(p, own() if batches is None else batches.units(number, own))
 
 
 def show_maps(finished: Run, processed: Any) -> None:

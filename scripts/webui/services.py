@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from . import annotators
+from . import annotators, forge
 from .files import ModelFiles
 from .host import WebUI
 from .memory import GIB, ModelCache
@@ -17,7 +17,7 @@ CACHE_OPTION, CACHE_GIB = "controlstack_model_cache", 6  # GiB of control models
 @functools.cache
 def services() -> Services:
     """The one instance."""
-    host = WebUI()
+    host = forge.Forge() if forge.is_here() else WebUI()
     budget = int(float(host.option(CACHE_OPTION, CACHE_GIB)) * GIB)
     return Services(
         host=host,

@@ -38,6 +38,11 @@ def write_all(folder: Path, heads: int = HEADS) -> None:
     save_file({"lora_unet_x.lora_down.weight": torch.ones(4, 4)}, folder / "lora.safetensors")
 
 
+def write_controlnet(path: Path, seed: int, heads: int, width: int) -> None:
+    """One ControlNet for an SD base model of another width."""
+    _save(path, _controlnet("SD", seed, heads, width), {"heads": str(heads)})
+
+
 def write_full(folder: Path) -> None:
     """Three ControlNets and an adapter of SD 1.5's true size, 1.4 GB and 0.3 GB, for benchmarks."""
     for seed in (1, 2, 3):
@@ -66,11 +71,11 @@ def _wide(factor: int) -> tuple[Block, ...]:
     return tuple(replace(block, channels=block.channels * factor) for block in SD_BLOCKS)
 
 
-def _controlnet(kind: str, seed: int, heads: int = HEADS) -> ControlNet:
+def _controlnet(kind: str, seed: int, heads: int = HEADS, width: int = SD_BLOCKS[0].channels) -> ControlNet:
     sd = kind == "SD"
     config = ControlNetConfig(
-        channels=32 if sd else 64,
-        blocks=SD_BLOCKS if sd else SDXL_BLOCKS,
+        channels=width if sd else 64,
+        blocks=_wide(width // SD_BLOCKS[0].channels) if sd else SDXL_BLOCKS,
         middle_depth=1 if sd else 2,
         context=64,
         label=None if sd else 2816,

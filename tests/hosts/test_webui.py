@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import webui_host
+import webui_world
 from webui_host import Drawing, Host, Picture, RequestError, encode
 from webui_oracle import Oracle, Place, Wanted
 
@@ -111,6 +112,25 @@ def test_every_evaluation_equals_our_core_outside_the_host(webui: Host, oracle: 
         for place, seen in zip(places, evaluations, strict=True):
             answer = oracle.answer(seen, case.units, place, case.pictures)
             assert (seen.out - answer).abs().max() <= TOLERANCE * answer.abs().max(), (hires, place)
+
+
+@pytest.mark.parametrize("when", ["refiner", "hires"])
+def test_another_checkpoint_is_followed(
+    webui: Host, webui_models: Path, oracle: Oracle, plain: Drawing, when: str
+) -> None:
+    """One takes over in the middle of a run, and the first comes back afterwards."""
+    other, wanted = Oracle(webui_models, webui_world.OTHER), (unit(), unit(1, "depth"))
+    refiner = {"refiner_checkpoint": webui_world.OTHER, "refiner_switch_at": 0.5, "steps": 4}
+    hires = {**BOTH_PASSES, "hr_checkpoint_name": webui_world.OTHER, "steps": 4}
+    settings = refiner if when == "refiner" else hires
+    drawing = webui.draw(*(each.request for each in wanted), record=True, **settings)
+    for number, seen in enumerate(drawing.evaluations):
+        place = Place(number % 4, 0, 4)
+        judge = other if (seen.hires if when == "hires" else number >= 2) else oracle
+        answer = judge.answer(seen, wanted, place)
+        assert (seen.out - answer).abs().max() <= TOLERANCE * answer.abs().max(), number
+    assert webui.count()["hooks"] == 0
+    assert same(webui.draw(), plain)
 
 
 @pytest.mark.parametrize("file", ["canny", "t2i"])

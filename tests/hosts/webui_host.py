@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import webui_world
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
@@ -81,10 +82,22 @@ def find_peer() -> Path | None:
     return Path(named) if named and (Path(named) / "internal_controlnet").is_dir() else None
 
 
+def find_forge() -> Path | None:
+    """The Forge named by FORGE_PATH."""
+    named = os.environ.get("FORGE_PATH")
+    return Path(named) if named and is_forge(Path(named)) else None
+
+
+def is_forge(path: Path) -> bool:
+    """Whether a WebUI's folder is Forge's."""
+    return (path / "modules_forge").is_dir()
+
+
 def python_of(path: Path) -> str:
-    """WEBUI_PYTHON, or the environment inside the host's folder or beside it, or ours."""
+    """WEBUI_PYTHON or FORGE_PYTHON, or the environment inside the host's folder or beside it, or ours."""
     inside = (folder / "venv" / "bin" / "python" for folder in (path, path.parent))
-    return os.environ.get("WEBUI_PYTHON") or next((str(each) for each in inside if each.exists()), sys.executable)
+    named = os.environ.get("FORGE_PYTHON" if is_forge(path) else "WEBUI_PYTHON")
+    return named or next((str(each) for each in inside if each.exists()), sys.executable)
 
 
 @dataclass
@@ -149,11 +162,11 @@ def decode(text: str) -> Picture:
     return np.array(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"), np.uint8)
 
 
-def make_world(path: Path, models: Path) -> None:
-    """Write the small checkpoint into a folder of models."""
+def make_world(path: Path, models: Path, *width: int) -> None:
+    """Write the small checkpoint into a folder of models; width: of its U-Net, if not the usual one."""
     script, target = HERE / "webui_world.py", models / "Stable-diffusion"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [python_of(path), "-W", "ignore", str(script), str(path), str(target)]
+    command = [python_of(path), "-W", "ignore", str(script), str(path), str(target), *map(str, width)]
     subprocess.run(command, check=True, env=environment, capture_output=True)
 
 
@@ -172,8 +185,10 @@ def started(
         port = probe.getsockname()[1]
     command = [python_of(path), "-W", "ignore", "launch.py", *FLAGS, "--api", "--port", str(port)]
     command += [] if page else ["--nowebui"]
-    command += ["--data-dir", str(base), "--models-dir", str(models), *flags]
+    first = models / "Stable-diffusion" / f"{webui_world.NAME}.safetensors"
+    command += ["--data-dir", str(base), "--models-dir", str(models), "--ckpt", str(first), *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+    environment["IGNORE_CMD_ARGS_ERRORS"] = "1"  # Forge does not know all of FLAGS
     log = base / "host.log"
     with log.open("w") as sink:
         process = subprocess.Popen(command, cwd=path, env=environment, stdout=sink, stderr=subprocess.STDOUT)

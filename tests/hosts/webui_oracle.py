@@ -68,10 +68,10 @@ class Place:
 class Oracle:
     """The small world, outside the WebUI."""
 
-    def __init__(self, models: Path) -> None:
+    def __init__(self, models: Path, checkpoint: str = webui_world.NAME) -> None:
         self._folder = models / "ControlNet"
         self._models: dict[str, ControlModel] = {}
-        self._unet = _unet(models / "Stable-diffusion" / f"{webui_world.NAME}.safetensors")
+        self._unet = _unet(models / "Stable-diffusion" / f"{checkpoint}.safetensors")
 
     @torch.no_grad()
     def answer(self, seen: Evaluation, units: Sequence[Wanted], place: Place, pictures: int = 1) -> torch.Tensor:

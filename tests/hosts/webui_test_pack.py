@@ -12,14 +12,15 @@ import importlib
 import json
 import os
 import pkgutil
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from modules import paths, script_callbacks, scripts, shared
 
-STATE: dict[str, Any] = {"record": False, "fail": None, "handle": None, "calls": 0, "visit": None}
-RECORD: dict[str, Any] = {"tensors": {}, "evaluations": [], "hooks": 0}
+STATE: dict[str, Any] = {"record": False, "fail": None, "handle": None, "calls": 0, "visit": None, "timed": False}
+RECORD: dict[str, Any] = {"tensors": {}, "evaluations": [], "hooks": 0, "times": [], "loads": 0}
 TARGET = Path(paths.data_path) / "record.safetensors"
 
 
@@ -40,16 +41,16 @@ class Recorder(scripts.Script):
             add_unit(p, visit["path"], visit["model"])
 
     def process(self, p: Any, *args: Any) -> None:
-        RECORD.update(tensors={}, evaluations=[], hooks=0)
+        RECORD.update(tensors={}, evaluations=[], hooks=0, times=[])
         STATE["calls"] = 0
         if STATE["record"]:
             torch.manual_seed(0)  # the host encodes pictures with random numbers of whoever came before
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         remove_handle()
-        RECORD["hooks"] = hooks_of(p.sd_model.model.diffusion_model)
-        if STATE["record"] or STATE["fail"]:
-            unet = p.sd_model.model.diffusion_model
+        RECORD["hooks"] = hooks_of(unet_of(p.sd_model))
+        if STATE["record"] or STATE["fail"] or STATE["timed"]:
+            unet = unet_of(p.sd_model)
             STATE["handle"] = unet.register_forward_hook(lambda *given: observe(p, *given), with_kwargs=True)
 
     def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
@@ -71,6 +72,8 @@ def observe(p: Any, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], o
         if fail["how"] == "raise":
             raise RuntimeError("the test asked for a failure")
         shared.state.interrupt()
+    if STATE["timed"]:
+        RECORD["times"].append(time.process_time())
     if STATE["record"]:
         given = dict(zip(("x", "timesteps", "context", "y"), args, strict=False)) | kwargs
         number = len(RECORD["evaluations"])
@@ -110,6 +113,12 @@ def remove_handle() -> None:
         STATE["handle"] = None
 
 
+def unet_of(model: Any) -> Any:
+    """The U-Net of a checkpoint, also where it belongs to a patcher (Forge)."""
+    owner = model.forge_objects.unet if hasattr(model, "forge_objects") else model
+    return owner.model.diffusion_model
+
+
 def hooks_of(network: Any) -> int:
     """Hooks on any module of a network, and modules whose forward somebody replaced."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
@@ -124,7 +133,7 @@ def count() -> dict[str, int]:
     remove_handle()
     gc.collect()
     return {
-        "hooks": hooks_of(shared.sd_model),
+        "hooks": hooks_of(unet_of(shared.sd_model)),
         "callbacks": sum(map(len, script_callbacks.callback_map.values())),
         "memory": resident(),
         "during": RECORD["hooks"],
@@ -155,10 +164,33 @@ def break_once(function: str) -> None:
     setattr(owner, name, broken)
 
 
+def count_loads() -> None:
+    """Count how often any network of the process is filled with weights."""
+    original = torch.nn.Module.load_state_dict
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        RECORD["loads"] += 1
+        return original(*args, **kwargs)
+
+    torch.nn.Module.load_state_dict = counted
+
+
 def add_routes(_demo: Any, app: Any) -> None:
     def set_state(record: bool = False, how: str = "", call: int = 0) -> dict[str, str]:
         STATE.update(record=record, fail={"how": how, "call": call} if how else None)
         return {"file": str(TARGET)}
+
+    def timed(on: bool) -> None:
+        STATE["timed"] = on
+        if on and torch.nn.Module.load_state_dict.__name__ != "counted":
+            count_loads()
+
+    def times() -> dict[str, Any]:
+        """CPU seconds of the process at the end of each evaluation of the last request; networks filled so far."""
+        return {"seconds": RECORD["times"], "loads": RECORD["loads"]}
+
+    app.add_api_route("/test/timed", timed, methods=["POST"])
+    app.add_api_route("/test/times", times, methods=["GET"])
 
     def visit(path: str, model: str) -> None:
         STATE["visit"] = {"path": path, "model": model}

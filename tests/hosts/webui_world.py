@@ -1,7 +1,7 @@
 """A small SD 1.x checkpoint, with the description that AUTOMATIC1111's WebUI reads beside it.
 
-Run by the WebUI's own Python: `python webui_world.py WEBUI FOLDER` builds the networks from the WebUI's own classes, a
-tenth as wide as the real ones, with random parameters that are not zero.
+Run by the WebUI's own Python: `python webui_world.py WEBUI FOLDER [WIDTH]` builds the networks from the WebUI's own
+classes, a tenth as wide as the real ones unless another width is given, with random parameters that are not zero.
 """
 
 # pyright: reportMissingImports=false
@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-NAME = "small"
+NAME, OTHER = "small", "other"  # two checkpoints that differ in their weights
 WIDTH, HEADS, CONTEXT = 32, 4, 64
 AUTOENCODER_WIDTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def main(webui: Path, folder: Path) -> None:
-    """Write `small.safetensors`, `small.yaml` and the text encoder's description into `folder`."""
+def main(webui: Path, folder: Path, width: int = WIDTH) -> None:
+    """Write the checkpoints with a `.yaml` beside each, and the text encoder's description into `folder`."""
     sys.path.insert(0, str(webui / "repositories" / "stable-diffusion-stability-ai"))
     import yaml
 
@@ -30,14 +30,16 @@ def main(webui: Path, folder: Path) -> None:
     config = yaml.safe_load((webui / "configs" / "v1-inference.yaml").read_text())
     parameters = config["model"]["params"]
     parameters.pop("scheduler_config")
-    parameters["unet_config"]["params"].update(model_channels=WIDTH, num_heads=HEADS, context_dim=CONTEXT)
+    parameters["unet_config"]["params"].update(model_channels=width, num_heads=HEADS, context_dim=CONTEXT)
     parameters["first_stage_config"]["params"]["ddconfig"].update(ch=AUTOENCODER_WIDTH, num_res_blocks=1)
     parameters["cond_stage_config"]["params"] = {"version": str(folder / "clip")}
-    (folder / f"{NAME}.yaml").write_text(yaml.safe_dump(config))
-    _write_weights(parameters, _text_config(folder / "clip"), folder / f"{NAME}.safetensors")
+    text = _text_config(folder / "clip")
+    for seed, name in enumerate((NAME, OTHER), start=1):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+        _write_weights(parameters, text, folder / f"{name}.safetensors", seed)
 
 
-def _write_weights(parameters: dict[str, Any], text: Any, path: Path) -> None:
+def _write_weights(parameters: dict[str, Any], text: Any, path: Path, seed: int) -> None:
     import torch
     from ldm.models.autoencoder import AutoencoderKL
     from ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -49,7 +51,7 @@ def _write_weights(parameters: dict[str, Any], text: Any, path: Path) -> None:
         "first_stage_model.": AutoencoderKL(**parameters["first_stage_config"]["params"]),
         "cond_stage_model.transformer.": CLIPTextModel(text),
     }
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     state = {}
     for prefix, network in networks.items():
         for name, value in network.state_dict().items():
@@ -98,4 +100,4 @@ def _byte_letters() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))

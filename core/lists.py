@@ -1,4 +1,4 @@
-"""Residuals between our places and the host's lists, which its base networks consume from the end.
+"""Residuals between our places and the lists of ComfyUI and Forge, whose base networks consume them from the end.
 
 A U-Net takes the last element of `input` at its first block, and of `output` at its deepest, so lists must be complete.
 Transformers index their lists from the front.
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.residuals import Residuals
+from .residuals import Residuals
 
 Lists = dict[str, list[Tensor | None]]
 

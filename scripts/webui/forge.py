@@ -1,0 +1,134 @@
+"""Forge and reForge: our stack as one more of the program's own controls, asked for residuals at each evaluation.
+
+There the U-Net belongs to a patcher, and what a pass changes goes into a clone of it, which is dropped with the pass:
+so nothing is hooked, and nothing has to be undone. The program may announce a pass twice; one control of ours joins.
+"""
+
+# pyright: reportMissingImports=false
+# The host's own modules exist only inside it.
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.errors import HostError
+from ...core.lists import Lists, to_lists, to_residuals
+from ...core.residuals import Residuals
+from ...core.schedule import RangeBasis
+from .host import WebUI
+
+MODULE = "modules_forge"  # both programs have it, and AUTOMATIC1111's WebUI has not
+COND = 0  # in the program's list of what each part of a batch is
+
+# (latents, timestep, context, vector condition or None, cond rows, what other controls add) -> the sum
+Evaluate = Callable[[Tensor, Tensor, Tensor, "Tensor | None", tuple[bool, ...], "Residuals | None"], Residuals]
+
+
+def is_here() -> bool:
+    """Whether this program is Forge or reForge."""
+    return importlib.util.find_spec(MODULE) is not None
+
+
+class Forge(WebUI):
+    """What differs from AUTOMATIC1111's WebUI."""
+
+    patches = True
+    basis = RangeBasis.NOISE  # what a range has always meant there
+
+    @property
+    def unet(self) -> Any:
+        """The U-Net inside the patcher; HostError for another kind of network."""
+        from modules import shared
+
+        model = shared.sd_model.forge_objects.unet.model
+        if not hasattr(model.diffusion_model, "output_blocks"):
+            raise HostError(
+                f"the base model is a {type(model.diffusion_model).__name__}, and units act on the U-Nets of SD 1.x, "
+                "SD 2.x and SDXL: choose such a checkpoint, or switch the units off"
+            )
+        return model.diffusion_model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the base network computes in."""
+        from modules import shared
+
+        model = shared.sd_model.forge_objects.unet.model
+        return getattr(model, "computation_dtype", None) or model.get_dtype()
+
+
+def join(objects: Any, control: PatchedControl) -> None:
+    """Let a pass run with our control beside those that are there; a second call for the same pass does nothing.
+
+    objects: `p.sd_model.forge_objects`, whose patcher is replaced by a clone.
+    """
+    if any(isinstance(each, PatchedControl) for each in objects.unet.list_controlnets()):
+        return
+    objects.unet = objects.unet.clone()
+    objects.unet.add_patched_controlnet(control)
+
+
+class PatchedControl:
+    """A control as the program expects one, for one pass.
+
+    The units' models were compared with the U-Net before, so every residual fits; of others the program only prints a
+    line.
+    """
+
+    def __init__(self, evaluate: Evaluate, blocks: int, size: int) -> None:
+        """blocks: of the U-Net's encoder. size: bytes of our networks, for which the program leaves room."""
+        self._evaluate, self._blocks, self._size = evaluate, blocks, size
+        self._sampling: Any = None
+        self.previous_controlnet: Any = None
+        self.transformer_options: Mapping[str, Any] = {}
+        self.strength = 1.0  # other extensions read these of every control
+        self.timestep_range: tuple[float, float] | None = None
+
+    def set_previous_controlnet(self, control: Any) -> PatchedControl:
+        """What stands before it in the program's chain."""
+        self.previous_controlnet = control
+        return self
+
+    def get_models(self) -> list[Any]:
+        """Patchers that the program is to load: ours bring their own networks."""
+        return [] if self.previous_controlnet is None else self.previous_controlnet.get_models()
+
+    def inference_memory_requirements(self, dtype: torch.dtype) -> int:
+        """Bytes to leave free."""
+        before = self.previous_controlnet
+        return self._size + (0 if before is None else before.inference_memory_requirements(dtype))
+
+    def pre_run(self, model: Any, percent_to_timestep_function: Callable[[float], float]) -> None:
+        """The sampling begins."""
+        self._sampling = getattr(model, "predictor", None) or model.model_sampling
+        if self.previous_controlnet is not None:
+            self.previous_controlnet.pre_run(model, percent_to_timestep_function)
+
+    def cleanup(self) -> None:
+        """The sampling is over."""
+        self._sampling = None
+        if self.previous_controlnet is not None:
+            self.previous_controlnet.cleanup()
+
+    def get_control(self, x_noisy: Tensor, t: Tensor, cond: Mapping[str, Any], batched_number: int) -> Lists:
+        """Fresh lists for one evaluation. x_noisy: latents before their scaling; t: sigmas."""
+        before = self.previous_controlnet
+        given = None if before is None else before.get_control(x_noisy, t, cond, batched_number)
+        parts: Sequence[int] = self.transformer_options["cond_or_uncond"]
+        rows = len(x_noisy) // len(parts)
+        residuals = self._evaluate(
+            self._sampling.calculate_input(t, x_noisy),
+            self._sampling.timestep(t),
+            cond["c_crossattn"],
+            cond.get("y"),
+            tuple(part == COND for part in parts for _ in range(rows)),
+            None if given is None else to_residuals(given, self._blocks),
+        )
+        if residuals.context:
+            raise HostError("this program takes no prompt tokens from controls: switch the unit with a style model off")
+        return to_lists(residuals, self._blocks)

@@ -1,0 +1,131 @@
+"""Our units in a real Forge: the same numbers as its own ControlNet, and nothing of them elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import control_files
+import forge_world
+import pytest
+import torch
+import webui_host
+import webui_world
+from webui_host import Drawing, Host, RequestError, encode
+
+SIZE = 128
+TOLERANCE = 1e-5
+RANGE = {"guidance_start": 0.2, "guidance_end": 0.6}
+HIRES = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6}
+
+
+def picture(seed: int = 0) -> str:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, 6, 6, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (SIZE, SIZE), mode="bilinear")[0]
+    return encode((smooth.permute(1, 2, 0) * 255).byte().numpy())
+
+
+def unit(seed: int = 0, **settings: Any) -> dict[str, Any]:
+    return {"enabled": True, "module": "None", "model": "canny", "image": picture(seed), **settings}
+
+
+@pytest.fixture(scope="module")
+def forge_models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forge reads a ControlNet with as many heads as the checkpoint has."""
+    models = tmp_path_factory.mktemp("forge-models")
+    webui_host.make_world(webui_path, models)
+    control_files.write_all(models / "ControlNet", heads=webui_world.HEADS)
+    return models
+
+
+def start(base: Path, models: Path, *, built_in: bool) -> Any:
+    path = webui_host.find_forge()
+    if path is None:
+        pytest.skip("no Forge: set FORGE_PATH to its folder (and FORGE_PYTHON to its Python)")
+    forge_world.prepare(path, base, models, built_in=built_in)
+    return webui_host.started(path, base, models, () if built_in else (webui_host.ROOT,), flags=forge_world.FLAGS)
+
+
+@pytest.fixture(scope="module")
+def ours(forge_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A running Forge with our extension, and its own switched off."""
+    with start(tmp_path_factory.mktemp("forge"), forge_models, built_in=False) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def theirs(forge_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A running Forge as it comes."""
+    with start(tmp_path_factory.mktemp("forge-own"), forge_models, built_in=True) as host:
+        yield host
+
+
+def draw(host: Host, *units: dict[str, Any], **settings: Any) -> Drawing:
+    """Forge's own extension knows models by their full names alone, and asks what a hires pass loads."""
+    names = {name.split(" [")[0]: name for name in host.get("controlnet/model_list")["model_list"]}
+    full = [{**each, "model": names[each["model"]]} for each in units]
+    more = {"hr_additional_modules": ["Use same choices"]} if "enable_hr" in settings else {}
+    return host.draw(*full, record=True, width=SIZE, height=SIZE, **more, **settings)
+
+
+CASES: dict[str, tuple[tuple[dict[str, Any], ...], dict[str, Any]]] = {
+    "none": ((), {}),
+    "one": ((unit(),), {}),
+    "two": ((unit(), unit(2, model="depth", weight=0.6)), {}),
+    "adapter": ((unit(model="t2i"),), {}),
+    "prompt": ((unit(control_mode="My prompt is more important"),), {}),
+    "control": ((unit(control_mode="ControlNet is more important"),), {}),
+    "range": ((unit(**RANGE),), {"steps": 6}),
+    "range, DPM++ 2M": ((unit(**RANGE),), {"steps": 6, "sampler_name": "DPM++ 2M", "scheduler": "Karras"}),
+    "batch": ((unit(),), {"batch_size": 2}),
+    "hires": ((unit(),), HIRES),
+    "hires, low": ((unit(hr_option="Low res only"),), HIRES),
+    "img2img": ((unit(),), {"route": "img2img", "init_images": [picture(5)], "denoising_strength": 0.7}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_forges_own(ours: Host, theirs: Host, name: str) -> None:
+    units, settings = CASES[name]
+    found, wanted = (draw(host, *units, **settings) for host in (ours, theirs))
+    assert len(found.evaluations) == len(wanted.evaluations) > 0
+    for mine, other in zip(found.evaluations, wanted.evaluations, strict=True):
+        assert (mine.out - other.out).abs().max() <= TOLERANCE * other.out.abs().max()
+
+
+def test_the_hint_matters(ours: Host) -> None:
+    one, other = (draw(ours, unit(seed)).evaluations[0].out for seed in (0, 7))
+    assert (one - other).abs().max() > 0.05 * one.abs().max()
+
+
+@pytest.mark.parametrize("settings", [{"weight": 0}, {"enabled": False}])
+def test_what_cannot_act_changes_no_bit(ours: Host, settings: dict[str, Any]) -> None:
+    plain, drawn = draw(ours), draw(ours, unit(**settings))
+    assert all(torch.equal(a.out, b.out) for a, b in zip(plain.evaluations, drawn.evaluations, strict=True))
+
+
+def test_faults_and_failures_leave_nothing_behind(ours: Host) -> None:
+    plain = draw(ours)
+    with pytest.raises(RequestError, match="was trained for") as caught:
+        draw(ours, unit(model="xl"))
+    assert caught.value.status == 422
+    ours.post("test/set?how=raise&call=2")
+    body: dict[str, Any] = {"steps": 3, "width": SIZE, "height": SIZE, "sampler_name": "Euler a"}
+    body["alwayson_scripts"] = {"ControlNet": {"args": [unit()]}}
+    with pytest.raises(RequestError, match="the test asked for a failure"):
+        ours.post("sdapi/v1/txt2img", body)
+    again = draw(ours)
+    assert all(torch.equal(a.out, b.out) for a, b in zip(plain.evaluations, again.evaluations, strict=True))
+    assert ours.count()["hooks"] == 0
+
+
+def test_beside_forges_own_ours_says_what_to_do(forge_models: Path, tmp_path: Path) -> None:
+    path = webui_host.find_forge()
+    if path is None:
+        pytest.skip("no Forge: set FORGE_PATH to its folder (and FORGE_PYTHON to its Python)")
+    forge_world.prepare(path, tmp_path, forge_models, built_in=True)
+    with webui_host.started(path, tmp_path, forge_models, flags=forge_world.FLAGS) as both:
+        assert both.get("controlnet/model_list")["model_list"][0] == "None"  # Forge's own answers
+        assert "untick 'sd_forge_controlnet'" in both.log.read_text()
