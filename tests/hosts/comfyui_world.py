@@ -17,6 +17,11 @@ Image = NDArray[np.uint8]
 TINY = ROOT / "standalone" / "tiny"
 SIDE = 128  # pixels, at which it was trained
 SHRINK = 4  # from 512 pixels
+WRITTEN = {  # the same, in the text of a WebUI
+    r"Model: control\S+ \[\w+\]": "Model: tiny-canny",
+    "Processor Res: 512": f"Processor Res: {SIDE}",
+    "Threshold A: 100, Threshold B: 200": "Threshold A: 50, Threshold B: 100",
+}
 TRAINED = {"preprocessor.low": 50, "preprocessor.high": 100, "preprocessor.cell": 8}  # as its controls saw hints
 
 
@@ -82,8 +87,10 @@ def _tiny(node: Node, prompt: str) -> dict[str, Any]:
     if node["class_type"] == "KSampler":
         return {**inputs, "cfg": 2.0}
     if "infotext" in inputs:
-        text = re.sub(r"Model: control\S+ \[\w+\]", "Model: tiny-canny", inputs["infotext"])
-        return {**inputs, "infotext": re.sub(r"^.*(?=\nNegative)", prompt, text)}
+        text = re.sub(r"^.*(?=\nNegative)", prompt, inputs["infotext"])
+        for old, new in WRITTEN.items():
+            text = re.sub(old, new, text)
+        return {**inputs, "infotext": text}
     if isinstance(inputs.get("text"), str) and inputs["text"]:
         return {**inputs, "text": prompt}
     scaled = {key: inputs[key] // SHRINK for key in ("width", "height", "x", "y") if key in inputs}

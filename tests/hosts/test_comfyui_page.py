@@ -17,7 +17,7 @@ from comfyui_host import ROOT, Host
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
 QUIET = {"Comfy.TutorialCompleted": True, "LiteGraph.Canvas.MinFontSizeForLOD": 0}
 WAIT = 60_000  # milliseconds
-OPTION = ".p-autocomplete-option"
+BOX, OPTION = "input[role=combobox]", ".p-autocomplete-option"  # of the search for nodes
 NODES = ("Control Unit", "Apply Control Units", "Load Control Model")
 
 # Connects the nodes on the page, by their types, as a person would with the mouse.
@@ -43,11 +43,11 @@ CONNECT = """(folder) => {
   choose(unit, "preprocessor", "canny");
   choose(unit, "preprocessor.low", 50);
   choose(unit, "preprocessor.high", 100);
-  const image = add("LoadImage", 40, 60, {image: "scene-2.png"});
+  const image = add("LoadImage", 40, 60, {image: "scene-3.png"});
   const base = add("TestWorld", 740, 280, {folder});
   base.title = "Checkpoint";
   base.collapse();
-  const text = add("CLIPTextEncode", 740, 360, {text: "a red triangle and a purple triangle on white"});
+  const text = add("CLIPTextEncode", 740, 360, {text: "a purple square and a cyan triangle on green"});
   text.setSize([330, 110]);
   const latent = add("EmptyLatentImage", 740, 520, {width: 128, height: 128});
   const sample = add("KSampler", 1110, 60, {cfg: 2, scheduler: "normal", seed: 3, control_after_generate: "fixed"});
@@ -79,11 +79,12 @@ def search(page: Any, x: int, name: str) -> None:
     """Open the search box by a double click on an empty place, as often as it takes, and type."""
     for _ in range(10):
         page.mouse.dblclick(x, 300)
-        page.wait_for_timeout(1000)  # a box that fades out still catches clicks
+        page.wait_for_timeout(1500)  # a box that fades out still catches clicks
+        if not page.locator(BOX).is_visible():
+            continue  # typed now, letters would be shortcuts of the page
         page.keyboard.type(name, delay=20)
-        page.wait_for_timeout(1000)
-        if page.locator(OPTION, has_text=name).count():
-            return
+        page.locator(OPTION, has_text=name).first.wait_for(timeout=WAIT)
+        return
     pytest.fail(f"the search box does not find {name}")
 
 
