@@ -44,17 +44,23 @@ def main() -> None:
 
 
 def measure(host: Host, cases: Mapping[str, Case], rounds: int, steps: int) -> list[dict[str, float]]:
-    """CPU seconds of each case in each round; a first round, in which models are loaded, is not kept."""
+    """CPU seconds of each case in each round, the models already loaded."""
     found: list[dict[str, float]] = []
-    for turn in range(rounds + 1):
+    for turn in range(rounds):
         order = list(cases) if turn % 2 else list(reversed(cases))
-        times = {name: timed(host, cases[name], seed=turn, steps=steps if turn else 1) for name in order}
+        times = {name: timed(host, cases[name], turn, steps) for name in order}
         print(f"round {turn}: " + ", ".join(f"{name} {times[name]:.1f} s" for name in cases), flush=True)
         found.append({name: times[name] for name in cases})
-    return found[1:]
+    return found
 
 
-def timed(host: Host, case: Case, seed: int, steps: int) -> float:
+def timed(host: Host, case: Case, turn: int, steps: int) -> float:
+    """A run of one step loads what the host has dropped since; the next is counted."""
+    _run(host, case, seed=2 * turn, steps=1)
+    return _run(host, case, seed=2 * turn + 1, steps=steps)
+
+
+def _run(host: Host, case: Case, seed: int, steps: int) -> float:
     graph = Graph()
     model = graph.add("TestModel", kind="full SD", seed=0)
     prompts = case(graph, (graph.add("TestPrompt", seed=1, width=768), graph.add("TestPrompt", seed=2, width=768)))

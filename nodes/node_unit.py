@@ -18,6 +18,7 @@ from .member import member_of
 from .schema import BlockWeightsType, PoseType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 
+LARGEST_WEIGHT = 10.0
 LATENT = 8  # pixels per latent pixel
 LAZY = ("control_net", "image", "mask", "inpaint_mask", "latent")  # what a unit that cannot act does not ask for
 RESOLUTION = io.Int.Input(
@@ -55,9 +56,14 @@ class ControlUnit(io.ComfyNode):
         start: float | None = None,
         end: float | None = None,
         preprocessor: Any = None,
+        enabled: bool | None = None,
+        weight: float | None = None,
     ) -> bool | str:
-        """Named are the inputs that are checked here; the host hands over a dynamic one in any case."""
-        if reason := unusable(preprocessor):
+        """Named are the inputs that are checked here, and not by the host; those from other nodes are None."""
+        if weight is not None and not 0 <= weight <= LARGEST_WEIGHT:
+            return f"the weight is {weight:g}: choose one from 0 to {LARGEST_WEIGHT:g}"
+        acts = enabled is not False and weight != 0
+        if acts and (reason := unusable(preprocessor)):
             return reason
         if start is not None and end is not None and start > end:
             return f"the range starts at {start:g}, after its end {end:g}: swap them"
@@ -158,7 +164,9 @@ def _inputs() -> list[io.Input]:
         ),
         io.Image.Input("image", lazy=True, tooltip="One picture for all, or one for each picture of the batch."),
         preprocessor_input("What makes the hint of the picture; none takes it as it is."),
-        io.Float.Input("weight", default=1.0, min=0.0, max=10.0, step=0.01, tooltip="How strongly the unit acts."),
+        io.Float.Input(
+            "weight", default=1.0, min=0.0, max=LARGEST_WEIGHT, step=0.01, tooltip="How strongly the unit acts."
+        ),
         io.Float.Input("start", default=0.0, tooltip="Where in the run it begins to act.", **share),
         io.Float.Input("end", default=1.0, tooltip="Where in the run it stops.", **share),
         io.Combo.Input(

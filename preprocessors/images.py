@@ -55,6 +55,22 @@ def read_mask(path: str | os.PathLike[str]) -> Mask:
     return np.array(_decode(Path(path), BLACK).convert("L"), np.uint8)
 
 
+def check_folder(folder: Path) -> None:
+    """HintError unless the folder is there or can be made; for long work whose result will go there."""
+    place = folder.absolute()
+    above = next(each for each in (place, *place.parents) if each.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise HintError(f"cannot make the folder {folder}: {above} is no folder, or may not be written")
+
+
+def make_folder(folder: Path) -> None:
+    """The folder and those above it; HintError if it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HintError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+
+
 def write_image(path: str | os.PathLike[str], image: Image | Mask, metadata: Mapping[str, str] | None = None) -> None:
     """Write uint8 [H, W, 3] or [H, W]; the suffix names the format, and `metadata` becomes the text of a PNG.
 

@@ -56,7 +56,8 @@ def missing_packages(networks: Iterable[Network]) -> str:
         return f"it needs {' and '.join(lacks)}, but {' and '.join(old)} is installed, which its program may rely on"
     hints = [network.install for network in networks if network.install]
     names = [f"'{package}'" if ">" in package else package for package in lacks]
-    return f"it needs {' and '.join(lacks)}: pip install {' '.join(dict.fromkeys(hints or names))}"
+    words = [word for hint in hints or names for word in hint.split()]
+    return f"it needs {' and '.join(lacks)}: pip install {' '.join(dict.fromkeys(words))}"
 
 
 def files_of(networks: Sequence[Network]) -> tuple[WeightFile, ...]:

@@ -34,7 +34,9 @@ def peer(module: str) -> Any:
     try:
         return importlib.import_module(f"{ALIAS}.{module}")
     except ImportError as error:
-        raise MissingDependencyError(f"controlnet-aux cannot be used ({error}): pip install {error.name}") from error
+        older = (error.name or ALIAS).startswith(ALIAS)
+        advice = f"it is another version; pip install {INSTALL}" if older else f"pip install {error.name}"
+        raise MissingDependencyError(f"controlnet-aux cannot be used ({error}): {advice}") from error
 
 
 @contextmanager

@@ -113,13 +113,28 @@ def smoothed(matrix: Map) -> Map:
 
 def find_peaks(plane: Map, scale: Enlargement) -> Map:
     """[N, 3]: x, y and score of every local maximum of a map, from top to bottom."""
-    smooth = scale.smooth_rows @ plane @ scale.smooth_columns.T
+    top, rows = _lit(scale.smooth_rows, plane, scale.smooth_columns)
+    left, columns = _lit(scale.smooth_columns, plane.T, rows)
+    smooth = rows @ plane @ columns.T
     y, x = np.nonzero(smooth > PEAK)
     for down, across in ((0, 1), (1, 0), (0, -1), (-1, 0)):  # nothing lies beyond the edge
         beside = smooth[np.clip(y + down, 0, smooth.shape[0] - 1), np.clip(x + across, 0, smooth.shape[1] - 1)]
         highest = beside <= smooth[y, x]
         y, x = y[highest], x[highest]
+    y, x = y + top, x + left
     return np.stack([x, y, _reader(plane, scale, len(y))(y, x)], axis=1)
+
+
+def _lit(along: Map, plane: Map, across: Map) -> tuple[int, Map]:
+    """The first of the pixels along one axis that can exceed a peak's level anywhere, and the matrix of all of them.
+
+    No pixel is larger than the sum of what its cells can contribute; of a map of few people, most are ruled out.
+    """
+    most = np.abs(across).max(axis=0, initial=0)
+    able = np.flatnonzero(np.abs(along @ plane) @ most > PEAK)
+    if not len(able):
+        return 0, along[:0]
+    return int(able[0]), along[able[0] : able[-1] + 1]
 
 
 def _reader(plane: Map, scale: Enlargement, count: int) -> Callable[[Rows, Rows], Map]:

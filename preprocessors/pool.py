@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .store import Store
 
 CAPACITY = 4 * 2**30  # bytes of networks that are kept although nobody uses them now
-CPU_MEMORY = 2 * 2**30  # bytes that a chunk may count on where the machine cannot be asked
+CPU_MEMORY = 2**28  # bytes that a chunk may count on where the machine cannot be asked; larger batches lose the caches
 
 
 class Manager(Protocol):

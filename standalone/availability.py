@@ -31,7 +31,7 @@ def state(preprocessor: Preprocessor, runtime: Runtime) -> str:
     if reason := missing_packages(preprocessor.networks):
         return f"unavailable: {reason}{under}"
     if missing := runtime.store.missing(preprocessor.networks):
-        wanted = ", ".join(f"{file_name(file)} ({_size(file.bytes)})" for file in missing)
+        wanted = ", ".join(f"{file.name} ({_size(file.bytes)})" for file in missing)
         return f"needs weights: {wanted}; --download gets them{under}"
     return f"ready{under}"
 

@@ -77,6 +77,7 @@ def _add_preprocess(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of preprocessors that draw lots")
     add("--mask", type=Path, help="what is to be invented, in white; for inpaint preprocessors")
     add("--frames", action="store_true", help="make of a video a folder of pictures")
+    add("--poses", action="store_true", help="write the poses as JSON too; such a file may be given as a picture")
     add("--resume", action="store_true", help="skip what an earlier run with the same settings has made")
     add("--download", action="store_true", help="get the weights that are missing")
     add("--weights", type=Path, action="append", default=[], metavar="FOLDER", help="look for weights here as well")
@@ -138,6 +139,7 @@ def _preprocess(args: argparse.Namespace) -> int:
         seed=args.seed,
         mask=args.mask,
         frames=args.frames,
+        poses=args.poses,
         resume=args.resume,
     )
     if args.download:
@@ -156,9 +158,11 @@ def _runtime(args: argparse.Namespace) -> Runtime:
 
 
 def _generate(args: argparse.Namespace) -> int:
+    from ..preprocessors.images import check_folder
     from .pipeline import Offload, UnetState, generate, load_base
     from .units import load_units, parse_unit
 
+    check_folder(args.output)
     texts = [parse_unit(text) for text in args.unit]
     request = _request(args, texts)
     dtype = _dtype(args.dtype)
@@ -207,11 +211,11 @@ def _request(args: argparse.Namespace, units: Sequence[UnitText]) -> Request:
 
 def _write(folder: Path, request: Request, loaded: Sequence[Loaded], result: Result) -> None:
     """Pictures with what made them, the hints, and a sheet of all."""
-    from ..preprocessors.images import write_image
+    from ..preprocessors.images import make_folder, write_image
     from .report import describe, metadata
     from .sheets import sheet
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     number = 1 + max((int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit()), default=0)
     for k, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
         write_image(folder / f"{number + k:05d}.png", image, metadata(request, seed, loaded, result.firings))

@@ -25,14 +25,16 @@ NAME = "controlstack-demo.png"
 
 def run_demo(folder: Path, seed: int = 0) -> Path:
     """Draw the sheet into `folder` and say what is done; returns its path."""
-    from ..preprocessors.images import write_image
+    from ..preprocessors.images import check_folder, make_folder, write_image
     from .pipeline import load_base
     from .sheets import sheet
 
+    check_folder(folder)
     print(f"Loading the tiny model from {TINY} ...")
     base = load_base(BASE)
     rows = [_row(base, image, seed + k) for k, image in enumerate(sorted(IMAGES.glob("*.png")))]
     path = folder / NAME
+    make_folder(folder)
     write_image(path, sheet(rows))
     print(f"Wrote {path}: each row shows the input, the two hints, the picture without control,")
     print("under canny alone, under color alone, and under both. The prompt is empty: only the units speak.")

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import HintError
+from ..core.errors import HintError, PreprocessorError
 from ..preprocessors import Output, Preprocessor
-from ..preprocessors.images import READS, read_image, read_mask, write_image
+from ..preprocessors.images import READS, make_folder, read_image, read_mask, write_image
 from ..preprocessors.runtime import Runtime
+from .pose_files import SUFFIX as POSES
+from .pose_files import draw, draw_file, write_poses
 from .videos import SUFFIXES as VIDEOS
 from .videos import open_video, write_video
 
@@ -33,7 +35,10 @@ SHOWN = 5  # failures that are told in full
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What was asked for; `frames` makes of each video a folder of pictures, `resume` skips what is done."""
+    """What was asked for; `frames` makes of each video a folder of pictures, `resume` skips what is done.
+
+    `poses` writes what a pose preprocessor finds as JSON too, as pose editors and ComfyUI read it.
+    """
 
     preprocessor: Preprocessor
     sources: Sequence[Path]
@@ -43,6 +48,7 @@ class Job:
     seed: int = 0
     mask: Path | None = None
     frames: bool = False
+    poses: bool = False
     resume: bool = False
 
 
@@ -72,9 +78,11 @@ def run_job(job: Job, runtime: Runtime) -> Done:
 
     settings = job.preprocessor.settings(job.parameters)
     mask = _mask(job)
+    if job.poses and not job.preprocessor.finds_poses:
+        raise PreprocessorError(f"{job.preprocessor.id} finds no poses: leave --poses out, or choose dw_openpose_full")
     worker = _Worker(job, settings, mask, runtime)
     todo = tasks(job)
-    _make_folder(job.output)
+    make_folder(job.output)
     failures: list[HintError] = []
     written = 0
     for task in bar(todo, "files"):
@@ -106,7 +114,7 @@ class _Worker:
     """A job on its way, with what all its pictures share."""
 
     def __init__(self, job: Job, settings: Mapping[str, float], mask: Image | None, runtime: Runtime) -> None:
-        self.job, self.mask, self.runtime = job, mask, runtime
+        self.job, self.mask, self.runtime, self.settings = job, mask, runtime, settings
         self.options: dict[str, Any] = {**settings, "resolution": job.resolution, "seed": job.seed, "runtime": runtime}
         if mask is not None:
             self.options["mask"] = mask
@@ -119,15 +127,30 @@ class _Worker:
             return self._video_to_folder(task) if self.job.frames else self._video(task)
         if self._done(task.target):
             return False
-        self._write(task.target, self._hint(read_image(task.source)))
+        self._write(task.target, self._picture(task))
         return True
+
+    def _picture(self, task: Task) -> Image:
+        """The hint of a picture, or of poses in a file."""
+        if task.source.suffix.lower() == POSES:
+            return draw_file(task.source, self.job.preprocessor, self.job.resolution, self.settings)
+        return self._made(read_image(task.source), task.target)
+
+    def _made(self, image: Image, target: Path) -> Image:
+        """The hint of a picture; if asked for, its poses are written beside the target first."""
+        if not self.job.poses:
+            return self._hint(image)
+        (found,) = self.job.preprocessor.poses(image, resolution=self.job.resolution, runtime=self.runtime)
+        make_folder(target.parent)
+        write_poses(target.with_suffix(POSES), found)
+        return draw(found, self.job.preprocessor, self.settings)
 
     def _hint(self, image: Image) -> Image:
         return self.job.preprocessor(image, **self.options)
 
     def _write(self, target: Path, hint: Image) -> None:
         """The mask of an inpaint hint lies beside it, and is written first: the hint says that both are there."""
-        _make_folder(target.parent)
+        make_folder(target.parent)
         if hint.shape[-1] == 4:
             write_image(target.with_name(f"{target.stem}-mask.png"), hint[..., 3])
         write_image(target, hint[..., :3], self.metadata)
@@ -139,10 +162,12 @@ class _Worker:
     def _video(self, task: Task) -> bool:
         if self.job.preprocessor.output is Output.MASKED:
             raise HintError(f"{task.source}: {self.job.preprocessor.id} has a mask, which no video holds: use --frames")
+        if self.job.poses:
+            raise HintError(f"{task.source}: poses are one file a picture: use --frames")
         if self.job.resume and task.target.is_file():
             return False
         with open_video(task.source) as clip:
-            _make_folder(task.target.parent)
+            make_folder(task.target.parent)
             write_video(task.target, clip.rate, self._hints(_shown(clip.frames, clip.expected)))
         return True
 
@@ -163,7 +188,7 @@ class _Worker:
             for number, frame in enumerate(_shown(clip.frames, clip.expected), start=1):
                 target = task.target / f"{number:06d}.png"
                 if not self._done(target):
-                    self._write(target, self._hint(frame))
+                    self._write(target, self._made(frame, target))
                     wrote = True
         return wrote
 
@@ -217,13 +242,6 @@ def _metadata(path: Path) -> str | None:
             return getattr(picture, "text", {}).get(KEY)
     except (OSError, SyntaxError, ValueError):  # not one of ours: it is made again
         return None
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HintError(f"cannot make the folder {folder}: {error.strerror or error}") from error
 
 
 def _shown(frames: Iterator[Image], expected: int) -> Iterable[Image]:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .control import Run, Settings
 
 
+INTERRUPTED = 130  # exit code after Ctrl-C
+
+
 def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Mount `train` and `tiny`."""
     _add_train(subparsers.add_parser("train", help="train a ControlNet", description=__doc__))
@@ -55,7 +58,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 def _train(args: argparse.Namespace) -> int:
     from ..core.errors import ModelError
     from .control import start, train
-    from .progress import Watch, write_curve
+    from .progress import Watch, interrupts_wait, write_curve
 
     if args.out.suffix != ".safetensors" or args.out.is_dir():
         raise ModelError(f"--out is '{args.out}', expected the name of a .safetensors file")
@@ -65,18 +68,18 @@ def _train(args: argparse.Namespace) -> int:
         run.load(state)
     first = run.accelerator.is_main_process
     watch = Watch(args.steps, done=run.step)
-    try:
+    with interrupts_wait() as interrupted:
         for loss in train(run):
             if first:
                 watch.add(loss)
-            if run.step % args.save_every == 0:
-                run.save(state)
             if first and args.samples and run.step % args.samples == 0:
                 _sample(run, args.out.with_suffix(".samples"))
-    except KeyboardInterrupt:
-        run.save(state)
-        print(f"stopped after step {run.step}; go on with --resume", file=sys.stderr)
-        return 130
+            stop = run.any_process(interrupted())
+            if stop or run.step % args.save_every == 0:
+                run.save(state)
+            if stop:
+                print(f"stopped after step {run.step}; go on with --resume", file=sys.stderr)
+                return INTERRUPTED
     if first:
         _write(run, args.out, args.dtype)
         write_curve(run.losses, args.out.with_suffix(".png"))

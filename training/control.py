@@ -94,6 +94,11 @@ class Run:
         kept = self.accelerator.unwrap_model(self.network) if self.average is None else self.average.module
         return cast(ControlNet, kept)
 
+    def any_process(self, said: bool) -> bool:
+        """Whether a process says so; all hear the same answer."""
+        flags = torch.tensor([said], device=self.accelerator.device)
+        return bool(cast(Tensor, self.accelerator.gather(flags)).any())
+
     def save(self, folder: Path) -> None:
         """Write a checkpoint from which `load` goes on, bit for bit."""
         if self.accelerator.is_main_process:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 WINDOW = 100  # steps over which the shown loss is averaged
+SMOOTH = 10  # windows at least in a curve, so that a short training has one too
+MARGIN, LINE = 30, (200, 80, 30)  # pixels, BGR
 
 
 class Watch:
@@ -36,6 +41,26 @@ def watch(losses: Iterable[float], count: int) -> list[float]:
     return seen.losses
 
 
+@contextmanager
+def interrupts_wait() -> Iterator[Callable[[], bool]]:
+    """Inside, Ctrl-C waits until it is asked for, so that no step is left half-done; a second one does not wait."""
+    seen: list[int] = []
+
+    def note(signal_number: int, _frame: object) -> None:
+        seen.append(signal_number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def replace_folder(folder: Path, save: Callable[[Path], object]) -> None:
     """Save beside the folder, then swap, so that nobody finds it half-written."""
     fresh = folder.with_suffix(".new")
@@ -46,17 +71,23 @@ def replace_folder(folder: Path, save: Callable[[Path], object]) -> None:
 
 
 def write_curve(losses: Sequence[float], path: Path) -> None:
-    """The loss, averaged over WINDOW steps, as a picture; the vertical axis is logarithmic."""
+    """The running mean of the loss as a picture; the vertical axis is logarithmic, with both ends written down."""
     import cv2
     import numpy as np
 
-    kernel = np.ones(min(WINDOW, len(losses))) / min(WINDOW, len(losses))
-    values = np.log(np.convolve(losses, kernel, mode="valid"))
+    window = max(1, min(WINDOW, len(losses) // SMOOTH))
+    values = np.log(np.convolve(losses, np.ones(window) / window, mode="valid"))
     height, width = 240, 480
     span = max(float(np.ptp(values)), 1e-6)
-    x = np.linspace(10, width - 10, len(values))
-    y = (height - 10) - (values - values.min()) / span * (height - 20)
+    x = np.linspace(MARGIN, width - MARGIN, len(values))
+    y = (height - MARGIN) - (values - values.min()) / span * (height - 2 * MARGIN)
     canvas = np.full((height, width, 3), 255, np.uint8)
-    cv2.polylines(canvas, [np.stack([x, y], 1).astype(np.int32)], False, (200, 80, 30), 1, cv2.LINE_AA)
-    cv2.putText(canvas, f"{losses[0]:.3f} to {np.exp(values[-1]):.4f}", (150, 20), 0, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    if len(values) == 1:
+        cv2.circle(canvas, (width // 2, height // 2), 2, LINE, -1)
+    cv2.polylines(canvas, [np.stack([x, y], 1).astype(np.int32)], False, LINE, 1, cv2.LINE_AA)
+    first, last = np.exp(values[[0, -1]])
+    texts = {f"{np.exp(values.max()):.4f}": 20, f"{np.exp(values.min()):.4f}": height - 10}
+    for text, row in {**texts, f"{len(losses)} steps, loss {first:.4f} to {last:.4f}": 21}.items():
+        column = 150 if "steps" in text else 5
+        cv2.putText(canvas, text, (column, row), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
     cv2.imwrite(str(path), canvas)

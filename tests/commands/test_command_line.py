@@ -14,6 +14,17 @@ CANNY = f"image={IMAGES / 'scene-1.png'},preprocessor=canny,low=50,high=100,mode
 SMALL = ["--steps", "2", "--width", "64", "--height", "64", "--scheduler", "ddim", "--guidance", "2"]
 
 
+def test_a_folder_that_cannot_be_made_is_said_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for command in (["demo"], ["generate", "--base", str(BASE), *SMALL]):
+        assert main([*command, "--output", str(tmp_path / "file" / "folder")]) == 2
+        captured = capsys.readouterr()
+        assert "cannot make the folder" in captured.err
+        assert "Loading" not in captured.out
+
+
 def test_generate_writes_pictures_hints_and_what_made_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     units = ["--unit", f"{CANNY},end=0.5", "--unit", f"{CANNY},weight=0"]
     code = main(["generate", "--base", str(BASE), *units, *SMALL, "--batch", "2", "--output", str(tmp_path / "out")])

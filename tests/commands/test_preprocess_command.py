@@ -307,3 +307,84 @@ def test_videos_without_ffmpeg_say_what_to_install(
     (tmp_path / "clip.mp4").write_bytes(b"x")
     error = error_of(capsys, "canny", tmp_path / "clip.mp4", "--output", tmp_path / "out")
     assert "pip install imageio-ffmpeg" in error
+
+
+def pose_frame(width: int = 128, height: int = 96) -> dict[str, object]:
+    body = [float(value) for number in range(18) for value in (10 + 6 * number, 20 + 3 * number, 1)]
+    return {"people": [{"pose_keypoints_2d": body}], "canvas_width": width, "canvas_height": height}
+
+
+def test_poses_of_a_file_are_drawn(tmp_path: Path) -> None:
+    from controlstack.preprocessors.pose_drawing import draw
+    from controlstack.preprocessors.poses import from_json
+
+    (tmp_path / "pose.json").write_text(json.dumps([pose_frame()]))
+    out = tmp_path / "out"
+    assert run("openpose", tmp_path / "pose.json", "--output", out) == 0
+    assert np.array_equal(read_image(out / "pose-openpose.png"), draw(from_json(pose_frame())))
+    assert run("openpose", tmp_path / "pose.json", "--resolution", 192, "--output", out) == 0
+    expected = draw(from_json(pose_frame()).scaled(256, 192))
+    assert np.array_equal(read_image(out / "pose-openpose.png"), expected)
+    assert expected.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("openpose", "<html>", "is no JSON"),
+        ("openpose", "[]", "has 0 frames"),
+        ("openpose", '[{"canvas_width": 0}]', "canvas_width"),
+        ("canny", json.dumps(pose_frame()), "draws no poses"),
+    ],
+)
+def test_bad_pose_files_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str, words: str
+) -> None:
+    (tmp_path / "pose.json").write_text(content)
+    error = error_of(capsys, name, tmp_path / "pose.json", "--output", tmp_path / "out")
+    assert words in error
+    assert "pose.json" in error
+
+
+def test_poses_are_written_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by a stand-in for a network, drawn from what was found, and drawn again from the file."""
+    from dataclasses import replace
+
+    from controlstack.preprocessors import registry
+    from controlstack.preprocessors.poses import from_json
+
+    poses = from_json(pose_frame(65, 48))
+    found = replace(find("openpose"), networks=(), run=lambda images, **_: [poses for _ in images])
+    monkeypatch.setattr(registry, "REGISTRY", (found, *registry.REGISTRY))
+    write_image(tmp_path / "photo.png", photo())
+    out = tmp_path / "out"
+    assert run("openpose", tmp_path / "photo.png", "--poses", "--output", out) == 0
+    assert files(out) == {"photo-openpose.png", "photo-openpose.json"}
+    (frame,) = json.loads((out / "photo-openpose.json").read_text())
+    assert from_json(frame) == poses
+    assert run("openpose", out / "photo-openpose.json", "--output", tmp_path / "again") == 0
+    again = read_image(tmp_path / "again" / "photo-openpose-openpose.png")
+    assert np.array_equal(again, read_image(out / "photo-openpose.png"))
+
+
+@VIDEO
+def test_poses_of_a_video_are_one_file_a_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dataclasses import replace
+
+    from controlstack.preprocessors import registry
+    from controlstack.preprocessors.poses import from_json
+
+    poses = from_json(pose_frame(65, 48))
+    found = replace(find("openpose"), networks=(), run=lambda images, **_: [poses for _ in images])
+    monkeypatch.setattr(registry, "REGISTRY", (found, *registry.REGISTRY))
+    clip(tmp_path / "clip.mp4", 2)
+    out = tmp_path / "out"
+    assert run("openpose", tmp_path / "clip.mp4", "--poses", "--frames", "--output", out) == 0
+    assert files(out / "clip-openpose") == {f"00000{number}.{kind}" for number in (1, 2) for kind in ("png", "json")}
+    assert "use --frames" in error_of(capsys, "openpose", tmp_path / "clip.mp4", "--poses", "--output", out)
+
+
+def test_poses_are_asked_of_pose_preprocessors(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "finds no poses" in error_of(capsys, "canny", tree, "--poses")

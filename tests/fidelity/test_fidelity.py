@@ -53,38 +53,48 @@ def test_weight_0_is_no_control_bit_for_bit(drawn: tuple[Scores, dict[str, Image
 
 
 def test_canny_draws_the_edges_of_its_hint(scores: Scores) -> None:
-    assert scores["canny"]["edge_f1"] > scores["none"]["edge_f1"] + 0.18
-    assert scores["canny"]["edge_f1"] > scores["canny of another scene"]["edge_f1"] + 0.18
+    assert scores["canny"]["edge_f1"] > scores["none"]["edge_f1"] + 0.33
+    assert scores["canny"]["edge_f1"] > scores["canny of another scene"]["edge_f1"] + 0.33
 
 
 def test_color_paints_the_colours_of_its_hint(scores: Scores) -> None:
-    assert scores["color"]["colour_accuracy"] > scores["none"]["colour_accuracy"] + 0.28
-    assert scores["color"]["colour_accuracy"] > scores["color of another scene"]["colour_accuracy"] + 0.3
+    assert scores["color"]["colour_accuracy"] > scores["none"]["colour_accuracy"] + 0.38
+    assert scores["color"]["colour_accuracy"] > scores["color of another scene"]["colour_accuracy"] + 0.47
 
 
 def test_two_units_are_both_obeyed(scores: Scores) -> None:
     both = scores["canny + color"]
-    assert both["edge_f1"] > scores["canny"]["edge_f1"] + 0.1
-    assert both["colour_accuracy"] > scores["none"]["colour_accuracy"] + 0.28
+    assert both["edge_f1"] > scores["canny"]["edge_f1"] + 0.07
+    assert both["colour_accuracy"] > scores["none"]["colour_accuracy"] + 0.38
 
 
 def test_fidelity_grows_with_the_weight_and_with_the_range(scores: Scores) -> None:
     none, whole = scores["none"]["edge_f1"], scores["canny"]["edge_f1"]
     for part in ("canny, weight 0.5", "canny, steps 0 to 0.5"):
-        assert none < scores[part]["edge_f1"] < whole + 0.05
+        assert none + 0.1 < scores[part]["edge_f1"] < whole - 0.05
 
 
 def test_a_mask_acts_where_it_is(drawn: tuple[Scores, dict[str, Image]]) -> None:
     _, images = drawn
     change = np.abs(images["color, left half"].astype(int) - images["color"]).mean(axis=(0, 1, 3))
-    assert change[:48].mean() < change[80:].mean()
+    assert 3 * change[:48].mean() < change[80:].mean()
 
 
 def test_depth_follows_its_hint(scores: Scores) -> None:
-    assert scores["depth"]["depth_error"] < scores["none"]["depth_error"] - 0.07
+    assert scores["depth"]["depth_error"] < scores["none"]["depth_error"] - 0.08
 
 
-def test_under_a_caption_the_aims_are_met() -> None:
-    scores, _ = measure(conditions(TRIAL)[0], ("canny", "color"))
-    assert scores["canny"]["edge_f1"] > 0.6
-    assert scores["color"]["colour_accuracy"] > 0.9
+AIMS = {"canny": ("edge_f1", 0.6), "color": ("colour_accuracy", 0.9)}
+
+
+def check_aims(scores: Scores) -> None:
+    for kind, (measure_of, least) in AIMS.items():
+        assert scores[kind][measure_of] > least, kind
+
+
+def test_the_aims_are_met_without_a_prompt(scores: Scores) -> None:
+    check_aims(scores)
+
+
+def test_the_aims_are_met_under_a_caption() -> None:
+    check_aims(measure(conditions(TRIAL)[0], ("canny", "color"))[0])

@@ -308,6 +308,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "steps that never come": ({"basis": "steps", "start": 0.3, "end": 0.4}, "fires on 0 of 4 steps.*disable the unit"),
     "range upside down": ({"start": 0.8, "end": 0.2}, "starts at 0.8, after its end 0.2"),
     "unknown preprocessor": ({"preprocessor": "cany"}, "none of ours: choose one"),
+    "weight too large": ({"weight": 11.0}, "the weight is 11: choose one from 0 to 10"),
     "no control model": ({"file": "lora"}, "is no control model: it is a LoRA"),
 }
 
@@ -369,9 +370,13 @@ def test_networks_of_preprocessors_live_in_the_hosts_memory(comfyui: Host) -> No
 def test_a_preprocessor_without_its_package_is_refused_before_the_run(comfyui: Host) -> None:
     """Whatever the host's Python lacks: each preprocessor either validates or says which package it needs."""
     scene = Scene()
-    scene.apply(scene.unit(scene.ours("canny"), scene.picture(), preprocessor="mediapipe_face"))
+    face = {"preprocessor": "mediapipe_face", "preprocessor.faces": 1, "preprocessor.confidence": 0.5}
+    scene.apply(scene.unit(scene.ours("canny"), scene.picture(), **face))
     with pytest.raises(RunError, match="mediapipe_face cannot run here: it needs mediapipe"):
         scene.draw(comfyui)
+    off = Scene()
+    off.apply(off.unit(off.ours("canny"), off.picture(), enabled=False, **face))
+    assert (off.draw(comfyui) == plain(comfyui)).all()
 
 
 def test_units_travel_through_a_webuis_text(comfyui: Host) -> None:

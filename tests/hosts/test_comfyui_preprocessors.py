@@ -116,3 +116,25 @@ def test_a_preprocessor_without_poses_gives_none(comfyui: Host) -> None:
     drawn = graph.add("ControlStackDrawPose", pose=output(hint, 1), resolution=0, **parts)
     with pytest.raises(RunError, match="there is no pose to draw"):
         pictures(comfyui, graph, drawn)
+
+
+def test_a_seed_is_a_choice(comfyui: Host) -> None:
+    """Zero is a seed; the same seed gives the same hint, in another run and with another picture before it."""
+    found = []
+    for seed in (7, 0, 7, 0):
+        graph = Graph()
+        image = graph.add("TestPicture", seed=5, count=1, width=SIZE, height=SIZE)
+        hint = graph.add(
+            "ControlStackPreprocess", image=image, preprocessor="shuffle", resolution=0, **{"preprocessor.seed": seed}
+        )
+        found.append(pictures(comfyui, graph, hint))
+    assert np.array_equal(found[0], found[2])
+    assert np.array_equal(found[1], found[3])
+    assert not np.array_equal(found[0], found[1])
+
+
+def test_what_a_network_lacks_is_said_before_anything_runs(comfyui: Host) -> None:
+    graph = Graph()
+    _, hint = preprocess(graph, "softedge_hed")
+    with pytest.raises(RunError, match=r"pip install controlnet-aux|ControlNetHED\.pth"):
+        pictures(comfyui, graph, hint)

@@ -17,7 +17,7 @@ from controlstack.preprocessors.poses import Point, from_json, to_json
 from controlstack.preprocessors.runtime import Runtime
 from controlstack.preprocessors.store import Store
 
-onnx = pytest.importorskip("onnx", reason="needs onnx, to write small networks")
+onnx = pytest.importorskip("onnx", reason="needs onnx, to write small networks", exc_type=ImportError)
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402  (after the question whether it is there)
 

@@ -5,6 +5,7 @@ Each of these is a complaint about other programs that offer the same networks.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from controlstack.core.errors import PreprocessorError
+from controlstack.core.errors import MissingDependencyError, PreprocessorError
 from controlstack.preprocessors import REGISTRY, Preprocessor, find
 from controlstack.preprocessors.networks import Network
+from controlstack.preprocessors.peers import peer
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -287,5 +289,31 @@ def test_a_new_mediapipe_and_arguments_do_no_harm(networks: Any, tmp_path: Path)
             peer("leres.leres.multi_depth_model_woauxi").DepthModel("resnext101_stride32x8d")
         print("KMP_DUPLICATE_LIB_OK" in os.environ, "controlnet_aux" in sys.modules)
     """
-    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    clean = {key: value for key, value in os.environ.items() if key != "KMP_DUPLICATE_LIB_OK"}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=clean)
     assert found.stdout.strip() == "False False", found.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        (None, r"another version; pip install controlnet-aux==0\.0\.10 --no-deps"),
+        ("import nothing_like_it", "pip install nothing_like_it"),
+    ],
+)
+def test_another_controlnet_aux_is_said(
+    content: str | None, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that its version does not have, and one that needs what is not installed."""
+    (tmp_path / "controlnet_aux").mkdir()
+    (tmp_path / "controlnet_aux" / "__init__.py").write_text("raise RuntimeError('imported')\n", encoding="utf-8")
+    if content is not None:
+        (tmp_path / "controlnet_aux" / "old_net.py").write_text(content + "\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [each for each in sys.modules if "_controlnet_aux" in each or each == "controlnet_aux"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(MissingDependencyError, match=advice):
+        peer("old_net")
+    for name in [each for each in sys.modules if "_controlnet_aux" in each]:
+        del sys.modules[name]

@@ -227,6 +227,8 @@ def test_packages_that_are_missing_or_old_are_named(tmp_path: Path) -> None:
     old = missing_packages([network("transformers>=99.1.2")])
     assert old.startswith("it needs transformers>=99.1.2, but transformers ")
     assert "pip" not in old  # a host may rely on the version that it has
+    both = [replace(network("no_such"), install=f"no-such --no-deps {more}") for more in ("one", "two")]
+    assert missing_packages(both) == "it needs no_such: pip install no-such --no-deps one two"
     assert missing_packages([network("no_such>=2.0")]) == "it needs no_such>=2.0: pip install 'no_such>=2.0'"
     preprocessor = replace(find("seg_m2fade20k"), networks=(network("no_such>=2.0"),))
     with pytest.raises(MissingDependencyError, match="no_such"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from controlstack.core.errors import HintError, HostError
 from controlstack.models.families.controlnet import ControlNet, ControlNetConfig
 from controlstack.training import commands
-from controlstack.training.control import Run, Settings, controlled, dropped, loss_of, start, target_of, train
+from controlstack.training.control import Run, Settings, controlled, dropped, loss_of, metadata, start, target_of, train
 from controlstack.training.copy import trainable_copy
 from controlstack.training.data import HintSource, read_examples
+from controlstack.training.progress import interrupts_wait, write_curve
 from controlstack.training.words import Words, emptied, tokenise
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors import safe_open
 from torch import Tensor
+
+FROZEN = ("unet", "vae", "text_encoder")
 
 
 def _inputs(unet: UNet2DConditionModel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -188,3 +193,81 @@ def test_a_missing_base_or_checkpoint_is_refused(settings: Settings, tmp_path: P
         start(replace(settings, base=tmp_path))
     with pytest.raises(HostError, match="--resume"):
         start(settings).load(tmp_path)
+
+
+def test_the_defaults_are_the_papers(settings: Settings) -> None:
+    """Half of the prompts emptied (section 3.3), AdamW at 1e-5 (the published tutorial), all residuals trained."""
+    plain = Settings(base=settings.base, data=settings.data, hints=settings.hints)
+    assert (plain.empty_prompts, plain.learning_rate, plain.only_middle) == (0.5, 1e-5, False)
+    optimiser = start(plain).optimiser
+    assert isinstance(getattr(optimiser, "optimizer", optimiser), torch.optim.AdamW)
+
+
+def test_mixed_precision_keeps_the_weights_in_full(settings: Settings) -> None:
+    losses = [list(train(start(settings)))]
+    AcceleratorState._reset_state(True)  # accelerate keeps one precision for a process
+    mixed = start(replace(settings, mixed_precision="bf16"))
+    losses.append(list(train(mixed)))
+    AcceleratorState._reset_state(True)
+    assert losses[0] != losses[1]
+    assert np.allclose(*losses, rtol=0.05)
+    assert {weight.dtype for weight in mixed.result.parameters()} == {torch.float32}
+
+
+def test_only_the_middle_learns_where_that_is_asked_for(settings: Settings) -> None:
+    run = start(replace(settings, only_middle=True, steps=2))
+    list(train(run))
+    state = run.network.state_dict()
+    assert all(not value.any() for key, value in state.items() if key.startswith("zero_convs"))
+    assert state["middle_block_out.0.weight"].any()
+    assert metadata(run)["controlstack.only_middle"] == "true"
+
+
+def test_the_base_stays_as_it_is(settings: Settings) -> None:
+    run = start(settings)
+    before = {name: [weight.clone() for weight in getattr(run.base, name).parameters()] for name in FROZEN}
+    list(train(run))
+    assert all(
+        old.equal(new)
+        for name in FROZEN
+        for old, new in zip(before[name], getattr(run.base, name).parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("steps", [5, 100, 3000])
+def test_a_loss_curve_falls_as_its_losses_do(tmp_path: Path, steps: int) -> None:
+    write_curve([10 ** (-3 * k / steps) for k in range(steps)], tmp_path / "curve.png")
+    blue, _, red = np.moveaxis(cv2.imread(str(tmp_path / "curve.png")).astype(int), 2, 0)
+    line = blue - red > 60
+    columns = np.flatnonzero(line.any(axis=0))
+    heights = np.array([np.flatnonzero(line[:, column]).mean() for column in columns])
+    assert columns[-1] - columns[0] > 400
+    assert np.all(np.diff(heights) >= -1)  # rows count downward
+    assert heights[-1] - heights[0] > 150
+
+
+def test_a_single_step_has_a_curve(tmp_path: Path) -> None:
+    write_curve([0.5], tmp_path / "curve.png")
+    assert (cv2.imread(str(tmp_path / "curve.png")) < 255).any()
+
+
+def test_a_loss_curve_goes_on_after_a_break(settings: Settings, tmp_path: Path) -> None:
+    first = start(replace(settings, steps=2))
+    list(train(first))
+    first.save(tmp_path / "state")
+    second = start(settings)
+    second.load(tmp_path / "state")
+    list(train(second))
+    assert len(second.losses) == settings.steps
+    assert second.losses[:2] == first.losses
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with interrupts_wait() as interrupted:
+        assert not interrupted()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from controlstack.training import commands
 from controlstack.training.control import Settings
@@ -47,6 +48,9 @@ def _free_port() -> int:
         return found.getsockname()[1]
 
 
+@pytest.mark.skipif(
+    sys.platform == "win32" or not torch.distributed.is_available(), reason="needs torch.distributed with gloo"
+)
 def test_two_processes_equal_one_with_twice_the_batch(settings: Settings, tmp_path: Path) -> None:
     one, two = tmp_path / "one" / "control.safetensors", tmp_path / "two" / "control.safetensors"
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
