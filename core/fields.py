@@ -134,7 +134,8 @@ def parse_unit(given: object, basis: RangeBasis = RangeBasis.WEBUI) -> UnitArgs:
     values = _values(given)
     if not _boolean("enabled", values.get("enabled")):
         return UnitArgs()
-    values.setdefault("range_basis", basis)
+    if values.get("range_basis") is None:
+        values["range_basis"] = basis
     known: dict[str, Any] = {name: value for name, value in values.items() if name in _READERS and value is not None}
     read: dict[str, Any] = {name: _READERS[name](name, value) for name, value in known.items()}
     unit = UnitArgs(**read)

@@ -24,6 +24,7 @@ from .fields import (
     curve_text,
     label_of,
 )
+from .schedule import RangeBasis
 
 KEY = "ControlNet {}"
 _ALWAYS = (
@@ -64,14 +65,17 @@ def parse_generation(text: str) -> Generation:
     )
 
 
-def write(units: Sequence[UnitArgs]) -> dict[str, str]:
-    """Infotext entries of the enabled units, in order: {"ControlNet 0": ...}."""
-    return {KEY.format(index): write_unit(unit) for index, unit in enumerate(units)}
+def write(units: Sequence[UnitArgs], basis: RangeBasis = RangeBasis.WEBUI) -> dict[str, str]:
+    """Infotext entries of the enabled units, in order: {"ControlNet 0": ...}. basis: the host's own."""
+    return {KEY.format(index): write_unit(unit, basis) for index, unit in enumerate(units)}
 
 
-def write_unit(unit: UnitArgs) -> str:
-    """One unit as text."""
-    names = (*_ALWAYS, *(name for name in _IF_SET if getattr(unit, name) != _DEFAULTS[name]))
+def write_unit(unit: UnitArgs, basis: RangeBasis = RangeBasis.WEBUI) -> str:
+    """One unit as text. A range's basis is left out only where no program could take it for another one."""
+    said = {name for name in _IF_SET if getattr(unit, name) != _DEFAULTS[name]}
+    if basis is not _DEFAULTS["range_basis"]:
+        said.add("range_basis")
+    names = (*_ALWAYS, *(name for name in _IF_SET if name in said))
     return ", ".join(f"{_title(name)}: {_quote(_show(unit, name))}" for name in names)
 
 

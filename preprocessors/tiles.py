@@ -158,6 +158,7 @@ BLUR_GAUSSIAN = Preprocessor(
         Parameter(name="sigma", label="Sigma", default=9.0, minimum=0.01, maximum=64.0, step=0.01, unit="px",
                   doc="Width of the Gaussian."),
     ),
+    pad=1,  # the Gaussian averages over the border, where cv2 mirrors the picture
 )  # fmt: skip
 
 TILE_RESAMPLE = Preprocessor(

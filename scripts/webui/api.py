@@ -24,13 +24,13 @@ from .pictures import read_mask, read_picture
 from .restoring import visible
 from .run import Services
 from .services import services
+from .settings import UNITS_OPTION, unit_count
 
 if TYPE_CHECKING:
     from ...core.fields import UnitArgs
     from .pictures import Image
 
 VERSION = 3  # of sd-webui-controlnet's API
-UNITS_OPTION, UNITS = "control_net_unit_count", 3
 REALM = "ControlNet"
 
 
@@ -87,7 +87,7 @@ def control_types() -> dict[str, Any]:
 
 def settings() -> dict[str, int]:
     """How many units the page has; a request may have more."""
-    return {UNITS_OPTION: int(services().host.option(UNITS_OPTION, UNITS))}
+    return {UNITS_OPTION: unit_count()}
 
 
 def unload() -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ...core.errors import UnitError
 from ...core.fields import InputMode, UnitArgs, parse_unit
+from ...core.schedule import RangeBasis
 from ...preprocessors.images import READS
 from .arguments import raw_units
 
@@ -38,9 +39,9 @@ class Batch:
         """How many batches the folders make: as many as the shortest has pictures; None without folders."""
         return min((len(files) for files in self._files.values()), default=None)
 
-    def units(self, number: int) -> list[UnitArgs]:
-        """The enabled units for batch `number`."""
-        return [parse_unit(self._filled(unit, number)) for unit in self._units]
+    def units(self, number: int, basis: RangeBasis = RangeBasis.WEBUI) -> list[UnitArgs]:
+        """The enabled units for batch `number`. basis: what a range means here, where a unit does not say so."""
+        return [parse_unit(self._filled(unit, number), basis) for unit in self._units]
 
     def remember(self, picture: Any) -> None:
         """Keep a result, float [3, H, W] in 0..1, for the units that loop; cut to 8 bits as the host saves it."""

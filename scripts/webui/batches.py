@@ -46,7 +46,7 @@ class Batches:
         """The units for the host's batch `number`."""
         if self._error is not None:
             raise self._error
-        return otherwise() if self._batch is None else self._batch.units(number)
+        return otherwise() if self._batch is None else self._batch.units(number, services().host.basis)
 
     def fix_seeds(self, p: Any) -> None:
         """All pictures of a folder get the same seeds, unless the settings say otherwise."""

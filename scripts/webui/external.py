@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 from ...core.fields import ALIASES, UnitArgs
 from ...core.resize import pixel_perfect
 from . import preprocessing
-from .api import UNITS, UNITS_OPTION, VERSION
+from .api import VERSION
 from .arguments import fill, raw_units
 from .pictures import read_picture
 from .rival import PEER
 from .services import services
+from .settings import unit_count
 
 if TYPE_CHECKING:
     from .pictures import Image
@@ -96,7 +97,7 @@ _LEFT_TO_US = {  # enums of our own, which other extensions do not know
     "hr_option": HiResFixOption.BOTH,
     "union_control_type": ControlNetUnionControlType.UNKNOWN,
     "input_mode": InputMode.SIMPLE,
-    "range_basis": "webui",
+    "range_basis": None,  # what the program means by a range
 }
 _DEFAULTS = {each.name: _LEFT_TO_US.get(each.name, getattr(UnitArgs(), each.name)) for each in fields(UnitArgs)}
 
@@ -164,7 +165,7 @@ def get_modules_detail(alias_names: bool = False) -> dict[str, Any]:
 
 def get_max_models_num() -> int:
     """Tabs of the page."""
-    return int(services().host.option(UNITS_OPTION, UNITS))
+    return unit_count()
 
 
 def is_cn_script(script: Any) -> bool:

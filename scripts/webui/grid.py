@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from ...core.fields import BASIS_LABELS, HIRES_LABELS, MODE_LABELS, RESIZE_LABELS
 from . import choices
-from .page import unit_count
 from .remote import GRID
 from .services import services
+from .settings import unit_count
 
 PLOT = "xyz_grid.py"  # the module of the host's script
 

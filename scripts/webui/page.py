@@ -14,9 +14,9 @@ from . import choices, paste, preset_page, preview
 from .arguments import SLOTS
 from .gradio_shim import on, on_load
 from .services import services
+from .settings import unit_count
 from .unit_page import SLIDERS, UnitPage, build_unit, slider_updates
 
-UNITS = 3  # tabs, unless the settings say otherwise
 PLANNED = ("enabled", "weight", "guidance_start", "guidance_end", "range_basis", "curve")
 # The host's own widgets that ours look at, by the end of their id; the last one that it makes is `LAST`.
 WATCHED, LAST = ("steps", "width", "height", "denoising_strength"), "gallery"
@@ -36,11 +36,6 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
     script.infotext_fields = [field for page in script.pages for field in _pasted_fields(page)]
     script.paste_field_names = [key for _, key in script.infotext_fields]
     return [*slots, *(each for page in script.pages for each in page.arguments)]
-
-
-def unit_count() -> int:
-    """Tabs, from the settings."""
-    return max(1, min(choices.LARGEST_UNITS, int(services().host.option("control_net_unit_count", UNITS))))
 
 
 def watch(script: Any, component: Any, elem_id: str | None) -> None:

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 from ...core import infotext
 from ...core.errors import ControlError, ModelError
 from ...core.fields import NO_MODEL, parse_unit
+from ...core.schedule import RangeBasis
 from . import choices, preprocessing
 from .arguments import FIELDS, THRESHOLDS
+from .services import services
+from .settings import READ, unit_count
 
 if TYPE_CHECKING:
     from .files import ModelFiles
 
 log = logging.getLogger("controlstack")
 
-READ = "control_net_sync_field_args"  # the setting whether texts are read at all
 CONTROL_TYPE = "control_type"  # not a field of a unit: a filter of the page, which must not hide what was pasted
 # What a text can set; pictures and folders stay as they are.
 PASTED = tuple(
@@ -38,13 +40,16 @@ def key_of(index: int, name: str) -> str:
     return f"ControlNet {index} {name}"
 
 
-def widget_values(fields: Mapping[str, object], files: ModelFiles) -> tuple[dict[str, Any], list[str]]:
+def widget_values(
+    fields: Mapping[str, object], files: ModelFiles, basis: RangeBasis = RangeBasis.WEBUI
+) -> tuple[dict[str, Any], list[str]]:
     """The page's values for a unit's fields, and what is amiss with them in sentences.
 
+    basis: what a range means in this program, where the fields do not say so.
     A model that is not there leaves none chosen, so that generating says so instead of using another one.
     """
     try:
-        values = choices.display(parse_unit(fields))
+        values = choices.display(parse_unit(fields, basis))
     except ControlError as error:
         return {"enabled": False}, [f"a unit was left out: {error}"]
     if values["model"].lower() == NO_MODEL.lower():
@@ -55,10 +60,12 @@ def widget_values(fields: Mapping[str, object], files: ModelFiles) -> tuple[dict
         return values | {"model": NO_MODEL}, [str(error)]
 
 
-def explode(parameters: dict[str, Any], count: int, files: ModelFiles) -> list[str]:
+def explode(
+    parameters: dict[str, Any], count: int, files: ModelFiles, basis: RangeBasis = RangeBasis.WEBUI
+) -> list[str]:
     """Add an entry for each widget to a picture's parsed parameters; what is amiss in sentences.
 
-    count: tabs of the page.
+    count: tabs of the page. basis: what a range means in this program, where the text does not say so.
     """
     units = infotext.read(parameters)
     if not units:
@@ -66,7 +73,7 @@ def explode(parameters: dict[str, Any], count: int, files: ModelFiles) -> list[s
     problems = [f"the text has unit {index}, and the page has {count}: raise the number of units in the settings"
                 for index in units if index >= count]  # fmt: skip
     for index in range(count):
-        values, amiss = widget_values(units[index], files) if index in units else ({"enabled": False}, [])
+        values, amiss = widget_values(units[index], files, basis) if index in units else ({"enabled": False}, [])
         problems += amiss
         for name, update in updates(values, files.names).items():
             parameters[key_of(index, name)] = update
@@ -93,11 +100,9 @@ def updates(values: Mapping[str, Any], models: list[str]) -> dict[str, Any]:
 
 def pasted(_text: str, parameters: dict[str, Any]) -> None:
     """The host's callback."""
-    from .page import unit_count
-    from .services import services
-
-    if services().host.option(READ, True):
-        warn(explode(parameters, unit_count(), services().files))
+    host, files = services().host, services().files
+    if host.option(READ, True):
+        warn(explode(parameters, unit_count(), files, host.basis))
 
 
 def warn(problems: list[str]) -> None:

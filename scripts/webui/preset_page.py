@@ -66,7 +66,7 @@ LOADED = (*paste.PASTED, paste.CONTROL_TYPE)
 
 
 def _load(name: str) -> list[Any]:
-    values, problems = paste.widget_values(presets().load(name), services().files)
+    values, problems = paste.widget_values(presets().load(name), services().files, services().host.basis)
     paste.warn(problems)
     return list(paste.updates(values, services().files.names).values())
 

@@ -60,7 +60,7 @@ def _pick(value: Any, index: int) -> Any:
 
 def _with(unit: UnitArgs | None, values: dict[str, Any]) -> UnitArgs:
     if unit is None:
-        return parse_unit(values)
+        return parse_unit(values, services().host.basis)
     read = parse_unit({"enabled": True, **values})
     changes = {name: getattr(read, name) for name in values if name != "enabled" and hasattr(read, name)}
     switched = parse_unit({"enabled": values.get("enabled", unit.enabled)}).enabled

@@ -117,7 +117,7 @@ class Run:
         self._services, self._host = services, services.host
         self._p = p
         self.args = [preprocessing.with_defaults(unit) for unit in merged(units)]
-        p.extra_generation_params.update(infotext.write(self.args))
+        p.extra_generation_params.update(infotext.write(self.args, self._host.basis))
         self._units = [self._prepare(unit, index) for index, unit in enumerate(self.args)]
         services.models.trim([unit.model for unit in self._units])
         self._passes: dict[bool, Pass] = {}

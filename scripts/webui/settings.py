@@ -9,12 +9,12 @@ from typing import Any
 
 from .annotators import DOWNLOAD
 from .choices import LARGEST_UNITS
-from .page import UNITS
-from .paste import READ
 from .remote import ALLOWED
-from .services import CACHE_GIB, CACHE_OPTION
+from .services import CACHE_GIB, CACHE_OPTION, services
 
 SECTION = ("control_net", "ControlNet")
+UNITS_OPTION, UNITS = "control_net_unit_count", 3  # tabs, unless the user says otherwise
+READ = "control_net_sync_field_args"  # whether pasted texts are read at all
 
 
 def register() -> None:
@@ -26,13 +26,18 @@ def register() -> None:
             shared.opts.add_option(key, option)
 
 
+def unit_count() -> int:
+    """Tabs of the page."""
+    return max(1, min(LARGEST_UNITS, int(services().host.option(UNITS_OPTION, UNITS))))
+
+
 def _options() -> dict[str, Any]:
     import gradio as gr
 
     count = {"minimum": 1, "maximum": LARGEST_UNITS, "step": 1}
     cache = {"minimum": 0, "maximum": 64, "step": 0.5}
     return {
-        "control_net_unit_count": _option(UNITS, "Number of units", gr.Slider, count).needs_reload_ui(),
+        UNITS_OPTION: _option(UNITS, "Number of units", gr.Slider, count).needs_reload_ui(),
         "control_net_models_path": _option("", "Another folder with ControlNet models").needs_reload_ui(),
         CACHE_OPTION: _option(CACHE_GIB, "Memory for control models, in GiB", gr.Slider, cache)
         .info("models of the current picture are always kept")

@@ -21,6 +21,7 @@ from ...core.fields import (
     UNION_LABELS,
     InputMode,
     UnitArgs,
+    label_of,
 )
 from . import choices, preprocessing
 from .arguments import FIELDS, THRESHOLDS
@@ -30,7 +31,7 @@ from .services import services
 
 PICTURE_HEIGHT = 300  # pixels
 BASIS_INFO = (
-    "webui: as sd-webui-controlnet does; steps: exact parts of the steps; noise: along the noise schedule, as ComfyUI"
+    "webui: as sd-webui-controlnet does; steps: exact parts of the steps; noise: along the noise schedule, as Forge"
 )
 SLIDERS = ("processor_res", *THRESHOLDS)
 
@@ -224,8 +225,9 @@ def _more(page: UnitPage) -> None:
 
     defaults = choices.display(UnitArgs())
     with gr.Accordion("Schedule, union type, loopback", open=False, elem_id=page.id("more")):
+        basis = label_of(BASIS_LABELS, services().host.basis)
         page.fields["range_basis"] = _radio(
-            page, "Steps are counted as", BASIS_LABELS, defaults["range_basis"], "range_basis_radio", BASIS_INFO
+            page, "Steps are counted as", BASIS_LABELS, basis, "range_basis_radio", BASIS_INFO
         )
         page.fields["curve"] = gr.Textbox(
             label="Weight Curve", placeholder="0: 1; 0.5: 0.3 ease-in; 1: 0", elem_id=page.id("weight_curve")

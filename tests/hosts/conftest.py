@@ -40,6 +40,7 @@ def webui_models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     models = tmp_path_factory.mktemp("webui-models")
     webui_host.make_world(webui_path, models)
     control_files.write_all(models / "ControlNet", heads=8)
+    control_files.write_v2(models / "ControlNet")
     return models
 
 

@@ -38,6 +38,11 @@ def write_all(folder: Path, heads: int = HEADS) -> None:
     save_file({"lora_unet_x.lora_down.weight": torch.ones(4, 4)}, folder / "lora.safetensors")
 
 
+def write_v2(folder: Path) -> None:
+    """A ControlNet of SD 2.x, whose transformers are linear."""
+    _save(folder / "v2.safetensors", _controlnet("SD 2.x", 6), {"head_channels": "16"})
+
+
 def write_controlnet(path: Path, seed: int, heads: int, width: int) -> None:
     """One ControlNet for an SD base model of another width."""
     _save(path, _controlnet("SD", seed, heads, width), {"heads": str(heads)})
@@ -72,16 +77,16 @@ def _wide(factor: int) -> tuple[Block, ...]:
 
 
 def _controlnet(kind: str, seed: int, heads: int = HEADS, width: int = SD_BLOCKS[0].channels) -> ControlNet:
-    sd = kind == "SD"
+    xl, sd1 = kind == "SDXL", kind == "SD"
     config = ControlNetConfig(
-        channels=width if sd else 64,
-        blocks=_wide(width // SD_BLOCKS[0].channels) if sd else SDXL_BLOCKS,
-        middle_depth=1 if sd else 2,
+        channels=64 if xl else width,
+        blocks=SDXL_BLOCKS if xl else _wide(width // SD_BLOCKS[0].channels),
+        middle_depth=2 if xl else 1,
         context=64,
-        label=None if sd else 2816,
-        linear=not sd,
-        heads=heads if sd else None,
-        head_channels=None if sd else 16,
+        label=2816 if xl else None,
+        linear=not sd1,
+        heads=heads if sd1 else None,
+        head_channels=None if sd1 else 16,
     )
     network = ControlNet(config)
     _fill(network, seed)

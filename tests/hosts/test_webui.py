@@ -13,7 +13,7 @@ import pytest
 import torch
 import webui_host
 import webui_world
-from webui_host import Drawing, Host, Picture, RequestError, encode
+from webui_host import Drawing, Evaluation, Host, Picture, RequestError, encode
 from webui_oracle import Oracle, Place, Wanted
 
 TOLERANCE = 1e-4  # of the answer's range
@@ -127,6 +127,41 @@ def test_sdxl_equals_our_core(webui: Host, webui_models: Path, mode: str) -> Non
         assert (seen.out - answer).abs().max() <= TOLERANCE * answer.abs().max(), number
     with pytest.raises(RequestError, match="was trained for"):
         webui.draw(unit().request, **chosen)
+
+
+@pytest.mark.parametrize("mode", ["Balanced", "My prompt is more important", "ControlNet is more important"])
+def test_sd2_equals_our_core(webui: Host, webui_models: Path, mode: str) -> None:
+    """A U-Net with linear transformers that predicts velocities."""
+    oracle = Oracle(webui_models, webui_world.V2)
+    wanted = (unit(file="v2", control_mode=mode, guidance_end=0.5), unit(1, "v2", weight=0.5))
+    chosen = {"override_settings": {"sd_model_checkpoint": webui_world.V2}}
+    drawing = webui.draw(*(each.request for each in wanted), record=True, **chosen)
+    assert len(drawing.evaluations) == 3
+    for number, seen in enumerate(drawing.evaluations):
+        answer = oracle.answer(seen, wanted, Place(number, 0, 3))
+        assert (seen.out - answer).abs().max() <= TOLERANCE * answer.abs().max(), number
+    assert differ(drawing, webui.draw(**chosen)) > 1
+
+
+def clean(seen: Evaluation, velocity: bool) -> torch.Tensor:
+    """The latents that an evaluation sees in the noise, by the noise schedule of SD 1.x and 2.x."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    signal = (1 - betas).cumprod(0)[seen.time.round().long()][:, None, None, None]
+    if velocity:
+        return signal.sqrt() * seen.x - (1 - signal).sqrt() * seen.out
+    return (seen.x - (1 - signal).sqrt() * seen.out) / signal.sqrt()
+
+
+@pytest.mark.parametrize(("checkpoint", "file"), [(webui_world.NAME, "canny"), (webui_world.V2, "v2")])
+def test_what_inpainting_keeps_is_the_same_at_every_step(webui: Host, checkpoint: str, file: str) -> None:
+    """Also where the U-Net predicts velocities, which sd-webui-controlnet takes for noise."""
+    asked = unit(file=file, module="inpaint_only", mask=encode(HALF)).request
+    chosen = {"override_settings": {"sd_model_checkpoint": checkpoint}}
+    drawing = webui.draw(asked, record=True, **chosen)
+    seen = torch.cat([clean(each, checkpoint == webui_world.V2) for each in drawing.evaluations])
+    spread = (seen - seen[:1]).abs().amax((0, 1, 2))
+    kept = SIZE // 8 // 2 + 1  # in latent pixels; the mask reaches one further
+    assert spread[kept:].max() < 1e-3 * seen.abs().max() < spread[: kept - 1].max()
 
 
 @pytest.mark.parametrize("when", ["refiner", "hires"])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import webui_world
 from webui_host import Drawing, Host, Picture, encode
 
 TOLERANCE = 1e-4  # of the answer's range
@@ -99,6 +100,7 @@ CASES = {
     "inpaint_only, hires": Case((unit(module="inpaint_only", mask=mask()),), HIRES),
     "tile_colorfix": Case((unit(module="tile_colorfix", image=encode(boxes(1))),)),
     "tile_colorfix+sharp": Case((unit(module="tile_colorfix+sharp", image=encode(boxes(1))),)),
+    "SD 2": Case((unit(model="t2i", **RANGE),), {"override_settings": {"sd_model_checkpoint": webui_world.V2}}),
     "recolor_intensity": Case((unit(module="recolor_intensity", image=encode(boxes(1))),)),
 }
 
@@ -118,14 +120,10 @@ def far(first: torch.Tensor, second: torch.Tensor) -> float:
 
 
 def texts(drawing: Drawing) -> list[str]:
-    """Infotexts without what differs on purpose: our further fields, and numbers of preprocessors that have none."""
-    pattern = (
-        r", (Hr Option|Advanced Weighting): [^,\"]*|Processor Res: [^,]*, Threshold A: [^,]*, Threshold B: [^,]*, "
-    )
-    return [re.sub(pattern, "", text) for text in drawing.info["infotexts"]]
-    return [
-        re.sub(r"Threshold ([AB]): (0\.5|-1),", r"Threshold \1: unused,", text) for text in drawing.info["infotexts"]
-    ]
+    """Infotexts without what differs on purpose: our further fields, and numbers of preprocessors other than canny."""
+    numbers = r"(Module: (?!canny)[^\"]*?)Processor Res: [^,]*, Threshold A: [^,]*, Threshold B: [^,]*, "
+    further = r", (Hr Option|Advanced Weighting): [^,\"]*"
+    return [re.sub(further, "", re.sub(numbers, r"\1", text)) for text in drawing.info["infotexts"]]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -72,7 +72,8 @@ class Oracle:
         self._folder = models / "ControlNet"
         self._models: dict[str, ControlModel] = {}
         path = models / "Stable-diffusion" / f"{checkpoint}.safetensors"
-        self._unet = _xl_unet(path) if checkpoint == webui_world.XL else _unet(path)
+        make = {webui_world.XL: _xl_unet, webui_world.V2: _v2_unet}.get(checkpoint, _unet)
+        self._unet = make(path)
 
     @torch.no_grad()
     def answer(self, seen: Evaluation, units: Sequence[Wanted], place: Place, pictures: int = 1) -> torch.Tensor:
@@ -121,15 +122,20 @@ def _tensor(picture: Picture) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 255
 
 
-def _unet(path: Path) -> UNet2DConditionModel:
+def _v2_unet(path: Path) -> UNet2DConditionModel:
+    heads = tuple(webui_world.WIDTH * factor // webui_world.V2_HEAD for factor in LEVELS)
+    return _unet(path, attention_head_dim=heads, use_linear_projection=True)
+
+
+def _unet(path: Path, **differences: Any) -> UNet2DConditionModel:
     attends, plain = "CrossAttnDownBlock2D", "DownBlock2D"
     network = UNet2DConditionModel(
         block_out_channels=tuple(webui_world.WIDTH * factor for factor in LEVELS),
         down_block_types=(attends, attends, attends, plain),
         up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
-        attention_head_dim=webui_world.HEADS,
         cross_attention_dim=webui_world.CONTEXT,
         layers_per_block=2,
+        **({"attention_head_dim": webui_world.HEADS} | differences),
     )
     return _loaded(network, path)
 

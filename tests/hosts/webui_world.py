@@ -17,6 +17,7 @@ from typing import Any
 
 NAME, OTHER = "small", "other"  # two checkpoints that differ in their weights
 WIDTH, HEADS, CONTEXT = 32, 4, 64
+V2, V2_HEAD = "v2", 16  # a checkpoint whose U-Net is that of SD 2.x and predicts velocities, with SD 1.x's text encoder
 XL = "xl"  # an SDXL checkpoint with one text encoder
 XL_WIDTH, XL_LEVELS, XL_DEPTHS, XL_HEAD = 64, (1, 2, 2), (0, 1, 2), 16
 XL_OUTDIMS = (704, 352, 352)  # of three pairs of numbers, so that the vector condition has SDXL's 2816 values
@@ -42,7 +43,22 @@ def main(webui: Path, folder: Path, width: int = WIDTH) -> None:
         _write_weights(parameters, text, folder / f"{name}.safetensors", seed)
 
     if width == WIDTH:
+        _write_v2(webui, folder, text, parameters["cond_stage_config"])
         _write_xl(webui, folder, text)
+
+
+def _write_v2(webui: Path, folder: Path, text: Any, encoder: dict[str, Any]) -> None:
+    import yaml
+
+    source = webui / "repositories" / "stable-diffusion-stability-ai" / "configs" / "stable-diffusion"
+    config = yaml.safe_load((source / "v2-inference-v.yaml").read_text())
+    parameters = config["model"]["params"]
+    network = parameters["unet_config"]["params"]
+    network.update(model_channels=WIDTH, num_head_channels=V2_HEAD, context_dim=CONTEXT, use_fp16=False)
+    parameters["first_stage_config"]["params"]["ddconfig"].update(ch=AUTOENCODER_WIDTH, num_res_blocks=1)
+    parameters["cond_stage_config"] = encoder
+    (folder / f"{V2}.yaml").write_text(yaml.safe_dump(config))
+    _write_weights(parameters, text, folder / f"{V2}.safetensors", seed=4)
 
 
 def _write_xl(webui: Path, folder: Path, text: Any) -> None:

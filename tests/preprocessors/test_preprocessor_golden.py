@@ -173,6 +173,13 @@ def test_golden_blur_gaussian(photo: np.ndarray, sigma: float) -> None:
     assert difference(find("blur_gaussian")(photo, sigma=sigma), expected) <= 1
 
 
+def test_repeated_edges_do_not_enter_a_blurred_border() -> None:
+    """The padding is removed before (`blur_gaussian` of sd-webui-controlnet): beyond the border is its mirror image."""
+    picture = data.astronaut()[:130, 200:330]
+    blur = find("blur_gaussian")
+    assert np.array_equal(blur(picture, resolution=130), blur(picture))
+
+
 @pytest.mark.parametrize("rate", [2, 4, 8])
 def test_golden_tile_resample(rate: int) -> None:
     photo = data.astronaut()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from controlstack.core.errors import UnitError
 from controlstack.core.fields import UnitArgs
+from controlstack.core.schedule import RangeBasis
 from controlstack.scripts.webui.arguments import FIELDS, SLOTS
 from controlstack.scripts.webui.batch import Batch, batch_of, pictures_in
 from controlstack.scripts.webui.choices import display
@@ -64,6 +65,12 @@ def test_a_looping_unit_gets_the_last_result() -> None:
     batch.remember(torch.full((3, 8, 8), 0.5))
     (looped,) = batch.units(1)
     assert red(looped.image) == 127 and np.shape(looped.image) == (8, 8, 3)
+
+
+def test_a_looping_unit_of_a_client_counts_its_range_as_the_program_does() -> None:
+    batch = batch_of([{"enabled": True, "loopback": True}], True)
+    assert batch is not None
+    assert batch.units(0, RangeBasis.NOISE)[0].range_basis is RangeBasis.NOISE
 
 
 def test_units_that_are_off_or_plain_make_no_batch(tmp_path: Path) -> None:

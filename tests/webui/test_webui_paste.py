@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from controlstack.core import infotext
-from controlstack.core.fields import parse_unit
+from controlstack.core.fields import BASIS_LABELS, label_of, parse_unit
+from controlstack.core.schedule import RangeBasis
 from controlstack.scripts.webui import paste
 from controlstack.scripts.webui.arguments import FIELDS, THRESHOLDS, from_page_unit
 from controlstack.scripts.webui.files import ModelFiles
@@ -107,3 +108,19 @@ def test_axes_note_values_for_their_unit_and_never_change_another_request() -> N
 def test_axes_set_fields_that_units_have() -> None:
     for axis in AXES:
         assert axis.field in FIELDS
+
+
+@pytest.mark.parametrize("basis", RangeBasis)
+def test_a_range_means_after_pasting_what_it_meant_before(files: ModelFiles, basis: RangeBasis) -> None:
+    unit = parse_unit({"enabled": True, "model": files.names[0], "guidance_end": 0.5, "range_basis": basis})
+    for host in RangeBasis:
+        parameters: dict[str, Any] = dict(infotext.write([unit], host))
+        assert paste.explode(parameters, 1, files, host) == []
+        assert parameters["ControlNet 0 range_basis"]["value"] == label_of(BASIS_LABELS, basis)
+
+
+@pytest.mark.parametrize("host", RangeBasis)
+def test_a_text_without_a_basis_has_that_of_the_program(files: ModelFiles, host: RangeBasis) -> None:
+    parameters: dict[str, Any] = {"ControlNet 0": PEER.format("canny")}
+    assert paste.explode(parameters, 1, files, host) == []
+    assert parameters["ControlNet 0 range_basis"]["value"] == label_of(BASIS_LABELS, host)

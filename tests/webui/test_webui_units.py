@@ -22,6 +22,7 @@ from controlstack.preprocessors.runtime import Runtime
 from controlstack.preprocessors.store import Store
 from controlstack.scripts.webui import preprocessing
 from controlstack.scripts.webui.arguments import FIELDS, SLOTS, fill, raw_units, units_of
+from controlstack.scripts.webui.external import ControlNetUnit
 from controlstack.scripts.webui.files import ModelFiles, short_hash
 from controlstack.scripts.webui.pictures import input_of, read_mask, rgba_pictures
 from PIL import Image
@@ -94,6 +95,13 @@ def test_a_unit_that_is_off_is_not_looked_at(given: object) -> None:
 
 def test_objects_of_other_extensions_are_units() -> None:
     assert parse_unit(SimpleNamespace(enabled=True, module=None, weight=0.5)).weight == 0.5
+
+
+@pytest.mark.parametrize("basis", RangeBasis)
+def test_units_that_name_no_basis_have_that_of_the_program(basis: RangeBasis) -> None:
+    for given in ({"enabled": True}, SimpleNamespace(enabled=True), ControlNetUnit(enabled=True)):
+        assert parse_unit(given, basis).range_basis is basis
+    assert parse_unit({"enabled": True, "range_basis": "steps"}, basis).range_basis is RangeBasis.STEPS
 
 
 @pytest.mark.parametrize(
