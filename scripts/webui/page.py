@@ -14,7 +14,7 @@ from . import choices, paste, preset_page, preview
 from .arguments import SLOTS
 from .gradio_shim import on, on_load
 from .services import services
-from .unit_page import SLIDERS, UnitPage, build_unit, slider_updates
+from .unit_page import SLIDERS, UnitPage, about, build_unit, slider_updates
 
 UNITS = 3  # tabs, unless the settings say otherwise
 PLANNED = ("enabled", "weight", "guidance_start", "guidance_end", "range_basis", "curve")
@@ -101,6 +101,7 @@ def _connect(pages: Sequence[UnitPage], watched: dict[str, Any]) -> None:
     changed = [each for page in pages for each in page.pick(*SLIDERS)]
     on_load(_arrange, shown, changed)
     for page in pages:
+        on_load(about, page.pick("module"), [page.extras["about"]])
         preview.connect(page, watched["width"], watched["height"])
         for each in (*host, *page.pick(*PLANNED)):
             on(each.change, _plan, [*page.pick(*PLANNED), *host], [page.extras["plan"]])
