@@ -134,6 +134,19 @@ def test_a_seed_is_a_choice(comfyui: Host) -> None:
     assert not np.array_equal(found[0], found[1])
 
 
+def test_levels_are_rounded_and_not_cut_off(comfyui: Host) -> None:
+    """The host's floats lie between two levels: peers cut them off, half a level too dark on average."""
+    graph = Graph()
+    image = graph.add("TestPicture", seed=3, count=64, width=8, height=8)
+    hint = graph.add(
+        "ControlStackPreprocess", image=image, preprocessor="threshold", resolution=0, **{"preprocessor.threshold": 127}
+    )
+    levels = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(3)).amin(dim=1) * 255
+    found = torch.from_numpy(pictures(comfyui, graph, hint)[..., 0] == 255)
+    assert torch.equal(found, levels.round() > 127)
+    assert not torch.equal(found, levels.floor() > 127)
+
+
 @pytest.mark.parametrize("node", ["ControlStackPreprocess", "ControlStackControlUnit"])
 def test_licences_and_what_cannot_run_are_shown_with_the_choice(comfyui: Host, node: str) -> None:
     told = comfyui.get(f"object_info/{node}")[node]["input"]["required"]["preprocessor"][1]["tooltip"].splitlines()

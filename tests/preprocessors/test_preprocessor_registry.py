@@ -19,7 +19,7 @@ from controlstack.preprocessors.webui import CONTROL_TYPES, LABELS
 from skimage import data
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = [(512, 512), (511, 513), (64, 300), (33, 7), (1, 1)]
+SIZES = [(512, 512), (511, 513), (64, 4096), (33, 7), (1, 1)]
 PLAIN = [each for each in REGISTRY if not each.networks]  # those with networks have a file of their own
 every = pytest.mark.parametrize("preprocessor", PLAIN, ids=lambda each: each.id)
 
