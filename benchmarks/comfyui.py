@@ -3,8 +3,8 @@
     PYTHONPATH=tests/hosts COMFYUI_PATH=... python benchmarks/comfyui.py [--rounds N] [--steps N] [--peer FOLDER]
 
 Full-size SD 1.5 and control models of random weights, 256 px, batch 2, one thread, in one host process. The cases take
-turns, in alternating order. Counted is the host's CPU time, so that other programs do not count; each added time is the
-median over rounds of a difference within a round. 12 GB of memory and 5 GB of disk are needed.
+turns, in alternating order, each kind of run beside one without control. Counted is the host's CPU time, so that other
+programs do not count; each share is a median over rounds. 12 GB of memory and 5 GB of disk are needed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import comfyui_host
 import control_files
@@ -24,6 +25,8 @@ SIZE = 256
 MODELS = ("full-1", "full-2", "full-3")
 Prompts = tuple[Link, Link]
 Case = Callable[[Graph, Prompts], Prompts]
+Times = dict[str, dict[str, float]]  # kind, program: seconds
+PROGRAMS = ("ours", "host", "advanced")
 
 
 def main() -> None:
@@ -31,26 +34,27 @@ def main() -> None:
     path = comfyui_host.find()
     if path is None:
         raise SystemExit("no ComfyUI: set COMFYUI_PATH to its folder (and COMFYUI_PYTHON to its Python)")
-    cases = CASES | (PEER_CASES if options.peer else {})
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch)
         control_files.write_full(base / "models" / "controlnet")
         with comfyui_host.started(path, base, peers=[options.peer] if options.peer else []) as host:
-            rounds = measure(host, cases, options.rounds, options.steps)
+            rounds = measure(host, _kinds(bool(options.peer)), options.rounds, options.steps)
     added = relative(rounds)
     print(table(added))
     if options.json:
         options.json.write_text(json.dumps({"added": added, "rounds": rounds}, indent=1) + "\n", encoding="utf-8")
 
 
-def measure(host: Host, cases: Mapping[str, Case], rounds: int, steps: int) -> list[dict[str, float]]:
-    """CPU seconds of each case in each round, the models already loaded."""
-    found: list[dict[str, float]] = []
+def measure(host: Host, kinds: Mapping[str, Mapping[str, Case]], rounds: int, steps: int) -> list[Times]:
+    """CPU seconds of each kind and program in each round, each kind beside a run without control of its own."""
+    found: list[Times] = []
     for turn in range(rounds):
-        order = list(cases) if turn % 2 else list(reversed(cases))
-        times = {name: timed(host, cases[name], turn, steps) for name in order}
-        print(f"round {turn}: " + ", ".join(f"{name} {times[name]:.1f} s" for name in cases), flush=True)
-        found.append({name: times[name] for name in cases})
+        found.append({})
+        for kind, programs in kinds.items():
+            cases = {"none": _nothing, **programs}
+            order = list(cases) if turn % 2 else list(reversed(cases))
+            found[-1][kind] = {name: timed(host, cases[name], turn, steps) for name in order}
+            print(f"round {turn}, {kind}: {found[-1][kind]}", flush=True)
     return found
 
 
@@ -82,21 +86,25 @@ def _run(host: Host, case: Case, seed: int, steps: int) -> float:
     return host.seconds() - before
 
 
-def relative(rounds: list[dict[str, float]]) -> dict[str, float]:
-    """What each case adds to the run without control, as a share of that run."""
-    plain = statistics.median(each["none"] for each in rounds)
-    names = [name for name in rounds[0] if name != "none"]
-    return {name: statistics.median(each[name] - each["none"] for each in rounds) / plain for name in names}
+def relative(rounds: list[Times]) -> dict[str, dict[str, float]]:
+    """What each program adds to the run without control, as a share of that run: medians over rounds."""
+    return {
+        kind: {
+            program: statistics.median(each[kind][program] / each[kind]["none"] - 1 for each in rounds)
+            for program in PROGRAMS
+            if program in rounds[0][kind]
+        }
+        for kind in rounds[0]
+    }
 
 
-def table(added: Mapping[str, float]) -> str:
-    """A Markdown row for each kind of case, a column for each program."""
-    programs = [program for program in ("ours", "host", "advanced") if any(name.endswith(program) for name in added)]
-    kinds = list(dict.fromkeys(name.rpartition(", ")[0] for name in added))
+def table(added: Mapping[str, Mapping[str, float]]) -> str:
+    """A Markdown row for each kind of run, a column for each program."""
+    programs = [program for program in PROGRAMS if any(program in each for each in added.values())]
     rows = [f"| added to the run by | {' | '.join(programs)} |", "|---" * (len(programs) + 1) + "|"]
-    for kind in kinds:
-        cells = [added.get(f"{kind}, {program}") for program in programs]
-        rows.append(f"| {kind} | {' | '.join('' if cell is None else f'{100 * cell:.1f} %' for cell in cells)} |")
+    for kind, each in added.items():
+        cells = [f"{100 * each[program]:.1f} %" if program in each else "" for program in programs]
+        rows.append(f"| {kind} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
@@ -153,27 +161,22 @@ def _nothing(_graph: Graph, prompts: Prompts) -> Prompts:
     return prompts
 
 
-def _of(program: str, nodes: tuple[str, str]) -> dict[str, Case]:
+def _kinds(peer: bool) -> dict[str, dict[str, Case]]:
+    """The kinds of runs that are compared, each by program."""
+    others = {"host": HOST, "advanced": ADVANCED} if peer else {"host": HOST}
+
+    def kind(models: tuple[str, ...], settings: dict[str, object], **further: Any) -> dict[str, Case]:
+        programs = {name: theirs(*nodes, *models, **further) for name, nodes in others.items()}
+        return {"ours": ours(*models, **settings), **programs}
+
     return {
-        f"one unit, {program}": theirs(*nodes, *MODELS[:1]),
-        f"three units, {program}": theirs(*nodes, *MODELS),
-        f"one unit, range 0 to 0.5, {program}": theirs(*nodes, *MODELS[:1], end=0.5),
-        f"one unit, on the positive prompt alone, {program}": theirs(*nodes, *MODELS[:1], positive_only=True),
-        f"one T2I-Adapter, {program}": theirs(*nodes, "full-t2i"),
+        "one unit": kind(MODELS[:1], {}),
+        "three units": kind(MODELS, {}),
+        "one unit, range 0 to 0.5": kind(MODELS[:1], {"end": 0.5}, end=0.5),
+        "one unit, on the positive prompt alone": kind(MODELS[:1], {"mode": "control"}, positive_only=True),
+        "one T2I-Adapter": kind(("full-t2i",), {}),
+        "one unit of weight 0": {"ours": ours(*MODELS[:1], weight=0.0)},
     }
-
-
-CASES: dict[str, Case] = {
-    "none": _nothing,
-    "one unit, ours": ours(*MODELS[:1]),
-    "three units, ours": ours(*MODELS),
-    "one unit, range 0 to 0.5, ours": ours(*MODELS[:1], end=0.5),
-    "one unit, on the positive prompt alone, ours": ours(*MODELS[:1], mode="control"),
-    "one T2I-Adapter, ours": ours("full-t2i"),
-    "one unit of weight 0, ours": ours(*MODELS[:1], weight=0.0),
-    **_of("host", HOST),
-}
-PEER_CASES = _of("advanced", ADVANCED)
 
 
 def _options() -> argparse.Namespace:

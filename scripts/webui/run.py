@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("controlstack")
 
+LATENT = 8  # pixels of a latent pixel
 LAST_TIMESTEP = 999.0  # of the noise schedules of SD 1.x, SD 2.x and SDXL
 SOFT_IN_HIRES = ("canny", "mlsd")  # sd-webui-controlnet: hard lines are softened in the hires pass in every mode
 
@@ -100,6 +101,7 @@ class Prepared:
 class Pass:
     """The first pass, or the hires pass."""
 
+    size: tuple[int, int]  # height and width in latent pixels
     units: list[ControlUnit]
     stack: ControlStack
     denoising: Denoising
@@ -123,7 +125,7 @@ class Run:
         self._injection: Injection | None = None
         self._failure: Exception | None = None
         self._cond: tuple[bool, ...] = ()
-        self._warned = False
+        self._warned = self._resized = False
         self.maps: list[tuple[Image, str]] = []
 
     @contextmanager
@@ -216,6 +218,7 @@ class Run:
                 self._exits.callback(stack.close)
                 wishes = [_wish(unit, pair[hires], hires) for unit, pair in zip(self._units, hints, strict=True)]
                 self._passes[hires] = Pass(
+                    size=(size[0] // LATENT, size[1] // LATENT),
                     units=units,
                     stack=stack,
                     denoising=Denoising(second if hires else first),
@@ -283,6 +286,12 @@ class Run:
         """cond: which rows are cond, where the program says so itself; onto: what its own controls add."""
         part = self._pass()
         self._cond = part.denoising.take(len(x)) if cond is None else cond
+        if (x.shape[-2], x.shape[-1]) != part.size and not self._resized:
+            self._resized = True
+            self._say(
+                f"something else cuts or scales the picture ({x.shape[-1]}x{x.shape[-2]} latent pixels instead of "
+                f"{part.size[1]}x{part.size[0]}), and each part sees the whole control picture"
+            )
         step = Step(
             x=x,
             timestep=timestep,

@@ -4,6 +4,8 @@ import copy
 import json
 import sys
 
+import comfy.controlnet
+import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models
@@ -250,6 +252,64 @@ class TestUnion:
         return (made,)
 
 
+class _Unknown(comfy.controlnet.ControlBase):
+    """A control of a kind that nobody has heard of: constant residuals for SD's twelve skips."""
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+        generator = torch.Generator().manual_seed(5)
+        widths = [32] * 4 + [64] * 3 + [128] * 5
+        sides = [x_noisy.shape[-1] // k for k in (1, 1, 1, 2, 2, 2, 4, 4, 4, 8, 8, 8)]
+        lists = {"input": [], "middle": [None], "output": []}
+        for width, side in zip(widths, sides, strict=True):
+            residual = torch.randn(1, width, side, side, generator=generator).expand(len(x_noisy), -1, -1, -1)
+            lists["output"].append(residual * self.strength)
+        return lists
+
+    def copy(self):
+        copied = _Unknown()
+        self.copy_to(copied)
+        return copied
+
+
+class TestUnknown:
+    """CONTROL_NET of a class that only the test knows."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONTROL_NET",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"needs_vae": ("BOOLEAN", {"default": False})}}
+
+    def make(self, needs_vae):
+        control = _Unknown()
+        control.latent_format = comfy.latent_formats.SD15() if needs_vae else None
+        return (control,)
+
+
+class _Deaf(torch.nn.Module):
+    """A network that takes no control."""
+
+    dtype = torch.float32
+
+    def forward(self, x, timesteps, context=None, transformer_options=None):
+        return torch.zeros_like(x)
+
+
+class TestDeaf:
+    """MODEL whose network ignores control."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def make(self, model):
+        made = model.clone()
+        made.add_object_patch("diffusion_model", _Deaf())
+        return (made,)
+
+
 class TestNetwork:
     """MASK of what a preprocessor's network computes where the host has put it; it is unloaded at the end."""
 
@@ -284,6 +344,8 @@ NODES = (
     TestTile,
     TestPartialLoad,
     TestUnion,
+    TestUnknown,
+    TestDeaf,
     TestNetwork,
     TestPose,
 )

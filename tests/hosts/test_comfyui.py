@@ -336,6 +336,62 @@ def test_a_run_that_fails_leaves_nothing_behind(comfyui: Host, how: str, call: i
     assert (plain(comfyui) == uncontrolled).all()
 
 
+def test_a_control_of_an_unknown_kind_is_weighed(comfyui: Host) -> None:
+    reference, scene = Scene(), Scene()
+    reference.apply_theirs(reference.graph.add("TestUnknown", needs_vae=False), reference.picture(), 0.5)
+    scene.apply(scene.unit(scene.graph.add("TestUnknown", needs_vae=False), scene.picture(), weight=0.5))
+    wanted = reference.draw(comfyui)
+    assert difference(wanted, plain(comfyui)) > 0.01
+    assert (scene.draw(comfyui) == wanted).all()
+
+
+def test_what_a_control_misses_is_said_before_the_run(comfyui: Host) -> None:
+    scene = Scene()
+    scene.apply(scene.unit(scene.graph.add("TestUnknown", needs_vae=True), scene.picture()))
+    with pytest.raises(RunError, match="reads hints as latents and needs a VAE: connect one to Apply Control Units"):
+        scene.draw(comfyui)
+    deaf = Scene()
+    deaf.apply(deaf.unit(deaf.ours("canny"), deaf.picture()))
+    deaf.model = deaf.graph.add("TestDeaf", model=deaf.model)
+    with pytest.raises(RunError, match="ignores control"):
+        deaf.draw(comfyui)
+
+
+def test_masked_prompts_keep_their_control(comfyui: Host) -> None:
+    """A prompt that is masked to everything is the prompt; one masked to a half is not, with or without control."""
+
+    def masked(share: float, control: bool) -> Tensor:
+        scene = Scene()
+        if control:
+            scene.apply(scene.unit(scene.ours("canny"), scene.picture()))
+        mask = scene.graph.add("TestMask", share=share, size=SIZE)
+        given = {"strength": 1.0, "set_cond_area": "default"}
+        scene.positive = scene.graph.add("ConditioningSetMask", conditioning=scene.positive, mask=mask, **given)
+        return scene.draw(comfyui)
+
+    assert difference(masked(1.0, control=True), controlled(comfyui)) <= TOLERANCE
+    assert difference(masked(0.5, control=True), masked(0.5, control=False)) > 0.01
+
+
+def test_a_second_pass_reads_the_original_hint(comfyui: Host) -> None:
+    """Shared by both passes, or made anew for the larger one: the same picture."""
+
+    def passes(shared: bool) -> Tensor:
+        scene = Scene()
+        picture = scene.picture(size=2 * SIZE)
+        prompts = scene.positive, scene.negative
+        scene.apply(scene.unit(scene.ours("canny"), picture))
+        first = scene.sample()
+        scene.latent = scene.graph.add("LatentUpscaleBy", samples=first, upscale_method="bilinear", scale_by=2.0)
+        scene.denoise = 0.6
+        if not shared:
+            scene.positive, scene.negative = prompts
+            scene.apply(scene.unit(scene.ours("canny"), picture))
+        return scene.draw(comfyui)
+
+    assert (passes(shared=True) == passes(shared=False)).all()
+
+
 def test_a_union_model_must_be_told_its_type(comfyui: Host) -> None:
     def union(typed: bool) -> Tensor:
         scene = Scene()

@@ -114,6 +114,21 @@ def test_every_evaluation_equals_our_core_outside_the_host(webui: Host, oracle: 
             assert (seen.out - answer).abs().max() <= TOLERANCE * answer.abs().max(), (hires, place)
 
 
+@pytest.mark.parametrize("mode", ["Balanced", "My prompt is more important", "ControlNet is more important"])
+def test_sdxl_equals_our_core(webui: Host, webui_models: Path, mode: str) -> None:
+    oracle = Oracle(webui_models, webui_world.XL)
+    wanted = (unit(file="xl", control_mode=mode), unit(1, "xl", weight=0.5))
+    # its previews would need a network from the internet
+    chosen = {"override_settings": {"sd_model_checkpoint": webui_world.XL, "live_previews_enable": False}}
+    drawing = webui.draw(*(each.request for each in wanted), record=True, **chosen)
+    assert all(seen.y is not None for seen in drawing.evaluations)
+    for number, seen in enumerate(drawing.evaluations):
+        answer = oracle.answer(seen, wanted, Place(number, 0, 3))
+        assert (seen.out - answer).abs().max() <= TOLERANCE * answer.abs().max(), number
+    with pytest.raises(RequestError, match="was trained for"):
+        webui.draw(unit().request, **chosen)
+
+
 @pytest.mark.parametrize("when", ["refiner", "hires"])
 def test_another_checkpoint_is_followed(
     webui: Host, webui_models: Path, oracle: Oracle, plain: Drawing, when: str

@@ -57,6 +57,7 @@ class Evaluation:
     time: torch.Tensor
     context: torch.Tensor
     out: torch.Tensor
+    y: torch.Tensor | None
     hires: bool
 
 
@@ -235,10 +236,15 @@ def _read_record(path: Path) -> tuple[list[Evaluation], torch.Tensor | None]:
     with safe_open(path, "pt") as file:
         hires = json.loads(file.metadata()["hires"])
         names = set(file.keys())
-        evaluations = [
-            Evaluation(*(file.get_tensor(f"{i}.{name}") for name in ("x", "time", "context", "out")), hires=each)
-            for i, each in enumerate(hires)
-        ]
+        evaluations = [_evaluation(file, names, i, each) for i, each in enumerate(hires)]
         samples = file.get_tensor("samples") if "samples" in names else None
     path.unlink()
     return evaluations, samples
+
+
+def _evaluation(file: Any, names: set[str], number: int, hires: bool) -> Evaluation:
+    tensors = {
+        name: file.get_tensor(f"{number}.{name}") if f"{number}.{name}" in names else None
+        for name in ("x", "time", "context", "out", "y")
+    }
+    return Evaluation(**tensors, hires=hires)

@@ -71,7 +71,8 @@ class Oracle:
     def __init__(self, models: Path, checkpoint: str = webui_world.NAME) -> None:
         self._folder = models / "ControlNet"
         self._models: dict[str, ControlModel] = {}
-        self._unet = _unet(models / "Stable-diffusion" / f"{checkpoint}.safetensors")
+        path = models / "Stable-diffusion" / f"{checkpoint}.safetensors"
+        self._unet = _xl_unet(path) if checkpoint == webui_world.XL else _unet(path)
 
     @torch.no_grad()
     def answer(self, seen: Evaluation, units: Sequence[Wanted], place: Place, pictures: int = 1) -> torch.Tensor:
@@ -83,9 +84,10 @@ class Oracle:
             context=seen.context,
             cond=tuple(row < pictures for row in range(len(seen.x))),
             progress=place.progress,
+            y=seen.y,
         )
         more = arguments(self._unet, stack(given), {})
-        return self._unet(seen.x, seen.time, seen.context, **more).sample
+        return self._unet(seen.x, seen.time, seen.context, class_labels=seen.y, **more).sample
 
     def _unit(self, unit: Wanted, hires: bool) -> ControlUnit:
         said = unit.settings
@@ -129,6 +131,26 @@ def _unet(path: Path) -> UNet2DConditionModel:
         cross_attention_dim=webui_world.CONTEXT,
         layers_per_block=2,
     )
-    state = convert_ldm_unet_checkpoint(load_file(path), dict(network.config))
-    network.load_state_dict(state)
+    return _loaded(network, path)
+
+
+def _xl_unet(path: Path) -> UNet2DConditionModel:
+    widths = tuple(webui_world.XL_WIDTH * factor for factor in webui_world.XL_LEVELS)
+    network = UNet2DConditionModel(
+        block_out_channels=widths,
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * 2),
+        up_block_types=(*("CrossAttnUpBlock2D",) * 2, "UpBlock2D"),
+        transformer_layers_per_block=(1, *webui_world.XL_DEPTHS[1:]),
+        attention_head_dim=tuple(width // webui_world.XL_HEAD for width in widths),
+        cross_attention_dim=webui_world.CONTEXT,
+        layers_per_block=2,
+        use_linear_projection=True,
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=2 * sum(webui_world.XL_OUTDIMS),
+    )
+    return _loaded(network, path)
+
+
+def _loaded(network: UNet2DConditionModel, path: Path) -> UNet2DConditionModel:
+    network.load_state_dict(convert_ldm_unet_checkpoint(load_file(path), dict(network.config)))
     return network.eval()

@@ -78,6 +78,8 @@ def observe(p: Any, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], o
         given = dict(zip(("x", "timesteps", "context", "y"), args, strict=False)) | kwargs
         number = len(RECORD["evaluations"])
         named = {"x": given["x"], "time": given["timesteps"], "context": given["context"], "out": output}
+        if given.get("y") is not None:
+            named["y"] = given["y"]
         for name, value in named.items():
             RECORD["tensors"][f"{number}.{name}"] = value.detach().float().contiguous().clone()
         RECORD["evaluations"].append(bool(getattr(p, "is_hr_pass", False)))

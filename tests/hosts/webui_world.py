@@ -17,6 +17,9 @@ from typing import Any
 
 NAME, OTHER = "small", "other"  # two checkpoints that differ in their weights
 WIDTH, HEADS, CONTEXT = 32, 4, 64
+XL = "xl"  # an SDXL checkpoint with one text encoder
+XL_WIDTH, XL_LEVELS, XL_DEPTHS, XL_HEAD = 64, (1, 2, 2), (0, 1, 2), 16
+XL_OUTDIMS = (704, 352, 352)  # of three pairs of numbers, so that the vector condition has SDXL's 2816 values
 AUTOENCODER_WIDTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -38,12 +41,48 @@ def main(webui: Path, folder: Path, width: int = WIDTH) -> None:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
         _write_weights(parameters, text, folder / f"{name}.safetensors", seed)
 
+    if width == WIDTH:
+        _write_xl(webui, folder, text)
+
+
+def _write_xl(webui: Path, folder: Path, text: Any) -> None:
+    sys.path.insert(0, str(webui / "repositories" / "generative-models"))
+    import yaml
+
+    source = webui / "repositories" / "generative-models" / "configs" / "inference" / "sd_xl_base.yaml"
+    config = yaml.safe_load(source.read_text())
+    parameters = config["model"]["params"]
+    network = parameters["network_config"]["params"]
+    network.update(model_channels=XL_WIDTH, channel_mult=list(XL_LEVELS), transformer_depth=[1, *XL_DEPTHS[1:]])
+    network.update(num_head_channels=XL_HEAD, context_dim=CONTEXT, spatial_transformer_attn_type="softmax")
+    first = parameters["first_stage_config"]["params"]["ddconfig"]
+    first.update(ch=AUTOENCODER_WIDTH, num_res_blocks=1, attn_type="vanilla")
+    embedders = parameters["conditioner_config"]["params"]["emb_models"]
+    del embedders[1]
+    embedders[0]["params"] = {"version": str(folder / "clip"), "layer": "last"}
+    for embedder, size in zip(embedders[1:], XL_OUTDIMS, strict=True):
+        embedder["params"]["outdim"] = size
+    (folder / f"{XL}.yaml").write_text(yaml.safe_dump(config))
+    _write_xl_weights(parameters, text, folder / f"{XL}.safetensors")
+
+
+def _write_xl_weights(parameters: dict[str, Any], text: Any, path: Path) -> None:
+    from ldm.models.autoencoder import AutoencoderKL
+    from sgm.modules.diffusionmodules.openaimodel import UNetModel
+    from transformers import CLIPTextModel
+
+    first = parameters["first_stage_config"]["params"]
+    networks = {
+        "model.diffusion_model.": UNetModel(**parameters["network_config"]["params"]),
+        "first_stage_model.": AutoencoderKL(**first),
+        "conditioner.embedders.0.transformer.": CLIPTextModel(text),
+    }
+    _fill(networks, path, seed=3)
+
 
 def _write_weights(parameters: dict[str, Any], text: Any, path: Path, seed: int) -> None:
-    import torch
     from ldm.models.autoencoder import AutoencoderKL
     from ldm.modules.diffusionmodules.openaimodel import UNetModel
-    from safetensors.torch import save_file
     from transformers import CLIPTextModel
 
     networks = {
@@ -51,6 +90,14 @@ def _write_weights(parameters: dict[str, Any], text: Any, path: Path, seed: int)
         "first_stage_model.": AutoencoderKL(**parameters["first_stage_config"]["params"]),
         "cond_stage_model.transformer.": CLIPTextModel(text),
     }
+    _fill(networks, path, seed)
+
+
+def _fill(networks: dict[str, Any], path: Path, seed: int) -> None:
+    """Random parameters that keep the variance, under the names of a checkpoint."""
+    import torch
+    from safetensors.torch import save_file
+
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for prefix, network in networks.items():
