@@ -29,7 +29,13 @@ def runtime() -> Runtime:
     """The one runtime of the process. A file that is missing is downloaded when its preprocessor is run."""
     own, *others = _folders()
     return Runtime(
-        store=Store(own, others, automatic=not os.environ.get(OFFLINE)),
+        store=Store(
+            own,
+            others,
+            automatic=not os.environ.get(OFFLINE),
+            progress=_report_download,
+            check_interrupt=memory.throw_exception_if_processing_interrupted,
+        ),
         pool=Pool(HostManager()),
         progress=_report,
         check_interrupt=memory.throw_exception_if_processing_interrupted,
@@ -76,3 +82,9 @@ def _folders() -> list[Path]:
 
 def _report(done: int, total: int) -> None:
     comfy.utils.ProgressBar(total).update_absolute(done)
+
+
+def _report_download(done: int, total: int | None) -> None:
+    """In bytes; a server that names no total gets no bar."""
+    if total:
+        _report(done, total)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..preprocessors import REGISTRY, find
 from ..preprocessors.base import Parameter, Preprocessor
-from ..preprocessors.networks import missing_packages
+from ..preprocessors.networks import licences, missing_packages
 from ..preprocessors.poses import to_json
 from .annotators import runtime
 
@@ -24,7 +24,7 @@ ELSEWHERE = {"Reference", "IP-Adapter", "Revision"}  # types whose pictures no c
 def preprocessor_input(tooltip: str) -> io.DynamicCombo.Input:
     """The choice of a preprocessor; only the parameters of the chosen one are shown."""
     options = [io.DynamicCombo.Option(each.id, _inputs(each)) for each in _offered()]
-    return io.DynamicCombo.Input(NAME, options, tooltip=tooltip)
+    return io.DynamicCombo.Input(NAME, options, tooltip="\n".join((tooltip, *_terms(), *_greyed())))
 
 
 def unusable(choice: Mapping[str, Any] | None) -> str:
@@ -34,6 +34,20 @@ def unusable(choice: Mapping[str, Any] | None) -> str:
     known = find(choice[CHOICE])
     lacks = known.absent or missing_packages(known.networks)
     return f"{known.id} cannot run here: {lacks}" if lacks else ""
+
+
+def _terms() -> Iterator[str]:
+    """The licences of weights, each with the preprocessors that it is for."""
+    known = {each.id: licences(each.networks) for each in _offered() if each.networks}
+    for terms in dict.fromkeys(known.values()):
+        yield f"Weights, {terms}: {', '.join(name for name, own in known.items() if own == terms)}."
+
+
+def _greyed() -> Iterator[str]:
+    """What cannot run here, by the reason; the host's list has no way to grey out a choice."""
+    lacks = {each.id: missing_packages(each.networks) for each in _offered()}
+    for reason in dict.fromkeys(filter(None, lacks.values())):
+        yield f"Cannot run here, {reason}: {', '.join(name for name, own in lacks.items() if own == reason)}."
 
 
 def _inputs(preprocessor: Preprocessor) -> list[io.WidgetInput]:

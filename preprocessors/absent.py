@@ -25,7 +25,7 @@ def _absent(name: str, control_type: str, reason: str, *aliases: str) -> Preproc
     return Preprocessor(
         id=name,
         title=name,
-        doc="Known from sd-webui-controlnet.",
+        doc="Known from other programs.",
         run=_nothing,
         output=Output.RGB,
         aliases=aliases,
@@ -41,12 +41,16 @@ ABSENT: tuple[Preprocessor, ...] = (
     _absent("densepose", "OpenPose", f"{TORCHSCRIPT}; choose dw_openpose_full", "densepose (pruple bg & purple torso)"),
     _absent("densepose_parula", "OpenPose", f"{TORCHSCRIPT}; choose dw_openpose_full",
             "densepose_parula (black bg & blue torso)"),
+    _absent("rtmpose", "OpenPose", "its files are published inside archives only; choose dw_openpose_full, which is "
+            "RTMPose trained further, with the same points", "rtmw", "rtmo"),
     _absent("seg_ufade20k", "Segmentation", "UniFormer needs mmcv, which hosts of today cannot install; choose "
             "seg_ofade20k, which has the same colours", "segmentation"),
     _absent("normal_dsine", "NormalMap", "no maintained package has its network, and its weights are not free; choose "
             "normal_bae, whose colours are the same"),
     _absent("normal_metric3d", "NormalMap", "no maintained package has its network; choose normal_bae",
             "depth_metric3d"),
+    _absent("softedge_diffusionedge", "SoftEdge", "DiffusionEdge needs packages that nobody maintains; choose "
+            "softedge_teed, which is sharp too", "diffusion_edge"),
     _absent("ip-adapter_face_id", "IP-Adapter", f"{INSIGHTFACE}; choose ip-adapter-auto"),
     _absent("ip-adapter_face_id_plus", "IP-Adapter", f"{INSIGHTFACE}; choose ip-adapter-auto"),
     _absent("ip-adapter_pulid", "IP-Adapter", f"{INSIGHTFACE}; choose ip-adapter-auto", "facexlib", "EVA02-CLIP"),

@@ -1,18 +1,16 @@
 """Hints that were made before: a person changes a prompt far more often than a picture.
 
 A hint is remembered by the content of its picture and mask, by the preprocessor and its version, its parameters and
-the digests of its weights. Pictures of a batch are remembered one by one, so a batch and its pictures share hints.
+what its weights are. Pictures of a batch are remembered one by one, so a batch and its pictures share hints.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING
-
-from .networks import files_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,11 +34,16 @@ class ResultCache:
         self._hints: OrderedDict[bytes, Image] = OrderedDict()
         self._lock = Lock()
 
-    def through(self, preprocessor: Preprocessor, call: Call, make: Callable[[Call], Image]) -> Image:
-        """The hints of a call, [B, h, w, C]: those that are known, and the others by `make`, once and together."""
+    def through(
+        self, preprocessor: Preprocessor, call: Call, make: Callable[[Call], Image], weights: Sequence[str]
+    ) -> Image:
+        """The hints of a call, [B, h, w, C]: those that are known, and the others by `make`, once and together.
+
+        `weights` tells the files of the preprocessor's networks from any others.
+        """
         if not self.capacity:
             return make(call)
-        about = _about(preprocessor, call)
+        about = _about(preprocessor, call, weights)
         keys = [_key(about, call, row) for row in range(len(call.batch))]
         known = {key: hint for key in keys if (hint := self._get(key)) is not None}
         rows = {key: row for row, key in enumerate(keys) if key not in known}  # of equal pictures, one
@@ -78,11 +81,10 @@ class ResultCache:
                 self.bytes -= self._hints.popitem(last=False)[1].nbytes
 
 
-def _about(preprocessor: Preprocessor, call: Call) -> bytes:
+def _about(preprocessor: Preprocessor, call: Call, weights: Sequence[str]) -> bytes:
     """Everything but the picture that decides about a hint."""
-    digests = [file.sha256 or file.name for file in files_of(preprocessor.networks)]
     settings = sorted(call.arguments.items())
-    return repr((preprocessor.id, preprocessor.version, call.resolution, settings, digests)).encode()
+    return repr((preprocessor.id, preprocessor.version, call.resolution, settings, list(weights))).encode()
 
 
 def _key(about: bytes, call: Call, row: int) -> bytes:

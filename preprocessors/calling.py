@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ..core.errors import HintError, PreprocessorError
+from .networks import files_of
 from .resize import gray_to_rgb, pad_to_multiple, resize_mask, scale_short_side, scaled_size
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def perform(preprocessor: Preprocessor, call: Call, runtime: Runtime | None) -> 
     if runtime is None:
         result = _join([_chunk(preprocessor, part, ()) for part, _ in _parts(call, CHUNK_PIXELS)])
     else:
-        result = runtime.cache.through(preprocessor, call, _with(preprocessor, runtime))
+        weights = [runtime.store.identity(file) for file in files_of(preprocessor.networks)]
+        result = runtime.cache.through(preprocessor, call, _with(preprocessor, runtime), weights)
     return np.array(result) if np.may_share_memory(result, call.batch) else np.ascontiguousarray(result)
 
 

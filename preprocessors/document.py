@@ -83,8 +83,11 @@ The picture: [NASA astronaut Eileen Collins](images/preprocessors/source.jpg), p
 ABSENT_INTRODUCTION = """
 ## Names without a preprocessor
 
-These names of other programs are recognised, and a call says why nothing happens. Left out on purpose as well:
-DiffusionEdge (needs unmaintained packages).
+These names of other programs are recognised, and a call says why nothing happens.
+
+Newer versions of ComfyUI have estimators of their own (MoGe, Depth Anything 3, SDPose, Lotus). They are not repeated
+here and not called from here: connect the picture that such a node makes to a unit whose preprocessor is `none`, and
+the POSE_KEYPOINT of a pose node to Draw Pose.
 
 | Name | Why |
 | --- | --- |

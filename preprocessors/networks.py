@@ -65,6 +65,11 @@ def files_of(networks: Sequence[Network]) -> tuple[WeightFile, ...]:
     return tuple(dict.fromkeys(file for network in networks for file in network.files))
 
 
+def licences(networks: Sequence[Network]) -> str:
+    """The licences of all weights of some networks, each once; empty for none."""
+    return "; ".join(dict.fromkeys(file.licence for file in files_of(networks)))
+
+
 def file_name(file: WeightFile) -> str:
     """The last part of its name."""
     return Path(file.name).name

@@ -25,13 +25,23 @@ BLOCK = 2**20  # bytes read at once
 class Store:
     """The weights of preprocessors below `folder`, with `others` to be read as well.
 
-    With `automatic`, a missing file is downloaded when it is needed; otherwise the error says where to get it.
+    With `automatic`, a missing file is downloaded when it is needed, and the program is told of it as in `fetch`;
+    otherwise the error says where to get it.
     """
 
-    def __init__(self, folder: Path, others: Sequence[Path] = (), *, automatic: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        others: Sequence[Path] = (),
+        *,
+        automatic: bool = False,
+        progress: Callable[[int, int | None], None] | None = None,
+        check_interrupt: Callable[[], None] | None = None,
+    ) -> None:
         self.folder = folder
         self.others = tuple(others)
         self.automatic = automatic
+        self._progress, self._check_interrupt = progress, check_interrupt
         self._verified: dict[str, list[object]] | None = None
         self._lock = Lock()
 
@@ -43,15 +53,23 @@ class Store:
         """Where the file is, complete and right; PreprocessorError if it is not there, or its digest is another."""
         path = self.find(file)
         if path is None and self.automatic:
-            return self.fetch(file)
+            return self.fetch(file, self._progress, self._check_interrupt)
         if path is None:
             raise PreprocessorError(self.how_to_get(file))
-        if file.sha256 and path.suffix == Path(file.name).suffix and self._digest(path) != file.sha256:
+        if file.sha256 and not _converted(path, file) and self._digest(path) != file.sha256:
             raise PreprocessorError(
                 f"{path} is not the file it should be: its sha256 is {self._digest(path)}, expected {file.sha256}; "
                 "delete it and get it again"
             )
         return path
+
+    def identity(self, file: WeightFile) -> str:
+        """What tells the file that `locate` gives from any other: its digest, else its place, size and time."""
+        path = self.find(file)
+        if path is None or (file.sha256 and not _converted(path, file)):
+            return file.sha256 or file.name
+        status = path.stat()
+        return f"{path} {status.st_size} {status.st_mtime_ns}"
 
     def missing(self, networks: Sequence[Network]) -> tuple[WeightFile, ...]:
         """The files of some networks that are nowhere."""
@@ -146,8 +164,12 @@ def default_folder() -> Path:
 def _fits(path: Path, file: WeightFile) -> bool:
     if not path.is_file():
         return False
-    converted = path.suffix != Path(file.name).suffix  # somebody's safetensors of it has another size
-    return converted or file.bytes is None or path.stat().st_size == file.bytes
+    return _converted(path, file) or file.bytes is None or path.stat().st_size == file.bytes
+
+
+def _converted(path: Path, file: WeightFile) -> bool:
+    """Whether it is somebody's safetensors of the file, with another size and digest."""
+    return path.suffix != Path(file.name).suffix
 
 
 def _mirrored(addresses: Sequence[str]) -> tuple[str, ...]:

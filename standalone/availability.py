@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..preprocessors import ABSENT, REGISTRY, Preprocessor
-from ..preprocessors.networks import file_name, files_of, missing_packages
+from ..preprocessors.networks import file_name, licences, missing_packages
 from ..preprocessors.registry import names
 from ..preprocessors.runtime import Runtime
 from ..preprocessors.store import Store
@@ -26,8 +26,8 @@ def state(preprocessor: Preprocessor, runtime: Runtime) -> str:
     """Ready or not, and why; then the licences of its weights."""
     if preprocessor.absent:
         return f"left out: {preprocessor.absent}"
-    licences = dict.fromkeys(file.licence for file in files_of(preprocessor.networks))
-    under = f" [weights: {', '.join(licences)}]" if licences else ""
+    known = licences(preprocessor.networks)
+    under = f" [weights: {known}]" if known else ""
     if reason := missing_packages(preprocessor.networks):
         return f"unavailable: {reason}{under}"
     if missing := runtime.store.missing(preprocessor.networks):

@@ -17,6 +17,7 @@ from ...preprocessors.store import Store
 if TYPE_CHECKING:
     from .host import WebUI
 
+MEGABYTE = 10**6
 DOWNLOAD = "controlstack_download"  # setting: whether weights are fetched when they are first needed, as users know it
 
 
@@ -25,7 +26,13 @@ def make_runtime(host: WebUI) -> Runtime:
     own, *others = host.network_folders()
     own.mkdir(parents=True, exist_ok=True)
     return Runtime(
-        store=Store(own, others, automatic=bool(host.option(DOWNLOAD, True))),
+        store=Store(
+            own,
+            others,
+            automatic=bool(host.option(DOWNLOAD, True)),
+            progress=_report_download,
+            check_interrupt=_check_interrupt,
+        ),
         pool=Pool(HostManager(host)),
         progress=_report,
         check_interrupt=_check_interrupt,
@@ -68,6 +75,13 @@ def _report(done: int, total: int) -> None:
     from modules import shared
 
     shared.state.textinfo = f"ControlNet preprocessor: {done} of {total}" if total > 1 else None
+
+
+def _report_download(done: int, total: int | None) -> None:
+    from modules import shared
+
+    of = f" of {total / MEGABYTE:,.0f}" if total else ""
+    shared.state.textinfo = f"ControlNet preprocessor: {done / MEGABYTE:,.0f}{of} MB of weights downloaded"
 
 
 def _check_interrupt() -> None:

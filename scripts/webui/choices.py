@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...core.fields import (
     BASIS_LABELS,
@@ -22,8 +22,12 @@ from ...core.fields import (
 )
 from ...core.schedule import fires_on, progress_at
 from ...preprocessors.base import Preprocessor
+from ...preprocessors.networks import file_name, licences, missing_packages
 from . import preprocessing
 from .arguments import THRESHOLDS
+
+if TYPE_CHECKING:
+    from ...preprocessors.store import Store
 
 LARGEST_UNITS = 10  # tabs, as in sd-webui-controlnet's settings
 _LABELS: Mapping[str, Mapping[str, Any]] = {
@@ -86,6 +90,25 @@ def offer(tag: str, models: Sequence[str]) -> Offer:
         models=[NO_MODEL, *models],
         model=NO_MODEL if everything or not models else _preferred(models),
     )
+
+
+def about(module: str, store: Store | None = None) -> tuple[str, bool]:
+    """What a preprocessor does, under which licence its weights come, and what it lacks; whether it can run here.
+
+    Weights that `store` fetches when they are needed are no hindrance.
+    """
+    preprocessor = preprocessing.lookup(module)
+    lacks = preprocessor.absent or missing_packages(preprocessor.networks)
+    absent = store.missing(preprocessor.networks) if store else ()
+    if not lacks and store and absent and not store.automatic:
+        lacks = " ".join(store.how_to_get(file) for file in absent)
+    known = licences(preprocessor.networks)
+    parts = [f"{preprocessor.id} cannot run here: {lacks}" if lacks else preprocessor.doc]
+    if known:
+        parts.append(f"Licence of its weights: {known}.")
+    if absent and not lacks:
+        parts.append(f"{', '.join(file_name(file) for file in absent)} will be downloaded when it first runs.")
+    return " ".join(parts), not lacks
 
 
 def display(unit: UnitArgs) -> dict[str, Any]:

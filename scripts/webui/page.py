@@ -15,7 +15,7 @@ from .arguments import SLOTS
 from .gradio_shim import on, on_load
 from .services import services
 from .settings import unit_count
-from .unit_page import SLIDERS, UnitPage, build_unit, slider_updates
+from .unit_page import SLIDERS, UnitPage, about, build_unit, slider_updates
 
 PLANNED = ("enabled", "weight", "guidance_start", "guidance_end", "range_basis", "curve")
 # The host's own widgets that ours look at, by the end of their id; the last one that it makes is `LAST`.
@@ -96,6 +96,7 @@ def _connect(pages: Sequence[UnitPage], watched: dict[str, Any]) -> None:
     changed = [each for page in pages for each in page.pick(*SLIDERS)]
     on_load(_arrange, shown, changed)
     for page in pages:
+        on_load(about, page.pick("module"), [page.extras["about"]])
         preview.connect(page, watched["width"], watched["height"])
         for each in (*host, *page.pick(*PLANNED)):
             on(each.change, _plan, [*page.pick(*PLANNED), *host], [page.extras["plan"]])

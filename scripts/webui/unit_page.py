@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -177,6 +178,7 @@ def _models(page: UnitPage) -> None:
             elem_id=page.id("controlnet_model_dropdown"),
         )  # fmt: skip
         tool(page, "refresh", "🔄", "Look for models again", "controlnet_refresh_models")
+    page.extras["about"] = gr.HTML(elem_id=page.id("about"), elem_classes=["cnet-plan"])
 
 
 def _numbers(page: UnitPage) -> None:
@@ -264,6 +266,7 @@ def _connect(page: UnitPage) -> None:
     on(extras["type"].input, _choose_type, [extras["type"], fields["pixel_perfect"]], switched)
     on(fields["module"].input, _choose_module, page.pick("module", "pixel_perfect"), page.pick(*SLIDERS))
     on(fields["module"].change, _arrange, page.pick("module", "pixel_perfect"), page.pick(*SLIDERS))
+    on(fields["module"].change, about, [fields["module"]], [extras["about"]])
     on(fields["pixel_perfect"].change, _resolution, page.pick("module", "pixel_perfect"), [fields["processor_res"]])
     on(extras["refresh"].click, _refresh, [extras["type"], fields["model"]], [fields["model"]])
     for tab in ("txt2img", "img2img"):
@@ -312,6 +315,14 @@ def _choose_type(tag: str, pixel_perfect: bool) -> list[Any]:
     module = gr.update(choices=found.modules, value=found.module)
     model = gr.update(choices=found.models, value=found.model)
     return [module, model, *slider_updates(found.module, pixel_perfect)]
+
+
+def about(module: str) -> str:
+    """The line below the preprocessor: its licence, and why it cannot run, if it cannot."""
+    runtime = services().preprocess.runtime
+    text, runs = choices.about(module, runtime.store if runtime else None)
+    kind = "cnet-plan-line" if runs else "cnet-plan-line cnet-plan-wrong"
+    return f'<span class="{kind}">{html.escape(text)}</span>'
 
 
 def _choose_module(module: str, pixel_perfect: bool) -> list[Any]:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from comfyui_host import Graph, Host, Link, RunError, output
-from controlstack.preprocessors import find
+from controlstack.preprocessors import REGISTRY, find
 from controlstack.preprocessors.images import read_image
 from controlstack.preprocessors.manga import MangaLines
+from controlstack.preprocessors.networks import files_of
 from controlstack.preprocessors.pose_drawing import draw
 from controlstack.preprocessors.poses import from_json
 from safetensors.torch import save_file
@@ -131,6 +132,32 @@ def test_a_seed_is_a_choice(comfyui: Host) -> None:
     assert np.array_equal(found[0], found[2])
     assert np.array_equal(found[1], found[3])
     assert not np.array_equal(found[0], found[1])
+
+
+def test_levels_are_rounded_and_not_cut_off(comfyui: Host) -> None:
+    """The host's floats lie between two levels: peers cut them off, half a level too dark on average."""
+    graph = Graph()
+    image = graph.add("TestPicture", seed=3, count=64, width=8, height=8)
+    hint = graph.add(
+        "ControlStackPreprocess", image=image, preprocessor="threshold", resolution=0, **{"preprocessor.threshold": 127}
+    )
+    levels = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(3)).amin(dim=1) * 255
+    found = torch.from_numpy(pictures(comfyui, graph, hint)[..., 0] == 255)
+    assert torch.equal(found, levels.round() > 127)
+    assert not torch.equal(found, levels.floor() > 127)
+
+
+@pytest.mark.parametrize("node", ["ControlStackPreprocess", "ControlStackControlUnit"])
+def test_licences_and_what_cannot_run_are_shown_with_the_choice(comfyui: Host, node: str) -> None:
+    told = comfyui.get(f"object_info/{node}")[node]["input"]["required"]["preprocessor"][1]["tooltip"].splitlines()
+    assert "Weights, CMU OpenPose: academic or non-commercial use only: openpose, openpose_hand," in "\n".join(told)
+    for name, entry in ((each.id, each) for each in REGISTRY if each.networks):
+        licensed = [
+            line
+            for line in told
+            if line.startswith("Weights, ") and name in line.rpartition(": ")[2].rstrip(".").split(", ")
+        ]
+        assert licensed and all(file.licence in licensed[0] for file in files_of(entry.networks))
 
 
 def test_what_a_network_lacks_is_said_before_anything_runs(comfyui: Host) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import webui_host
+from controlstack.preprocessors import find
 from PIL import Image
 from webui_host import Host, encode
 
@@ -250,6 +251,20 @@ def test_a_unit_that_cannot_act_says_why(page: Page, photograph: Path) -> None:
     page.upload(photograph)
     page.page.click("#txt2img_generate")
     expect(page.page.locator("#html_log_txt2img").first).to_contain_text("has no model", timeout=WAIT)
+
+
+def test_a_preprocessor_shows_its_licence_and_what_it_lacks(page: Page) -> None:
+    """When the page is opened with it as a default, and when a control type chooses it."""
+    page.unit_tab(1)
+    expect(page.of("about", 1)).to_contain_text(find("canny").doc, timeout=WAIT)
+    page.unit_tab(0)
+    page.type("OpenPose")
+    expect(page.of("about")).to_contain_text("Licence of its weights: Apache-2.0.", timeout=WAIT)
+    wrong = page.of("about").locator(".cnet-plan-wrong")
+    reason = re.compile(r"cannot run here: (it needs onnxruntime|the weights)")
+    if wrong.count():  # the host may have everything
+        expect(wrong).to_contain_text(reason)
+    page.keep("webui-about")
 
 
 def test_a_folder_makes_a_picture_for_each_of_its_pictures(page: Page, photograph: Path, tmp_path: Path) -> None:

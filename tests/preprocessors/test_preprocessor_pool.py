@@ -235,6 +235,16 @@ def test_hints_are_remembered_by_everything_that_matters(store: Store) -> None:
     assert CHUNKS[4:] == [1]  # one is known, two are equal
 
 
+def test_other_weights_give_other_hints(store: Store) -> None:
+    """Nobody publishes the digests of some files, so a file put in place of another must be seen by itself."""
+    shared = runtime(store)
+    before = times(2)(pictures(1), runtime=shared)
+    (store.folder / "2.txt").write_text("3.0")
+    after = times(2)(pictures(1), runtime=shared)
+    assert np.array_equal(before, pictures(1) * 2)
+    assert np.array_equal(after, pictures(1) * 3)
+
+
 def test_remembered_hints_cannot_be_changed_from_outside(store: Store) -> None:
     shared, two = runtime(store), times(2)
     first = two(pictures(1), runtime=shared)

@@ -14,11 +14,12 @@ import pytest
 from controlstack.core.errors import HintError, MissingDependencyError, PreprocessorError
 from controlstack.preprocessors import ABSENT, REGISTRY, RESOLUTION, Output, Parameter, Preprocessor, find, of_type
 from controlstack.preprocessors.lazy import LazyModule
+from controlstack.preprocessors.networks import files_of
 from controlstack.preprocessors.webui import CONTROL_TYPES, LABELS
 from skimage import data
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = [(512, 512), (511, 513), (64, 300), (33, 7), (1, 1)]
+SIZES = [(512, 512), (511, 513), (64, 4096), (33, 7), (1, 1)]
 PLAIN = [each for each in REGISTRY if not each.networks]  # those with networks have a file of their own
 every = pytest.mark.parametrize("preprocessor", PLAIN, ids=lambda each: each.id)
 
@@ -224,6 +225,31 @@ def test_control_types_are_those_of_the_webui(preprocessor: Preprocessor) -> Non
 def test_every_control_type_offers_its_preprocessors() -> None:
     assert [each.id for each in of_type("Canny")] == ["canny", "pyracanny", "invert"]
     assert of_type("no such type") == ()
+
+
+@pytest.mark.parametrize(
+    ("control_type", "default"),
+    [
+        ("Canny", "canny"),
+        ("Depth", "depth_anything_v2"),
+        ("Inpaint", "inpaint_global_harmonious"),
+        ("Lineart", "lineart_realistic"),
+        ("MLSD", "mlsd"),
+        ("NormalMap", "normal_bae"),
+        ("OpenPose", "dw_openpose_full"),
+        ("Scribble", "scribble_hed"),
+        ("Segmentation", "seg_ofade20k"),
+        ("SoftEdge", "softedge_hed"),
+        ("T2I-Adapter", "color_grid"),
+        ("Tile", "tile_resample"),
+    ],
+)
+def test_the_first_of_a_type_is_free_to_use(control_type: str, default: str) -> None:
+    """The first is what a page chooses: nobody gets a network for research only without asking for it."""
+    first = of_type(control_type)[0]
+    assert first.id == default
+    for file in files_of(first.networks):
+        assert not any(word in file.licence for word in ("research", "commercial", "academic", "NC"))
 
 
 @pytest.mark.parametrize("preprocessor", ABSENT, ids=lambda each: each.id)

@@ -219,6 +219,27 @@ def test_nothing_is_downloaded_unasked(server: Server, tmp_path: Path) -> None:
     assert Store(tmp_path, automatic=True).locate(wanted(server)).read_bytes() == CONTENT
 
 
+def test_a_download_that_was_not_asked_for_in_so_many_words_tells_and_stops(server: Server, tmp_path: Path) -> None:
+    """What a host does when a preprocessor is first run: its bar moves, and its Cancel button works."""
+    reports: list[int] = []
+
+    def cancelled() -> None:
+        if reports and reports[-1] > len(CONTENT) // 2:
+            raise KeyboardInterrupt
+
+    store = Store(
+        tmp_path,
+        automatic=True,
+        progress=lambda done, _total: reports.append(done),
+        check_interrupt=cancelled,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        store.locate(wanted(server))
+    assert len(CONTENT) // 2 < reports[-1] < len(CONTENT)
+    assert store.find(wanted(server)) is None
+    assert files(store.folder) <= {"net.pth.part", "net.pth.lock"}
+
+
 def test_what_arrived_is_not_fetched_again(server: Server, store: Store) -> None:
     part = store.folder / "edges" / "net.pth.part"
     part.parent.mkdir(parents=True)

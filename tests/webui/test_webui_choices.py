@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from controlstack.core.errors import ControlError
 from controlstack.core.fields import UnitArgs, parse_unit
-from controlstack.preprocessors import REGISTRY
+from controlstack.preprocessors import ABSENT, REGISTRY, find
+from controlstack.preprocessors.pool import PlainManager, Pool
+from controlstack.preprocessors.runtime import Runtime
+from controlstack.preprocessors.store import Store
 from controlstack.scripts.webui import choices
 from controlstack.scripts.webui.arguments import FIELDS, THRESHOLDS, from_page_unit
 from controlstack.scripts.webui.gradio_shim import with_drawing
@@ -51,6 +55,26 @@ def test_a_control_type_chooses_its_own_and_prefers_version_11() -> None:
     assert offer.module == "canny" and offer.model == "control_v11p_sd15_canny [22222222]"
     assert offer.models == ["None", *MODELS] and offer.modules[0] == "none" and "shuffle" not in offer.modules
     assert choices.offer("Depth", MODELS[:2]).model == MODELS[0]
+
+
+def test_the_page_tells_licences_and_what_is_missing(tmp_path: Path) -> None:
+    text, runs = choices.about("depth_anything_v2_large", Store(tmp_path))
+    assert not runs
+    assert text.startswith("depth_anything_v2_large cannot run here: the weights model.safetensors (")
+    assert "CC-BY-NC-4.0" in text and str(tmp_path) in text
+    text, runs = choices.about("depth_anything_v2_large", Store(tmp_path, automatic=True))
+    assert runs
+    assert text.endswith(
+        "CC-BY-NC-4.0: not for commercial use. model.safetensors will be downloaded when it first runs."
+    )
+    assert choices.about("canny", Store(tmp_path)) == (find("canny").doc, True)
+
+
+@pytest.mark.parametrize("preprocessor", [*REGISTRY, *ABSENT], ids=lambda each: each.id)
+def test_what_cannot_run_says_why(preprocessor: Any, tmp_path: Path) -> None:
+    text, runs = choices.about(preprocessor.id, Store(tmp_path))
+    assert runs == (not preprocessor.missing(Runtime(store=Store(tmp_path), pool=Pool(PlainManager("cpu")))))
+    assert runs or text.startswith(f"{preprocessor.id} cannot run here: ")
 
 
 def test_the_type_all_offers_everything_and_chooses_nothing() -> None:
