@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from .base import Base
     from .loop import Training
 
+ORIGIN = "_name_or_path"  # of a diffusers configuration: where it was loaded from
 INTERRUPTED = 130  # the exit code of a command stopped by Ctrl-C
 
 
@@ -114,15 +116,28 @@ def _train(training: Training, args: argparse.Namespace, save: Callable[[Path], 
             watch.add(loss)
             if len(training.losses) % args.save_every == 0:
                 training.save(state)
-                replace_folder(args.out, save)
+                _write(args.out, save)
     except KeyboardInterrupt:
         # What is in memory may be half a step: only what is on disk counts.
         print(f"stopped; --resume goes on from the last multiple of {args.save_every} steps", file=sys.stderr)
         return INTERRUPTED
-    replace_folder(args.out, save)
+    _write(args.out, save)
     write_curve(training.losses, args.out.with_suffix(".png"))
     state.unlink(missing_ok=True)
     return 0
+
+
+def _write(folder: Path, save: Callable[[Path], object]) -> None:
+    """Save without a word about this machine: diffusers writes down from which folder a network was loaded."""
+
+    def save_without_origin(fresh: Path) -> None:
+        save(fresh)
+        for path in fresh.rglob("*.json"):
+            config = json.loads(path.read_text(encoding="utf-8"))
+            if config.pop(ORIGIN, None) is not None:
+                path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    replace_folder(folder, save_without_origin)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
