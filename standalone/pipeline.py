@@ -278,7 +278,7 @@ def generate(
     if not np.isfinite(images).all():
         raise HostError(
             f"the picture holds NaN or infinite values: the base model computes in {pipeline.unet.dtype}, "
-            "expected a dtype that holds its values; give --dtype fp32 or bf16"
+            "expected a dtype that holds its values: give --dtype fp32 or bf16"
         )
     return Result(np.rint(np.asarray(images) * 255).astype(np.uint8), seeds, stack.firings())
 
