@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from .loop import Training
 
 ORIGIN = "_name_or_path"  # of a diffusers configuration: where it was loaded from
+LAST_SEED = 2**63 - 1  # of torch's generators
 INTERRUPTED = 130  # the exit code of a command stopped by Ctrl-C
 
 
@@ -43,7 +46,37 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
         if name != "dataset":
             parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
             parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, OUT.state")
-        parser.set_defaults(run=run)
+        parser.set_defaults(run=partial(_checked, run))
+
+
+def _checked(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Run a command whose numbers and folders make sense; ControlError for others, before any work."""
+    from ...core.errors import ScheduleError
+    from ...preprocessors.images import check_folder
+
+    numbers = {"the count or steps": args.count, "--save-every": getattr(args, "save_every", 1)}
+    for name, value in numbers.items():
+        if value < 1:
+            raise ScheduleError(f"{name} is {value}, expected 1 or more")
+    if not 0 < getattr(args, "learning_rate", 1.0) < math.inf:
+        raise ScheduleError(f"--learning-rate is {args.learning_rate}, expected more than 0")
+    if not 0 <= args.seed <= LAST_SEED:
+        raise ScheduleError(f"--seed is {args.seed}, expected 0 to {LAST_SEED}")
+    check_folder(args.out.parent)
+    if getattr(args, "vae", None):
+        _check_file(args.vae / "config.json", "give a folder that `autoencoder` wrote as --vae")
+    if getattr(args, "start", None):
+        _check_file(args.start / "model_index.json", "give a folder that `base` wrote as --start")
+    if getattr(args, "resume", False):
+        _check_file(args.out.with_suffix(".state"), "leave --resume out to start from the beginning")
+    return run(args)
+
+
+def _check_file(path: Path, advice: str) -> None:
+    from ...core.errors import HostError
+
+    if not path.is_file():
+        raise HostError(f"there is no file '{path}': {advice}")
 
 
 def _dataset(args: argparse.Namespace) -> int:
