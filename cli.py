@@ -65,12 +65,16 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _evaluate(args: argparse.Namespace) -> int:
     """The scenes and scores are training's, the pictures the standalone edge's: only here do they meet."""
     from .models.registry import load_control_model
+    from .preprocessors.images import check_folder, make_folder
     from .standalone.demo import TINY
     from .standalone.pipeline import load_base
     from .training.evaluate import CEILING, conditions, evaluate, make_trial, score, sheet_rows, table
 
+    for path in filter(None, (args.json, args.page)):
+        check_folder(path.parent)
     folder = args.tiny or TINY
-    base, trial = load_base(folder / "base"), make_trial(args.scenes)
+    trial = make_trial(args.scenes)
+    base = load_base(folder / "base")
     controls = {file.stem: load_control_model(file) for file in sorted((folder / "controls").glob("*.safetensors"))}
     scores, sheets = {}, {}
     for condition in conditions(trial):
@@ -78,6 +82,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         scores[condition.name] = {CEILING: score(trial, base.autoencode(trial.images)), **found}
         sheets[condition.name] = sheet_rows(trial, images)
         print(f"\n{condition.name}, guidance {condition.guidance}\n\n{table(scores[condition.name])}")
+    for path in filter(None, (args.json, args.page)):
+        make_folder(path.parent)
     if args.json:
         args.json.write_text(json.dumps(scores, indent=2), encoding="utf-8")
     if args.page:

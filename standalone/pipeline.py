@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -18,8 +20,9 @@ from ..core.errors import HostError
 from ..core.stack import ControlStack, Firing
 from ..core.unit import ControlModel, ControlUnit
 from ..models.naming import to_ldm
+from ..preprocessors import MAX_PIXELS
 from .injection import Injection, check_units
-from .schedulers import make_scheduler
+from .schedulers import make_scheduler, scheduler_name
 from .single_file import load_single_file
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 Image = NDArray[np.uint8]
 SIDE = 8  # pixels per latent pixel
+HIGHEST_ETA = 1 - 1e-6  # where a schedule ends without signal: at 1, rounding makes DDIM take the root of a negative
+LAST_SEED = 2**63 - 1  # of torch's generators
 DEFAULT_PROMPT = "a professional, detailed, high-quality image"  # ControlNet paper, section 4.1, "default prompt"
 
 
@@ -63,10 +68,27 @@ class Request:
             if value < SIDE or value % SIDE:
                 near = max(SIDE, round(value / SIDE) * SIDE)
                 raise HostError(f"{name} is {value}, expected a multiple of {SIDE}: take {near}")
+        if self.width * self.height > MAX_PIXELS:
+            raise HostError(f"{self.width}x{self.height} has too many pixels, expected at most {MAX_PIXELS:,}")
         if not isinstance(self.prompt, str) and len(self.prompt) != self.batch:
             raise HostError(f"{len(self.prompt)} prompts for {self.batch} pictures: give one prompt, or one for each")
         if not 0 < self.strength <= 1:
             raise HostError(f"strength is {self.strength}, expected more than 0 and at most 1")
+        if self.image is not None and self.steps * self.strength < 1:
+            raise HostError(
+                f"{self.steps} steps at strength {self.strength} leave none to run, expected 1 or more: raise either"
+            )
+        self._check_sampling()
+
+    def _check_sampling(self) -> None:
+        if not math.isfinite(self.guidance):
+            raise HostError(f"guidance is {self.guidance}, expected a finite number")
+        if not 0 <= self.seed <= LAST_SEED - self.batch:
+            raise HostError(f"seed is {self.seed}, expected 0 to {LAST_SEED - self.batch}")
+        if not 0 <= self.eta <= 1:  # NaN fails too
+            raise HostError(f"eta is {self.eta}, expected 0 (DDIM) to 1 (DDPM)")
+        if scheduler_name(self.scheduler) != "ddim" and self.eta:
+            raise HostError(f"eta is {self.eta}, but '{self.scheduler}' has none, expected the scheduler ddim")
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -179,7 +201,8 @@ def load_base(
             f"offloading ({offload.value}) moves weights between a device and the CPU, and the device is the CPU: "
             "leave --offload out, or give --device, such as cuda"
         )
-    pipeline = _load_folder(path, dtype) if path.is_dir() else load_single_file(path, dtype, prediction)
+    with _quiet():
+        pipeline = _load_folder(path, dtype) if path.is_dir() else load_single_file(path, dtype, prediction)
     if not hasattr(pipeline, "unet"):
         raise HostError(f"'{path}' is a {type(pipeline).__name__}, expected a Stable Diffusion model with a U-Net")
     pipeline.set_progress_bar_config(disable=True)
@@ -190,6 +213,25 @@ def load_base(
     else:
         pipeline.to(target)
     return Base(pipeline, target, offload)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, libraries speak of errors alone, and show bars on terminals alone.
+
+    While loading, they warn of packages that nobody needs here, and of base models that differ from the published ones.
+    """
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    with ExitStack() as stack:
+        for library in (diffusers_logging, transformers_logging):
+            stack.callback(library.set_verbosity, library.get_verbosity())
+            library.set_verbosity_error()
+            if library.is_progress_bar_enabled() and not sys.stderr.isatty():
+                stack.callback(library.enable_progress_bar)
+                library.disable_progress_bar()
+        yield
 
 
 def _device(name: str) -> torch.device:
@@ -218,6 +260,7 @@ def generate(
     """Draw the pictures of a request. Everything is checked before the first step.
 
     Each picture has its own seed, so picture k of a batch is the single picture of seed + k.
+    Raises HostError for pictures that are not finite: values outgrew the dtype.
     """
     pipeline = _pipeline_for(base.pipeline, request)
     check_units(units, pipeline.unet)
@@ -227,9 +270,16 @@ def generate(
     pipeline.scheduler = make_scheduler(request.scheduler, before.config)
     try:
         with Injection(pipeline, stack, request.batch):
-            images = pipeline(**_arguments(request, seeds), callback_on_step_end=_reporter(progress)).images
+            images = pipeline(
+                **_arguments(request, seeds, before.config), callback_on_step_end=_reporter(progress)
+            ).images
     finally:
         pipeline.scheduler = before
+    if not np.isfinite(images).all():
+        raise HostError(
+            f"the picture holds NaN or infinite values: the base model computes in {pipeline.unet.dtype}, "
+            "expected a dtype that holds its values: give --dtype fp32 or bf16"
+        )
     return Result(np.rint(np.asarray(images) * 255).astype(np.uint8), seeds, stack.firings())
 
 
@@ -239,18 +289,19 @@ def _pipeline_for(pipeline: Any, request: Request) -> Any:
         return pipeline
     from diffusers import AutoPipelineForImage2Image
 
-    other = AutoPipelineForImage2Image.from_pipe(pipeline)
+    with _quiet():
+        other = AutoPipelineForImage2Image.from_pipe(pipeline)
     other.set_progress_bar_config(disable=True)
     return other
 
 
-def _arguments(request: Request, seeds: Sequence[int]) -> dict[str, Any]:
+def _arguments(request: Request, seeds: Sequence[int], scheduler: Mapping[str, Any]) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "prompt": list(request.prompts),
         "negative_prompt": [request.negative] * request.batch,
         "num_inference_steps": request.steps,
         "guidance_scale": request.guidance,
-        "eta": request.eta,
+        "eta": min(request.eta, HIGHEST_ETA) if scheduler.get("rescale_betas_zero_snr") else request.eta,
         "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
         "output_type": "np",
     }

@@ -26,15 +26,31 @@ _SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> (class in diff
     "lcm": ("LCMScheduler", {}),
 }
 NAMES = tuple(_SCHEDULERS)
+_ALIASES = {  # what ComfyUI, diffusers and papers call them
+    "dpm++": "dpm++ 2m",
+    "dpmpp 2m": "dpm++ 2m",
+    "dpmpp 2m sde": "dpm++ 2m sde",
+    "dpm 2": "dpm2",
+    "dpm 2 ancestral": "dpm2 a",
+    "euler ancestral": "euler a",
+    "plms": "pndm",
+    "uni pc": "unipc",
+}
 
 
-def make_scheduler(name: str, config: Any) -> Any:
-    """A scheduler with the noise schedule of `config`; an unknown name is answered with the nearest ones."""
-    import diffusers
-
-    wanted = name.lower().replace("_", " ")
+def scheduler_name(name: str) -> str:
+    """The one of NAMES that is meant, in any case and spacing; HostError with the nearest ones if none is."""
+    wanted = name.strip().lower().replace("_", " ").replace("-", " ")
+    wanted = _ALIASES.get(wanted, wanted)
     if wanted not in _SCHEDULERS:
         near = difflib.get_close_matches(wanted, NAMES, n=3) or NAMES
         raise HostError(f"there is no scheduler '{name}': choose one of {', '.join(near)}")
-    kind, settings = _SCHEDULERS[wanted]
+    return wanted
+
+
+def make_scheduler(name: str, config: Any) -> Any:
+    """A scheduler with the noise schedule of `config`; HostError for an unknown name."""
+    import diffusers
+
+    kind, settings = _SCHEDULERS[scheduler_name(name)]
     return getattr(diffusers, kind).from_config(config, **settings)

@@ -22,7 +22,7 @@ from ..core.resize import ResizeMode, pixel_perfect
 from ..core.schedule import RangeBasis, Schedule
 from ..core.unit import ControlMode, ControlModel, ControlUnit
 from ..models.registry import load_control_model
-from ..preprocessors import find
+from ..preprocessors import RESOLUTION, find
 from ..preprocessors.images import read_image, read_mask
 
 Image = NDArray[np.uint8]
@@ -43,6 +43,7 @@ OWN = (  # names of a unit's settings; others belong to its preprocessor
     "pixel_perfect",
     "resolution",
 )
+YES, NO = ("yes", "true", "1"), ("no", "false", "0")
 RESIZE_NAMES = {"stretch": "just resize", "crop": "crop and resize", "fill": "resize and fill"}
 
 
@@ -91,8 +92,8 @@ def parse_unit(text: str) -> UnitText:
         model=Path(own["model"]),
         preprocessor=preprocessor.id,
         parameters=rest,
-        resolution=int(_number("resolution", own["resolution"])) if "resolution" in own else None,
-        pixel_perfect=own.get("pixel_perfect", "false").lower() in ("true", "1", "yes"),
+        resolution=_resolution(preprocessor.id, own["resolution"]) if "resolution" in own else None,
+        pixel_perfect=_yes("pixel_perfect", own.get("pixel_perfect", "no")),
         weight=_number("weight", own.get("weight", "1")),
         schedule=Schedule(
             start=_number("start", own.get("start", "0")),
@@ -180,6 +181,16 @@ def _number(name: str, value: str) -> float:
         return float(value) if "." in value or "e" in value.lower() or "n" in value.lower() else int(value)
     except ValueError:
         raise UnitError(f"{name} is '{value}', expected a number") from None
+
+
+def _resolution(preprocessor: str, value: str) -> int:
+    return int(RESOLUTION.check(_number("resolution", value), preprocessor))
+
+
+def _yes(name: str, value: str) -> bool:
+    if value.lower() not in YES + NO:
+        raise UnitError(f"{name} is '{value}', expected one of {', '.join(YES + NO)}")
+    return value.lower() in YES
 
 
 def _numbers(name: str, value: str) -> tuple[float, ...]:

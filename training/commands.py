@@ -57,11 +57,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from ..core.errors import ModelError
+    from ..preprocessors.images import check_folder
     from .control import start, train
     from .progress import Watch, interrupts_wait, write_curve
 
     if args.out.suffix != ".safetensors" or args.out.is_dir():
         raise ModelError(f"--out is '{args.out}', expected the name of a .safetensors file")
+    check_folder(args.out.parent)
     run = start(_settings(args))
     state = args.out.with_suffix(".state")
     if args.resume:
@@ -92,9 +94,9 @@ def _settings(args: argparse.Namespace) -> Settings:
     from .control import Settings
     from .data import HintSource
 
-    for name in ("steps", "batch", "accumulate"):
+    for name in ("steps", "batch", "accumulate", "save_every"):
         if getattr(args, name) < 1:
-            raise ScheduleError(f"--{name} is {getattr(args, name)}, expected 1 or more")
+            raise ScheduleError(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected 1 or more")
     return Settings(
         base=args.base,
         data=args.data,

@@ -8,6 +8,7 @@ and each takes its share.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 LATENT_SCALE = 8  # pixels per latent pixel
 STATE = "training.pt"  # in a checkpoint
 HELD_OUT = 4  # examples that are not trained on where samples are wanted
+LAST_SEED = 2**32 - 1  # of numpy's global generator, which accelerate seeds too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,17 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        bounds = {  # a number that is none fails too
+            "learning_rate": (0 < self.learning_rate < math.inf, "more than 0"),
+            "warm_up": (self.warm_up >= 0, "0 or more"),
+            "empty_prompts": (0 <= self.empty_prompts <= 1, "0 to 1"),
+            "max_grad_norm": (self.max_grad_norm > 0, "more than 0"),
+            "sample_guidance": (math.isfinite(self.sample_guidance), "a finite number"),
+            "seed": (0 <= self.seed <= LAST_SEED, f"0 to {LAST_SEED}"),
+        }
+        for name, (good, expected) in bounds.items():
+            if not good:
+                raise ScheduleError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected {expected}")
         if not 0 <= self.ema < 1:
             raise ScheduleError(f"the decay of the moving average is {self.ema}, expected 0 (none) to less than 1")
         if self.samples < 0:

@@ -41,6 +41,13 @@ class HintSource:
     preprocessor: str | None = None
     parameters: Mapping[str, float] | None = None
 
+    def __post_init__(self) -> None:
+        if self.column is not None and self.preprocessor is not None:
+            raise HintError(
+                f"hints come from the column '{self.column}' and from the preprocessor '{self.preprocessor}', "
+                "expected one of them: leave --hint-column or --hint out"
+            )
+
     def __str__(self) -> str:
         """What the metadata of a trained file says: `canny(low=100,high=200)`, or the column."""
         if self.preprocessor is None:

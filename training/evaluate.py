@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..core.errors import HintError
 from ..core.schedule import Schedule
 from ..core.unit import ControlModel, ControlUnit
 from ..preprocessors import find
@@ -68,7 +69,9 @@ def conditions(trial: Trial) -> tuple[Condition, ...]:
 
 
 def make_trial(count: int) -> Trial:
-    """`count` scenes that no training has seen."""
+    """`count` scenes that no training has seen; HintError for fewer than two, for hints are swapped between them."""
+    if count < 2:
+        raise HintError(f"--scenes is {count}, expected 2 or more: hints of other scenes are tried too")
     some = tuple(scenes(count, SEED))
     pictures = tuple(draw(scene) for scene in some)
     images = np.stack([picture.image for picture in pictures])

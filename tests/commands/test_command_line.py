@@ -52,6 +52,10 @@ def test_generate_writes_pictures_hints_and_what_made_them(tmp_path: Path, capsy
         (CANNY.replace("low=50", "low=900"), "1 to 255"),
         (CANNY.replace("=canny,", "=cany,"), "canny"),
         (f"{CANNY},block_weights=1;2", "13 blocks"),
+        (f"{CANNY},pixel_perfect=ture", "yes, true"),
+        (f"{CANNY},resolution=-5", "16 to 8192"),
+        (f"{CANNY},resolution=inf", "16 to 8192"),
+        (f"{CANNY},resolution=100.7", "whole number"),
         ("weight=1", "has no image"),
     ],
 )
@@ -72,6 +76,9 @@ def test_bad_units_are_one_line_and_exit_code_2(
         (["--base", "nowhere"], "no checkpoint"),
         (["--base", str(BASE), "--width", "511"], "multiple of 8"),
         (["--base", str(BASE), "--scheduler", "eulr"], "euler"),
+        (["--base", str(BASE), "--eta", "0.5"], "'unipc' has none"),
+        (["--base", str(BASE), "--seed", "99999999999999999999"], "seed"),
+        (["--base", str(BASE), "--image", str(IMAGES / "scene-1.png"), "--strength", "0.5"], "1 or more"),
         (["--base", str(BASE), "--prompt-kind", "automatic"], "--captioner"),
         (["--base", str(BASE), "--prompt-kind", "user"], "--prompt"),
     ],
@@ -80,7 +87,9 @@ def test_bad_requests_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     assert main(["generate", *arguments, "--steps", "1", "--output", str(tmp_path / "out")]) == 2
-    assert words in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from controlstack.models.loading import read_header
+from controlstack.standalone.demo import TINY
 from controlstack.training.progress import Watch
 from controlstack.training.tiny import autoencoder, base, commands
 from controlstack.training.tiny.scenes import (
@@ -25,6 +29,7 @@ from controlstack.training.tiny.scenes import (
 )
 from controlstack.training.tiny.tokenizer import LENGTH, WORDS, write_tokenizer
 from diffusers import AutoencoderTiny
+from PIL import Image
 
 EDGE = 3  # pixels around an outline where antialiasing mixes two colours
 
@@ -182,7 +187,49 @@ def test_the_commands_make_a_world(small: None, tmp_path: Path, capsys: pytest.C
     assert commands.main(["dataset", "--out", str(tmp_path / "data"), "--count", "2"]) == 0
     assert "step 3 of 3" in capsys.readouterr().out
     left = {path.name for path in tmp_path.iterdir()}
+    assert not [path for path in tmp_path.rglob("*.json") if str(tmp_path) in path.read_text(encoding="utf-8")]
     assert left == {"vae", "vae.png", "base", "base.png", "more", "more.png", "sharp", "sharp.png", "data"}
+
+
+def _words(path: Path) -> Iterator[str]:
+    """Every text that a file of the tiny world says about itself."""
+    if path.suffix == ".safetensors":
+        yield from _texts(read_header(path).metadata)
+    elif path.suffix == ".json":
+        yield from _texts(json.loads(path.read_text(encoding="utf-8")))
+    elif path.suffix == ".png":
+        with Image.open(path) as image:
+            yield from _texts(image.info)
+    else:
+        assert path.name == "merges.txt", f"a new kind of file, {path.name}: say here what texts it holds"
+
+
+def _texts(value: object) -> Iterator[str]:
+    """The strings among the values of something nested."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for each in value.values() for text in _texts(each))
+    elif isinstance(value, (list, tuple)):
+        yield from (text for each in value for text in _texts(each))
+
+
+ABSOLUTE = re.compile(r"(?:^|[\s=,:'\"(])(?:~?/|[A-Za-z]:[\\/])\w")
+
+
+@pytest.mark.parametrize(
+    ("text", "absolute"),
+    [("/home/me/tiny", True), ("base=/x", True), ("C:\\x", True), ("~/x", True), ("a/b", False), ("low=50", False)],
+)
+def test_absolute_paths_are_recognised(text: str, absolute: bool) -> None:
+    assert bool(ABSOLUTE.search(text)) == absolute
+
+
+def test_the_shipped_world_says_nothing_about_the_machine_that_made_it() -> None:
+    files = [path for path in TINY.rglob("*") if path.is_file()]
+    found = {str(path.relative_to(TINY)): list(_words(path)) for path in files}
+    assert found["controls/canny.safetensors"]
+    assert not [(name, text) for name, texts in found.items() for text in texts if ABSOLUTE.search(text)]
 
 
 def test_an_interrupted_command_goes_on(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from .base import Base
     from .loop import Training
 
+ORIGIN = "_name_or_path"  # of a diffusers configuration: where it was loaded from
+LAST_SEED = 2**63 - 1  # of torch's generators
 INTERRUPTED = 130  # the exit code of a command stopped by Ctrl-C
 
 
@@ -41,7 +46,37 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
         if name != "dataset":
             parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
             parser.add_argument("--resume", action="store_true", help="go on from the checkpoint, OUT.state")
-        parser.set_defaults(run=run)
+        parser.set_defaults(run=partial(_checked, run))
+
+
+def _checked(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Run a command whose numbers and folders make sense; ControlError for others, before any work."""
+    from ...core.errors import ScheduleError
+    from ...preprocessors.images import check_folder
+
+    numbers = {"the count or steps": args.count, "--save-every": getattr(args, "save_every", 1)}
+    for name, value in numbers.items():
+        if value < 1:
+            raise ScheduleError(f"{name} is {value}, expected 1 or more")
+    if not 0 < getattr(args, "learning_rate", 1.0) < math.inf:
+        raise ScheduleError(f"--learning-rate is {args.learning_rate}, expected more than 0")
+    if not 0 <= args.seed <= LAST_SEED:
+        raise ScheduleError(f"--seed is {args.seed}, expected 0 to {LAST_SEED}")
+    check_folder(args.out.parent)
+    if getattr(args, "vae", None):
+        _check_file(args.vae / "config.json", "give a folder that `autoencoder` wrote as --vae")
+    if getattr(args, "start", None):
+        _check_file(args.start / "model_index.json", "give a folder that `base` wrote as --start")
+    if getattr(args, "resume", False):
+        _check_file(args.out.with_suffix(".state"), "leave --resume out to start from the beginning")
+    return run(args)
+
+
+def _check_file(path: Path, advice: str) -> None:
+    from ...core.errors import HostError
+
+    if not path.is_file():
+        raise HostError(f"there is no file '{path}': {advice}")
 
 
 def _dataset(args: argparse.Namespace) -> int:
@@ -114,15 +149,28 @@ def _train(training: Training, args: argparse.Namespace, save: Callable[[Path], 
             watch.add(loss)
             if len(training.losses) % args.save_every == 0:
                 training.save(state)
-                replace_folder(args.out, save)
+                _write(args.out, save)
     except KeyboardInterrupt:
         # What is in memory may be half a step: only what is on disk counts.
         print(f"stopped; --resume goes on from the last multiple of {args.save_every} steps", file=sys.stderr)
         return INTERRUPTED
-    replace_folder(args.out, save)
+    _write(args.out, save)
     write_curve(training.losses, args.out.with_suffix(".png"))
     state.unlink(missing_ok=True)
     return 0
+
+
+def _write(folder: Path, save: Callable[[Path], object]) -> None:
+    """Save without a word about this machine: diffusers writes down from which folder a network was loaded."""
+
+    def save_without_origin(fresh: Path) -> None:
+        save(fresh)
+        for path in fresh.rglob("*.json"):
+            config = json.loads(path.read_text(encoding="utf-8"))
+            if config.pop(ORIGIN, None) is not None:
+                path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    replace_folder(folder, save_without_origin)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
