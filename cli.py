@@ -64,6 +64,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     """The scenes and scores are training's, the pictures the standalone edge's: only here do they meet."""
+    from .core.errors import ModelError
     from .models.registry import load_control_model
     from .preprocessors.images import check_folder, make_folder
     from .standalone.demo import TINY
@@ -76,6 +77,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     trial = make_trial(args.scenes)
     base = load_base(folder / "base")
     controls = {file.stem: load_control_model(file) for file in sorted((folder / "controls").glob("*.safetensors"))}
+    if missing := [name for name in ("canny", "color") if name not in controls]:
+        raise ModelError(f"'{folder / 'controls'}' lacks {missing[0]}.safetensors: train it as docs/training.md shows")
     scores, sheets = {}, {}
     for condition in conditions(trial):
         found, images = evaluate(trial, controls, partial(_draw, base, condition))

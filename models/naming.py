@@ -35,11 +35,6 @@ _RESNET = (  # inside a residual block
 )
 
 
-def is_diffusers(keys: Iterable[str]) -> bool:
-    """Whether these are diffusers' names of a U-Net or ControlNet."""
-    return any(key.startswith(("down_blocks.", "conv_in.", "controlnet_cond_embedding.")) for key in keys)
-
-
 def to_ldm(tensors: Mapping[str, T]) -> dict[str, T]:
     """diffusers -> ldm names; a name without a counterpart is kept, so that a check of the keys can show it."""
     table = _Table.of_diffusers(tensors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -256,3 +257,8 @@ def test_bad_tiny_worlds(
 )
 def test_bad_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], words: str) -> None:
     assert words in _refused(["evaluate", *more], tmp_path, capsys)
+
+
+def test_an_evaluation_without_its_controls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(BASE, tmp_path / "base")
+    assert "canny.safetensors" in _refused(["evaluate", "--tiny", str(tmp_path)], tmp_path, capsys)

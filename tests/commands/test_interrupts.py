@@ -18,8 +18,6 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import nn
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "raise_signal"), reason="needs signals")
-
 
 @contextmanager
 def _interrupt_at(kind: type[nn.Module], call: int) -> Iterator[None]:

@@ -82,6 +82,7 @@ def test_a_mask_acts_where_it_is(drawn: tuple[Scores, dict[str, Image]]) -> None
 
 def test_depth_follows_its_hint(scores: Scores) -> None:
     assert scores["depth"]["depth_error"] < scores["none"]["depth_error"] - 0.08
+    assert scores["depth"]["depth_error"] < scores["depth of another scene"]["depth_error"] - 0.07
 
 
 AIMS = {"canny": ("edge_f1", 0.6), "color": ("colour_accuracy", 0.9)}
