@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 import time
@@ -187,7 +186,7 @@ def test_another_checkpoint_is_followed(
 
 def test_a_unit_without_a_picture_sees_each_tile_of_an_upscaling_script(webui: Host, oracle: Oracle) -> None:
     """The last tile is what the test pack wrote down: the lower right quarter, for there is no overlap."""
-    scene, asked = photograph(9, 2 * SIZE), unit().request
+    scene, asked, before = photograph(9, 2 * SIZE), unit().request, len(webui.log.read_text())
     script = {"script_name": "SD upscale", "script_args": ["", 0, 0, 2.0]}  # text, overlap, upscaler None, factor
     drawing = webui.draw(
         {**asked, "image": None}, route="img2img", init_images=[encode(scene)], steps=8, denoising_strength=0.5,
@@ -198,7 +197,14 @@ def test_a_unit_without_a_picture_sees_each_tile_of_an_upscaling_script(webui: H
     for step, seen in enumerate(drawing.evaluations):
         answer = oracle.answer(seen, (wanted,), Place(step, 0, 5))
         assert (seen.out - answer).abs().max() <= TOLERANCE * answer.abs().max(), step
-    assert "sees the whole" not in json.dumps(drawing.info)
+    assert webui.log.read_text()[before:].count("sees the whole control picture") == 0
+
+
+def test_what_cuts_the_latents_is_said(webui: Host, plain: Drawing) -> None:
+    webui.post("test/tile")
+    webui.draw(unit().request)
+    assert "(4x8 latent pixels instead of 8x8), and each part sees the whole control picture" in webui.log.read_text()
+    assert same(webui.draw(), plain) and webui.count()["hooks"] == 0
 
 
 @pytest.mark.parametrize("file", ["canny", "t2i"])
