@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from dataclasses import dataclass, field
@@ -183,6 +184,29 @@ def test_another_checkpoint_is_followed(
     assert same(webui.draw(), plain)
 
 
+def test_a_unit_without_a_picture_sees_each_tile_of_an_upscaling_script(webui: Host, oracle: Oracle) -> None:
+    """The last tile is what the test pack wrote down: the lower right quarter, for there is no overlap."""
+    scene, asked, before = photograph(9, 2 * SIZE), unit().request, len(webui.log.read_text())
+    script = {"script_name": "SD upscale", "script_args": ["", 0, 0, 2.0]}  # text, overlap, upscaler None, factor
+    drawing = webui.draw(
+        {**asked, "image": None}, route="img2img", init_images=[encode(scene)], steps=8, denoising_strength=0.5,
+        record=True, **script,
+    )  # fmt: skip
+    wanted = Wanted(hints={False: scene[SIZE:, SIZE:]})
+    assert len(drawing.evaluations) == 5 and drawing.pictures[0].shape == scene.shape
+    for step, seen in enumerate(drawing.evaluations):
+        answer = oracle.answer(seen, (wanted,), Place(step, 0, 5))
+        assert (seen.out - answer).abs().max() <= TOLERANCE * answer.abs().max(), step
+    assert webui.log.read_text()[before:].count("sees the whole control picture") == 0
+
+
+def test_what_cuts_the_latents_is_said(webui: Host, plain: Drawing) -> None:
+    webui.post("test/tile")
+    webui.draw(unit().request)
+    assert "(4x8 latent pixels instead of 8x8), and each part sees the whole control picture" in webui.log.read_text()
+    assert same(webui.draw(), plain) and webui.count()["hooks"] == 0
+
+
 @pytest.mark.parametrize("file", ["canny", "t2i"])
 def test_the_hint_matters(webui: Host, file: str) -> None:
     """Else every equality above would hold for any hint."""
@@ -280,7 +304,8 @@ def test_an_interrupted_run_leaves_nothing_behind(webui: Host, plain: Drawing, c
 
 def test_interrupts_at_any_time(webui: Host, plain: Drawing) -> None:
     """Also while pictures are read, models loaded and preprocessors run."""
-    for delay in (0.0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4):
+    chance = random.Random(1)
+    for delay in (0.0, *(chance.uniform(0, 0.5) for _ in range(12))):
         body = _body(unit(), unit(1, "depth", module="canny"), steps=10)
         thread = threading.Thread(target=webui.post, args=("sdapi/v1/txt2img", body))
         thread.start()
@@ -288,7 +313,7 @@ def test_interrupts_at_any_time(webui: Host, plain: Drawing) -> None:
         webui.post("sdapi/v1/interrupt")
         thread.join()
         assert webui.count()["hooks"] == 0
-    assert same(webui.draw(), plain)
+        assert same(webui.draw(), plain), delay
 
 
 def _body(*units: Wanted, **settings: Any) -> dict[str, Any]:

@@ -19,7 +19,15 @@ from typing import Any
 import torch
 from modules import paths, script_callbacks, scripts, shared
 
-STATE: dict[str, Any] = {"record": False, "fail": None, "handle": None, "calls": 0, "visit": None, "timed": False}
+STATE: dict[str, Any] = {
+    "record": False,
+    "fail": None,
+    "handle": None,
+    "calls": 0,
+    "visit": None,
+    "timed": False,
+    "cut": False,
+}
 RECORD: dict[str, Any] = {"tensors": {}, "evaluations": [], "hooks": 0, "times": [], "loads": 0}
 TARGET = Path(paths.data_path) / "record.safetensors"
 
@@ -52,6 +60,9 @@ class Recorder(scripts.Script):
         if STATE["record"] or STATE["fail"] or STATE["timed"]:
             unet = unet_of(p.sd_model)
             STATE["handle"] = unet.register_forward_hook(lambda *given: observe(p, *given), with_kwargs=True)
+        if STATE["cut"]:
+            STATE["cut"] = False
+            cut_once(unet_of(p.sd_model))
 
     def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
         if STATE["record"] and hasattr(ps.samples, "detach"):
@@ -100,6 +111,21 @@ def add_unit(p: Any, path: str, model: str) -> None:
     )
     code.update_cn_script_in_processing(p, [unit], is_img2img=True, is_ui=False)
     assert [each.weight for each in code.get_all_units_in_processing(p)] == [0.8]
+
+
+def cut_once(unet: Any) -> None:
+    """The next evaluation sees the left half of the latents, as with extensions that draw in tiles."""
+
+    def cut(_unet: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        before.remove()
+        return (args[0][..., : args[0].shape[-1] // 2], *args[1:])
+
+    def mend(_unet: Any, _args: tuple[Any, ...], output: Any) -> Any:
+        after.remove()
+        return torch.cat([output, output], dim=-1)
+
+    before = unet.register_forward_pre_hook(cut, prepend=True)
+    after = unet.register_forward_hook(mend)
 
 
 def write_record() -> None:
@@ -197,6 +223,10 @@ def add_routes(_demo: Any, app: Any) -> None:
     def visit(path: str, model: str) -> None:
         STATE["visit"] = {"path": path, "model": model}
 
+    def tile() -> None:
+        STATE["cut"] = True
+
+    app.add_api_route("/test/tile", tile, methods=["POST"])
     app.add_api_route("/test/visit", visit, methods=["POST"])
     app.add_api_route("/test/break", break_once, methods=["POST"])
     app.add_api_route("/test/set", set_state, methods=["POST"])
