@@ -98,6 +98,10 @@ class Host:
             time.sleep(0.02)
         raise TimeoutError(f"no result in {timeout} s; see {self.log}")
 
+    def interrupt(self) -> None:
+        """What the Cancel button does."""
+        self._post("interrupt", {})
+
     def latent(self, graph: Graph, samples: Link) -> torch.Tensor:
         """Run, and return these latents in fp32."""
         saver = graph.add("SaveLatent", samples=samples, filename_prefix=f"t{uuid.uuid4().hex}")

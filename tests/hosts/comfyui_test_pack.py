@@ -255,7 +255,12 @@ class TestUnion:
 class _Unknown(comfy.controlnet.ControlBase):
     """A control of a kind that nobody has heard of: constant residuals for SD's twelve skips."""
 
+    calls_left = -1  # until it fails; below zero it never does
+
     def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+        self.calls_left -= 1
+        if self.calls_left == 0:
+            raise RuntimeError("a unit that fails")
         generator = torch.Generator().manual_seed(5)
         widths = [32] * 4 + [64] * 3 + [128] * 5
         sides = [x_noisy.shape[-1] // k for k in (1, 1, 1, 2, 2, 2, 4, 4, 4, 8, 8, 8)]
@@ -267,6 +272,7 @@ class _Unknown(comfy.controlnet.ControlBase):
 
     def copy(self):
         copied = _Unknown()
+        copied.calls_left = self.calls_left
         self.copy_to(copied)
         return copied
 
@@ -278,10 +284,12 @@ class TestUnknown:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"needs_vae": ("BOOLEAN", {"default": False})}}
+        failing = {"fails_at": ("INT", {"default": -1, "min": -1})}
+        return {"required": {"needs_vae": ("BOOLEAN", {"default": False})}, "optional": failing}
 
-    def make(self, needs_vae):
+    def make(self, needs_vae, fails_at=-1):
         control = _Unknown()
+        control.calls_left = fails_at
         control.latent_format = comfy.latent_formats.SD15() if needs_vae else None
         return (control,)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from threading import Timer
 from typing import Any
 
 import cv2
@@ -470,6 +472,44 @@ def test_a_text_that_cannot_act_is_refused(comfyui: Host, text: str) -> None:
     )
     with pytest.raises(RunError, match=TEXTS[text]):
         scene.draw(comfyui)
+
+
+def test_a_unit_that_fails_leaves_nothing_behind(comfyui: Host) -> None:
+    before, uncontrolled = controlled(comfyui), plain(comfyui)
+    scene = Scene()
+    units = scene.unit(scene.ours("canny"), scene.picture())
+    scene.apply(scene.unit(scene.graph.add("TestUnknown", needs_vae=False, fails_at=3), scene.picture(), units))
+    with pytest.raises(RunError, match="a unit that fails"):
+        scene.draw(comfyui)
+    assert (controlled(comfyui) == before).all()
+    assert (plain(comfyui) == uncontrolled).all()
+
+
+def error_of(host: Host, scene: Scene) -> str | None:
+    """What a run ends with, if it does not end well."""
+    try:
+        scene.draw(host)
+    except RunError as error:
+        return str(error)
+    return None
+
+
+def test_interrupts_at_any_time_leave_nothing_behind(comfyui: Host) -> None:
+    before, uncontrolled = controlled(comfyui), plain(comfyui)
+    chance, stopped = random.Random(0), 0
+    for turn in range(10):
+        scene = Scene(steps=40)
+        units = scene.unit(scene.ours("canny"), scene.picture(turn))
+        scene.apply(scene.unit(scene.theirs("depth"), scene.picture(turn), units))
+        timer = Timer(chance.uniform(0.0, 1.5), comfyui.interrupt)
+        timer.start()
+        said = error_of(comfyui, scene)
+        timer.join()
+        assert said is None or "interrupted" in said
+        stopped += said is not None
+        assert (controlled(comfyui) == before).all(), turn
+        assert (plain(comfyui) == uncontrolled).all(), turn
+    assert stopped >= 3
 
 
 def test_context_windows_take_their_own_hints(comfyui: Host) -> None:
