@@ -63,7 +63,7 @@ def test_the_content_tells_the_format_and_a_text_path_is_fine(tmp_path: Path) ->
 def test_other_colour_models_become_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "picture.tiff"
     source = Image.fromarray(PHOTO).convert(mode)
-    source.save(path)
+    source.save(path, compression="tiff_lzw")  # Pillow 12.3 cannot read the uncompressed YCbCr that it writes
     assert np.array_equal(read_image(path), np.asarray(source.convert("RGB")))
 
 
