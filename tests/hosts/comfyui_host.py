@@ -112,6 +112,17 @@ class Host:
     def get(self, path: str) -> Any:
         return self._ask(urllib.request.Request(f"{self.address}/{path}"))
 
+    def has(self, kind: str) -> bool:
+        """Whether this host knows a node."""
+        return bool(self.get(f"object_info/{kind}"))
+
+    def defaults(self, kind: str) -> dict[str, Any]:
+        """What a node's required widgets show at first; newer hosts have more of them."""
+        given = self.get(f"object_info/{kind}")[kind]["input"]["required"]
+        return {
+            name: options[0]["default"] for name, (_, *options) in given.items() if options and "default" in options[0]
+        }
+
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}"
