@@ -22,7 +22,10 @@ import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKS = [Path(__file__).with_name(name) for name in ("comfyui_test_pack.py", "comfyui_world_pack.py")]
+PACKS = [
+    Path(__file__).with_name(name)
+    for name in ("comfyui_test_pack.py", "comfyui_world_pack.py", "comfyui_estimators_pack.py")
+]
 USUAL = (Path.home() / "ComfyUI", Path.home() / "comfy" / "ComfyUI")  # of git clone, of comfy-cli
 START = 300  # seconds that a first start may take
 RUN = 300
