@@ -250,19 +250,40 @@ def test_masks_of_0_and_1_are_identities_and_halves_act_where_they_are(comfyui: 
     assert change[:6].mean() > 1.5 * change[10:].mean()
 
 
-SAMPLERS = ("euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2s_ancestral", "heun", "dpm_2", "uni_pc", "ddim")
+OWN_PLACES = {"dpm_fast", "dpm_adaptive"}  # samplers that evaluate where they like, on no step of the schedule
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("scheduler", ["karras", "simple"])
-def test_a_range_of_steps_means_steps(comfyui: Host, sampler: str, scheduler: str) -> None:
-    """Half of six steps is three, also in the later part of the noise schedule."""
-    settings = {"sampler": sampler, "scheduler": scheduler, "steps": 6, "denoise": 0.5}
-    scene = Scene(**settings)
-    scene.apply(scene.unit(scene.ours("canny"), scene.picture(), basis="steps", end=0.5))
+def choices(host: Host, name: str) -> list[str]:
+    """What the host's sampler node offers."""
+    given = host.get("object_info/KSampler")["KSampler"]["input"]["required"][name]
+    return given[0] if isinstance(given[0], list) else given[1]["options"]
+
+
+def fired(host: Host, **settings: Any) -> str:
+    """What the report says of a unit that acts from 0.3 to 0.6 of three steps."""
+    scene = Scene(steps=3, **settings)
+    scene.apply(scene.unit(scene.ours("canny"), scene.picture(), basis="steps", start=0.3, end=0.6))
     report = scene.graph.add("ControlStackReport", positive=scene.positive, latent=scene.sample())
-    entry = comfyui.run(scene.graph)
-    assert "fires on 3 of 6 steps" in entry["outputs"][report[0]]["text"][0]
+    return host.run(scene.graph)["outputs"][report[0]]["text"][0]
+
+
+@pytest.mark.parametrize("denoise", [1.0, 0.5])
+def test_a_range_of_steps_means_steps(comfyui: Host, denoise: float) -> None:
+    """With every sampler that keeps to the schedule, and every schedule; heun evaluates twice a step."""
+    samplers = set(choices(comfyui, "sampler_name")) - OWN_PLACES
+    pairs = [(sampler, "karras") for sampler in sorted(samplers)]
+    pairs += [(sampler, schedule) for sampler in ("euler", "heun") for schedule in choices(comfyui, "scheduler")]
+    said = {pair: fired(comfyui, sampler=pair[0], scheduler=pair[1], denoise=denoise) for pair in pairs}
+    assert len(said) > 40
+    assert not {pair: text for pair, text in said.items() if "fires on 1 of 3 steps" not in text}
+
+
+@pytest.mark.parametrize("sampler", sorted(OWN_PLACES))
+def test_samplers_with_places_of_their_own_are_controlled_too(comfyui: Host, sampler: str) -> None:
+    settings = {"sampler": sampler, "steps": 8}
+    half = controlled(comfyui, basis="steps", end=0.5, **settings)
+    assert difference(half, plain(comfyui, **settings)) > 0.01
+    assert difference(half, controlled(comfyui, **settings)) > 0.001
 
 
 def regional(host: Host, *, hint: str = "same", first: str = "right", applied: str = "once") -> Tensor:
