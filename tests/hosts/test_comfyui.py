@@ -652,9 +652,13 @@ def test_a_tile_reads_its_part_of_every_hint(comfyui: Host) -> None:
     assert difference(tiled(cut=True), tiled(cut=False)) <= TOLERANCE
 
 
-def test_weights_may_be_streamed(comfyui: Host) -> None:
+@pytest.mark.parametrize("how", ["half", "none", "dynamic"])
+def test_weights_may_be_streamed(comfyui: Host, how: str) -> None:
+    """Layer by layer through the host's own casting: with half of them loaded, none, or by newer hosts' patcher."""
+    if how == "dynamic" and not comfyui.has("TestTwoDevices"):
+        pytest.skip("this ComfyUI has no dynamic patcher")
     scene = Scene()
-    control = scene.graph.add("TestPartialLoad", control_net=scene.ours("canny"))
+    control = scene.graph.add("TestPartialLoad", control_net=scene.ours("canny"), how=how)
     scene.apply(scene.unit(control, scene.picture()))
     assert (scene.draw(comfyui) == controlled(comfyui)).all()
 
