@@ -408,13 +408,34 @@ def test_deep_shrink_is_no_loss_of_control(comfyui: Host) -> None:
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "wrong base": ({"file": "xl"}, "was trained for .* the loaded checkpoint is"),
+    "wrong base": ({"file": "xl"}, "unit 1: 'xl' was trained for .* the loaded checkpoint is"),
     "steps that never come": ({"basis": "steps", "start": 0.3, "end": 0.4}, "fires on 0 of 4 steps.*disable the unit"),
     "range upside down": ({"start": 0.8, "end": 0.2}, "starts at 0.8, after its end 0.2"),
     "unknown preprocessor": ({"preprocessor": "cany"}, "none of ours: choose one"),
     "weight too large": ({"weight": 11.0}, "the weight is 11: choose one from 0 to 10"),
     "no control model": ({"file": "lora"}, "is no control model: it is a LoRA"),
 }
+
+
+@pytest.mark.parametrize("settings", [{"start": 0.8, "end": 0.2}, {"preprocessor": "cany"}])
+def test_a_fault_is_said_once(comfyui: Host, settings: dict[str, Any]) -> None:
+    with pytest.raises(RunError) as error:
+        controlled(comfyui, **settings)
+    (node,) = json.loads(str(error.value))["node_errors"].values()
+    assert len(node["errors"]) == 1
+
+
+@pytest.mark.parametrize(("what", "count"), [("hints", 3), ("hints", 4), ("masks", 3), ("masks", 4)])
+def test_hints_and_masks_must_be_one_or_one_for_each_picture(comfyui: Host, what: str, count: int) -> None:
+    """Four would go to the rows of both prompts, two for each."""
+    scene = Scene(batch=2)
+    pictures = scene.picture(0, count)
+    mask = {"mask": scene.graph.add("ImageToMask", image=pictures, channel="red")} if what == "masks" else {}
+    scene.apply(scene.unit(scene.ours("canny"), scene.picture() if mask else pictures, **mask))
+    with pytest.raises(
+        RunError, match=rf"unit 1 \(canny\) has {count} {what} for 2 pictures: give one, or one for each"
+    ):
+        scene.draw(comfyui)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
