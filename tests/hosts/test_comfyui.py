@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Timer
 from typing import Any
@@ -245,6 +245,26 @@ def test_modes_are_the_webuis_numbers(comfyui: Host, loader: str) -> None:
     assert difference(positive_only.draw(comfyui), results["control"]) <= TOLERANCE
     assert all(difference(result, base) > 0.01 for result in results.values())
     assert difference(results["prompt"], results["control"]) > 0.001
+
+
+def test_a_drawn_curve_is_a_schedule(comfyui: Host) -> None:
+    """A straight line drawn in the host's editor is the fade; through another point it is another picture."""
+    choices_of = comfyui.get("object_info/ControlStackSchedule")["ControlStackSchedule"]["input"]["required"]["shape"]
+    if "curve" not in [each["key"] for each in choices_of[1]["options"]]:
+        pytest.skip("this ComfyUI has no editor for curves")
+
+    def scheduled(**shape: Any) -> Tensor:
+        scene = Scene()
+        schedule = scene.graph.add("ControlStackSchedule", **shape)
+        scene.apply(scene.unit(scene.ours("canny"), scene.picture(), schedule=schedule))
+        return scene.draw(comfyui)
+
+    def drawn(*points: tuple[float, float]) -> Tensor:
+        return scheduled(shape="curve", **{"shape.curve": {"points": points, "interpolation": "monotone_cubic"}})
+
+    fade = scheduled(shape="fade", **{"shape.first": 1.0, "shape.last": 0.0, "shape.easing": "linear"})
+    assert difference(drawn((0, 1), (1, 0)), fade) <= TOLERANCE
+    assert difference(drawn((0, 1), (0.3, 0.1), (1, 0)), fade) > 0.001
 
 
 def test_masks_of_0_and_1_are_identities_and_halves_act_where_they_are(comfyui: Host) -> None:
@@ -701,6 +721,15 @@ def test_memory_does_not_grow(comfyui: Host) -> None:
     assert comfyui.memory() - before < 60 * 2**20
 
 
+def nested(given: dict[str, Any]) -> Iterator[str]:
+    """What a choice brings with it, as the page looks for its words."""
+    for name, (_, options) in given.items():
+        for choice in options.get("options", ()) if isinstance(options.get("options"), list) else ():
+            if isinstance(choice, dict):
+                parts = choice["inputs"].values()
+                yield from (f"{name}_{own}" for part in parts for own in part)
+
+
 def test_words_are_there_in_every_language(comfyui: Host) -> None:
     """What the English file says is what the nodes say; the Chinese one leaves nothing out; each node has a page."""
     nodes = {name: node for name, node in comfyui.get("object_info").items() if name.startswith("ControlStack")}
@@ -715,7 +744,7 @@ def test_words_are_there_in_every_language(comfyui: Host) -> None:
         assert set(given) - set(told) <= {"preprocessor"}  # it tells what this machine lacks, which no file can
         assert told == {key: given[key][1]["tooltip"] for key in told}
         assert [each["tooltip"] for each in said["outputs"].values()] == node["output_tooltips"]
-        assert set(words["zh"][name]["inputs"]) == set(given)
+        assert set(words["zh"][name]["inputs"]) == set(given) | set(nested(given))
         assert len(words["zh"][name]["outputs"]) == len(node["output"])
         assert (ROOT / "web" / "docs" / f"{name}.md").is_file()
     assert "ControlStackControlUnit" in comfyui.get("i18n")["zh"]["nodeDefs"]
