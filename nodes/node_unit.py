@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from comfy_api.latest import io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..core.errors import UnitError
@@ -91,7 +92,7 @@ class ControlUnit(io.ComfyNode):
         inpaint_mask: Tensor | None = None,
     ) -> io.NodeOutput:
         if not enabled or not weight:
-            return io.NodeOutput(units, image)
+            return io.NodeOutput(units, ExecutionBlocker(None))  # what is connected to its hint does not run either
         if image is None or control_net is None:
             raise UnitError("the unit has no image or no control model: connect both, or disable it")
         resizing = ResizeMode(resize)

@@ -216,10 +216,12 @@ def test_the_hosts_control_may_follow_ours(comfyui: Host) -> None:
 @pytest.mark.parametrize("settings", [{"weight": 0.0}, {"enabled": False}])
 def test_a_unit_that_cannot_act_is_none_and_asks_for_nothing(comfyui: Host, settings: dict[str, Any]) -> None:
     scene = Scene()
-    missing = scene.graph.add("LoadImage", image="there-is-no-such-picture.png")
-    scene.apply(scene.unit(scene.ours("canny"), scene.picture(), **settings))
+    nobody = scene.graph.add("TestPose", frames="[]")
+    failing = scene.graph.add("ControlStackDrawPose", pose=nobody, **comfyui.defaults("ControlStackDrawPose"))
+    unit = scene.unit(scene.ours("canny"), failing, **settings)
+    scene.apply(unit)
+    scene.graph.add("PreviewImage", images=output(unit, 1))  # of a hint that there is not
     assert (scene.draw(comfyui) == plain(comfyui)).all()
-    assert missing
 
 
 @pytest.mark.parametrize("loader", ["theirs", "ours"])
