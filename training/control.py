@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..core.errors import HintError, HostError, ScheduleError
 from ..models.families.controlnet import ControlNet
+from ..models.quiet import quiet
 from .copy import continued, settings_of, trainable_copy
 from .data import Example, HintSource, Image, read_examples
 from .progress import replace_folder
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 LATENT_SCALE = 8  # pixels per latent pixel
 STATE = "training.pt"  # in a checkpoint
 HELD_OUT = 4  # examples that are not trained on where samples are wanted
+KEPT = 4 << 30  # bytes of encoded examples that stay in memory; the others are read again
 LAST_SEED = 2**32 - 1  # of numpy's global generator, which accelerate seeds too
 
 
@@ -44,6 +46,7 @@ class Settings:
     data: Path
     start: Path | None = None  # go on from this ControlNet; None: from a fresh copy of the base
     hints: HintSource = field(default_factory=HintSource)
+    resolution: int = 0  # pictures are cut to squares of so many pixels; 0: they stay as they are
     steps: int = 6000
     batch: int = 4
     accumulate: int = 1
@@ -72,6 +75,8 @@ class Settings:
         for name, (good, expected) in bounds.items():
             if not good:
                 raise ScheduleError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected {expected}")
+        if self.resolution < 0 or self.resolution % LATENT_SCALE:
+            raise HintError(f"--resolution is {self.resolution}, expected a multiple of {LATENT_SCALE} pixels")
         if not 0 <= self.ema < 1:
             raise ScheduleError(f"the decay of the moving average is {self.ema}, expected 0 (none) to less than 1")
         if self.samples < 0:
@@ -143,16 +148,25 @@ class Run:
 
 
 class Examples:
-    """Latents, hints and token ids; each picture is read and encoded once, at its first use."""
+    """Latents, hints and token ids; each picture is read and encoded once, at its first use, while there is room."""
 
-    def __init__(self, examples: Sequence[Example], source: HintSource, base: Any, device: torch.device) -> None:
-        self._examples, self._read, self._base, self._device = examples, source.reader(), base, device
+    def __init__(self, examples: Sequence[Example], settings: Settings, base: Any, device: torch.device) -> None:
+        self._examples, self._base, self._device = examples, base, device
+        self._read = settings.hints.reader(settings.resolution)
         self._kept: dict[int, dict[str, Tensor]] = {}
+        self._room = KEPT
         self._epoch, self._order = -1, [0]
 
     def batch(self, start: int, count: int, seed: int) -> dict[str, Tensor]:
         """The examples `start` to `start + count` of an endless, shuffled walk; it depends on the seed alone."""
-        rows = [self.row(self._pick(index, seed)) for index in range(start, start + count)]
+        picks = [self._pick(index, seed) for index in range(start, start + count)]
+        rows = [self.row(pick) for pick in picks]
+        sizes = {
+            tuple(row["hint"].shape[1:]): self._examples[pick].picture for row, pick in zip(rows, picks, strict=True)
+        }
+        if len(sizes) > 1:
+            found = " and ".join(f"'{path}' is {width}x{height}" for (height, width), path in sizes.items())
+            raise HintError(f"{found}: pictures of a batch need one size; give --resolution, such as 512, or --batch 1")
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
     def pictures(self) -> Iterator[tuple[Image, Image]]:
@@ -163,9 +177,14 @@ class Examples:
 
     def row(self, index: int) -> dict[str, Tensor]:
         """One example: `latents` [4, h, w], `hint` [3, H, W] uint8, `tokens` [E, T]."""
-        if index not in self._kept:
-            self._kept[index] = self._load(self._examples[index])
-        return self._kept[index]
+        if index in self._kept:
+            return self._kept[index]
+        row = self._load(self._examples[index])
+        size = sum(tensor.numel() * tensor.element_size() for tensor in row.values())
+        if size <= self._room:
+            self._room -= size
+            self._kept[index] = row
+        return row
 
     def _pick(self, index: int, seed: int) -> int:
         epoch, place = divmod(index, len(self._examples))
@@ -178,7 +197,10 @@ class Examples:
         picture, hint = self._read(example)
         height, width = picture.shape[:2]
         if height % LATENT_SCALE or width % LATENT_SCALE:
-            raise HintError(f"'{example.picture}' is {width}x{height}: both sides must be multiples of {LATENT_SCALE}")
+            raise HintError(
+                f"'{example.picture}' is {width}x{height}: both sides must be multiples of "
+                f"{LATENT_SCALE}; --resolution, such as 512, cuts them"
+            )
         return {
             "latents": self._encode(picture),
             "hint": torch.from_numpy(np.ascontiguousarray(hint)).permute(2, 0, 1),  # uint8 until it is used
@@ -220,8 +242,8 @@ def start(settings: Settings) -> Run:
         network=network,
         optimiser=optimiser,
         schedule=schedule,
-        examples=Examples(examples, settings.hints, base, accelerator.device),
-        held_out=Examples(held_out, settings.hints, base, accelerator.device),
+        examples=Examples(examples, settings, base, accelerator.device),
+        held_out=Examples(held_out, settings, base, accelerator.device),
         generator=torch.Generator().manual_seed(settings.seed),
         average=None if average is None else average.to(accelerator.device),
     )
@@ -245,7 +267,8 @@ def load_frozen(folder: Path, device: torch.device) -> Any:
 
     if not (folder / "model_index.json").is_file():
         raise HostError(f"'{folder}' is no diffusers folder (it has no model_index.json): give one with --base")
-    base = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    with quiet():
+        base = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     if not hasattr(base, "unet") or not hasattr(base, "text_encoder"):
         raise HostError(f"'{folder}' is a {type(base).__name__}, expected Stable Diffusion with a U-Net as --base")
     base.to(device)
