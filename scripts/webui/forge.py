@@ -115,7 +115,9 @@ class PatchedControl:
         if self.previous_controlnet is not None:
             self.previous_controlnet.cleanup()
 
-    def get_control(self, x_noisy: Tensor, t: Tensor, cond: Mapping[str, Any], batched_number: int, *more: Any) -> Lists:
+    def get_control(
+        self, x_noisy: Tensor, t: Tensor, cond: Mapping[str, Any], batched_number: int, *more: Any
+    ) -> Lists:
         """Fresh lists for one evaluation. x_noisy: latents before their scaling; t: sigmas.
 
         more: the transformer options, where the program hands them over instead of setting them (reForge).
