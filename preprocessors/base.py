@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .networks import Network
-    from .poses import Poses
+    from .networks.network import Network
+    from .poses.points import Poses
     from .runtime import Runtime
 
     Image = NDArray[np.uint8]
@@ -179,7 +179,7 @@ class Preprocessor:
 
     def missing(self, runtime: Runtime | None = None) -> str:
         """Why it cannot run now (an entry that is absent, a package, a file), in a sentence; empty if it can."""
-        from .networks import missing_packages
+        from .networks.network import missing_packages
 
         if self.absent or not self.networks:
             return self.absent

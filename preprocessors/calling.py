@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ..core.errors import HintError, PreprocessorError
-from .networks import files_of
+from .networks.network import files_of
 from .resize import gray_to_rgb, pad_to_multiple, resize_mask, scale_short_side, scaled_size
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .base import Image, Preprocessor
-    from .poses import Poses
+    from .poses.points import Poses
     from .runtime import Runtime
 else:
     from .lazy import np

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from .cache import ResultCache
 from .calling import CHUNK_PIXELS
-from .networks import Network, missing_packages
-from .pool import Pool
-from .store import Store
+from .networks.network import Network, missing_packages
+from .networks.pool import Pool
+from .networks.store import Store
 
 if TYPE_CHECKING:
     from .base import Preprocessor
@@ -63,7 +63,7 @@ class Runtime:
 @cache
 def standalone() -> Runtime:
     """The runtime of this process: our own folder of weights, the GPU if PyTorch has one."""
-    from .pool import PlainManager
-    from .store import default_folder
+    from .networks.pool import PlainManager
+    from .networks.store import default_folder
 
     return Runtime(store=Store(default_folder()), pool=Pool(PlainManager()))
