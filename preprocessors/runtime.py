@@ -9,16 +9,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING
 
 from .cache import ResultCache
-from .calling import CHUNK_PIXELS
+from .call import CHUNK_PIXELS
+from .declaration import Declaration
 from .networks.network import Network, missing_packages
 from .networks.pool import Pool
 from .networks.store import Store
-
-if TYPE_CHECKING:
-    from .base import Preprocessor
 
 SHARE = 0.5  # of free memory that one chunk may take; networks differ in what they need
 
@@ -52,7 +49,7 @@ class Runtime:
             raise MissingDependencyError(f"{network.id}: {reason}")
         return self.pool.ready(network, self.store)
 
-    def pixels_at_once(self, preprocessor: Preprocessor) -> int:
+    def pixels_at_once(self, preprocessor: Declaration) -> int:
         """How many pixels of pictures go through a preprocessor in one chunk."""
         if not preprocessor.networks:
             return CHUNK_PIXELS

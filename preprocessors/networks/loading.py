@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from ..base import Image
+    from ..resize import Image
 else:
     from ..lazy import np
 

@@ -24,7 +24,7 @@ from .weights import HUB
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..base import Image
+    from ..resize import Image
 
 SHOWN = 3  # keys in a message
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of its RGB in 0..1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from ...core.errors import PreprocessorError
 from ..base import Output, Parameter, Preprocessor
-from ..calling import MAX_PIXELS
+from ..call import MAX_PIXELS
 
 if TYPE_CHECKING:
     import cv2

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import cv2
     import numpy as np
 
-    from ..base import Image
+    from ..resize import Image
 else:
     from ..lazy import cv2, np
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..base import Image
+    from ..resize import Image
 else:
     from ..lazy import np
 
