@@ -17,9 +17,9 @@ from controlstack.core.fields import HiresOption, UnionType, UnitArgs, curve_tex
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import Easing, Keyframe, RangeBasis
 from controlstack.core.unit import ControlMode
-from controlstack.preprocessors.pool import PlainManager, Pool
+from controlstack.preprocessors.networks.pool import PlainManager, Pool
+from controlstack.preprocessors.networks.store import Store
 from controlstack.preprocessors.runtime import Runtime
-from controlstack.preprocessors.store import Store
 from controlstack.scripts.webui import preprocessing
 from controlstack.scripts.webui.arguments import FIELDS, SLOTS, fill, raw_units, units_of
 from controlstack.scripts.webui.external import ControlNetUnit
