@@ -145,7 +145,7 @@ def peak(run: Run) -> float:
 
 def people() -> dict[str, float]:
     """Milliseconds from OpenPose's maps of a picture of 512 x 512 with three people to their points."""
-    from controlstack.preprocessors.people import find_people
+    from controlstack.preprocessors.poses.people import find_people
 
     heat, fields = crowd()
     programs: dict[str, Run] = {"ours": lambda: find_people(heat, fields, (512, 512), (184, 184))}
@@ -170,7 +170,7 @@ def people() -> dict[str, float]:
 
 def crowd() -> tuple[np.ndarray, np.ndarray]:
     """Maps of points [19, 23, 23] and of limbs [38, 23, 23] with three people, and a little noise."""
-    from controlstack.preprocessors.people import FIELDS, LIMBS
+    from controlstack.preprocessors.poses.people import FIELDS, LIMBS
 
     rng = np.random.default_rng(0)
     heat = rng.normal(0, 0.01, (19, 23, 23)).astype(np.float32)
@@ -224,9 +224,9 @@ def networks(size: int, batch: int) -> list[dict[str, Any]]:
 def network(name: str, folder: Path, images: np.ndarray) -> dict[str, float]:
     from controlstack.preprocessors import find
     from controlstack.preprocessors.cache import ResultCache
-    from controlstack.preprocessors.pool import PlainManager, Pool
+    from controlstack.preprocessors.networks.pool import PlainManager, Pool
+    from controlstack.preprocessors.networks.store import Store
     from controlstack.preprocessors.runtime import Runtime
-    from controlstack.preprocessors.store import Store
 
     preprocessor = unsigned(find(name))
     runtime = Runtime(store=Store(folder), pool=Pool(PlainManager("cpu")), cache=ResultCache(0))

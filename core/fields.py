@@ -77,6 +77,16 @@ _OLDER = {  # what other versions say for the same
     "Envelope (Outer Fit)": "Resize and Fill",
     "Prefer Prompt": "My prompt is more important",
     "Prefer ControlNet": "ControlNet is more important",
+    # What reForge writes into pictures: the names of its enums, not their texts.
+    "ResizeMode.RESIZE": "Just Resize",
+    "ResizeMode.INNER_FIT": "Crop and Resize",
+    "ResizeMode.OUTER_FIT": "Resize and Fill",
+    "ControlMode.BALANCED": "Balanced",
+    "ControlMode.PROMPT": "My prompt is more important",
+    "ControlMode.CONTROL": "ControlNet is more important",
+    "HiResFixOption.BOTH": "Both",
+    "HiResFixOption.LOW_RES_ONLY": "Low res only",
+    "HiResFixOption.HIGH_RES_ONLY": "High res only",
 }
 ALIASES = {  # other names of a field
     "guidance": "guidance_end",

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..preprocessors import REGISTRY, find
 from ..preprocessors.base import Parameter, Preprocessor
-from ..preprocessors.networks import licences, missing_packages
-from ..preprocessors.poses import to_json
+from ..preprocessors.networks.network import licences, missing_packages
+from ..preprocessors.poses.points import to_json
 from .annotators import runtime
 
 NAME = "preprocessor"

@@ -10,8 +10,8 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..core.errors import HintError
-from ..preprocessors.pose_drawing import draw
-from ..preprocessors.poses import Poses, from_json
+from ..preprocessors.poses.drawing import draw
+from ..preprocessors.poses.points import Poses, from_json
 from ..preprocessors.resize import scaled_size
 from .schema import PoseType, schema
 

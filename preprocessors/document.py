@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .absent import ABSENT
 from .base import Output, Parameter, Preprocessor
 from .images import read_image, write_image
-from .networks import WeightFile, files_of
+from .networks.network import WeightFile, files_of
 from .registry import REGISTRY
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ Weights that may be used for everything are those of `depth_anything_v2`, `norma
 Preprocessors of poses tell what they found, and draw what an editor changed, without their weights:
 
 ```python
-from controlstack.preprocessors.poses import from_json, to_json
+from controlstack.preprocessors.poses.points import from_json, to_json
 
 found = find("openpose_full").poses(read_image("photo.jpg"), resolution=512)
 write_image("pose.png", find("openpose_full").draw(from_json(to_json(found[0]))))

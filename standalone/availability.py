@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..preprocessors import ABSENT, REGISTRY, Preprocessor
-from ..preprocessors.networks import file_name, licences, missing_packages
+from ..preprocessors.networks.network import file_name, licences, missing_packages
+from ..preprocessors.networks.store import Store
 from ..preprocessors.registry import names
 from ..preprocessors.runtime import Runtime
-from ..preprocessors.store import Store
 from .progress import download_bar
 
 FREE = "none needed"

@@ -150,9 +150,9 @@ def _preprocess(args: argparse.Namespace) -> int:
 
 
 def _runtime(args: argparse.Namespace) -> Runtime:
-    from ..preprocessors.pool import PlainManager, Pool
+    from ..preprocessors.networks.pool import PlainManager, Pool
+    from ..preprocessors.networks.store import Store, default_folder
     from ..preprocessors.runtime import Runtime
-    from ..preprocessors.store import Store, default_folder
 
     return Runtime(store=Store(default_folder(), args.weights), pool=Pool(PlainManager(args.device)))
 

@@ -195,6 +195,48 @@ def test_the_rules_allow_what_is_right(path: str, source: str) -> None:
     assert violations(path, source) == []
 
 
+def _neighbours(path: Path, modules: dict[tuple[str, ...], Path]) -> Iterator[Path]:
+    """The files of ours that a file imports, wherever and for whatever it does, types included."""
+    package = path.relative_to(ROOT).parent.parts
+    for level, module, names in _imported(ast.parse(path.read_text(encoding="utf-8"))):
+        target = (*package[: len(package) - (level - 1)], *(module.split(".") if module else ()))
+        if level:
+            found = [modules[(*target, name)] for name in names if (*target, name) in modules]
+            yield from found or ([modules[target]] if target in modules else [])
+
+
+def circle_of(graph: dict[str, set[str]]) -> list[str]:
+    """The first circle of a graph, empty if there is none."""
+    done: set[str] = set()
+
+    def walk(node: str, way: list[str]) -> list[str]:
+        if node in way:
+            return [*way[way.index(node) :], node]
+        if node in done:
+            return []
+        found = next((each for next_one in sorted(graph[node]) if (each := walk(next_one, [*way, node]))), [])
+        done.add(node)
+        return found
+
+    return next((each for node in sorted(graph) if (each := walk(node, []))), [])
+
+
+@pytest.mark.parametrize("folder", ["core", "models", "preprocessors"])
+def test_imports_form_no_circle(folder: str) -> None:
+    # Not for types and not inside functions either: whoever reads a file must be able to stop at what lies below it.
+    files = [path for path in package_files() if path.is_relative_to(ROOT / folder)]
+    modules = {path.relative_to(ROOT).with_suffix("").parts: path for path in files}
+    modules |= {name[:-1]: path for name, path in modules.items() if name[-1] == "__init__"}
+    graph = {str(path): {str(each) for each in _neighbours(path, modules)} for path in files}
+    assert any(graph.values())
+    assert circle_of(graph) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circle_of({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle_of({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
 def test_pyproject_names_every_folder_that_holds_python() -> None:
     listed = re.search(r"^packages = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.S | re.M)
     assert listed is not None

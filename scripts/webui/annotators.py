@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import HostError
-from ...preprocessors.pool import CPU_MEMORY, Pool
+from ...preprocessors.networks.pool import CPU_MEMORY, Pool
+from ...preprocessors.networks.store import Store
 from ...preprocessors.runtime import Runtime
-from ...preprocessors.store import Store
 
 if TYPE_CHECKING:
     from .host import WebUI

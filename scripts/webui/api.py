@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import ControlError, HintError
 from ...core.fields import parse_unit
 from ...preprocessors import find
-from ...preprocessors.pose_drawing import draw
-from ...preprocessors.poses import from_json, to_json
+from ...preprocessors.poses.drawing import draw
+from ...preprocessors.poses.points import from_json, to_json
 from . import preprocessing
 from .pictures import read_mask, read_picture
 from .restoring import visible

@@ -115,11 +115,16 @@ class PatchedControl:
         if self.previous_controlnet is not None:
             self.previous_controlnet.cleanup()
 
-    def get_control(self, x_noisy: Tensor, t: Tensor, cond: Mapping[str, Any], batched_number: int) -> Lists:
-        """Fresh lists for one evaluation. x_noisy: latents before their scaling; t: sigmas."""
+    def get_control(
+        self, x_noisy: Tensor, t: Tensor, cond: Mapping[str, Any], batched_number: int, *more: Any
+    ) -> Lists:
+        """Fresh lists for one evaluation. x_noisy: latents before their scaling; t: sigmas.
+
+        more: the transformer options, where the program hands them over instead of setting them (reForge).
+        """
         before = self.previous_controlnet
-        given = None if before is None else before.get_control(x_noisy, t, cond, batched_number)
-        parts: Sequence[int] = self.transformer_options["cond_or_uncond"]
+        given = None if before is None else before.get_control(x_noisy, t, cond, batched_number, *more)
+        parts: Sequence[int] = (more[0] if more else self.transformer_options)["cond_or_uncond"]
         rows = len(x_noisy) // len(parts)
         residuals = self._evaluate(
             self._sampling.calculate_input(t, x_noisy),

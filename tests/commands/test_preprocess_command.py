@@ -173,10 +173,10 @@ def test_the_list_shows_everything(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_list_names_weights_packages_and_licences(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from controlstack.preprocessors.networks import Network, WeightFile
-    from controlstack.preprocessors.pool import PlainManager, Pool
+    from controlstack.preprocessors.networks.network import Network, WeightFile
+    from controlstack.preprocessors.networks.pool import PlainManager, Pool
+    from controlstack.preprocessors.networks.store import Store
     from controlstack.preprocessors.runtime import Runtime
-    from controlstack.preprocessors.store import Store
     from controlstack.standalone.availability import state
 
     runtime = Runtime(store=Store(tmp_path), pool=Pool(PlainManager("cpu")))
@@ -315,8 +315,8 @@ def pose_frame(width: int = 128, height: int = 96) -> dict[str, object]:
 
 
 def test_poses_of_a_file_are_drawn(tmp_path: Path) -> None:
-    from controlstack.preprocessors.pose_drawing import draw
-    from controlstack.preprocessors.poses import from_json
+    from controlstack.preprocessors.poses.drawing import draw
+    from controlstack.preprocessors.poses.points import from_json
 
     (tmp_path / "pose.json").write_text(json.dumps([pose_frame()]))
     out = tmp_path / "out"
@@ -351,7 +351,7 @@ def test_poses_are_written_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     from dataclasses import replace
 
     from controlstack.preprocessors import registry
-    from controlstack.preprocessors.poses import from_json
+    from controlstack.preprocessors.poses.points import from_json
 
     poses = from_json(pose_frame(65, 48))
     found = replace(find("openpose"), networks=(), run=lambda images, **_: [poses for _ in images])
@@ -374,7 +374,7 @@ def test_poses_of_a_video_are_one_file_a_frame(
     from dataclasses import replace
 
     from controlstack.preprocessors import registry
-    from controlstack.preprocessors.poses import from_json
+    from controlstack.preprocessors.poses.points import from_json
 
     poses = from_json(pose_frame(65, 48))
     found = replace(find("openpose"), networks=(), run=lambda images, **_: [poses for _ in images])

@@ -101,21 +101,23 @@ def find_ultimate() -> Path | None:
     return Path(named) if named and (Path(named) / "scripts" / "ultimate-upscale.py").is_file() else None
 
 
-def find_forge() -> Path | None:
-    """The Forge named by FORGE_PATH."""
-    named = os.environ.get("FORGE_PATH")
-    return Path(named) if named and is_forge(Path(named)) else None
+def find_forge(name: str = "FORGE") -> Path | None:
+    """The program of Forge's family that FORGE_PATH or REFORGE_PATH names."""
+    named = os.environ.get(f"{name}_PATH")
+    return Path(named) if named and kind_of(Path(named)) == name else None
 
 
-def is_forge(path: Path) -> bool:
-    """Whether a WebUI's folder is Forge's."""
-    return (path / "modules_forge").is_dir()
+def kind_of(path: Path) -> str:
+    """Which program a folder holds: WEBUI, FORGE or REFORGE, whose variables begin so."""
+    if not (path / "modules_forge").is_dir():
+        return "WEBUI"
+    return "FORGE" if (path / "backend").is_dir() else "REFORGE"
 
 
 def python_of(path: Path) -> str:
-    """WEBUI_PYTHON or FORGE_PYTHON, or the environment inside the host's folder or beside it, or ours."""
+    """WEBUI_PYTHON, FORGE_PYTHON or REFORGE_PYTHON, or the environment inside the folder or beside it, or ours."""
     inside = (folder / "venv" / "bin" / "python" for folder in (path, path.parent))
-    named = os.environ.get("FORGE_PYTHON" if is_forge(path) else "WEBUI_PYTHON")
+    named = os.environ.get(f"{kind_of(path)}_PYTHON")
     return named or next((str(each) for each in inside if each.exists()), sys.executable)
 
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 from controlstack.core.errors import MissingDependencyError, PreprocessorError
 from controlstack.preprocessors import REGISTRY, Preprocessor, find
-from controlstack.preprocessors.networks import Network
-from controlstack.preprocessors.peers import peer
+from controlstack.preprocessors.networks.network import Network
+from controlstack.preprocessors.networks.peers import peer
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -282,7 +282,7 @@ def test_a_new_mediapipe_and_arguments_do_no_harm(networks: Any, tmp_path: Path)
         sys.argv = ["host", "--listen", "--api"]
         spec = importlib.util.spec_from_file_location("controlstack", {str(ROOT / "__init__.py")!r})
         sys.modules["controlstack"] = importlib.util.module_from_spec(spec)
-        from controlstack.preprocessors.peers import peer
+        from controlstack.preprocessors.networks.peers import peer
         import torch
         with torch.device("meta"):
             peer("hed").ControlNetHED_Apache2(), peer("open_pose.model").bodypose_model()

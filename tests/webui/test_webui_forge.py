@@ -58,6 +58,7 @@ class Other:
 
     previous_controlnet = None
     calls: tuple[str, ...] = ()
+    given = 0
 
     def set_previous_controlnet(self, control: Any) -> None:
         self.previous_controlnet = control
@@ -74,7 +75,8 @@ class Other:
     def cleanup(self) -> None:
         self.calls += ("cleanup",)
 
-    def get_control(self, *_: Any) -> dict[str, list[Tensor | None]]:
+    def get_control(self, *given: Any) -> dict[str, list[Tensor | None]]:
+        self.given = len(given)
         return {"input": [], "middle": [torch.full((4, 1), 5.0)], "output": [torch.full((4, 1), 7.0), None, None, None]}
 
 
@@ -92,16 +94,27 @@ def make(answer: Any = None) -> tuple[PatchedControl, list[Any]]:
     return PatchedControl(evaluate, BLOCKS, size=1000), seen
 
 
-def ask(control: PatchedControl, kinds: list[int]) -> Any:
-    control.pre_run(Model, lambda percent: percent)
-    control.transformer_options = {"cond_or_uncond": kinds}
+class NewerModel:
+    """As in reForge: the schedule has another name."""
+
+    model_sampling = Model.predictor
+
+
+def ask(control: PatchedControl, kinds: list[int], *, handed: bool = False) -> Any:
+    """handed: the options come with the call (reForge) instead of before it (Forge)."""
+    control.pre_run(NewerModel if handed else Model, lambda percent: percent)
+    options = {"cond_or_uncond": kinds}
+    if not handed:
+        control.transformer_options = options
     x, sigma = torch.full((4, 2), 6.0), torch.full((4,), 30.0)
-    return control.get_control(x, sigma, {"c_crossattn": torch.zeros(4, 7, 8), "y": None}, len(kinds))
+    conditions = {"c_crossattn": torch.zeros(4, 7, 8), "y": None}
+    return control.get_control(x, sigma, conditions, len(kinds), *([options] if handed else []))
 
 
-def test_an_evaluation_is_handed_over_scaled_and_with_its_cond_rows() -> None:
+@pytest.mark.parametrize("handed", [False, True])
+def test_an_evaluation_is_handed_over_scaled_and_with_its_cond_rows(handed: bool) -> None:
     control, seen = make()
-    ask(control, [1, 0])
+    ask(control, [1, 0], handed=handed)
     x, timestep, context, y, cond, onto = seen[0]
     assert (x == 3).all() and (timestep == 300).all() and context.shape == (4, 7, 8)
     assert (y, cond, onto) == (None, (False, False, True, True), None)
@@ -124,12 +137,14 @@ def test_lists_are_complete_since_the_program_takes_them_from_the_end() -> None:
     assert [each is not None for each in ask(streams, [0])["input"]] == [False, False, False, True]
 
 
-def test_others_in_the_chain_come_first_and_are_looked_after() -> None:
+@pytest.mark.parametrize("handed", [False, True])
+def test_others_in_the_chain_come_first_and_are_looked_after(handed: bool) -> None:
     objects, other = Objects(), Other()
     objects.unet.add_patched_controlnet(other)
     control, seen = make()
     join(objects, control)
-    ask(control, [1, 0])
+    ask(control, [1, 0], handed=handed)
+    assert other.given == (4 if not handed else 5)
     onto = seen[0][5]
     assert float(onto.middle[0][0]) == 5 and float(onto.output[0][0]) == 7
     control.cleanup()
