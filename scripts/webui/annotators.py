@@ -85,7 +85,7 @@ def _report_download(done: int, total: int | None) -> None:
 
 
 def _check_interrupt() -> None:
-    """The WebUI draws nothing after an interrupt, so the error ends only what is being prepared."""
+    """The error ends only what is being prepared: the sampler, which comes next, ends before its first step."""
     from modules import shared
 
     if shared.state.interrupted:

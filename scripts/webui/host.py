@@ -42,11 +42,18 @@ class WebUI:
         stack.enter_context(self.residency.ready(network_of(model)))
         return stack
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the user interrupted the request, or skipped its present batch."""
+        from modules import shared
+
+        return bool(shared.state.interrupted or shared.state.skipped)
+
     def check_interrupt(self) -> None:
         """End the run between two units if the user stopped or skipped it."""
-        from modules import sd_samplers_common, shared
+        from modules import sd_samplers_common
 
-        if shared.state.interrupted or shared.state.skipped:
+        if self.stopped:
             raise sd_samplers_common.InterruptedException
 
     @contextmanager

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...core import infotext
 from ...core.base import check_fits
@@ -60,6 +60,8 @@ class Host(Protocol):
     def evaluations_per_step(self, sampler: str) -> int: ...
     def encode(self, picture: Tensor) -> Tensor: ...
     def signal(self, timestep: Tensor) -> Tensor: ...
+    @property
+    def stopped(self) -> bool: ...
     @property
     def predicts_velocity(self) -> bool: ...
     @property
@@ -125,6 +127,7 @@ class Run:
         self._passes: dict[bool, Pass] = {}
         self._exits = ExitStack()
         self._injection: Injection | None = None
+        self._denoiser: nn.Module | None = None
         self._failure: Exception | None = None
         self._cond: tuple[bool, ...] = ()
         self._windows: tuple[Window, ...] = ()
@@ -153,12 +156,15 @@ class Run:
     def detach(self) -> None:
         """Remove every hook; calling it again does nothing."""
         self._exits.close()
-        self._injection = None
+        self._injection = self._denoiser = None
         self._services.active = None
         self._host.after_run(any(unit.args.low_vram for unit in self._units))
 
-    def announce(self, rows: int, cond_rows: int, step: int, steps: int) -> None:
-        """The denoiser is about to evaluate the U-Net; a refiner may have put another one in its place."""
+    def announce(self, rows: int, cond_rows: int, step: int, steps: int, network: nn.Module) -> None:
+        """The denoiser is about to evaluate the U-Net; a refiner may have put another one in its place.
+
+        network: what the denoiser calls, around the U-Net.
+        """
         try:
             if self._injection is not None and self._host.unet is not self._injection.unet:
                 self._follow(self._host.unet)
@@ -166,6 +172,9 @@ class Run:
             self._failure = error  # the WebUI drops what its callbacks raise; `attached` raises it again
             raise
         self._pass().denoising.announce(rows, cond_rows, step, steps)
+        if network is not self._denoiser and not self._host.patches:  # those say themselves which rows are cond
+            self._denoiser = network
+            self._exits.callback(network.register_forward_pre_hook(self._hand).remove)
 
     def join(self, p: Any) -> None:
         """A pass is about to be sampled; where the U-Net belongs to a patcher, the units join it."""
@@ -323,6 +332,9 @@ class Run:
             )
         return windows
 
+    def _hand(self, _network: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._pass().denoising.hand(len(args[0]))
+
     def _finish(self, x: Tensor, timestep: Tensor, output: Tensor) -> Tensor:
         return self._pass().restoration(x, timestep, output, lambda latents: cut(latents, self._windows, x))
 
@@ -386,6 +398,8 @@ def begin(
             return None
         sampling.run = Run(services, p, units, tiles)
     except ControlError as error:
+        if services.host.stopped:  # a preprocessor, for instance: the sampler ends before its first step
+            return None
         log.error("%s", error)
         sampling.error = error
     except Exception as error:

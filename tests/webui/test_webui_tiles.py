@@ -99,6 +99,15 @@ def test_each_tile_sees_the_rows_in_order() -> None:
     """Two pictures: all rows at once tile by tile, or cond and uncond rows apart, each tile by tile."""
     denoising = Denoising()
     denoising.announce(4, 2, 0, 1)
-    assert [denoising.take(4, tile) for tile in "ab"] == [(True, True, False, False)] * 2
+    denoising.hand(4)
+    assert [denoising.take(4, tile) for tile in "aba"] == [(True, True, False, False)] * 3
     denoising.announce(4, 2, 0, 1)
-    assert [denoising.take(2, tile) for _ in range(2) for tile in "ab"] == [(True, True)] * 2 + [(False, False)] * 2
+    for expected in (True, False):
+        denoising.hand(2)
+        assert [denoising.take(2, tile) for tile in "aba"] == [(expected, expected)] * 3
+    denoising.announce(4, 2, 0, 1)
+    denoising.hand(4)  # a region that evaluates its own prompt apart from its negative one, twice
+    assert [denoising.take(2, "a")[0] for _ in range(4)] == [True, False, True, False]
+    denoising.announce(4, 2, 0, 1)
+    denoising.hand(2)  # the denoiser leaves the uncond rows out
+    assert [denoising.take(2)[0] for _ in range(3)] == [True] * 3
