@@ -57,7 +57,6 @@ class Host(Protocol):
     def after_run(self, low_vram: bool) -> None: ...
     def alone(self, job: str) -> Any: ...
     def option(self, name: str, default: Any) -> Any: ...
-    def evaluations_per_step(self, sampler: str) -> int: ...
     def encode(self, picture: Tensor) -> Tensor: ...
     def signal(self, timestep: Tensor) -> Tensor: ...
     @property
@@ -153,7 +152,7 @@ class Run:
         self._services.active = None
         self._host.after_run(any(unit.args.low_vram for unit in self._units))
 
-    def announce(self, rows: int, cond_rows: int, step: int, steps: int) -> None:
+    def announce(self, rows: int, cond_rows: int, step: int, steps: int, sampler: Any) -> None:
         """The denoiser is about to evaluate the U-Net; a refiner may have put another one in its place."""
         try:
             if self._injection is not None and self._host.unet is not self._injection.unet:
@@ -161,7 +160,7 @@ class Run:
         except Exception as error:
             self._failure = error  # the WebUI drops what its callbacks raise; `attached` raises it again
             raise
-        self._pass().denoising.announce(rows, cond_rows, step, steps)
+        self._pass().denoising.announce(rows, cond_rows, step, steps, sampler)
 
     def join(self, p: Any) -> None:
         """A pass is about to be sampled by a program whose U-Net belongs to a patcher."""
@@ -203,8 +202,6 @@ class Run:
 
     def _make_passes(self) -> None:
         low, high = target_sizes(self._p)
-        first = self._host.evaluations_per_step(self._p.sampler_name)
-        second = self._host.evaluations_per_step(getattr(self._p, "hr_sampler_name", None) or self._p.sampler_name)
         self.maps = []
         self._passes = {}
         hints = [self._fit(unit, low, high) for unit in self._units]
@@ -221,7 +218,7 @@ class Run:
                     size=(size[0] // LATENT, size[1] // LATENT),
                     units=units,
                     stack=stack,
-                    denoising=Denoising(second if hires else first),
+                    denoising=Denoising(),
                     wishes=wishes,
                     restoration=Restoration(wishes, self._host, lambda: self._cond),
                 )

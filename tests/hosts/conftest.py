@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import comfyui_host
 import comfyui_world
 import control_files
 import pytest
 import webui_host
+
+if TYPE_CHECKING:
+    from webui_oracle import Oracle
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +53,20 @@ def webui(webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPat
     """A running WebUI with our extension."""
     with webui_host.started(webui_path, tmp_path_factory.mktemp("webui"), webui_models) as host:
         yield host
+
+
+@pytest.fixture(scope="session")
+def oracle(webui_models: Path) -> Oracle:
+    """The small checkpoint outside the host."""
+    from webui_oracle import Oracle
+
+    return Oracle(webui_models)
+
+
+@pytest.fixture(scope="session")
+def plain(webui: webui_host.Host) -> webui_host.Drawing:
+    """Drawn by the fresh host."""
+    return webui.draw()
 
 
 @pytest.fixture(scope="session")

@@ -59,6 +59,10 @@ class Evaluation:
     out: torch.Tensor
     y: torch.Tensor | None
     hires: bool
+    call: int  # of the denoiser, which may call the U-Net several times; counted over both passes
+    counted: int  # the host's own counter of steps at that time, of how many
+    steps: int
+    cond: tuple[bool, ...]  # which rows are cond, by the prompts they were given
 
 
 @dataclass(frozen=True)
@@ -236,17 +240,17 @@ def _wait(host: Host, process: subprocess.Popen[bytes]) -> None:
 
 def _read_record(path: Path) -> tuple[list[Evaluation], torch.Tensor | None]:
     with safe_open(path, "pt") as file:
-        hires = json.loads(file.metadata()["hires"])
+        said = json.loads(file.metadata()["evaluations"])
         names = set(file.keys())
-        evaluations = [_evaluation(file, names, i, each) for i, each in enumerate(hires)]
+        evaluations = [_evaluation(file, names, i, each) for i, each in enumerate(said)]
         samples = file.get_tensor("samples") if "samples" in names else None
     path.unlink()
     return evaluations, samples
 
 
-def _evaluation(file: Any, names: set[str], number: int, hires: bool) -> Evaluation:
+def _evaluation(file: Any, names: set[str], number: int, said: dict[str, Any]) -> Evaluation:
     tensors = {
         name: file.get_tensor(f"{number}.{name}") if f"{number}.{name}" in names else None
         for name in ("x", "time", "context", "out", "y")
     }
-    return Evaluation(**tensors, hires=hires)
+    return Evaluation(**tensors, **{**said, "cond": tuple(said["cond"])})
