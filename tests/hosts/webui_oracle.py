@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from webui_host import Evaluation, Picture, Unit, encode
 
 LEVELS = (1, 2, 4, 4)
+LAST = 999  # timestep of the noise schedule
 MODES = {
     "Balanced": ControlMode.BALANCED,
     "My prompt is more important": ControlMode.PROMPT,
@@ -68,23 +69,32 @@ class Place:
 class Oracle:
     """The small world, outside the WebUI."""
 
-    def __init__(self, models: Path, checkpoint: str = webui_world.NAME) -> None:
+    def __init__(self, models: Path, checkpoint: str = webui_world.NAME, basis: RangeBasis = RangeBasis.WEBUI) -> None:
+        """basis: what a range means where a unit does not say so."""
+        self._basis = basis
         self._folder = models / "ControlNet"
         self._models: dict[str, ControlModel] = {}
         path = models / "Stable-diffusion" / f"{checkpoint}.safetensors"
-        make = {webui_world.XL: _xl_unet, webui_world.V2: _v2_unet}.get(checkpoint, _unet)
+        make = {webui_world.XL: _xl_unet, webui_world.XL_PAIR: _xl_unet, webui_world.V2: _v2_unet}.get(
+            checkpoint, _unet
+        )
         self._unet = make(path)
 
     @torch.no_grad()
     def answer(self, seen: Evaluation, units: Sequence[Wanted], place: Place, pictures: int = 1) -> torch.Tensor:
-        """The U-Net's output for the recorded input; cond rows come first."""
+        """The U-Net's output for the recorded input; cond rows come first, unless the host says otherwise."""
+        rows = len(seen.x)
+        cond = tuple(row < pictures for row in range(rows))
+        if seen.kinds is not None:
+            cond = tuple(kind == 0 for kind in seen.kinds.tolist() for _ in range(rows // len(seen.kinds)))
+        noise = {RangeBasis.NOISE: 1 - float(seen.time[0]) / LAST}
         stack = ControlStack([self._unit(unit, seen.hires) for unit in units if _acts(unit, seen.hires)])
         given = Step(
             x=seen.x,
             timestep=seen.time,
             context=seen.context,
-            cond=tuple(row < pictures for row in range(len(seen.x))),
-            progress=place.progress,
+            cond=cond,
+            progress={**place.progress, **noise},
             y=seen.y,
         )
         more = arguments(self._unet, stack(given), {})
@@ -95,7 +105,7 @@ class Oracle:
         schedule = Schedule(
             start=said.get("guidance_start", 0.0),
             end=said.get("guidance_end", 1.0),
-            basis=RangeBasis(said.get("range_basis", "webui")),
+            basis=RangeBasis(said.get("range_basis", self._basis)),
         )
         return ControlUnit(
             model=self._model(unit.file),

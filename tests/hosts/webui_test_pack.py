@@ -23,6 +23,7 @@ STATE: dict[str, Any] = {
     "record": False,
     "fail": None,
     "handle": None,
+    "unet": None,
     "calls": 0,
     "visit": None,
     "timed": False,
@@ -58,8 +59,7 @@ class Recorder(scripts.Script):
         remove_handle()
         RECORD["hooks"] = hooks_of(unet_of(p.sd_model))
         if STATE["record"] or STATE["fail"] or STATE["timed"]:
-            unet = unet_of(p.sd_model)
-            STATE["handle"] = unet.register_forward_hook(lambda *given: observe(p, *given), with_kwargs=True)
+            watch(p)
         if STATE["cut"]:
             STATE["cut"] = False
             cut_once(unet_of(p.sd_model))
@@ -72,6 +72,22 @@ class Recorder(scripts.Script):
         remove_handle()
         if STATE["record"]:
             write_record()
+
+
+def watch(p: Any) -> None:
+    """Observe the U-Net that samples now; a refiner may put another one in its place."""
+    unet = unet_of(shared.sd_model)
+    if STATE["handle"] is not None and STATE["unet"] is unet:
+        return
+    remove_handle()
+    STATE["unet"] = unet
+    STATE["handle"] = unet.register_forward_hook(lambda *given: observe(p, *given), with_kwargs=True)
+
+
+def follow(params: Any) -> None:
+    """The denoiser is about to evaluate the U-Net."""
+    if STATE["handle"] is not None:
+        watch(params.denoiser.p)
 
 
 def observe(p: Any, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -91,6 +107,9 @@ def observe(p: Any, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], o
         named = {"x": given["x"], "time": given["timesteps"], "context": given["context"], "out": output}
         if given.get("y") is not None:
             named["y"] = given["y"]
+        kinds = given.get("transformer_options", {}).get("cond_or_uncond")
+        if kinds is not None:  # Forge and reForge say what each part of the batch is
+            named["kinds"] = torch.tensor(kinds)
         for name, value in named.items():
             RECORD["tensors"][f"{number}.{name}"] = value.detach().float().contiguous().clone()
         RECORD["evaluations"].append(bool(getattr(p, "is_hr_pass", False)))
@@ -138,13 +157,18 @@ def write_record() -> None:
 def remove_handle() -> None:
     if STATE["handle"] is not None:
         STATE["handle"].remove()
-        STATE["handle"] = None
+        STATE["handle"] = STATE["unet"] = None
 
 
 def unet_of(model: Any) -> Any:
     """The U-Net of a checkpoint, also where it belongs to a patcher (Forge)."""
     owner = model.forge_objects.unet if hasattr(model, "forge_objects") else model
     return owner.model.diffusion_model
+
+
+def controls_of(model: Any) -> list[Any]:
+    """What has joined the patcher of a program that has one."""
+    return model.forge_objects.unet.list_controlnets() if hasattr(model, "forge_objects") else []
 
 
 def hooks_of(network: Any) -> int:
@@ -165,6 +189,7 @@ def count() -> dict[str, int]:
         "callbacks": sum(map(len, script_callbacks.callback_map.values())),
         "memory": resident(),
         "during": RECORD["hooks"],
+        "controls": len(controls_of(shared.sd_model)),
     }
 
 
@@ -234,3 +259,4 @@ def add_routes(_demo: Any, app: Any) -> None:
 
 
 script_callbacks.on_app_started(add_routes)
+script_callbacks.on_cfg_denoiser(follow)
