@@ -97,6 +97,11 @@ class WebUI:
         return shared.sd_model.model.diffusion_model
 
     @property
+    def patched(self) -> Any:
+        """What holds the U-Net's patcher, in programs that have one."""
+        raise HostError("this WebUI has no patcher: units act through hooks")
+
+    @property
     def checkpoint(self) -> str:
         """Stands for the loaded base model."""
         from modules import shared

@@ -46,7 +46,7 @@ class Wish:
 
 
 class Restoration:
-    """The wishes of one pass, applied to what the U-Net answers. Pictures are encoded when the first answer comes."""
+    """The wishes of one pass, applied to what the U-Net answers. Pictures are encoded at the latest for the first."""
 
     def __init__(self, wishes: Sequence[Wish], base: Base, cond: Callable[[], tuple[bool, ...]]) -> None:
         """cond: which rows of the present evaluation are cond."""
@@ -68,6 +68,20 @@ class Restoration:
             share = min(1.0, wish.weight)
             output = self._answer(noisy, signal, clean) * share + output * (1 - share)
         return output
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Encode the pictures now, where the first answer is too late to move the autoencoder to the device."""
+        for wish in self._wishes:
+            self._original(wish)
+
+    @torch.no_grad()
+    def mend(self, clean: Tensor) -> Tensor:
+        """What the U-Net sees in the noise, [B, 4, h, w], changed: for programs that ask it for that."""
+        for wish in self._wishes:
+            share = min(1.0, wish.weight)
+            clean = self._wanted(wish, clean) * share + clean * (1 - share)
+        return clean
 
     def _wanted(self, wish: Wish, clean: Tensor) -> Tensor:
         original = self._original(wish).to(clean)

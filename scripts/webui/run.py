@@ -27,7 +27,7 @@ from ...core.residuals import Residuals
 from ...core.resize import pixel_perfect
 from ...core.schedule import RangeBasis
 from ...core.stack import ControlStack, Firing
-from ...core.unit import ControlMode, ControlModel, ControlUnit, Step
+from ...core.unit import ControlMode, ControlModel, ControlUnit, Place, Slot, Step
 from . import forge, preprocessing
 from .denoiser import Denoising
 from .files import ModelFiles
@@ -67,6 +67,8 @@ class Host(Protocol):
     def basis(self) -> RangeBasis: ...
     @property
     def unet(self) -> Any: ...
+    @property
+    def patched(self) -> Any: ...
     @property
     def checkpoint(self) -> str: ...
     @property
@@ -122,6 +124,7 @@ class Run:
         self._passes: dict[bool, Pass] = {}
         self._exits = ExitStack()
         self._injection: Injection | None = None
+        self._unet: Any = None  # on which the units act
         self._failure: Exception | None = None
         self._cond: tuple[bool, ...] = ()
         self._warned = self._resized = False
@@ -137,7 +140,7 @@ class Run:
             self._host.before_run(any(unit.args.low_vram for unit in self._units))
             self._make_passes()
             if not self._host.patches:
-                self._inject(self._host.unet)
+                self._follow(self._host.unet)
             yield self
         finally:
             self.detach()
@@ -148,14 +151,14 @@ class Run:
     def detach(self) -> None:
         """Remove every hook; calling it again does nothing."""
         self._exits.close()
-        self._injection = None
+        self._injection = self._unet = None
         self._services.active = None
         self._host.after_run(any(unit.args.low_vram for unit in self._units))
 
     def announce(self, rows: int, cond_rows: int, step: int, steps: int, sampler: Any) -> None:
         """The denoiser is about to evaluate the U-Net; a refiner may have put another one in its place."""
         try:
-            if self._injection is not None and self._host.unet is not self._injection.unet:
+            if self._unet is not None and self._host.unet is not self._unet:
                 self._follow(self._host.unet)
         except Exception as error:
             self._failure = error  # the WebUI drops what its callbacks raise; `attached` raises it again
@@ -166,11 +169,12 @@ class Run:
         """A pass is about to be sampled by a program whose U-Net belongs to a patcher."""
         if not self._host.patches or self._services.active is not self:
             return
-        size = sum(
-            size_of(network_of(model)) for model in {id(unit.model): unit.model for unit in self._units}.values()
-        )
-        blocks = len(self._host.unet.input_blocks)
-        forge.join(p.sd_model.forge_objects, forge.PatchedControl(self._evaluate, blocks, size))
+        try:
+            self._pass().restoration.prepare()
+            self._follow(self._host.unet)
+        except Exception as error:
+            self._failure = error  # as in `announce`
+            raise
 
     def firings(self) -> list[Firing]:
         """For each unit, on how many of the steps of all passes it acted."""
@@ -253,23 +257,40 @@ class Run:
 
     # --- During the sampling ---------------------------------------------------------------------------------------
 
-    def _inject(self, unet: Any) -> None:
-        slots = {slot for unit in self._units for slot in unit.model.slots}
-        finish = self._finish if any(part.restoration for part in self._passes.values()) else None
-        self._injection = self._exits.enter_context(Injection(unet, self._evaluate, slots, finish))
-
     def _follow(self, unet: Any) -> None:
-        """The base model was exchanged in the middle of a run (refiner, hires checkpoint)."""
+        """Act on this U-Net from now on: the pass's own, or one that takes its place (refiner, hires checkpoint)."""
+        first, self._unet = self._unet is None, unet
         if self._injection is not None:
             self._injection.__exit__()
+            self._injection = None
         try:
-            for unit in self._units:
+            for unit in () if first else self._units:
                 check_fits(unit.model.name, unit.model.base, base_of(unet))
         except IncompatibleModelError as error:
             self._say(f"from here on without control: {error}")
-            self._injection = None
             return
-        self._inject(unet)
+        if self._host.patches:
+            self._patch()
+        else:
+            self._inject(unet)
+
+    def _inject(self, unet: Any) -> None:
+        finish = self._finish if any(part.restoration for part in self._passes.values()) else None
+        self._injection = self._exits.enter_context(Injection(unet, self._evaluate, self._slots, finish))
+
+    def _patch(self) -> None:
+        objects = self._host.patched
+        size = sum(
+            size_of(network_of(model)) for model in {id(unit.model): unit.model for unit in self._units}.values()
+        )
+        tokens = any(slot.place is Place.CONTEXT for slot in self._slots)
+        finish = self._mend if self._pass().restoration else None
+        control = forge.PatchedControl(self._evaluate, objects.unet, size, tokens=tokens, finish=finish)
+        self._exits.callback(forge.join(objects, control))
+
+    @property
+    def _slots(self) -> set[Slot]:
+        return {slot for unit in self._units for slot in unit.model.slots}
 
     def _evaluate(
         self,
@@ -301,6 +322,9 @@ class Run:
 
     def _finish(self, x: Tensor, timestep: Tensor, output: Tensor) -> Tensor:
         return self._pass().restoration(x, timestep, output)
+
+    def _mend(self, clean: Tensor) -> Tensor:
+        return self._pass().restoration.mend(clean)
 
     def _pass(self) -> Pass:
         hires = bool(getattr(self._p, "is_hr_pass", False))

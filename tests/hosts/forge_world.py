@@ -1,19 +1,22 @@
-"""The small checkpoint for Forge and reForge: an extension that makes their loaders take it, and what that reads.
+"""The small checkpoint for Forge's family: an extension that makes their loaders take it, and what that reads.
 
-Both find out by shapes which of their model classes a checkpoint is; a class of ours is put before them.
+All find out by shapes which of their model classes a checkpoint is; a class of ours is put before them.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import webui_host
 import webui_world
 
 FLAGS = ("--always-cpu", "--all-in-fp32", "--attention-pytorch")
-SOURCE = Path("backend") / "huggingface" / "runwayml" / "stable-diffusion-v1-5"
+SOURCE = Path("backend") / "huggingface"
+SD1, SDXL = Path("runwayml") / "stable-diffusion-v1-5", Path("stabilityai") / "stable-diffusion-xl-base-1.0"
 BUILT_IN = "sd_forge_controlnet"
 WIDTHS = (1, 2, 4, 4)  # of the autoencoder's levels
 AUTOENCODER = {
@@ -21,16 +24,31 @@ AUTOENCODER = {
 }  # fmt: skip
 FORGE = """
 import huggingface_guess.model_list as known
+from huggingface_guess import utils
+
 
 class Small(known.SD15):
     huggingface_repo = {folder!r}
     unet_config = {{**known.SD15.unet_config, "context_dim": {context}, "model_channels": {width}}}
     unet_extra_config = {{"num_heads": {heads}, "num_head_channels": -1}}
 
+
+class SmallXL(known.SDXL):
+    huggingface_repo = {folder_xl!r}
+    unet_config = {{
+        **known.SDXL.unet_config, "context_dim": {context}, "model_channels": {width_xl}, "transformer_depth": {depths},
+    }}
+    unet_extra_config = {{"num_heads": -1, "num_head_channels": {head_xl}}}
+
+    def process_clip_state_dict(self, state_dict):
+        names = {{"conditioner.embedders.0.": "clip_l.", "conditioner.embedders.1.": "clip_g."}}
+        return utils.state_dict_prefix_replace(state_dict, names, filter_keys=True)
+
+
 if not any(each.__name__ == "Small" for each in known.models):
-    known.models.insert(0, Small)
+    known.models[:0] = [Small, SmallXL]
 """
-REFORGE = """
+OLDER = """
 import json
 from functools import partial
 from pathlib import Path
@@ -48,12 +66,10 @@ AUTOENCODER = {{
 ENDS = {{"start": SETTINGS["bos_token_id"], "end": SETTINGS["eos_token_id"], "pad": SETTINGS["pad_token_id"]}}
 
 
-class Text(sd1_clip.SD1CheckpointClipModel):
-    def __init__(self, device="cpu", dtype=None, model_options={{}}):
-        sd1_clip.SDClipModel.__init__(
-            self, device=device, dtype=dtype, textmodel_json_config=str(CLIP / "config.json"), special_tokens=ENDS,
-            return_projected_pooled=False, model_options=model_options,
-        )
+class Text(sd1_clip.SDClipModel):
+    def __init__(self, **given):
+        more = {{"return_projected_pooled": False}} if "model_options" in given else {{}}
+        super().__init__(**given, **more, textmodel_json_config=str(CLIP / "config.json"), special_tokens=ENDS)
 
 
 class Small(known.SD15):
@@ -73,15 +89,29 @@ if not any(each.__name__ == "Small" for each in known.models):
 """
 
 
+def started(
+    path: Path, base: Path, models: Path, *, built_in: bool, flags: Sequence[str] = FLAGS
+) -> AbstractContextManager[webui_host.Host]:
+    """The program, with its own ControlNet or with ours."""
+    prepare(path, base, models, built_in=built_in)
+    return webui_host.started(path, base, models, () if built_in else (webui_host.ROOT,), flags=flags)
+
+
 def prepare(path: Path, base: Path, models: Path, *, built_in: bool) -> None:
-    """Make the program take the checkpoint that lies in `models`; built_in: keep its own ControlNet instead of ours."""
-    clip = models / "Stable-diffusion" / "clip"
+    """Make the program take the checkpoints that lie in `models`; built_in: keep its own ControlNet instead of ours."""
+    texts = models / "Stable-diffusion"
     sizes = {"context": webui_world.CONTEXT, "width": webui_world.WIDTH, "heads": webui_world.HEADS}
-    sizes |= {"autoencoder": webui_world.AUTOENCODER_WIDTH, "widths": WIDTHS}
-    if webui_host.kind_of(path) == "FORGE":
-        code = FORGE.format(folder=str(_describe(path, base / "small", clip)), **sizes)
+    if (path / SOURCE).is_dir():
+        one, two = base / "small", base / "small-xl"
+        _describe(path / SOURCE / SD1, one, {"": texts / "clip"})
+        _describe(path / SOURCE / SDXL, two, {"": texts / "clip-half", "_2": texts / "clip-pooled"})
+        depths = [depth for depth in webui_world.XL_DEPTHS for _ in range(2)]
+        sizes |= {"width_xl": webui_world.XL_WIDTH, "head_xl": webui_world.XL_HEAD}
+        code = FORGE.format(folder=str(one), folder_xl=str(two), depths=depths, **sizes)
     else:
-        code = REFORGE.format(folder=str(clip), **sizes)
+        sizes |= {"autoencoder": webui_world.AUTOENCODER_WIDTH}
+        code = OLDER.format(folder=str(texts / "clip"), widths=WIDTHS, **sizes)
+    (base / "models").symlink_to(models, target_is_directory=True)  # Classic has no --models-dir
     target = base / "extensions" / "small" / "scripts"
     target.mkdir(parents=True)
     (target / "small.py").write_text(code)
@@ -90,13 +120,14 @@ def prepare(path: Path, base: Path, models: Path, *, built_in: bool) -> None:
     (base / "config.json").write_text(json.dumps(settings))
 
 
-def _describe(path: Path, folder: Path, clip: Path) -> Path:
-    """Forge's loader reads a folder of descriptions, as of diffusers."""
-    shutil.copytree(path / SOURCE, folder)
-    shutil.copy(clip / "config.json", folder / "text_encoder")
-    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
-        shutil.copy(clip / name, folder / "tokenizer")
-    (folder / "tokenizer" / "special_tokens_map.json").unlink()
+def _describe(source: Path, folder: Path, texts: Mapping[str, Path]) -> None:
+    """Forge's loader reads a folder of descriptions, as of diffusers. texts: the text encoders by their endings."""
+    shutil.copytree(source, folder)
+    for ending, text in texts.items():
+        shutil.copy(text / "config.json", folder / f"text_encoder{ending}")
+        words = folder / f"tokenizer{ending}"
+        for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+            shutil.copy(text / name, words)
+        (words / "special_tokens_map.json").unlink()
     config = json.loads((folder / "vae" / "config.json").read_text())
     (folder / "vae" / "config.json").write_text(json.dumps({**config, **AUTOENCODER}))
-    return folder

@@ -28,6 +28,7 @@ from safetensors import safe_open
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
+FAMILY = ("FORGE", "REFORGE", "CLASSIC")  # programs with Forge's patcher
 START = 300  # seconds that a start may take
 RUN = 120
 READY = "Startup time"  # in the host's output
@@ -88,22 +89,20 @@ def find_peer() -> Path | None:
 
 
 def find_forge(name: str = "FORGE") -> Path | None:
-    """The program of Forge's family that FORGE_PATH or REFORGE_PATH names."""
+    """The program of Forge's family that FORGE_PATH, REFORGE_PATH or CLASSIC_PATH names."""
     named = os.environ.get(f"{name}_PATH")
-    return Path(named) if named and kind_of(Path(named)) == name else None
+    return Path(named) if named and (Path(named) / "modules_forge").is_dir() else None
 
 
-def kind_of(path: Path) -> str:
-    """Which program a folder holds: WEBUI, FORGE or REFORGE, whose variables begin so."""
-    if not (path / "modules_forge").is_dir():
-        return "WEBUI"
-    return "FORGE" if (path / "backend").is_dir() else "REFORGE"
+def name_of(path: Path) -> str:
+    """The program in a folder, as the variables for it begin."""
+    return next((name for name in FAMILY if os.environ.get(f"{name}_PATH") == str(path)), "WEBUI")
 
 
 def python_of(path: Path) -> str:
-    """WEBUI_PYTHON, FORGE_PYTHON or REFORGE_PYTHON, or the environment inside the folder or beside it, or ours."""
+    """WEBUI_PYTHON, FORGE_PYTHON and so on, or the environment inside the folder or beside it, or ours."""
     inside = (folder / "venv" / "bin" / "python" for folder in (path, path.parent))
-    named = os.environ.get(f"{kind_of(path)}_PYTHON")
+    named = os.environ.get(f"{name_of(path)}_PYTHON")
     return named or next((str(each) for each in inside if each.exists()), sys.executable)
 
 

@@ -74,11 +74,15 @@ class Place:
 class Oracle:
     """The small world, outside the WebUI."""
 
-    def __init__(self, models: Path, checkpoint: str = webui_world.NAME) -> None:
+    def __init__(self, models: Path, checkpoint: str = webui_world.NAME, basis: RangeBasis = RangeBasis.WEBUI) -> None:
+        """basis: what a range means where a unit does not say so."""
+        self._basis = basis
         self._folder = models / "ControlNet"
         self._models: dict[str, ControlModel] = {}
         path = models / "Stable-diffusion" / f"{checkpoint}.safetensors"
-        make = {webui_world.XL: _xl_unet, webui_world.V2: _v2_unet}.get(checkpoint, _unet)
+        make = {webui_world.XL: _xl_unet, webui_world.XL_PAIR: _xl_unet, webui_world.V2: _v2_unet}.get(
+            checkpoint, _unet
+        )
         self._unet = make(path)
 
     @torch.no_grad()
@@ -101,7 +105,7 @@ class Oracle:
         schedule = Schedule(
             start=said.get("guidance_start", 0.0),
             end=said.get("guidance_end", 1.0),
-            basis=RangeBasis(said.get("range_basis", "webui")),
+            basis=RangeBasis(said.get("range_basis", self._basis)),
         )
         return ControlUnit(
             model=self._model(unit.file),

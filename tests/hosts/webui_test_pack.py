@@ -110,7 +110,7 @@ def observe(p: Any, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], o
                 "call": said.get("call", 0),
                 "counted": said.get("step", 0),
                 "steps": said.get("steps", 1),
-                "cond": rows_of(given["context"], said.get("uncond")),
+                "cond": rows_of(given, said.get("uncond")),
             }
         )
 
@@ -129,10 +129,13 @@ def listen(params: Any) -> None:
         }
 
 
-def rows_of(context: torch.Tensor, uncond: Any) -> list[bool]:
-    """Which rows are cond: those whose prompt is none of the negative ones."""
+def rows_of(given: dict[str, Any], uncond: Any) -> list[bool]:
+    """Which rows are cond: as Forge and reForge say for each part, else those that no negative prompt has."""
+    kinds = given.get("transformer_options", {}).get("cond_or_uncond")
+    if kinds is not None:
+        return [kind == 0 for kind in kinds for _ in range(len(given["x"]) // len(kinds))]
     negative = [] if uncond is None else [each[:TOKENS] for each in uncond]
-    return [not any(torch.equal(row[:TOKENS], each) for each in negative) for row in context]
+    return [not any(torch.equal(row[:TOKENS], each) for each in negative) for row in given["context"]]
 
 
 def add_unit(p: Any, path: str, model: str) -> None:
@@ -186,6 +189,11 @@ def unet_of(model: Any) -> Any:
     return owner.model.diffusion_model
 
 
+def controls_of(model: Any) -> list[Any]:
+    """What has joined the patcher of a program that has one."""
+    return model.forge_objects.unet.list_controlnets() if hasattr(model, "forge_objects") else []
+
+
 def hooks_of(network: Any) -> int:
     """Hooks on any module of a network, and modules whose forward somebody replaced."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
@@ -204,6 +212,7 @@ def count() -> dict[str, int]:
         "callbacks": sum(map(len, script_callbacks.callback_map.values())),
         "memory": resident(),
         "during": RECORD["hooks"],
+        "controls": len(controls_of(shared.sd_model)),
     }
 
 
