@@ -512,7 +512,7 @@ def test_a_failure_is_an_error_and_no_black_hint(name: str, networks: Any, tmp_p
     broken.get_image_embeddings = broken.forward
     parts = nn.ModuleDict({"unet": marigold()["unet"], "vae": broken}) if "marigold" in name else broken
     diffusers_first = "marigold" in name  # it asks for attributes before it computes
-    with pytest.raises((RuntimeError, AttributeError), match="" if diffusers_first else "out of memory"):
+    with pytest.raises((RuntimeError, AttributeError), match=None if diffusers_first else "out of memory"):
         call(tiny(name, parts), picture(32, 32), ready)
     assert call(tiny(name), picture(32, 32), ready).shape[:2] == (32, 32)
 
