@@ -15,7 +15,6 @@ from ..preprocessors.poses.points import Poses, from_json
 from ..preprocessors.resize import scaled_size
 from .schema import PoseType, schema
 
-
 SEEN = 0.3  # confidence from which whole-body estimators count a point as seen; some give out all points
 
 

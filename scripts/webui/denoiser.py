@@ -9,7 +9,7 @@ sd-webui-controlnet does, breaks the WebUI's prompt cache and, when a run fails,
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from ...core.schedule import Progress, RangeBasis
@@ -24,7 +24,8 @@ class Denoising:
         self._order: int | None = 1
         self._evaluations = 0
         self._steps, self._host_step = 1, 0
-        self._rows, self._cond_rows, self._cursor = 0, 0, 0
+        self._rows, self._cond_rows = 0, 0
+        self._cursors: dict[Hashable, int] = {}
         self._first_noise: float | None = None
 
     def announce(self, rows: int, cond_rows: int, host_step: int, steps: int, sampler: Any = None) -> None:
@@ -34,18 +35,23 @@ class Denoising:
         """
         if not self._evaluations:
             self._order = order_of(sampler)
-        self._rows, self._cond_rows, self._cursor = rows, cond_rows, 0
+        self._rows, self._cond_rows = rows, cond_rows
+        self._cursors.clear()
         self._host_step, self._steps = host_step, max(1, steps)
         self._evaluations += 1
 
-    def take(self, count: int) -> tuple[bool, ...]:
-        """True for each cond row among the next `count` rows that the U-Net is given."""
+    def take(self, count: int, part: Hashable = None) -> tuple[bool, ...]:
+        """True for each cond row among the next `count` rows that the U-Net is given.
+
+        part: stands for the part of the picture that they show. A program that cuts it into tiles hands in the batch
+        tile by tile, or call by call and each call tile by tile; each tile sees all rows in order.
+        """
         if not self._rows:  # nobody announced anything: a sampler without guidance
             return (True,) * count
-        if self._cursor + count > self._rows:  # programs that cut the picture into tiles call once per tile
-            self._cursor = 0
-        start = self._cursor
-        self._cursor += count
+        start = self._cursors.get(part, 0)
+        if start + count > self._rows:  # tiles of which nobody told
+            start = 0
+        self._cursors[part] = start + count
         return tuple(row % self._rows < self._cond_rows for row in range(start, start + count))
 
     def progress(self, noise: Callable[[], float]) -> Progress:
