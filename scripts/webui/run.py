@@ -29,6 +29,7 @@ from ...core.schedule import RangeBasis
 from ...core.stack import ControlStack, Firing
 from ...core.unit import ControlMode, ControlModel, ControlUnit, Step
 from . import forge, preprocessing
+from .annotators import StoppedError
 from .denoiser import Denoising
 from .files import ModelFiles
 from .fitting import fit_hint
@@ -359,6 +360,8 @@ def begin(services: Services, p: Any, collect: Callable[[], Sequence[UnitArgs]])
         if not units:
             return None
         sampling.run = Run(services, p, units)
+    except StoppedError:
+        log.info("stopped before the units were ready")  # the WebUI samples no step of it
     except ControlError as error:
         log.error("%s", error)
         sampling.error = error
