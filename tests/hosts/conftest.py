@@ -45,6 +45,7 @@ def webui_models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     webui_host.make_world(webui_path, models)
     control_files.write_all(models / "ControlNet", heads=8)
     control_files.write_v2(models / "ControlNet")
+    control_files.write_narrow_xl(models / "ControlNet")
     return models
 
 

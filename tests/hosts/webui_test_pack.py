@@ -249,6 +249,11 @@ def act(how: str) -> None:
     {"interrupt": shared.state.interrupt, "skip": shared.state.skip, "stop": shared.state.stop_generating}[how]()
 
 
+def change(path: str, values: dict[str, Any]) -> None:
+    """Give entries of a dictionary of the process, named by its path, other values."""
+    pkgutil.resolve_name(path).update(values)
+
+
 def count_loads() -> None:
     """Count how often any network of the process is filled with weights."""
     original = torch.nn.Module.load_state_dict
@@ -316,6 +321,7 @@ def add_routes(_demo: Any, app: Any) -> None:
     app.add_api_route("/test/tile", tile, methods=["POST"])
     app.add_api_route("/test/visit", visit, methods=["POST"])
     app.add_api_route("/test/meddle", meddle, methods=["POST"])
+    app.add_api_route("/test/change", change, methods=["POST"])
     app.add_api_route("/test/act", act, methods=["POST"])
     app.add_api_route("/test/operations", operations, methods=["POST"])
     app.add_api_route("/test/set", set_state, methods=["POST"])
