@@ -147,13 +147,6 @@ class WebUI:
 
         return shared.opts.data.get(name, default)
 
-    def evaluations_per_step(self, sampler: str) -> int:
-        """How often a sampler evaluates the U-Net for each step but the last one; its options say so."""
-        from modules import sd_samplers
-
-        config = sd_samplers.all_samplers_map.get(sampler)
-        return 2 if config is not None and config.options.get("second_order") else 1
-
     def model_folders(self) -> list[Path]:
         """Where control models lie; the first is where new ones belong."""
         from modules import paths, shared

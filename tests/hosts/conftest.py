@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import comfyui_host
 import comfyui_world
@@ -12,6 +13,9 @@ import forge_world
 import pytest
 import webui_host
 import webui_world
+
+if TYPE_CHECKING:
+    from webui_oracle import Oracle
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +55,20 @@ def webui(webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPat
     """A running WebUI with our extension."""
     with webui_host.started(webui_path, tmp_path_factory.mktemp("webui"), webui_models) as host:
         yield host
+
+
+@pytest.fixture(scope="session")
+def oracle(webui_models: Path) -> Oracle:
+    """The small checkpoint outside the host."""
+    from webui_oracle import Oracle
+
+    return Oracle(webui_models)
+
+
+@pytest.fixture(scope="session")
+def plain(webui: webui_host.Host) -> webui_host.Drawing:
+    """Drawn by the fresh host."""
+    return webui.draw()
 
 
 @pytest.fixture(scope="session")
@@ -94,4 +112,31 @@ def ours(program: Path, forge_models: Path, tmp_path_factory: pytest.TempPathFac
 def theirs(program: Path, forge_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webui_host.Host]:
     """The running program as it comes."""
     with forge_world.started(program, tmp_path_factory.mktemp("forge-own"), forge_models, built_in=True) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def webui_tiled(
+    webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[webui_host.Host]:
+    """A running WebUI with our extension and Tiled Diffusion, which it loads after ours."""
+    tiled = webui_host.find_tiled()
+    if tiled is None:
+        pytest.skip("no Tiled Diffusion: set WEBUI_TILED_PATH to a folder of multidiffusion-upscaler-for-automatic1111")
+    extensions = (webui_host.ROOT, tiled)
+    with webui_host.started(webui_path, tmp_path_factory.mktemp("tiled"), webui_models, extensions) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def webui_clients(
+    webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[webui_host.Host]:
+    """A running WebUI with our extension, under the name that others look for, and others that use it."""
+    found = (webui_host.find_adetailer(), webui_host.find_ultimate())
+    extensions = (webui_host.ROOT, *(each for each in found if each is not None))
+    with webui_host.started(
+        webui_path, tmp_path_factory.mktemp("clients"), webui_models, extensions, flags=("--ad-no-huggingface",),
+        name="sd-webui-controlnet", packs=("webui_clients_pack.py",),
+    ) as host:  # fmt: skip
         yield host

@@ -223,7 +223,7 @@ def test_pictures_of_different_sizes_are_refused_with_a_way_out(settings: Settin
 
 def test_what_has_no_room_is_read_again_and_the_same(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     roomy = list(train(start(settings)))
-    monkeypatch.setattr("controlstack.training.control.KEPT", 0)
+    monkeypatch.setattr("controlstack.training.examples.KEPT", 0)
     assert list(train(start(settings))) == roomy
 
 

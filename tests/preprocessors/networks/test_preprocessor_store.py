@@ -32,6 +32,7 @@ class Server:
         self.content = CONTENT
         self.status, self.ranges, self.break_after, self.redirect = 200, True, -1, ""
         self.pause = 0.0
+        self.lengths, self.version = True, ""
         self.asked: list[str] = []
         self.served = 0
         handler = type("Handler", (http.server.BaseHTTPRequestHandler,), {"do_GET": self._get, "log_message": _quiet})
@@ -60,13 +61,17 @@ class Server:
             handler.send_header("Location", self.redirect)
             handler.end_headers()
             return
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.ranges else 0
+        same = handler.headers.get("If-Range", self.version) == self.version
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.ranges and same else 0
         if self.status != 200 or start >= len(self.content):
             handler.send_error(self.status if self.status != 200 else 416)
             return
         body = self.content[start:]
         handler.send_response(206 if start else 200)
-        handler.send_header("Content-Length", str(len(body)))
+        if self.lengths:
+            handler.send_header("Content-Length", str(len(body)))
+        if self.version:
+            handler.send_header("ETag", self.version)
         if start:
             handler.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
         handler.end_headers()
@@ -257,6 +262,31 @@ def test_a_server_without_ranges_begins_again(server: Server, store: Store) -> N
     assert store.fetch(wanted(server)).read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "asked"),
+    [
+        ('"one"', '"one"', ["", "bytes=10-"]),  # the same version goes on
+        ('"one"', '"two"', ["", "bytes=10-"]),  # another one begins again, in the same answer
+        ("", "", ["", ""]),  # nobody can tell
+        ('W/"one"', 'W/"one"', ["", ""]),  # "much the same" is not enough
+    ],
+)
+def test_versions_of_a_file_without_a_digest_are_not_joined(
+    server: Server, store: Store, monkeypatch: pytest.MonkeyPatch, before: str, after: str, asked: list[str]
+) -> None:
+    file = wanted(server, bytes=None, sha256="")
+    monkeypatch.setattr(downloads, "ATTEMPTS", 1)
+    other = bytes(each ^ 1 for each in CONTENT)
+    server.version, server.break_after = before, 10
+    server.content = CONTENT if before == after else other
+    with pytest.raises(PreprocessorError, match="the connection broke after 10"):
+        store.fetch(file)
+    server.version, server.break_after, server.content = after, -1, CONTENT
+    assert store.fetch(file).read_bytes() == CONTENT
+    assert files(store.folder) <= {"net.pth", "verified.json"}
+    assert server.asked == asked
+
+
 def test_a_stale_beginning_is_thrown_away(server: Server, store: Store) -> None:
     part = store.folder / "edges" / "net.pth.part"
     part.parent.mkdir(parents=True)
@@ -294,6 +324,19 @@ def test_other_bytes_never_become_the_file(server: Server, store: Store, other: 
     with pytest.raises(PreprocessorError, match=r"another file is served|bytes there, expected"):
         store.fetch(wanted(server))
     assert files(store.folder) == set()
+
+
+@pytest.mark.parametrize("known", ["size", "digest", "nothing"])
+def test_a_server_that_does_not_say_how_much_it_sends(server: Server, store: Store, known: str) -> None:
+    """Such an answer ends where the connection does, and that is also how it breaks."""
+    server.lengths = False
+    file = wanted(server, bytes=len(CONTENT) if known == "size" else None, sha256=DIGEST if known == "digest" else "")
+    if known == "nothing":
+        with pytest.raises(PreprocessorError, match="nobody says how long it is"):
+            store.fetch(file)
+        assert files(store.folder) == set()
+    else:
+        assert store.fetch(file).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("status", [403, 404, 503])
