@@ -92,8 +92,7 @@ class Small(known.SD15):
 class Pair(sdxl_clip.SDXLClipModel):
     def __init__(self, **given):
         torch.nn.Module.__init__(self)
-        hidden = {{"layer": "hidden", "layer_idx": -2, "layer_norm_hidden_state": False}}
-        self.clip_l, self.clip_g = (encoder(name, **hidden, **given) for name in ("clip-half", "clip-pooled"))
+        self.clip_l, self.clip_g = (encoder(name, **given) for name in ("clip-half", "clip-pooled"))
         self.clip_g.text_projection = torch.nn.Parameter(torch.empty({context} // 2, {pooled}))
         self.dtypes = set()
 

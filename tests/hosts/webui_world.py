@@ -88,7 +88,9 @@ def _write_xl(webui: Path, folder: Path, text: Any) -> None:
     _write_xl_weights(parameters, one, folder / f"{XL}.safetensors")
     half = _text_config(folder / "clip-half", CONTEXT // 2)
     large = _text_config(folder / "clip-pooled", CONTEXT // 2, XL_POOLED, words=XL_WORDS)
-    (folder / f"{XL_PAIR}.yaml").write_text(source.read_text())  # reForge reads it, and takes sizes from the weights
+    whole = yaml.safe_load(source.read_text())  # reForge reads this, and takes sizes from the weights
+    whole["model"]["params"]["conditioner_config"]["params"]["emb_models"][0]["params"]["layer_idx"] = 1
+    (folder / f"{XL_PAIR}.yaml").write_text(yaml.safe_dump(whole))
     pair = {
         "conditioner.embedders.0.transformer.": CLIPTextModel(half),
         "conditioner.embedders.1.transformer.": CLIPTextModelWithProjection(large),
