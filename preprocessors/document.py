@@ -188,7 +188,8 @@ def _facts(preprocessor: Preprocessor) -> Iterator[str]:
 def _file_fact(file: WeightFile) -> str:
     size = f", {file.bytes:,} bytes" if file.bytes else ""
     digest = f", sha256 `{file.sha256}`" if file.sha256 else ""
-    return f"- Weights [{file.name}]({file.addresses[0]}){size}{digest}. Licence: {file.licence}."
+    inside = f", `{file.archive.member}` in this archive" if file.archive else ""
+    return f"- Weights [{file.name}]({file.addresses[0]}){inside}{size}{digest}. Licence: {file.licence}."
 
 
 def _absent_row(preprocessor: Preprocessor) -> str:

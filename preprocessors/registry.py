@@ -51,6 +51,7 @@ REGISTRY: tuple[Preprocessor, ...] = (
     normals.NORMAL_MIDAS,
     dwpose.DW_OPENPOSE_FULL,
     dwpose.ANIMAL_OPENPOSE,
+    dwpose.RTMPOSE,
     vitpose.VITPOSE,
     openpose.OPENPOSE,
     openpose.OPENPOSE_HAND,

@@ -16,6 +16,15 @@ ABSENT = "absent"  # of a package, as a reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """A zip file in which a weight file is published."""
+
+    member: str  # the end of the name of the one file in it
+    bytes: int | None = None  # of the archive itself
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightFile:
     """One file: what it is called, how it is recognised, and where it comes from.
 
@@ -28,6 +37,7 @@ class WeightFile:
     bytes: int | None = None  # None: not known; then nothing is compared
     sha256: str = ""  # lower case hexadecimal; empty: not known
     found_as: tuple[str, ...] = ()
+    archive: Archive | None = None  # what the addresses lead to, if that is not the file itself
     packaged: str = ""  # a file that some versions of a package bring and that does as well, as PACKAGE/PATH
 
 

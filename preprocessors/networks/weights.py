@@ -8,7 +8,7 @@ sd-webui-controlnet (`annotator/downloads`), Forge (`models/ControlNetPreprocess
 
 from __future__ import annotations
 
-from .network import WeightFile
+from .network import Archive, WeightFile
 
 HUB = "https://huggingface.co"
 ANNOTATORS = "lllyasviel/Annotators"
@@ -121,6 +121,21 @@ DWPOSE = from_hub(
     sha256="724f4ff2439ed61afb86fb8a1951ec39c6220682803b4a8bd4f598cd913b1843",
 )  # fmt: skip
 RTMPOSE_ANIMAL = from_hub("hr16/UnJIT-DWPose", "rtmpose-m_ap10k_256.onnx", "Apache-2.0", folder="openpose")
+RTMPOSE = WeightFile(
+    name="rtmpose-m_halpe26_256x192.onnx",
+    addresses=(
+        "https://download.openmmlab.com/mmpose/v1/projects/rtmposev1/onnx_sdk/"
+        "rtmpose-m_simcc-body7_pt-body7-halpe26_700e-256x192-4d3e73dd_20230605.zip",
+    ),
+    licence=UNSTATED.format(code="Apache-2.0"),
+    bytes=55_685_444,
+    sha256="26f3a19e61304a600dfb82d1001d41d24343b89fc70a33ffc84657e0b0bf2ecf",
+    archive=Archive(
+        member="end2end.onnx",
+        bytes=52_089_522,
+        sha256="55b81170e236040b59fc792ad0a8315301ac4c079a3bdb1095d838aad3088d18",
+    ),
+)
 FACE_MESH = WeightFile(
     name="face_landmarker.task",
     addresses=(
