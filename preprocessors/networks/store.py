@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 
 from ...core.errors import PreprocessorError
-from .network import Network, WeightFile, file_name, files_of
+from .network import Network, WeightFile, file_name, files_of, size_of
 
 HUB = "https://huggingface.co/"
 RECORD = "verified.json"  # path -> size, time and digest of what was read in full once
@@ -77,7 +77,7 @@ class Store:
 
     def how_to_get(self, file: WeightFile) -> str:
         """A sentence with the file's name, size, digest, address and folder."""
-        facts = [f"{file.bytes:,} bytes"] if file.bytes else []
+        facts = [size] if (size := size_of(file)) else []
         facts += [f"sha256 {file.sha256}" if file.sha256 else "no checksum known, so it cannot be verified"]
         about = f" ({', '.join(facts)})"
         wrong = next((path for path in self._places(file) if path.is_file()), None)

@@ -22,6 +22,7 @@ def from_hub(
     licence: str,
     *,
     size: int | None = None,
+    megabytes: float = 0,
     sha256: str = "",
     folder: str = "",
     name: str = "",
@@ -35,6 +36,7 @@ def from_hub(
         addresses=(f"{HUB}/{repository}/resolve/main/{path}",),
         licence=licence,
         bytes=size,
+        megabytes=megabytes,
         sha256=sha256,
         found_as=(*found, f"{repository}/{path}"),
     )
@@ -45,7 +47,7 @@ HED = from_hub(
     sha256="5ca93762ffd68a29fee1af9d495bf6aab80ae86f08905fb35472a083a4c7a8fa",
 )  # fmt: skip
 PIDINET = from_hub(
-    ANNOTATORS, "table5_pidinet.pth", "research only; contact the authors otherwise", folder="pidinet",
+    ANNOTATORS, "table5_pidinet.pth", "research only; contact the authors otherwise", folder="pidinet", megabytes=2.9,
     sha256="80860ac267258b5f27486e0ef152a211d0b08120f62aeb185a050acc30da486c",
 )  # fmt: skip
 TEED = from_hub(
@@ -77,7 +79,7 @@ MIDAS = from_hub(
     sha256="501f0c75b3bca7daec6b3682c5054c09b366765aef6fa3a09d03a5cb4b230853",
 )  # fmt: skip
 LERES = from_hub(
-    ANNOTATORS, "res101.pth", UNSTATED.format(code="of LeReS, for research"), folder="leres",
+    ANNOTATORS, "res101.pth", UNSTATED.format(code="of LeReS, for research"), folder="leres", megabytes=500,
     sha256="1d696b2ef3e8336b057d0c15bc82d2fecef821bfebe5ef9d7671a5ec5dde520b",
 )  # fmt: skip
 ZOE = from_hub(
@@ -97,7 +99,7 @@ ANIME_FACES = from_hub(  # nobody has published its digest
     folder="anime_face_segment",
 )  # fmt: skip
 NORMAL_BAE = from_hub(
-    ANNOTATORS, "scannet.pt", "MIT", folder="normal_bae",
+    ANNOTATORS, "scannet.pt", "MIT", folder="normal_bae", megabytes=291,
     sha256="03dbf1600c51ee3d45c29f77b77bf1a3b7a24c3452dba62a4ae658f37330c209",
 )  # fmt: skip
 OPENPOSE_BODY = from_hub(
@@ -142,6 +144,7 @@ FACE_MESH = WeightFile(
         "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
     ),
     licence="Apache-2.0",
+    bytes=3_758_596,
     sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
     packaged="mediapipe/modules/face_landmark/face_landmark_with_attention.tflite",
 )
