@@ -44,7 +44,8 @@ _DEFAULTS = {each.name: getattr(UnitArgs(), each.name) for each in fields(UnitAr
 
 # The beginning of what a program says as its version -> what a range means in its texts that do not say so.
 _BASES = (
-    (re.compile(r"f\d"), RangeBasis.NOISE),  # Forge ("f2.0.1v1.10.1") and reForge ("f1.0.0v2-v1.10.1RC")
+    # Forge ("f2.0.1v1.10.1"), reForge ("f1.0.0v2-v1.10.1RC"), Forge Classic and Forge Neo
+    (re.compile(r"f\d|classic|neo"), RangeBasis.NOISE),
     (re.compile(r"v?\d+\.\d"), RangeBasis.WEBUI),  # AUTOMATIC1111's WebUI ("v1.10.1")
 )
 _SETTING = re.compile(r'\s*([^:,"]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')  # name: value, or name: "value, quoted"

@@ -6,6 +6,7 @@ A hint lies in the output folder as its picture does in the folder that was name
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from ..preprocessors.runtime import Runtime
 from .pose_files import SUFFIX as POSES
 from .pose_files import draw, draw_file, write_poses
 from .videos import SUFFIXES as VIDEOS
-from .videos import open_video, write_video
+from .videos import open_video, read_note, write_video
 
 Image = NDArray[np.uint8]
 
@@ -119,13 +120,15 @@ class _Worker:
         if mask is not None:
             self.options["mask"] = mask
         told = {"preprocessor": job.preprocessor.id, "version": job.preprocessor.version, **settings}
+        if mask is not None:
+            told["mask"] = hashlib.blake2b(mask.tobytes(), digest_size=8).hexdigest()
         self.metadata = {KEY: json.dumps({**told, "resolution": job.resolution, "seed": job.seed})}
 
     def perform(self, task: Task) -> bool:
         """Whether anything had to be done."""
         if _is_video(task.source):
             return self._video_to_folder(task) if self.job.frames else self._video(task)
-        if self._done(task.target):
+        if self._done(task.target, task.source):
             return False
         self._write(task.target, self._picture(task))
         return True
@@ -155,20 +158,25 @@ class _Worker:
             write_image(target.with_name(f"{target.stem}-mask.png"), hint[..., 3])
         write_image(target, hint[..., :3], self.metadata)
 
-    def _done(self, target: Path) -> bool:
-        """Whether it is there, made with the same settings."""
-        return self.job.resume and target.is_file() and _metadata(target) == self.metadata[KEY]
+    def _done(self, target: Path, source: Path) -> bool:
+        """Whether it is there, made with the same settings after its source, and its poses where they are wanted."""
+        if not (self.job.resume and _is_newer(target, source)):
+            return False
+        told = read_note(target) if _is_video(target) else _metadata(target)
+        return told == self.metadata[KEY] and (not self.job.poses or target.with_suffix(POSES).is_file())
 
     def _video(self, task: Task) -> bool:
         if self.job.preprocessor.output is Output.MASKED:
             raise HintError(f"{task.source}: {self.job.preprocessor.id} has a mask, which no video holds: use --frames")
         if self.job.poses:
             raise HintError(f"{task.source}: poses are one file a picture: use --frames")
-        if self.job.resume and task.target.is_file():
+        if self._done(task.target, task.source):
             return False
         with open_video(task.source) as clip:
             make_folder(task.target.parent)
-            write_video(task.target, clip.rate, self._hints(_shown(clip.frames, clip.expected)))
+            write_video(
+                task.target, clip.rate, self._hints(_shown(clip.frames, clip.expected)), note=self.metadata[KEY]
+            )
         return True
 
     def _hints(self, frames: Iterable[Image]) -> Iterator[Image]:
@@ -187,7 +195,7 @@ class _Worker:
         with open_video(task.source) as clip:
             for number, frame in enumerate(_shown(clip.frames, clip.expected), start=1):
                 target = task.target / f"{number:06d}.png"
-                if not self._done(target):
+                if not self._done(target, task.source):
                     self._write(target, self._made(frame, target))
                     wrote = True
         return wrote
@@ -231,6 +239,14 @@ def _with_suffix(task: Task, job: Job) -> Task:
 
 def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
+
+
+def _is_newer(target: Path, source: Path) -> bool:
+    """Whether the target is there, and the source did not change since; what cannot be read is said elsewhere."""
+    try:
+        return target.stat().st_mtime_ns >= source.stat().st_mtime_ns
+    except OSError:
+        return False
 
 
 def _metadata(path: Path) -> str | None:

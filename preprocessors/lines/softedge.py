@@ -61,15 +61,19 @@ def _fused(images: Tensor, network: nn.Module) -> NDArray[np.float32]:
 
     with torch.inference_mode():
         size = images.shape[-2:]
-        maps = [functional.interpolate(each, size, mode="bilinear") for each in network(images)]
-        return to_array(torch.sigmoid(torch.stack(maps).mean(dim=0)))[:, 0]
+        maps = network(images)
+        fused = torch.zeros_like(images[:, :1])
+        for each in maps:
+            fused += each if each.shape[-2:] == size else functional.interpolate(each, size, mode="bilinear")
+        return to_array(fused.div_(len(maps)).sigmoid_())[:, 0]
 
 
 def _levels(edges: NDArray[np.float32], steps: int) -> Image:
     """0 to 255; with steps, only so many levels above black."""
     if steps:
         edges = cast("NDArray[np.float32]", np.floor(edges * (steps + 1)) / np.float32(steps))
-    return (edges * 255).clip(0, 255).astype(np.uint8)
+    levels = np.multiply(edges, 255)
+    return np.clip(levels, 0, 255, out=levels).astype(np.uint8)
 
 
 def _scribble(hint: Image, _image: Image, **_settings: float) -> Image:

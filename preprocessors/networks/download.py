@@ -1,7 +1,8 @@
 """One file from the network, right or absent: resumed, locked, checked, and moved to its place in one step.
 
 What has arrived lies beside the target as `NAME.part`, so that a connection, a process or a computer may die at any
-moment. Proxies are those of the environment (`urllib`).
+moment. Where no digest is known, `NAME.part.version` says what the server called it, so that two versions are never
+joined. Proxies are those of the environment (`urllib`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import IO, cast
 
 from ...core.errors import PreprocessorError
+from .archive import ArchiveError, unpack
+from .network import Archive
 
 BLOCK = 2**18  # bytes between two reports
 ATTEMPTS = 4  # at one address; each goes on where the last one stopped
@@ -40,8 +43,9 @@ def download(
     sha256: str,
     progress: Progress | None = None,
     check_interrupt: Callable[[], None] | None = None,
+    archive: Archive | None = None,
 ) -> None:
-    """Make `target` exist with the right bytes, from the first address that delivers them.
+    """Make `target` exist with the right bytes, from the first address that delivers them, or an archive of them.
 
     Two processes that want one file wait for each other. PreprocessorError with what went wrong at each address.
     """
@@ -51,8 +55,11 @@ def download(
         with _locked(target.with_name(target.name + ".lock"), check):
             if target.is_file():  # the process that we waited for has done it
                 return
-            _check_space(target, size)
-            _from_any(addresses, _Wanted(target, size, sha256, progress or _silent, check))
+            wanted = _Wanted(target, size, sha256, progress or _silent, check)
+            if archive is not None:
+                wanted = _Packed(wanted, archive)
+            _check_space(target, wanted.room)
+            _from_any(addresses, wanted)
     except OSError as error:
         raise PreprocessorError(f"cannot write {target}: {error.strerror or error}") from error
 
@@ -66,10 +73,60 @@ class _Wanted:
         self.target, self.size, self.sha256 = target, size, sha256
         self.progress, self.check = progress, check
         self.part = target.with_name(target.name + ".part")
+        self._tag = target.with_name(target.name + ".part.version")
+
+    @property
+    def room(self) -> int | None:
+        """Bytes that the disk must have left, if they are known."""
+        return self.size
 
     @property
     def arrived(self) -> int:
         return self.part.stat().st_size if self.part.is_file() else 0
+
+    @property
+    def version(self) -> str:
+        """What the server called the version of which a part is here; empty if a digest will tell, or nothing can."""
+        return self._tag.read_text(encoding="utf-8") if self._tag.is_file() else ""
+
+    def begins(self, version: str) -> None:
+        """A part begins; without a digest, only the server can tell later whether the rest belongs to it."""
+        if version and not self.sha256:
+            self._tag.write_text(version, encoding="utf-8")
+        else:
+            self._tag.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Throw away what arrived."""
+        self.part.unlink(missing_ok=True)
+        self._tag.unlink(missing_ok=True)
+
+    def complete(self) -> None:
+        """The part is the file."""
+        self.part.replace(self.target)
+        self._tag.unlink(missing_ok=True)
+
+
+class _Packed(_Wanted):
+    """One download of an archive, of which one file is wanted."""
+
+    def __init__(self, inside: _Wanted, archive: Archive) -> None:
+        super().__init__(inside.target, archive.bytes, archive.sha256, inside.progress, inside.check)
+        self._inside, self._archive = inside, archive
+
+    @property
+    def room(self) -> int | None:
+        known = (self.size, self._inside.size)
+        return sum(each or 0 for each in known)
+
+    def complete(self) -> None:
+        """The file in the part is the file; the archive itself is of no more use."""
+        wanted = self._inside
+        try:
+            unpack(self.part, self._archive, wanted.target, wanted.size, wanted.sha256, self.check)
+        except ArchiveError as error:
+            raise _WrongFileError(str(error)) from error
+        self.forget()
 
 
 class _WrongFileError(Exception):
@@ -96,6 +153,8 @@ def _from_any(addresses: Sequence[str], wanted: _Wanted) -> None:
 
 def _from_one(address: str, wanted: _Wanted) -> None:
     """Attempts until the file is complete; then it is checked and moved."""
+    if not wanted.sha256 and not wanted.version:
+        wanted.forget()  # it may be of another version, and nothing could tell
     resumed = wanted.arrived > 0
     for attempt in range(ATTEMPTS):
         try:
@@ -108,7 +167,7 @@ def _from_one(address: str, wanted: _Wanted) -> None:
     try:
         _finish(wanted)
     except _WrongFileError:
-        wanted.part.unlink(missing_ok=True)
+        wanted.forget()
         if not resumed:
             raise
         _from_one(address, wanted)  # the beginning may have come from an older version of the file
@@ -122,6 +181,8 @@ def _receive(address: str, wanted: _Wanted) -> None:
     request = urllib.request.Request(_checked(address), headers={"User-Agent": "controlstack"})
     if start:
         request.add_header("Range", f"bytes={start}-")
+        if wanted.version:
+            request.add_header("If-Range", wanted.version)
     try:
         with cast("HTTPResponse", urllib.request.urlopen(request, timeout=TIMEOUT)) as response:
             _copy(response, wanted, start if _continues(response, start) else 0)
@@ -138,6 +199,10 @@ def _copy(response: HTTPResponse, wanted: _Wanted, start: int) -> None:
     total = start + int(length) if length and length.isdigit() else wanted.size
     if wanted.size is not None and total != wanted.size:
         raise _WrongFileError(f"it has {total:,} bytes there, expected {wanted.size:,}")
+    if total is None and not wanted.sha256 and not _has_an_end(response):
+        raise _WrongFileError("nobody says how long it is, so nobody could tell whether it arrived complete")
+    if not start:
+        wanted.begins(_version(response))
     with wanted.part.open("r+b" if start else "wb") as file:
         file.seek(start)
         file.truncate()
@@ -152,6 +217,17 @@ def _copy(response: HTTPResponse, wanted: _Wanted, start: int) -> None:
             raise _BrokenError(f"the connection broke after {file.tell():,} of {total:,} bytes")
 
 
+def _has_an_end(response: HTTPResponse) -> bool:
+    """Whether a connection that breaks can be told from one that is closed at the end: in chunks, the last is empty."""
+    return "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+
+
+def _version(response: HTTPResponse) -> str:
+    """The server's name for this version of the file, if it promises that all its bytes are the same."""
+    tag = response.headers.get("ETag", "")
+    return "" if tag.startswith("W/") else tag
+
+
 def _continues(response: HTTPResponse, start: int) -> bool:
     """Whether the server goes on where we stopped; many begin again instead."""
     begins = response.headers.get("Content-Range", "").replace("bytes ", "").partition("-")[0]
@@ -163,7 +239,7 @@ def _explain(error: urllib.error.HTTPError, wanted: _Wanted) -> None:
         if error.code == RANGE_NOT_SATISFIABLE and wanted.arrived:
             if wanted.size is None and wanted.sha256:
                 return  # nothing is missing; the digest decides
-            wanted.part.unlink()
+            wanted.forget()
             raise _BrokenError("what had arrived is longer than the file") from error
         if error.code in TEMPORARY:
             raise _BrokenError(f"the server answers {error.code} {error.reason}") from error
@@ -178,7 +254,7 @@ def _finish(wanted: _Wanted) -> None:
             digest.update(block)
     if wanted.sha256 and digest.hexdigest() != wanted.sha256:
         raise _WrongFileError(f"another file is served: its sha256 is {digest.hexdigest()}, expected {wanted.sha256}")
-    wanted.part.replace(wanted.target)
+    wanted.complete()
 
 
 def _check_space(target: Path, size: int | None) -> None:

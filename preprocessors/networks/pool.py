@@ -126,7 +126,7 @@ class Pool:
     def unload(self) -> None:
         """Forget every network that nobody uses now."""
         with self._lock:
-            self._shrink(0)
+            self._shrink(-1)  # those that measure nothing too
 
     def _enter(self, network: Network, paths: list[Path]) -> _Loaded:
         key = (network.id, *(_identity(path) for path in paths))

@@ -12,6 +12,7 @@ from ..base import Output, Preprocessor
 from ..networks import weights
 from ..networks.loading import load_network, to_tensor
 from ..networks.network import Network
+from .labels import strongest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,7 @@ def anime_face(images: Image, network: nn.Module) -> Image:
     import torch
 
     with torch.inference_mode():
-        parts = network(to_tensor(images, network) / 255).argmax(dim=1)
+        parts = strongest(network(to_tensor(images, network) / 255))
     return np.array(FACE_COLOURS, np.uint8)[parts.cpu().numpy()]
 
 

@@ -17,6 +17,7 @@ from ..base import Output, Preprocessor
 from ..networks.network import Network
 from ..networks.pretrained import checkpoint, normalised, transformer
 from . import palettes
+from .labels import strongest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,15 +54,14 @@ def mask2former(images: Image, network: Any, *, palette: Callable[[], Image]) ->
 
 
 def classes(queries: Tensor, masks: Tensor, size: Any) -> Tensor:
-    """[B, H, W]: for each pixel the class with most votes.
+    """uint8 [B, H, W]: for each pixel the class with most votes.
 
     `queries` are logits [B, Q, C + 1], the last class being none, and `masks` logits [B, Q, h, w].
     """
     import torch
-    from torch.nn import functional
 
     votes = torch.einsum("bqc,bqhw->bchw", queries.softmax(dim=-1)[..., :-1], masks.sigmoid())
-    return functional.interpolate(votes, size=tuple(size), mode="bilinear", align_corners=False).argmax(dim=1)
+    return strongest(votes, size)
 
 
 def _coloured(found: Any, pixels: Tensor, palette: Image) -> Image:

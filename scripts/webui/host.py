@@ -42,18 +42,11 @@ class WebUI:
         stack.enter_context(self.residency.ready(network_of(model)))
         return stack
 
-    @property
-    def stopped(self) -> bool:
-        """Whether the user interrupted the request, or skipped its present batch."""
-        from modules import shared
-
-        return bool(shared.state.interrupted or shared.state.skipped)
-
     def check_interrupt(self) -> None:
         """End the run between two units if the user stopped or skipped it."""
-        from modules import sd_samplers_common
+        from modules import sd_samplers_common, shared
 
-        if self.stopped:
+        if shared.state.interrupted or shared.state.skipped:
             raise sd_samplers_common.InterruptedException
 
     @contextmanager
@@ -81,10 +74,10 @@ class WebUI:
 
     @property
     def saves_memory(self) -> bool:
-        """Whether the user started the program with --lowvram or --medvram."""
+        """Whether parts of the checkpoint take turns on the device: --lowvram, --medvram, --medvram-sdxl."""
         from modules import shared
 
-        return any(getattr(shared.cmd_opts, flag, False) for flag in ("lowvram", "medvram"))
+        return bool(getattr(shared.sd_model, "lowvram", False))
 
     @property
     def unet(self) -> Any:
@@ -102,6 +95,11 @@ class WebUI:
                 "yet: switch the units off, or use AUTOMATIC1111's WebUI"
             )
         return shared.sd_model.model.diffusion_model
+
+    @property
+    def patched(self) -> Any:
+        """What holds the U-Net's patcher, in programs that have one."""
+        raise HostError("this WebUI has no patcher: units act through hooks")
 
     @property
     def checkpoint(self) -> str:
@@ -148,13 +146,6 @@ class WebUI:
         from modules import shared
 
         return shared.opts.data.get(name, default)
-
-    def evaluations_per_step(self, sampler: str) -> int:
-        """How often a sampler evaluates the U-Net for each step but the last one; its options say so."""
-        from modules import sd_samplers
-
-        config = sd_samplers.all_samplers_map.get(sampler)
-        return 2 if config is not None and config.options.get("second_order") else 1
 
     def model_folders(self) -> list[Path]:
         """Where control models lie; the first is where new ones belong."""

@@ -27,8 +27,9 @@ from ...core.residuals import Residuals
 from ...core.resize import pixel_perfect
 from ...core.schedule import RangeBasis
 from ...core.stack import ControlStack, Firing
-from ...core.unit import ControlMode, ControlModel, ControlUnit, Step, Window
+from ...core.unit import ControlMode, ControlModel, ControlUnit, Place, Slot, Step, Window
 from . import forge, preprocessing
+from .annotators import StoppedError
 from .denoiser import Denoising
 from .files import ModelFiles
 from .fitting import fit_hint
@@ -57,11 +58,8 @@ class Host(Protocol):
     def after_run(self, low_vram: bool) -> None: ...
     def alone(self, job: str) -> Any: ...
     def option(self, name: str, default: Any) -> Any: ...
-    def evaluations_per_step(self, sampler: str) -> int: ...
     def encode(self, picture: Tensor) -> Tensor: ...
     def signal(self, timestep: Tensor) -> Tensor: ...
-    @property
-    def stopped(self) -> bool: ...
     @property
     def predicts_velocity(self) -> bool: ...
     @property
@@ -70,6 +68,8 @@ class Host(Protocol):
     def basis(self) -> RangeBasis: ...
     @property
     def unet(self) -> Any: ...
+    @property
+    def patched(self) -> Any: ...
     @property
     def checkpoint(self) -> str: ...
     @property
@@ -127,7 +127,8 @@ class Run:
         self._passes: dict[bool, Pass] = {}
         self._exits = ExitStack()
         self._injection: Injection | None = None
-        self._denoiser: nn.Module | None = None
+        self._unet: Any = None  # on which the units act
+        self._network: nn.Module | None = None  # what the denoiser calls, around the U-Net
         self._failure: Exception | None = None
         self._cond: tuple[bool, ...] = ()
         self._windows: tuple[Window, ...] = ()
@@ -145,7 +146,7 @@ class Run:
             self._host.before_run(any(unit.args.low_vram for unit in self._units))
             self._make_passes()
             if not self._host.patches:
-                self._inject(self._host.unet)
+                self._follow(self._host.unet)
             yield self
         finally:
             self.detach()
@@ -156,25 +157,22 @@ class Run:
     def detach(self) -> None:
         """Remove every hook; calling it again does nothing."""
         self._exits.close()
-        self._injection = self._denoiser = None
+        self._injection = self._unet = self._network = None
         self._services.active = None
         self._host.after_run(any(unit.args.low_vram for unit in self._units))
 
-    def announce(self, rows: int, cond_rows: int, step: int, steps: int, network: nn.Module) -> None:
-        """The denoiser is about to evaluate the U-Net; a refiner may have put another one in its place.
-
-        network: what the denoiser calls, around the U-Net.
-        """
+    def announce(self, rows: int, cond_rows: int, step: int, steps: int, denoiser: Any) -> None:
+        """The denoiser is about to evaluate the U-Net; a refiner may have put another one in its place."""
         try:
-            if self._injection is not None and self._host.unet is not self._injection.unet:
+            if self._unet is not None and self._host.unet is not self._unet:
                 self._follow(self._host.unet)
         except Exception as error:
             self._failure = error  # the WebUI drops what its callbacks raise; `attached` raises it again
             raise
-        self._pass().denoising.announce(rows, cond_rows, step, steps)
-        if network is not self._denoiser and not self._host.patches:  # those say themselves which rows are cond
-            self._denoiser = network
-            self._exits.callback(network.register_forward_pre_hook(self._hand).remove)
+        denoising = self._pass().denoising
+        denoising.announce(rows, cond_rows, step, steps, getattr(denoiser, "sampler", None))
+        if not self._host.patches:  # which say themselves which rows are cond
+            self._watch(denoiser.inner_model)
 
     def join(self, p: Any) -> None:
         """A pass is about to be sampled; where the U-Net belongs to a patcher, the units join it."""
@@ -182,11 +180,12 @@ class Run:
             self.tiles.forget()  # what the pass before has shown last
         if not self._host.patches or self._services.active is not self:
             return
-        size = sum(
-            size_of(network_of(model)) for model in {id(unit.model): unit.model for unit in self._units}.values()
-        )
-        blocks = len(self._host.unet.input_blocks)
-        forge.join(p.sd_model.forge_objects, forge.PatchedControl(self._evaluate, blocks, size))
+        try:
+            self._pass().restoration.prepare()
+            self._follow(self._host.unet)
+        except Exception as error:
+            self._failure = error  # as in `announce`
+            raise
 
     def firings(self) -> list[Firing]:
         """For each unit, on how many of the steps of all passes it acted."""
@@ -218,8 +217,6 @@ class Run:
 
     def _make_passes(self) -> None:
         low, high = target_sizes(self._p)
-        first = self._host.evaluations_per_step(self._p.sampler_name)
-        second = self._host.evaluations_per_step(getattr(self._p, "hr_sampler_name", None) or self._p.sampler_name)
         self.maps = []
         self._passes = {}
         hints = [self._fit(unit, low, high) for unit in self._units]
@@ -236,7 +233,7 @@ class Run:
                     size=(size[0] // LATENT, size[1] // LATENT),
                     units=units,
                     stack=stack,
-                    denoising=Denoising(second if hires else first),
+                    denoising=Denoising(),
                     wishes=wishes,
                     restoration=Restoration(wishes, self._host, lambda: self._cond),
                 )
@@ -271,23 +268,40 @@ class Run:
 
     # --- During the sampling ---------------------------------------------------------------------------------------
 
-    def _inject(self, unet: Any) -> None:
-        slots = {slot for unit in self._units for slot in unit.model.slots}
-        finish = self._finish if any(part.restoration for part in self._passes.values()) else None
-        self._injection = self._exits.enter_context(Injection(unet, self._evaluate, slots, finish))
-
     def _follow(self, unet: Any) -> None:
-        """The base model was exchanged in the middle of a run (refiner, hires checkpoint)."""
+        """Act on this U-Net from now on: the pass's own, or one that takes its place (refiner, hires checkpoint)."""
+        first, self._unet = self._unet is None, unet
         if self._injection is not None:
             self._injection.__exit__()
+            self._injection = None
         try:
-            for unit in self._units:
+            for unit in () if first else self._units:
                 check_fits(unit.model.name, unit.model.base, base_of(unet))
         except IncompatibleModelError as error:
             self._say(f"from here on without control: {error}")
-            self._injection = None
             return
-        self._inject(unet)
+        if self._host.patches:
+            self._patch()
+        else:
+            self._inject(unet)
+
+    def _inject(self, unet: Any) -> None:
+        finish = self._finish if any(part.restoration for part in self._passes.values()) else None
+        self._injection = self._exits.enter_context(Injection(unet, self._evaluate, self._slots, finish))
+
+    def _patch(self) -> None:
+        objects = self._host.patched
+        size = sum(
+            size_of(network_of(model)) for model in {id(unit.model): unit.model for unit in self._units}.values()
+        )
+        tokens = any(slot.place is Place.CONTEXT for slot in self._slots)
+        finish = self._mend if self._pass().restoration else None
+        control = forge.PatchedControl(self._evaluate, objects.unet, size, tokens=tokens, finish=finish)
+        self._exits.callback(forge.join(objects, control))
+
+    @property
+    def _slots(self) -> set[Slot]:
+        return {slot for unit in self._units for slot in unit.model.slots}
 
     def _evaluate(
         self,
@@ -332,11 +346,19 @@ class Run:
             )
         return windows
 
+    def _watch(self, network: nn.Module) -> None:
+        if network is not self._network:
+            self._network = network
+            self._exits.callback(network.register_forward_pre_hook(self._hand).remove)
+
     def _hand(self, _network: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._pass().denoising.hand(len(args[0]))
 
     def _finish(self, x: Tensor, timestep: Tensor, output: Tensor) -> Tensor:
         return self._pass().restoration(x, timestep, output, lambda latents: cut(latents, self._windows, x))
+
+    def _mend(self, clean: Tensor) -> Tensor:
+        return self._pass().restoration.mend(clean)
 
     def _pass(self) -> Pass:
         hires = bool(getattr(self._p, "is_hr_pass", False))
@@ -397,9 +419,9 @@ def begin(
         if not units:
             return None
         sampling.run = Run(services, p, units, tiles)
+    except StoppedError:
+        log.info("stopped before the units were ready")  # the WebUI samples no step of it
     except ControlError as error:
-        if services.host.stopped:  # a preprocessor, for instance: the sampler ends before its first step
-            return None
         log.error("%s", error)
         sampling.error = error
     except Exception as error:

@@ -97,6 +97,25 @@ def test_resume_makes_what_is_missing_or_was_made_otherwise(
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["1", "2"]
 
 
+def test_resume_notices_a_changed_picture_and_another_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, picture = tmp_path / "out", tmp_path / "photo.png"
+    write_image(picture, photo())
+    for grey in (0, 255):
+        write_image(tmp_path / f"{grey}.png", np.full((8, 8), grey, np.uint8))
+    arguments = ("inpaint_only", picture, "--output", out, "--resume", "--mask")
+
+    def wrote(mask: str) -> str:
+        assert run(*arguments, tmp_path / mask) == 0
+        return capsys.readouterr().out
+
+    assert "wrote 1 hints" in wrote("0.png")
+    assert "wrote 0 hints" in wrote("0.png")
+    assert "wrote 1 hints" in wrote("255.png")
+    later = picture.stat().st_mtime_ns + 10**9
+    os.utime(picture, ns=(later, later))
+    assert "wrote 1 hints" in wrote("255.png")
+
+
 def test_equal_names_stay_apart(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_image(tree / "one.bmp", photo(left=10))
     out = tmp_path / "out"
@@ -253,6 +272,31 @@ def test_a_video_becomes_a_video_of_hints(tmp_path: Path, capsys: pytest.Capture
 
 
 @VIDEO
+def test_a_video_is_made_again_with_other_settings_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip(tmp_path / "clip.mp4", 3)
+    arguments = ("canny", tmp_path / "clip.mp4", "--output", tmp_path / "out", "--resume")
+    for more, count in (((), 1), ((), 0), (("--set", "low=30"), 1), (("--set", "low=30"), 0)):
+        assert run(*arguments, *more) == 0
+        assert f"wrote {count} hints" in capsys.readouterr().out
+
+
+@VIDEO
+def test_a_changing_rate_keeps_its_time(tmp_path: Path) -> None:
+    """20 frames in two seconds, then 4 in two: written at one rate, they must last four seconds again."""
+    import imageio_ffmpeg
+    from controlstack.standalone.videos import open_video
+
+    clip(tmp_path / "even.mp4", 50)  # four seconds
+    chosen = "select='lt(t,2)+not(mod(n,6))*gte(t,2)'"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", "even.mp4", "-vf", chosen, "-fps_mode", "vfr"]
+    subprocess.run([*command, "-bf", "0", "clip.mp4"], cwd=tmp_path, check=True)
+    assert run("canny", tmp_path / "clip.mp4", "--output", tmp_path / "out") == 0
+    with open_video(tmp_path / "out" / "clip-canny.mp4") as video:
+        lasts = len(list(video.frames)) / video.rate
+    assert lasts == pytest.approx(4, abs=0.3)
+
+
+@VIDEO
 def test_a_video_becomes_a_folder_and_is_resumed_by_frames(tmp_path: Path) -> None:
     frames = clip(tmp_path / "clip.mp4", 3)
     folder = tmp_path / "out" / "clip-canny"
@@ -362,6 +406,9 @@ def test_poses_are_written_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert files(out) == {"photo-openpose.png", "photo-openpose.json"}
     (frame,) = json.loads((out / "photo-openpose.json").read_text())
     assert from_json(frame) == poses
+    (out / "photo-openpose.json").unlink()
+    assert run("openpose", tmp_path / "photo.png", "--poses", "--resume", "--output", out) == 0
+    assert (out / "photo-openpose.json").is_file()
     assert run("openpose", out / "photo-openpose.json", "--output", tmp_path / "again") == 0
     again = read_image(tmp_path / "again" / "photo-openpose-openpose.png")
     assert np.array_equal(again, read_image(out / "photo-openpose.png"))

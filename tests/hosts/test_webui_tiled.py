@@ -13,20 +13,16 @@ import pytest
 import torch
 import webui_host
 import webui_world
-from test_webui import HALF, TOLERANCE, clean, photograph, same
+from test_webui import HALF, clean
 from webui_host import Drawing, Evaluation, Host, Picture, encode
 from webui_oracle import Oracle, Place, Wanted
+from webui_units import TOLERANCE, photograph, same
 
 WIDTH, HEIGHT = 128, 96
 TILE, OVERLAP = 8, 4  # latent pixels
 MULTI, MIXTURE = "MultiDiffusion", "Mixture of Diffusers"
 METHODS = (MULTI, MIXTURE)
 BOX = tuple[int, int, int, int]  # top, left, height, width in latent pixels
-
-
-@pytest.fixture(scope="session")
-def oracle(webui_models: Path) -> Oracle:
-    return Oracle(webui_models)
 
 
 def tiled(method: str = MULTI, at_once: int = 1, **changes: Any) -> dict[str, list[Any]]:

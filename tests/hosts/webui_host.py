@@ -28,6 +28,7 @@ from safetensors import safe_open
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
+FAMILY = ("FORGE", "REFORGE", "CLASSIC")  # programs with Forge's patcher
 START = 300  # seconds that a start may take
 RUN = 120
 READY = "Startup time"  # in the host's output
@@ -59,6 +60,10 @@ class Evaluation:
     out: torch.Tensor
     y: torch.Tensor | None
     hires: bool
+    call: int  # of the denoiser, which may call the U-Net several times; counted over both passes
+    counted: int  # the host's own counter of steps at that time, of how many
+    steps: int
+    cond: tuple[bool, ...]  # which rows are cond, by the prompts they were given
 
 
 @dataclass(frozen=True)
@@ -102,22 +107,20 @@ def find_ultimate() -> Path | None:
 
 
 def find_forge(name: str = "FORGE") -> Path | None:
-    """The program of Forge's family that FORGE_PATH or REFORGE_PATH names."""
+    """The program of Forge's family that FORGE_PATH, REFORGE_PATH or CLASSIC_PATH names."""
     named = os.environ.get(f"{name}_PATH")
-    return Path(named) if named and kind_of(Path(named)) == name else None
+    return Path(named) if named and (Path(named) / "modules_forge").is_dir() else None
 
 
-def kind_of(path: Path) -> str:
-    """Which program a folder holds: WEBUI, FORGE or REFORGE, whose variables begin so."""
-    if not (path / "modules_forge").is_dir():
-        return "WEBUI"
-    return "FORGE" if (path / "backend").is_dir() else "REFORGE"
+def name_of(path: Path) -> str:
+    """The program in a folder, as the variables for it begin."""
+    return next((name for name in FAMILY if os.environ.get(f"{name}_PATH") == str(path)), "WEBUI")
 
 
 def python_of(path: Path) -> str:
-    """WEBUI_PYTHON, FORGE_PYTHON or REFORGE_PYTHON, or the environment inside the folder or beside it, or ours."""
+    """WEBUI_PYTHON, FORGE_PYTHON and so on, or the environment inside the folder or beside it, or ours."""
     inside = (folder / "venv" / "bin" / "python" for folder in (path, path.parent))
-    named = os.environ.get(f"{kind_of(path)}_PYTHON")
+    named = os.environ.get(f"{name_of(path)}_PYTHON")
     return named or next((str(each) for each in inside if each.exists()), sys.executable)
 
 
@@ -259,17 +262,17 @@ def _wait(host: Host, process: subprocess.Popen[bytes]) -> None:
 
 def _read_record(path: Path) -> tuple[list[Evaluation], torch.Tensor | None]:
     with safe_open(path, "pt") as file:
-        hires = json.loads(file.metadata()["hires"])
+        said = json.loads(file.metadata()["evaluations"])
         names = set(file.keys())
-        evaluations = [_evaluation(file, names, i, each) for i, each in enumerate(hires)]
+        evaluations = [_evaluation(file, names, i, each) for i, each in enumerate(said)]
         samples = file.get_tensor("samples") if "samples" in names else None
     path.unlink()
     return evaluations, samples
 
 
-def _evaluation(file: Any, names: set[str], number: int, hires: bool) -> Evaluation:
+def _evaluation(file: Any, names: set[str], number: int, said: dict[str, Any]) -> Evaluation:
     tensors = {
         name: file.get_tensor(f"{number}.{name}") if f"{number}.{name}" in names else None
         for name in ("x", "time", "context", "out", "y")
     }
-    return Evaluation(**tensors, hires=hires)
+    return Evaluation(**tensors, **{**said, "cond": tuple(said["cond"])})

@@ -269,6 +269,8 @@ def test_a_text_of_reforge_names_enums() -> None:
         ("f2.0.1v1.10.1-previous-664-gd557aef9", RangeBasis.NOISE),
         ("f1.0.0v2-v1.10.1RC-1.10.1", RangeBasis.NOISE),
         ("f0.0.17v1.8.0rc-latest-276-g29be1da7", RangeBasis.NOISE),
+        ("classic", RangeBasis.NOISE),
+        ("neo", RangeBasis.NOISE),
         ("ComfyUI", None),
         ("1", None),
         ("", None),

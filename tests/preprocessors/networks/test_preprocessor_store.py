@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import io
 import json
 import os
 import re
@@ -11,13 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from controlstack.core.errors import PreprocessorError
 from controlstack.preprocessors.networks import download as downloads
-from controlstack.preprocessors.networks.network import Network, WeightFile
+from controlstack.preprocessors.networks.network import Archive, Network, WeightFile
 from controlstack.preprocessors.networks.store import Store, default_folder
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -32,6 +34,7 @@ class Server:
         self.content = CONTENT
         self.status, self.ranges, self.break_after, self.redirect = 200, True, -1, ""
         self.pause = 0.0
+        self.lengths, self.version = True, ""
         self.asked: list[str] = []
         self.served = 0
         handler = type("Handler", (http.server.BaseHTTPRequestHandler,), {"do_GET": self._get, "log_message": _quiet})
@@ -60,13 +63,17 @@ class Server:
             handler.send_header("Location", self.redirect)
             handler.end_headers()
             return
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.ranges else 0
+        same = handler.headers.get("If-Range", self.version) == self.version
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.ranges and same else 0
         if self.status != 200 or start >= len(self.content):
             handler.send_error(self.status if self.status != 200 else 416)
             return
         body = self.content[start:]
         handler.send_response(206 if start else 200)
-        handler.send_header("Content-Length", str(len(body)))
+        if self.lengths:
+            handler.send_header("Content-Length", str(len(body)))
+        if self.version:
+            handler.send_header("ETag", self.version)
         if start:
             handler.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
         handler.end_headers()
@@ -257,6 +264,31 @@ def test_a_server_without_ranges_begins_again(server: Server, store: Store) -> N
     assert store.fetch(wanted(server)).read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "asked"),
+    [
+        ('"one"', '"one"', ["", "bytes=10-"]),  # the same version goes on
+        ('"one"', '"two"', ["", "bytes=10-"]),  # another one begins again, in the same answer
+        ("", "", ["", ""]),  # nobody can tell
+        ('W/"one"', 'W/"one"', ["", ""]),  # "much the same" is not enough
+    ],
+)
+def test_versions_of_a_file_without_a_digest_are_not_joined(
+    server: Server, store: Store, monkeypatch: pytest.MonkeyPatch, before: str, after: str, asked: list[str]
+) -> None:
+    file = wanted(server, bytes=None, sha256="")
+    monkeypatch.setattr(downloads, "ATTEMPTS", 1)
+    other = bytes(each ^ 1 for each in CONTENT)
+    server.version, server.break_after = before, 10
+    server.content = CONTENT if before == after else other
+    with pytest.raises(PreprocessorError, match="the connection broke after 10"):
+        store.fetch(file)
+    server.version, server.break_after, server.content = after, -1, CONTENT
+    assert store.fetch(file).read_bytes() == CONTENT
+    assert files(store.folder) <= {"net.pth", "verified.json"}
+    assert server.asked == asked
+
+
 def test_a_stale_beginning_is_thrown_away(server: Server, store: Store) -> None:
     part = store.folder / "edges" / "net.pth.part"
     part.parent.mkdir(parents=True)
@@ -294,6 +326,19 @@ def test_other_bytes_never_become_the_file(server: Server, store: Store, other: 
     with pytest.raises(PreprocessorError, match=r"another file is served|bytes there, expected"):
         store.fetch(wanted(server))
     assert files(store.folder) == set()
+
+
+@pytest.mark.parametrize("known", ["size", "digest", "nothing"])
+def test_a_server_that_does_not_say_how_much_it_sends(server: Server, store: Store, known: str) -> None:
+    """Such an answer ends where the connection does, and that is also how it breaks."""
+    server.lengths = False
+    file = wanted(server, bytes=len(CONTENT) if known == "size" else None, sha256=DIGEST if known == "digest" else "")
+    if known == "nothing":
+        with pytest.raises(PreprocessorError, match="nobody says how long it is"):
+            store.fetch(file)
+        assert files(store.folder) == set()
+    else:
+        assert store.fetch(file).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("status", [403, 404, 503])
@@ -350,6 +395,69 @@ def test_an_interrupt_leaves_only_what_can_be_resumed(server: Server, store: Sto
         store.fetch(wanted(server), check_interrupt=check)
     assert files(store.folder) == {"net.pth.part"}
     assert store.fetch(wanted(server)).read_bytes() == CONTENT
+
+
+def zipped(entries: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+GOOD = zipped({"a/b/net.pth": CONTENT, "a/detail.json": b"{}"})
+
+
+def packed(server: Server, **changes: object) -> WeightFile:
+    archive = {"member": "net.pth", "bytes": len(GOOD), "sha256": hashlib.sha256(GOOD).hexdigest(), **changes}
+    return wanted(server, archive=Archive(**archive))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_file_is_taken_out_of_an_archive(server: Server, store: Store) -> None:
+    server.content, file = GOOD, packed(server)
+    path = store.fetch(file)
+    assert path == store.folder / "edges" / "net.pth"
+    assert path.read_bytes() == CONTENT
+    assert files(store.folder) == {"net.pth", "verified.json"}
+    assert Store(store.folder).locate(file) == path
+    with pytest.raises(PreprocessorError, match=r"put the net.pth in it at .*edges/net.pth"):
+        Store(store.folder.parent / "other").locate(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (GOOD[:-1], r"bytes there, expected"),
+        (zipped({"a/b/net.pth": CONTENT[:-1]}), "its net.pth has 1,048,575 bytes, expected 1,048,576"),
+        (zipped({"a/b/net.pth": CONTENT[:-1] + b"?"}), "its net.pth is another file"),
+        (zipped({"a/other.pth": CONTENT}), "it holds 0 files net.pth, expected one"),
+        (zipped({"a/net.pth": CONTENT, "b/net.pth": CONTENT}), "it holds 2 files net.pth, expected one"),
+        (b"x" * len(GOOD), "it is no archive that can be read"),
+        (GOOD[:300] + bytes(100) + GOOD[400:], "it is no archive that can be read"),
+    ],
+)
+def test_another_archive_never_becomes_the_file(server: Server, store: Store, content: bytes, words: str) -> None:
+    """The last ones have the digest that is expected: somebody wrote down that of a bad archive."""
+    server.content = content
+    known = {} if len(content) < len(GOOD) and "bytes there" in words else {"bytes": None, "sha256": ""}
+    with pytest.raises(PreprocessorError, match=words):
+        store.fetch(packed(server, **known))
+    assert files(store.folder) == set()
+
+
+def test_an_archive_that_is_interrupted_goes_on(server: Server, store: Store) -> None:
+    server.content, file = GOOD, packed(server)
+
+    def check() -> None:
+        if (store.folder / "edges" / "net.pth.unpacked").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.fetch(file, check_interrupt=check)
+    assert files(store.folder) == {"net.pth.part"}
+    assert store.find(file) is None
+    assert store.fetch(file).read_bytes() == CONTENT
+    assert len(server.asked) == 1
 
 
 SCRIPT = f"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -187,6 +188,18 @@ def test_palettes_are_those_that_models_were_trained_with() -> None:
     assert tuple(coco[0]) == (220, 20, 60)
     assert tuple(coco[132]) == (250, 141, 255)
     assert len(np.unique(coco, axis=0)) == 133
+
+
+@pytest.mark.parametrize(
+    ("table", "digest"),
+    [
+        ("ade20k", "ce475c9151035eff51f4cf27fd7d906959b1480f6d15b9423ae2417c1b23a0ed"),
+        ("coco", "efcc320916d0acb3f51547ec72e0c0218aafc04dc222894062fb087f5233dbc2"),
+    ],
+)
+def test_every_colour_of_a_palette_is_right(table: str, digest: str) -> None:
+    """Digests of the tables of mmsegmentation (150 classes) and detectron2 (133), as sd-webui-controlnet has them."""
+    assert hashlib.sha256(getattr(palettes, table)().tobytes()).hexdigest() == digest
 
 
 def test_every_class_gets_its_colour() -> None:
