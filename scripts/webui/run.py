@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ...core import infotext
 from ...core.base import check_fits
-from ...core.errors import ControlError, IncompatibleModelError
+from ...core.errors import ControlError, IncompatibleModelError, UnsupportedModelError
 from ...core.fields import HiresOption, InputMode, UnitArgs
 from ...core.residuals import Residuals
 from ...core.resize import pixel_perfect
@@ -200,6 +200,11 @@ class Run:
         given = choose(unit, p, index, ignore_mask, preprocessor.takes_mask)
         model = services.models.get(path, self._host.dtype, self._host.checkpoint, self._base_state)
         check_fits(model.name, model.base, base_of(self._host.unet))
+        if model.hint_scale is None:
+            raise UnsupportedModelError(
+                f"'{model.name}' is a style adapter and reads what CLIP sees in a picture, which no preprocessor here "
+                "makes: choose a model that reads the picture itself"
+            )
         size = (given.picture.shape[0], given.picture.shape[1])
         resolution = pixel_perfect(size, target_low(p), given.resize) if unit.pixel_perfect else None
         hint = services.preprocess(unit, given.picture, resolution, seed_of(p), given.mask)

@@ -171,6 +171,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown model": ({"model": "cany"}, "did you mean canny"),
     "no picture": ({"image": ""}, "has no picture"),
     "wrong base": ({"model": "xl"}, "was trained for .* the loaded checkpoint is"),
+    "style adapter": ({"model": "style"}, "reads what CLIP sees"),
     "weight": ({"weight": 7}, "expected 0 to 2"),
 }
 
