@@ -36,6 +36,7 @@ class ControlSchedule(io.ComfyNode):
         options = [io.DynamicCombo.Option("fade", fade), io.DynamicCombo.Option("keyframes", text)]
         return schema(
             "Schedule",
+            shows=True,
             display_name="Control Schedule",
             description="Moves a unit's weight over the run. Places are in the unit's own basis.",
             aliases=("timestep keyframe", "controlnet schedule", "strength curve", "weight curve"),

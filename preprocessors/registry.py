@@ -53,6 +53,7 @@ REGISTRY: tuple[Preprocessor, ...] = (
     ready.NORMAL_DIRECTX,
     dwpose.DW_OPENPOSE_FULL,
     dwpose.ANIMAL_OPENPOSE,
+    dwpose.RTMPOSE,
     vitpose.VITPOSE,
     openpose.OPENPOSE,
     openpose.OPENPOSE_HAND,

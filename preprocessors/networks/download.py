@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import IO, cast
 
 from ...core.errors import PreprocessorError
+from .archive import ArchiveError, unpack
+from .network import Archive
 
 BLOCK = 2**18  # bytes between two reports
 ATTEMPTS = 4  # at one address; each goes on where the last one stopped
@@ -41,8 +43,9 @@ def download(
     sha256: str,
     progress: Progress | None = None,
     check_interrupt: Callable[[], None] | None = None,
+    archive: Archive | None = None,
 ) -> None:
-    """Make `target` exist with the right bytes, from the first address that delivers them.
+    """Make `target` exist with the right bytes, from the first address that delivers them, or an archive of them.
 
     Two processes that want one file wait for each other. PreprocessorError with what went wrong at each address.
     """
@@ -52,8 +55,11 @@ def download(
         with _locked(target.with_name(target.name + ".lock"), check):
             if target.is_file():  # the process that we waited for has done it
                 return
-            _check_space(target, size)
-            _from_any(addresses, _Wanted(target, size, sha256, progress or _silent, check))
+            wanted = _Wanted(target, size, sha256, progress or _silent, check)
+            if archive is not None:
+                wanted = _Packed(wanted, archive)
+            _check_space(target, wanted.room)
+            _from_any(addresses, wanted)
     except OSError as error:
         raise PreprocessorError(f"cannot write {target}: {error.strerror or error}") from error
 
@@ -68,6 +74,11 @@ class _Wanted:
         self.progress, self.check = progress, check
         self.part = target.with_name(target.name + ".part")
         self._tag = target.with_name(target.name + ".part.version")
+
+    @property
+    def room(self) -> int | None:
+        """Bytes that the disk must have left, if they are known."""
+        return self.size
 
     @property
     def arrived(self) -> int:
@@ -94,6 +105,28 @@ class _Wanted:
         """The part is the file."""
         self.part.replace(self.target)
         self._tag.unlink(missing_ok=True)
+
+
+class _Packed(_Wanted):
+    """One download of an archive, of which one file is wanted."""
+
+    def __init__(self, inside: _Wanted, archive: Archive) -> None:
+        super().__init__(inside.target, archive.bytes, archive.sha256, inside.progress, inside.check)
+        self._inside, self._archive = inside, archive
+
+    @property
+    def room(self) -> int | None:
+        known = (self.size, self._inside.size)
+        return sum(each or 0 for each in known)
+
+    def complete(self) -> None:
+        """The file in the part is the file; the archive itself is of no more use."""
+        wanted = self._inside
+        try:
+            unpack(self.part, self._archive, wanted.target, wanted.size, wanted.sha256, self.check)
+        except ArchiveError as error:
+            raise _WrongFileError(str(error)) from error
+        self.forget()
 
 
 class _WrongFileError(Exception):

@@ -16,6 +16,15 @@ ABSENT = "absent"  # of a package, as a reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """A zip file in which a weight file is published."""
+
+    member: str  # the end of the name of the one file in it
+    bytes: int | None = None  # of the archive itself
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightFile:
     """One file: what it is called, how it is recognised, and where it comes from.
 
@@ -26,8 +35,10 @@ class WeightFile:
     addresses: tuple[str, ...]  # of one and the same file, best first
     licence: str
     bytes: int | None = None  # None: not known; then nothing is compared
+    megabytes: float = 0  # about, for people, where nobody has published more; 0: not known
     sha256: str = ""  # lower case hexadecimal; empty: not known
     found_as: tuple[str, ...] = ()
+    archive: Archive | None = None  # what the addresses lead to, if that is not the file itself
     packaged: str = ""  # a file that some versions of a package bring and that does as well, as PACKAGE/PATH
 
 
@@ -68,6 +79,13 @@ def files_of(networks: Sequence[Network]) -> tuple[WeightFile, ...]:
 def licences(networks: Sequence[Network]) -> str:
     """The licences of all weights of some networks, each once; empty for none."""
     return "; ".join(dict.fromkeys(file.licence for file in files_of(networks)))
+
+
+def size_of(file: WeightFile) -> str:
+    """How large it is, for people, as exactly as it is known; empty if it is not."""
+    if file.bytes is not None:
+        return f"{file.bytes:,} bytes"
+    return f"about {file.megabytes:,g} MB" if file.megabytes else ""
 
 
 def file_name(file: WeightFile) -> str:

@@ -31,17 +31,17 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of
 HALVES = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
-def checkpoint(repository: str, licence: str, *, file: str = "model.safetensors", sha256: str = "") -> tuple[
-    WeightFile, WeightFile
-]:  # fmt: skip
+def checkpoint(
+    repository: str, licence: str, *, file: str = "model.safetensors", megabytes: float = 0
+) -> tuple[WeightFile, WeightFile]:
     """The configuration and the tensors of a repository of the hub, in a folder of the repository's name."""
 
-    def part(name: str, digest: str = "") -> WeightFile:
+    def part(name: str, megabytes: float = 0) -> WeightFile:
         path = f"{repository}/{name}"
         address = f"{HUB}/{repository}/resolve/main/{name}"
-        return WeightFile(name=path, addresses=(address,), licence=licence, sha256=digest)
+        return WeightFile(name=path, addresses=(address,), licence=licence, megabytes=megabytes)
 
-    return part("config.json"), part(file, sha256)
+    return part("config.json"), part(file, megabytes)
 
 
 def transformer(

@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 
 from ...core.errors import PreprocessorError
-from .network import Network, WeightFile, file_name, files_of
+from .network import Network, WeightFile, file_name, files_of, size_of
 
 HUB = "https://huggingface.co/"
 RECORD = "verified.json"  # path -> size, time and digest of what was read in full once
@@ -77,13 +77,14 @@ class Store:
 
     def how_to_get(self, file: WeightFile) -> str:
         """A sentence with the file's name, size, digest, address and folder."""
-        facts = [f"{file.bytes:,} bytes"] if file.bytes else []
+        facts = [size] if (size := size_of(file)) else []
         facts += [f"sha256 {file.sha256}" if file.sha256 else "no checksum known, so it cannot be verified"]
         about = f" ({', '.join(facts)})"
         wrong = next((path for path in self._places(file) if path.is_file()), None)
+        what = f"the {file.archive.member} in it" if file.archive else "the file"
         found = f" {wrong} is incomplete or another file." if wrong else ""
         return (
-            f"the weights {file_name(file)}{about} are not there.{found} Download {file.addresses[0]} and put the file "
+            f"the weights {file_name(file)}{about} are not there.{found} Download {file.addresses[0]} and put {what} "
             f"at {self.folder / file.name}, or allow the program to download it. Licence: {file.licence}."
         )
 
@@ -103,7 +104,8 @@ class Store:
         if (path := self.find(file)) is not None:
             return path
         target = self.folder / file.name
-        download(_mirrored(file.addresses), target, file.bytes, file.sha256, progress, check_interrupt)
+        addresses = _mirrored(file.addresses)
+        download(addresses, target, file.bytes, file.sha256, progress, check_interrupt, file.archive)
         self._remember(target, file.sha256 or None)
         return target
 

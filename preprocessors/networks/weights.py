@@ -8,7 +8,7 @@ sd-webui-controlnet (`annotator/downloads`), Forge (`models/ControlNetPreprocess
 
 from __future__ import annotations
 
-from .network import WeightFile
+from .network import Archive, WeightFile
 
 HUB = "https://huggingface.co"
 ANNOTATORS = "lllyasviel/Annotators"
@@ -22,6 +22,7 @@ def from_hub(
     licence: str,
     *,
     size: int | None = None,
+    megabytes: float = 0,
     sha256: str = "",
     folder: str = "",
     name: str = "",
@@ -35,6 +36,7 @@ def from_hub(
         addresses=(f"{HUB}/{repository}/resolve/main/{path}",),
         licence=licence,
         bytes=size,
+        megabytes=megabytes,
         sha256=sha256,
         found_as=(*found, f"{repository}/{path}"),
     )
@@ -45,7 +47,7 @@ HED = from_hub(
     sha256="5ca93762ffd68a29fee1af9d495bf6aab80ae86f08905fb35472a083a4c7a8fa",
 )  # fmt: skip
 PIDINET = from_hub(
-    ANNOTATORS, "table5_pidinet.pth", "research only; contact the authors otherwise", folder="pidinet",
+    ANNOTATORS, "table5_pidinet.pth", "research only; contact the authors otherwise", folder="pidinet", megabytes=2.9,
     sha256="80860ac267258b5f27486e0ef152a211d0b08120f62aeb185a050acc30da486c",
 )  # fmt: skip
 TEED = from_hub(
@@ -77,7 +79,7 @@ MIDAS = from_hub(
     sha256="501f0c75b3bca7daec6b3682c5054c09b366765aef6fa3a09d03a5cb4b230853",
 )  # fmt: skip
 LERES = from_hub(
-    ANNOTATORS, "res101.pth", UNSTATED.format(code="of LeReS, for research"), folder="leres",
+    ANNOTATORS, "res101.pth", UNSTATED.format(code="of LeReS, for research"), folder="leres", megabytes=500,
     sha256="1d696b2ef3e8336b057d0c15bc82d2fecef821bfebe5ef9d7671a5ec5dde520b",
 )  # fmt: skip
 ZOE = from_hub(
@@ -97,7 +99,7 @@ ANIME_FACES = from_hub(  # nobody has published its digest
     folder="anime_face_segment",
 )  # fmt: skip
 NORMAL_BAE = from_hub(
-    ANNOTATORS, "scannet.pt", "MIT", folder="normal_bae",
+    ANNOTATORS, "scannet.pt", "MIT", folder="normal_bae", megabytes=291,
     sha256="03dbf1600c51ee3d45c29f77b77bf1a3b7a24c3452dba62a4ae658f37330c209",
 )  # fmt: skip
 OPENPOSE_BODY = from_hub(
@@ -121,12 +123,28 @@ DWPOSE = from_hub(
     sha256="724f4ff2439ed61afb86fb8a1951ec39c6220682803b4a8bd4f598cd913b1843",
 )  # fmt: skip
 RTMPOSE_ANIMAL = from_hub("hr16/UnJIT-DWPose", "rtmpose-m_ap10k_256.onnx", "Apache-2.0", folder="openpose")
+RTMPOSE = WeightFile(
+    name="rtmpose-m_halpe26_256x192.onnx",
+    addresses=(
+        "https://download.openmmlab.com/mmpose/v1/projects/rtmposev1/onnx_sdk/"
+        "rtmpose-m_simcc-body7_pt-body7-halpe26_700e-256x192-4d3e73dd_20230605.zip",
+    ),
+    licence=UNSTATED.format(code="Apache-2.0"),
+    bytes=55_685_444,
+    sha256="26f3a19e61304a600dfb82d1001d41d24343b89fc70a33ffc84657e0b0bf2ecf",
+    archive=Archive(
+        member="end2end.onnx",
+        bytes=52_089_522,
+        sha256="55b81170e236040b59fc792ad0a8315301ac4c079a3bdb1095d838aad3088d18",
+    ),
+)
 FACE_MESH = WeightFile(
     name="face_landmarker.task",
     addresses=(
         "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
     ),
     licence="Apache-2.0",
+    bytes=3_758_596,
     sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
     packaged="mediapipe/modules/face_landmark/face_landmark_with_attention.tflite",
 )

@@ -1,4 +1,4 @@
-"""DWPose: points of bodies, hands, faces and animals by networks that may be used commercially.
+"""DWPose and RTMPose: points of bodies, hands, faces and animals by networks that may be used commercially.
 
 One network finds people or animals, a second the points of each. Sources: YOLOX (Ge et al., 2021), which was trained on
 pictures with blue first; RTMPose (Jiang et al., 2023) and DWPose (Yang et al., 2023), on red first. A coordinate is the
@@ -63,6 +63,18 @@ def find_people(images: Image, detector: OnnxNetwork, network: OnnxNetwork, **_s
             width=image.shape[1],
             height=image.shape[0],
             people=tuple(person(*found) for found in find_points(image, detector, network, PERSON)),
+        )
+        for image in images
+    ]
+
+
+def find_bodies(images: Image, detector: OnnxNetwork, network: OnnxNetwork, **_settings: float) -> list[Poses]:
+    """Everybody in each picture of [B, H, W, 3], without hands and faces."""
+    return [
+        Poses(
+            width=image.shape[1],
+            height=image.shape[0],
+            people=tuple(Person(body=body_of(seen(*found))) for found in find_points(image, detector, network, PERSON)),
         )
         for image in images
     ]
@@ -144,7 +156,10 @@ def person(places: Floats, scores: Floats) -> Person:
 
 
 def body_of(points: Points) -> Points:
-    """OpenPose's 18 points from COCO's first 17; the neck is between the shoulders, if both are seen."""
+    """OpenPose's 18 points from COCO's 17, with which COCO's 133 and Halpe's 26 begin too.
+
+    The neck is between the shoulders, if both are seen.
+    """
     left, right = points[LEFT_SHOULDER], points[RIGHT_SHOULDER]
     neck = None
     if left is not None and right is not None:
@@ -184,6 +199,7 @@ def _cut(image: Image, box: Box, size: tuple[int, int]) -> NDArray[np.float32]:
 
 DETECTOR = onnx_network("yolox_l", weights.YOLOX, outputs=1)
 WHOLE_BODY = onnx_network("dwpose", weights.DWPOSE, outputs=2)
+RTMPOSE_NETWORK = onnx_network("rtmpose_halpe26", weights.RTMPOSE, outputs=2)
 AP10K = onnx_network("rtmpose_ap10k", weights.RTMPOSE_ANIMAL, outputs=2)
 
 DW_OPENPOSE_FULL = Preprocessor(
@@ -199,6 +215,22 @@ DW_OPENPOSE_FULL = Preprocessor(
     control_types=("OpenPose",),
     parameters=(THICK,),
     networks=(DETECTOR, WHOLE_BODY),
+    batchable=True,
+    pad=1,
+)
+RTMPOSE = Preprocessor(
+    id="rtmpose",
+    title="Pose (RTMPose)",
+    doc="Bodies of all people, without hands and faces, by a small and fast network.",
+    run=find_bodies,
+    finish=partial(draw_poses, body=True, hands=False, face=False),
+    finds_poses=True,
+    output=Output.LABELS,
+    polarity="limbs and points in colours of their own on black",
+    aliases=("rtmpose_body",),
+    control_types=("OpenPose",),
+    parameters=(THICK,),
+    networks=(DETECTOR, RTMPOSE_NETWORK),
     batchable=True,
     pad=1,
 )

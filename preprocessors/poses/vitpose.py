@@ -118,7 +118,10 @@ DETECTOR = transformer(
     memory=4000, packages=("scipy",),
 )  # fmt: skip
 NETWORK = transformer(
-    "vitpose", "VitPoseForPoseEstimation", checkpoint("usyd-community/vitpose-base-simple", "Apache-2.0"), since="4.48"
+    "vitpose",
+    "VitPoseForPoseEstimation",
+    checkpoint("usyd-community/vitpose-base-simple", "Apache-2.0", megabytes=360),
+    since="4.48",
 )
 
 VITPOSE = Preprocessor(

@@ -96,7 +96,8 @@ SEG_SAM2 = Preprocessor(
     ),
     networks=(
         transformer(
-            "sam2", "Sam2Model", checkpoint("facebook/sam2.1-hiera-tiny", "Apache-2.0"), since="4.56", memory=8000
+            "sam2", "Sam2Model", checkpoint("facebook/sam2.1-hiera-tiny", "Apache-2.0", megabytes=155), since="4.56",
+            memory=8000,
         ),
     ),
     deterministic=False,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 PATCH = 14  # pixels of a patch of DINOv2
 LARGEST = 74 * PATCH  # short side in pixels up to which it looks; it was trained at 37 patches, and attention is square
 SPREAD = {12: (3, 6, 9, 12), 24: (5, 12, 18, 24)}  # layers that version 2 reads, by how many there are
+MEGABYTES = {"small": 99, "base": 390, "large": 1340}  # of a file, about
 APACHE, NOT_COMMERCIAL = "Apache-2.0", "CC-BY-NC-4.0: not for commercial use"
 UNUSED = re.compile(r"mask_token$")  # of training
 QUERY = re.compile(r"\.attention\.attention\.(query|key|value)\.")  # three layers of transformers are one of ours
@@ -148,6 +149,8 @@ def _entry(kind: str, title: str, doc: str, repository: str, licence: str, **mor
         name=f"{repository}/model.safetensors",
         addresses=(f"{HUB}/{repository}/resolve/main/model.safetensors",),
         licence=licence,
+        bytes=more.get("bytes"),
+        megabytes=more["megabytes"],
         sha256=more.get("sha256", ""),
         found_as=more["found_as"],
     )
@@ -171,16 +174,19 @@ def _first(size: str, letter: str, kind: str, doc: str) -> Preprocessor:
     file = f"depth_anything_vit{letter}14.pth"
     found = f"depth_anything/{file}", f"LiheYoung/Depth-Anything/checkpoints/{file}"
     repository = f"LiheYoung/depth-anything-{size}-hf"
-    return _entry(kind, f"Depth Anything V1 ({size})", doc, repository, APACHE, spread=False, found_as=found)
+    return _entry(
+        kind, f"Depth Anything V1 ({size})", doc, repository, APACHE, spread=False, found_as=found,
+        megabytes=MEGABYTES[size],
+    )  # fmt: skip
 
 
-def _second(size: str, letter: str, kind: str, doc: str, licence: str, sha256: str = "") -> Preprocessor:
+def _second(size: str, letter: str, kind: str, doc: str, licence: str, **more: Any) -> Preprocessor:
     """Version 2; likewise."""
     name, file = f"Depth-Anything-V2-{size.title()}", f"depth_anything_v2_vit{letter}.pth"
     found = f"depth_anything_v2/{file}", f"depth-anything/{name}/{file}"
     return _entry(
         kind, f"Depth Anything V2 ({size})", doc, f"depth-anything/{name}-hf", licence, spread=True, found_as=found,
-        sha256=sha256,
+        megabytes=MEGABYTES[size], **more,
     )  # fmt: skip
 
 
@@ -188,7 +194,7 @@ LARGER, LARGEST_DOC = "The same with four times the weights.", "The same with th
 
 DEPTH_ANYTHING_V2 = _second(
     "small", "s", "depth_anything_v2", "Fine and fast relative depth; the first choice.", APACHE,
-    "3152477ce0d8d6978d76b995120de97cb5b928701fd0f817769f59e249a16b70",
+    bytes=99_173_660, sha256="3152477ce0d8d6978d76b995120de97cb5b928701fd0f817769f59e249a16b70",
 )  # fmt: skip
 DEPTH_ANYTHING_V2_BASE = _second("base", "b", "depth_anything_v2_base", LARGER, NOT_COMMERCIAL)
 DEPTH_ANYTHING_V2_LARGE = _second("large", "l", "depth_anything_v2_large", LARGEST_DOC, NOT_COMMERCIAL)

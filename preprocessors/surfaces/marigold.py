@@ -38,6 +38,7 @@ PARTS = (  # of a repository, in the order in which they are loaded
     "unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors",
     "vae/config.json", "vae/diffusion_pytorch_model.fp16.safetensors",
 )  # fmt: skip
+MEGABYTES = {"text_encoder": 680, "unet": 1730, "vae": 170}  # of the tensors of a part, about
 EMPTY = 49406, 49407  # the empty prompt, start and end, as CLIP's vocabulary numbers them
 RENAMED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}  # in old files
 LICENCE = "CreativeML OpenRAIL++-M: with rules of use"
@@ -132,7 +133,12 @@ def _today(key: str) -> str:
 
 def _network(kind: str, repository: str) -> Network:
     files = tuple(
-        WeightFile(name=f"{repository}/{part}", addresses=(f"{HUB}/{repository}/resolve/main/{part}",), licence=LICENCE)
+        WeightFile(
+            name=f"{repository}/{part}",
+            addresses=(f"{HUB}/{repository}/resolve/main/{part}",),
+            licence=LICENCE,
+            megabytes=0 if part.endswith(".json") else MEGABYTES[part.partition("/")[0]],
+        )
         for part in PARTS
     )
     packages = "diffusers>=0.31", "transformers>=4.46", "scipy"

@@ -21,6 +21,10 @@ MEGABYTE = 10**6
 DOWNLOAD = "controlstack_download"  # setting: whether weights are fetched when they are first needed, as users know it
 
 
+class StoppedError(HostError):
+    """A user stopped what was being prepared; the WebUI itself ends the request."""
+
+
 def make_runtime(host: WebUI) -> Runtime:
     """The one runtime of the process."""
     own, *others = host.network_folders()
@@ -89,4 +93,4 @@ def _check_interrupt() -> None:
     from modules import shared
 
     if shared.state.interrupted:
-        raise HostError("the preprocessor was stopped")
+        raise StoppedError("the preprocessor was stopped")

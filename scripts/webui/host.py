@@ -74,10 +74,10 @@ class WebUI:
 
     @property
     def saves_memory(self) -> bool:
-        """Whether the user started the program with --lowvram or --medvram."""
+        """Whether parts of the checkpoint take turns on the device: --lowvram, --medvram, --medvram-sdxl."""
         from modules import shared
 
-        return any(getattr(shared.cmd_opts, flag, False) for flag in ("lowvram", "medvram"))
+        return bool(getattr(shared.sd_model, "lowvram", False))
 
     @property
     def unet(self) -> Any:

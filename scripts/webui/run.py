@@ -29,6 +29,7 @@ from ...core.schedule import RangeBasis
 from ...core.stack import ControlStack, Firing
 from ...core.unit import ControlMode, ControlModel, ControlUnit, Place, Slot, Step, Window
 from . import forge, preprocessing
+from .annotators import StoppedError
 from .denoiser import Denoising
 from .files import ModelFiles
 from .fitting import fit_hint
@@ -411,6 +412,8 @@ def begin(
         if not units:
             return None
         sampling.run = Run(services, p, units, tiles)
+    except StoppedError:
+        log.info("stopped before the units were ready")  # the WebUI samples no step of it
     except ControlError as error:
         log.error("%s", error)
         sampling.error = error

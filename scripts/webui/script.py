@@ -79,7 +79,9 @@ class Hooks:
         request = _request(p)
         if request.batches is not None:
             request.batches.fix_seeds(p)
-        request.tiles = self._tiles = Tiles(lambda: canvas(p)) if _foresee(p, args, request.batches) else None
+        found = _foresee(p, args, request.batches)
+        hooked = found and not services().host.patches  # a patcher's programs tell controls of tiles in their own ways
+        request.tiles = self._tiles = Tiles(lambda: canvas(p)) if hooked else None
 
     def before_process_batch(self, p: Any, *args: Any, batch_number: int = 0, **_: Any) -> None:
         """Prepare the units here: in `process`, other scripts exchange sizes, pictures and `p.sample`."""

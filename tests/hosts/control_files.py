@@ -41,6 +41,14 @@ def write_all(folder: Path, heads: int = HEADS) -> None:
     save_file({"lora_unet_x.lora_down.weight": torch.ones(4, 4)}, folder / "lora.safetensors")
 
 
+def write_narrow_xl(folder: Path) -> None:
+    """A ControlNet and a T2I-Adapter of an SDXL whose levels widen by 1, 2 and 4, as real ones do."""
+    blocks = (*SD_BLOCKS[:2], Block(32, down=True), *SD_BLOCKS[3:6], Block(128, 2), Block(128, 2))
+    blocks = (replace(blocks[0], depth=0), replace(blocks[1], depth=0), *blocks[2:])
+    _save(folder / "xl.safetensors", _controlnet("SDXL", 4, blocks=blocks), {"head_channels": "16"})
+    _save(folder / "t2i-xl.safetensors", _adapter(7, xl=True), {})
+
+
 def write_v2(folder: Path) -> None:
     """A ControlNet of SD 2.x, whose transformers are linear."""
     _save(folder / "v2.safetensors", _controlnet("SD 2.x", 6), {"head_channels": "16"})
@@ -79,11 +87,18 @@ def _wide(factor: int) -> tuple[Block, ...]:
     return tuple(replace(block, channels=block.channels * factor) for block in SD_BLOCKS)
 
 
-def _controlnet(kind: str, seed: int, heads: int = HEADS, width: int = SD_BLOCKS[0].channels) -> ControlNet:
+def _controlnet(
+    kind: str,
+    seed: int,
+    heads: int = HEADS,
+    width: int = SD_BLOCKS[0].channels,
+    blocks: tuple[Block, ...] = SDXL_BLOCKS,
+) -> ControlNet:
+    """blocks: of SDXL; width: of the others."""
     xl, sd1 = kind == "SDXL", kind == "SD"
     config = ControlNetConfig(
-        channels=64 if xl else width,
-        blocks=SDXL_BLOCKS if xl else _wide(width // SD_BLOCKS[0].channels),
+        channels=blocks[0].channels if xl else width,
+        blocks=blocks if xl else _wide(width // SD_BLOCKS[0].channels),
         middle_depth=2 if xl else 1,
         context=64,
         label=2816 if xl else None,
@@ -101,9 +116,9 @@ def _controlnet(kind: str, seed: int, heads: int = HEADS, width: int = SD_BLOCKS
     return network
 
 
-def _adapter(seed: int) -> Adapter:
+def _adapter(seed: int, xl: bool = False) -> Adapter:
     widths = (32, 64, 128, 128)
-    config = AdapterConfig(channels=widths, inner=widths, depth=2, kernel=1, hint_channels=3, xl=False)
+    config = AdapterConfig(channels=widths, inner=widths, depth=2, kernel=1, hint_channels=3, xl=xl)
     network = Adapter(config)
     _fill(network, seed)
     return network

@@ -110,6 +110,18 @@ def plain(host: Host, **settings: Any) -> Tensor:
     return Scene(**settings).draw(host)
 
 
+def test_hints_stay_on_nodes_that_need_not_run_again(comfyui: Host) -> None:
+    if not comfyui.has("TestTwoDevices"):
+        pytest.skip("this ComfyUI shows what nodes made in the run alone")
+    for seed in (1, 2):
+        scene = Scene(steps=1)
+        unit = scene.unit(scene.ours("canny"), scene.picture(77))
+        scene.apply(unit)
+        scene.negative = scene.graph.add("TestPrompt", seed=seed)
+        scene.graph.add("SaveLatent", samples=scene.sample(), filename_prefix="shown")
+        assert comfyui.run(scene.graph)["outputs"][unit[0]]["images"]
+
+
 def test_our_nodes_are_there(comfyui: Host) -> None:
     nodes = comfyui.get("object_info")
     ours = [name for name in nodes if name.startswith("ControlStack")]
@@ -640,9 +652,13 @@ def test_a_tile_reads_its_part_of_every_hint(comfyui: Host) -> None:
     assert difference(tiled(cut=True), tiled(cut=False)) <= TOLERANCE
 
 
-def test_weights_may_be_streamed(comfyui: Host) -> None:
+@pytest.mark.parametrize("how", ["half", "none", "dynamic"])
+def test_weights_may_be_streamed(comfyui: Host, how: str) -> None:
+    """Layer by layer through the host's own casting: with half of them loaded, none, or by newer hosts' patcher."""
+    if how == "dynamic" and not comfyui.has("TestTwoDevices"):
+        pytest.skip("this ComfyUI has no dynamic patcher")
     scene = Scene()
-    control = scene.graph.add("TestPartialLoad", control_net=scene.ours("canny"))
+    control = scene.graph.add("TestPartialLoad", control_net=scene.ours("canny"), how=how)
     scene.apply(scene.unit(control, scene.picture()))
     assert (scene.draw(comfyui) == controlled(comfyui)).all()
 

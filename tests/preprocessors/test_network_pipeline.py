@@ -214,6 +214,7 @@ TINY |= {
     "openpose_faceonly": (Body, Face),
     "openpose_full": (Body, Hand, Face),
     "dw_openpose_full": (Boxes, partial(Bins, 133)),
+    "rtmpose": (Boxes, partial(Bins, 26)),
     "animal_openpose": (Boxes, partial(Bins, 17)),
     "vitpose": (Detector, Heat),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import io
 import json
 import os
 import re
@@ -11,13 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from controlstack.core.errors import PreprocessorError
 from controlstack.preprocessors.networks import download as downloads
-from controlstack.preprocessors.networks.network import Network, WeightFile
+from controlstack.preprocessors.networks.network import Archive, Network, WeightFile
 from controlstack.preprocessors.networks.store import Store, default_folder
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -393,6 +395,69 @@ def test_an_interrupt_leaves_only_what_can_be_resumed(server: Server, store: Sto
         store.fetch(wanted(server), check_interrupt=check)
     assert files(store.folder) == {"net.pth.part"}
     assert store.fetch(wanted(server)).read_bytes() == CONTENT
+
+
+def zipped(entries: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+GOOD = zipped({"a/b/net.pth": CONTENT, "a/detail.json": b"{}"})
+
+
+def packed(server: Server, **changes: object) -> WeightFile:
+    archive = {"member": "net.pth", "bytes": len(GOOD), "sha256": hashlib.sha256(GOOD).hexdigest(), **changes}
+    return wanted(server, archive=Archive(**archive))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_file_is_taken_out_of_an_archive(server: Server, store: Store) -> None:
+    server.content, file = GOOD, packed(server)
+    path = store.fetch(file)
+    assert path == store.folder / "edges" / "net.pth"
+    assert path.read_bytes() == CONTENT
+    assert files(store.folder) == {"net.pth", "verified.json"}
+    assert Store(store.folder).locate(file) == path
+    with pytest.raises(PreprocessorError, match=r"put the net.pth in it at .*edges/net.pth"):
+        Store(store.folder.parent / "other").locate(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (GOOD[:-1], r"bytes there, expected"),
+        (zipped({"a/b/net.pth": CONTENT[:-1]}), "its net.pth has 1,048,575 bytes, expected 1,048,576"),
+        (zipped({"a/b/net.pth": CONTENT[:-1] + b"?"}), "its net.pth is another file"),
+        (zipped({"a/other.pth": CONTENT}), "it holds 0 files net.pth, expected one"),
+        (zipped({"a/net.pth": CONTENT, "b/net.pth": CONTENT}), "it holds 2 files net.pth, expected one"),
+        (b"x" * len(GOOD), "it is no archive that can be read"),
+        (GOOD[:300] + bytes(100) + GOOD[400:], "it is no archive that can be read"),
+    ],
+)
+def test_another_archive_never_becomes_the_file(server: Server, store: Store, content: bytes, words: str) -> None:
+    """The last ones have the digest that is expected: somebody wrote down that of a bad archive."""
+    server.content = content
+    known = {} if len(content) < len(GOOD) and "bytes there" in words else {"bytes": None, "sha256": ""}
+    with pytest.raises(PreprocessorError, match=words):
+        store.fetch(packed(server, **known))
+    assert files(store.folder) == set()
+
+
+def test_an_archive_that_is_interrupted_goes_on(server: Server, store: Store) -> None:
+    server.content, file = GOOD, packed(server)
+
+    def check() -> None:
+        if (store.folder / "edges" / "net.pth.unpacked").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.fetch(file, check_interrupt=check)
+    assert files(store.folder) == {"net.pth.part"}
+    assert store.find(file) is None
+    assert store.fetch(file).read_bytes() == CONTENT
+    assert len(server.asked) == 1
 
 
 SCRIPT = f"""

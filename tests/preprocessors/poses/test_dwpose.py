@@ -148,6 +148,16 @@ def test_poses_are_drawn_at_the_hints_size(tmp_path: Path) -> None:
     assert not batch[1].any()  # nobody is there, and that is no error
 
 
+def test_halpes_points_are_bodies(tmp_path: Path) -> None:
+    preprocessor = prepared("rtmpose", tmp_path, TWO, 26)
+    (poses,) = preprocessor.poses(scene(), runtime=runtime(tmp_path))
+    assert len(poses.people) == 2
+    for found, (x, y) in zip(poses.people, [(31, 41), (101, 61)], strict=True):
+        assert [len(part) for part in (found.body, found.left_hand, found.right_hand, found.face)] == [18, 0, 0, 0]
+        assert all(point is not None and abs(point.x - x) < 2.5 and abs(point.y - y) < 2.5 for point in found.body)
+    assert preprocessor(scene(), runtime=runtime(tmp_path)).any()
+
+
 def test_animals_are_other_classes(tmp_path: Path) -> None:
     boxes = [((5, 10, 27, 38), CAT, 0.8), ((38, 20, 60, 44), 0, 0.7)]
     preprocessor = prepared("animal_openpose", tmp_path, encoded(boxes), 17)

@@ -101,7 +101,9 @@ def test_a_bad_file_for_todays_interface_is_named(tmp_path: Path) -> None:
 
     preprocessor = find("mediapipe_face")
     (network,) = preprocessor.networks
-    preprocessor = replace(preprocessor, networks=(replace(network, files=(replace(network.files[0], sha256=""),)),))
+    preprocessor = replace(
+        preprocessor, networks=(replace(network, files=(replace(network.files[0], bytes=None, sha256=""),)),)
+    )
     (tmp_path / "face_landmarker.task").write_bytes(b"no network")
     with pytest.raises(DamagedModelError, match=r"face_landmarker.task"):
         preprocessor(data.astronaut(), runtime=runtime(tmp_path))

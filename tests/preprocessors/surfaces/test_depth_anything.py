@@ -54,7 +54,7 @@ def network(read: list[int]) -> nn.Module:
 def prepared(name: str, folder: Path) -> tuple[Preprocessor, nn.Module, Runtime]:
     preprocessor = find(name)
     (each,) = preprocessor.networks
-    file = replace(each.files[0], sha256="")
+    file = replace(each.files[0], bytes=None, sha256="")
     made = network(READ[name])
     made.save_pretrained((folder / file.name).parent)
     runtime = Runtime(store=Store(folder, [folder / "peer"]), pool=Pool(PlainManager("cpu")))
