@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ...core import infotext
 from ...core.base import check_fits
-from ...core.errors import ControlError, IncompatibleModelError
+from ...core.errors import ControlError, IncompatibleModelError, UnsupportedModelError
 from ...core.fields import HiresOption, InputMode, UnitArgs
 from ...core.residuals import Residuals
 from ...core.resize import pixel_perfect
@@ -133,6 +133,7 @@ class Run:
         self._cond: tuple[bool, ...] = ()
         self._windows: tuple[Window, ...] = ()
         self.tiles = tiles
+        self._parts: tuple[bool, ...] | None = None
         self._warned = self._resized = False
         self.maps: list[tuple[Image, str]] = []
 
@@ -205,6 +206,11 @@ class Run:
         given = choose(unit, p, index, ignore_mask, preprocessor.takes_mask)
         model = services.models.get(path, self._host.dtype, self._host.checkpoint, self._base_state)
         check_fits(model.name, model.base, base_of(self._host.unet))
+        if model.hint_scale is None:
+            raise UnsupportedModelError(
+                f"'{model.name}' is a style adapter and reads what CLIP sees in a picture, which no preprocessor here "
+                "makes: choose a model that reads the picture itself"
+            )
         size = (given.picture.shape[0], given.picture.shape[1])
         resolution = pixel_perfect(size, target_low(p), given.resize) if unit.pixel_perfect else None
         hint = services.preprocess(unit, given.picture, resolution, seed_of(p), given.mask)
@@ -296,7 +302,8 @@ class Run:
         )
         tokens = any(slot.place is Place.CONTEXT for slot in self._slots)
         finish = self._mend if self._pass().restoration else None
-        control = forge.PatchedControl(self._evaluate, objects.unet, size, tokens=tokens, finish=finish)
+        self.tiles = Tiles(lambda: self._pass().size)
+        control = forge.PatchedControl(self._evaluate, objects.unet, size, self.tiles, tokens=tokens, finish=finish)
         self._exits.callback(forge.join(objects, control))
 
     @property
@@ -309,15 +316,16 @@ class Run:
         timestep: Tensor,
         context: Tensor,
         y: Tensor | None,
-        cond: tuple[bool, ...] | None = None,
+        parts: tuple[bool, ...] | None = None,
         onto: Residuals | None = None,
     ) -> Residuals:
-        """cond: which rows are cond, where the program says so itself; onto: what its own controls add."""
+        """parts: which parts of the rows are cond, where the program says so; onto: what its own controls add."""
         part = self._pass()
         self._windows = self._shown(x, part)
         blocks = self._windows or (None,)
         each = len(x) // len(blocks)
-        taken = [part.denoising.take(each, block) for block in blocks] if cond is None else [cond]
+        self._parts = parts
+        taken = [part.denoising.take(each, block) if parts is None else _rows(parts, each) for block in blocks]
         self._cond = tuple(row for block in taken for row in block)
         step = Step(
             x=x,
@@ -358,6 +366,7 @@ class Run:
         return self._pass().restoration(x, timestep, output, lambda latents: cut(latents, self._windows, x))
 
     def _mend(self, clean: Tensor) -> Tensor:
+        self._cond = _rows(self._parts or (True,), len(clean))  # what tiles were drawn of is whole again
         return self._pass().restoration.mend(clean)
 
     def _pass(self) -> Pass:
@@ -387,6 +396,11 @@ class Run:
         """A warning for the console and for the line below the pictures."""
         log.warning(text)
         self._p.comment(f"ControlNet: {text}")
+
+
+def _rows(parts: tuple[bool, ...], count: int) -> tuple[bool, ...]:
+    """One value for each of `count` rows."""
+    return tuple(part for part in parts for _ in range(count // len(parts)))
 
 
 class Sampling:

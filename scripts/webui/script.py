@@ -80,7 +80,7 @@ class Hooks:
         if request.batches is not None:
             request.batches.fix_seeds(p)
         found = _foresee(p, args, request.batches)
-        hooked = found and not services().host.patches  # a patcher's programs tell controls of tiles in their own ways
+        hooked = found and not services().host.patches  # a patcher's programs look at their controls instead
         request.tiles = self._tiles = Tiles(lambda: canvas(p)) if hooked else None
 
     def before_process_batch(self, p: Any, *args: Any, batch_number: int = 0, **_: Any) -> None:

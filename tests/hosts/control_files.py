@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
-from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig
+from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig, StyleAdapter
 from safetensors.torch import save_file
 from torch import nn
 
@@ -35,6 +35,9 @@ def write_all(folder: Path, heads: int = HEADS) -> None:
         _save(folder / f"{name}.safetensors", _controlnet("SD", seed, heads), {"heads": str(heads)})
     _save(folder / "xl.safetensors", _controlnet("SDXL", 4), {"head_channels": "16"})
     _save(folder / "t2i.safetensors", _adapter(5), {})
+    style = StyleAdapter(64, 64, count=8, layers=1)
+    _fill(style, 7)
+    _save(folder / "style.safetensors", style, {})
     save_file({"lora_unet_x.lora_down.weight": torch.ones(4, 4)}, folder / "lora.safetensors")
 
 
