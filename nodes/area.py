@@ -17,46 +17,58 @@ KEY = "controlstack_area"
 class AreaCond(comfy.conds.CONDConstant):
     """Carries the region (height, width, top, left) in latent pixels; None is the whole picture.
 
-    Two regions are never computed as one batch, since a step has one window.
+    Two regions are never computed as one batch, since a step has one window. The host shows the regions of all prompts
+    before the first call of a step, and they are noted on the canvas of the control that the prompt holds.
     """
 
-    def __init__(self, cond: tuple[int, int, int, int] | None = None) -> None:
+    def __init__(self, canvas: Canvas, cond: tuple[int, int, int, int] | None = None) -> None:
         super().__init__(cond)
+        self.canvas = canvas
 
     def process_cond(self, batch_size: int, area: Any = None, **_: Any) -> AreaCond:
         if area is None or len(area) != 4:  # of a picture; a film's region has lengths as well
-            return AreaCond()
+            return self._copy_with(None)
         height, width, top, left = (int(side) for side in area)
-        return AreaCond((height, width, top, left))
+        self.canvas.span(top + height, left + width)
+        return self._copy_with((height, width, top, left))
 
-
-def with_area(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a prompt, with the rider."""
-    return {**options, "model_conds": {**options.get("model_conds", {}), KEY: AreaCond()}}
-
-
-def take_area(cond: dict[str, Any]) -> tuple[int, int, int, int] | None:
-    """The region of this call; afterwards the base network does not see the rider."""
-    return cond.pop(KEY, None)
+    def _copy_with(self, cond: Any) -> AreaCond:
+        return AreaCond(self.canvas, cond)
 
 
 class Canvas:
-    """The size of the whole picture in latent pixels, learnt from the calls of a run.
+    """The size of the whole picture in latent pixels, learnt from the prompts of a run.
 
-    Nobody tells it outright. A call without a region shows it; until one came, the regions seen so far span it, which
-    is right wherever regions reach the border, and parts that no region covers have no prompt at all.
+    Nobody tells it outright. A call on the whole shows it; until one came, the regions of all prompts span it, which
+    is right wherever regions reach the border, and parts that no region covers have no prompt at all. The canvases of
+    all our controls in a run are `begin`-ned beside each other, and know what any of them knows.
     """
 
     def __init__(self) -> None:
-        self._known: tuple[int, int] | None = None
-        self._spanned = (0, 0)
+        self.begin([])
 
-    def of(self, size: tuple[int, int], area: tuple[int, int, int, int] | None) -> tuple[int, int]:
-        """(height, width) of the whole, for a call on latents of `size` in `area`."""
-        if area is None:
-            self._known = size
-            return size
-        ends = (area[2] + size[0], area[3] + size[1])
-        self._spanned = (max(ends[0], self._spanned[0]), max(ends[1], self._spanned[1]))
-        fits = self._known is not None and self._known[0] >= ends[0] and self._known[1] >= ends[1]
-        return self._known if fits and self._known is not None else self._spanned
+    def begin(self, beside: list[Canvas]) -> None:
+        """Forget the last run, which may have drawn another size, and join the canvases of this one."""
+        self._shown = self._spanned = (0, 0)
+        self._beside = beside
+        if self not in beside:
+            beside.append(self)
+
+    def span(self, bottom: int, right: int) -> None:
+        """A region ends there."""
+        self._spanned = (max(bottom, self._spanned[0]), max(right, self._spanned[1]))
+
+    def show(self, height: int, width: int) -> None:
+        """A call draws the whole."""
+        self._shown = (height, width)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the whole."""
+        known = [size for each in self._beside for size in (each._shown, each._spanned)]
+        return max(height for height, _ in known), max(width for _, width in known)
+
+
+def with_area(options: dict[str, Any], canvas: Canvas) -> dict[str, Any]:
+    """The options of a prompt, with the rider."""
+    return {**options, "model_conds": {**options.get("model_conds", {}), KEY: AreaCond(canvas)}}

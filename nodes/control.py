@@ -8,6 +8,7 @@ is interrupted or fails; a callback on its model patcher is then what ends it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import comfy.controlnet
@@ -20,7 +21,8 @@ from ..core.errors import HostError
 from ..core.lists import Lists
 from ..core.schedule import RangeBasis, Schedule
 from ..core.unit import ControlUnit
-from .area import take_area
+from .area import KEY as AREA
+from .area import Canvas
 from .base import check_units
 from .foreign import Call
 from .member import Foreign, Member, Own, member_of
@@ -40,7 +42,7 @@ class StackControl(comfy.controlnet.ControlBase):
 
     def __init__(self, specs: Units = (), vae: Any = None, tell: Callable[[Report], None] | None = None) -> None:
         super().__init__()
-        self.specs, self.vae = specs, vae
+        self.specs, self.vae, self.canvas = specs, vae, Canvas()
         self.members: tuple[Member, ...] = tuple(member_of(spec, vae) for spec in specs)
         self.cond_hint_original = _places(specs)
         self.last: Report | None = None
@@ -54,8 +56,20 @@ class StackControl(comfy.controlnet.ControlBase):
 
     def copy(self) -> StackControl:
         copied = StackControl(self.specs, self.vae, self._tell)
+        copied.canvas = self.canvas  # which the prompts know
         self.copy_to(copied)
         return copied
+
+    def deepclone_multigpu(self, load_device: Any, autoregister: bool = False) -> StackControl:
+        """The same units with networks of their own on another device, for hosts that share a step among devices.
+
+        The clone reads its part of each step; the report is of the main device, which takes part in every step.
+        """
+        cloned, moved = self.copy(), cache(lambda member: member.on(load_device))
+        cloned.members, cloned._tell = tuple(moved(member) for member in self.members), None
+        if autoregister:
+            self.multigpu_clones[load_device] = cloned
+        return cloned
 
     def get_models(self) -> list[Any]:
         """Every network once, also where several units or an earlier control share it."""
@@ -81,8 +95,8 @@ class StackControl(comfy.controlnet.ControlBase):
         if self._run is None or not self._run.belongs_to(model):
             units = self.units()
             check_units(model, units, [isinstance(member, Own) for member in self.members])
-            self._run = Run(model, percent_to_timestep_function, units, self.members)
-            self._end_with(model)
+            self._run = Run(model, percent_to_timestep_function, units, self.members, self.canvas)
+            self._begin_with(model.current_patcher)
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], batched_number: int, transformer_options: dict[str, Any]
@@ -90,9 +104,12 @@ class StackControl(comfy.controlnet.ControlBase):
         """The residuals of this step, ours after those of earlier controls."""
         if self._run is None:
             raise HostError("the host asked for control outside a run: it did not call pre_run")
-        area, before = take_area(cond), None
+        if AREA in cond and cond[AREA] is None:
+            self.canvas.show(*x_noisy.shape[-2:])
+        area, before = cond.get(AREA), None
         if self.previous_controlnet is not None:
             before = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
+        cond.pop(AREA, None)  # the base network does not see it; an earlier control of ours has taken it already
         return self._run.residuals(Call(x_noisy, t, cond, batched_number, transformer_options), area, before)
 
     def cleanup(self) -> None:
@@ -115,15 +132,16 @@ class StackControl(comfy.controlnet.ControlBase):
         pixels = len(unit.hint) * unit.hint[0, 0].numel() / LATENT**2
         return 2 * pixels * comfy.model_management.dtype_size(dtype) * BYTES * ACTIVATIONS
 
-    def _end_with(self, model: Any) -> None:
-        """End the run when the host is done with the model, however that came about."""
-        patcher = model.current_patcher
-        if patcher is None:
-            return
+    def _begin_with(self, patcher: Any) -> None:
+        """Meet the other controls of the run, and end it when the host is done with the model, however that comes."""
+        beside = patcher.get_attachment(KEY) or []
+        patcher.set_attachments(KEY, beside)
+        self.canvas.begin(beside)
         event, key = comfy.patcher_extension.CallbacksMP.ON_CLEANUP, f"{KEY}.{id(self)}"
 
         def end(ended: Any) -> None:
             ended.remove_callbacks_with_key(event, key)
+            ended.remove_attachments(KEY)
             self.cleanup()
 
         patcher.remove_callbacks_with_key(event, key)
@@ -157,7 +175,14 @@ class LoadedControl(StackControl):
 
     def __init__(self, own: Own) -> None:
         super().__init__()
-        self.own, self.members = own, (own,)
+        self.members = (own,)
+
+    @property
+    def own(self) -> Own:
+        """The one member."""
+        (member,) = self.members
+        assert isinstance(member, Own)
+        return member
 
     def units(self) -> Sequence[ControlUnit]:
         """What the host's Apply node said: an image, a strength, and a range on the noise schedule."""

@@ -68,6 +68,10 @@ class ForeignModel:
         """Whether its blocks are known, so that they can be weighed one by one."""
         return len(self.slots) < SLOTS
 
+    def around(self, control: Any) -> ForeignModel:
+        """The same around another control, such as its copy for another device."""
+        return ForeignModel(control, name=self.name, hint_channels=self.hint_channels, vae=self._vae)
+
     def enter(self, call: Call, blocks: int | None) -> None:
         """Take the host's arguments of the step that comes, and the number of input blocks of its U-Net."""
         self._call, self._blocks = call, blocks

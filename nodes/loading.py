@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,13 +50,16 @@ def path_of(name: str) -> Path:
 
 
 def load(name: str, base: Any = None) -> LoadedControl:
-    """Load a control model. base: the host's model patcher, whose weights "difference" files are added to.
+    """Load a control model. base: the host's model patcher, whose weights "difference" files are added to."""
+    return LoadedControl(_own(path_of(name), base, memory.get_torch_device()))
+
+
+def _own(path: Path, base: Any, device: torch.device) -> Own:
+    """The network of a file for one device.
 
     Its weights are of the dtype, and its layers of the kind, that the host chooses for a network of this file, so that
     the host can keep them where it wants and cast them as they are used.
     """
-    path = path_of(name)
-    device = memory.get_torch_device()
     dtype = memory.unet_dtype(model_params=-1, weight_dtype=_dtype_of(path))
     compute = memory.unet_manual_cast(dtype, device)
     kit = Kit(cast(Ops, comfy.ops.pick_operations(dtype, compute)), _attend)
@@ -70,7 +74,7 @@ def load(name: str, base: Any = None) -> LoadedControl:
     patched = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     network = model.network  # pyright: ignore[reportAttributeAccessIssue] - all models of ours have one
     patcher = patched(network, load_device=device, offload_device=memory.unet_offload_device())
-    return LoadedControl(Own(model, patcher))
+    return Own(model, patcher, cache(partial(_own, path, base)))
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

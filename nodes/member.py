@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ class Own:
 
     model: ControlModel
     patcher: Any
+    on: Callable[[Any], Own]  # the same network, loaded once more for another device of the host
 
     @property
     def patchers(self) -> Sequence[Any]:
@@ -33,6 +34,10 @@ class Foreign:
     @property
     def patchers(self) -> Sequence[Any]:
         return self.model.control.get_models()
+
+    def on(self, device: Any) -> Foreign:
+        """The same control for another device of a host that shares a step among devices."""
+        return Foreign(self.model.around(self.model.control.deepclone_multigpu(device)))
 
 
 Member = Own | Foreign

@@ -63,7 +63,8 @@ def apply(
             made[before] = StackControl(units, vae, tell)
             made[before].units()  # errors of a unit belong to this node, not to the sampler
             made[before].set_previous_controlnet(before)
-        return [text, {**with_area(options), "control": made[before], "control_apply_to_uncond": False}]
+        with_rider = with_area(options, made[before].canvas)
+        return [text, {**with_rider, "control": made[before], "control_apply_to_uncond": False}]
 
     positive, negative = ([controlled(text, options) for text, options in prompt] for prompt in prompts)
     return positive, negative

@@ -15,6 +15,8 @@ from ..preprocessors.poses.points import Poses, from_json
 from ..preprocessors.resize import scaled_size
 from .schema import PoseType, schema
 
+SEEN = 0.3  # confidence from which whole-body estimators count a point as seen; some give out all points
+
 
 class DrawPose(io.ComfyNode):
     """Poses -> hints."""
@@ -35,13 +37,17 @@ class DrawPose(io.ComfyNode):
                 io.Boolean.Input("face", default=True, tooltip="Draw faces."),
                 io.Boolean.Input("thick", default=False,
                                  tooltip="Limbs grow with the picture, as xinsir's SDXL models want them."),
+                io.Float.Input("confidence", default=SEEN, min=0.0, max=1.0, step=0.01, optional=True,
+                               tooltip="Points that are less sure are not drawn; 0 draws every point."),
             ],
             outputs=[io.Image.Output(display_name="hint", tooltip="The hints, one for each pose.")],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, pose: Any, resolution: int, body: bool, hands: bool, face: bool, thick: bool) -> io.NodeOutput:
-        frames = [from_json(frame) for frame in _frames(pose)]
+    def execute(
+        cls, pose: Any, resolution: int, body: bool, hands: bool, face: bool, thick: bool, confidence: float = SEEN
+    ) -> io.NodeOutput:
+        frames = [from_json(frame).sure(confidence) for frame in _frames(pose)]
         if not frames:
             raise HintError("there is no pose to draw: connect the pose of a preprocessor such as dw_openpose_full")
         size = _size(frames[0], resolution)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_management
+import torch
 
 from ..core.errors import ScheduleError
 from ..core.lists import Lists, to_lists, to_residuals
@@ -36,13 +37,14 @@ class Run:
         percent_to_sigma: Callable[[float], float],
         units: Sequence[ControlUnit],
         members: Sequence[Member],
+        canvas: Canvas,
     ) -> None:
         self._model, self._sigma_at = model, percent_to_sigma
         self._units, self._members = units, members
         self._blocks = blocks_of(model)
         self._host = _RunHost()
         self._stack = ControlStack(units, self._host)
-        self._canvas = Canvas()
+        self._canvas = canvas
         self._clock: Clock | None = None
         self._prompts: dict[object, object] = {}
 
@@ -151,14 +153,16 @@ def _never(number: int, unit: ControlUnit, clock: Clock) -> None:
 
 
 def _window(call: Call, area: tuple[int, int, int, int] | None, canvas: Canvas) -> Window | None:
-    size = (call.x.shape[-2], call.x.shape[-1])
-    whole = canvas.of(size, area)
     window = call.options.get("context_window")
-    frames = tuple(window.index_list) if window is not None and getattr(window, "dim", 0) == 0 else None
-    if area is None and frames is None:
-        return None
-    top, left = (0, 0) if area is None else area[2:]
-    return Window(canvas=whole, top=top, left=left, frames=frames)
+    frames = None if window is None or getattr(window, "dim", 0) else _frames(window)
+    if area is not None:
+        return Window(canvas=canvas.size, top=area[2], left=area[3], frames=frames)
+    return None if frames is None else Window(canvas=(call.x.shape[-2], call.x.shape[-1]), frames=frames)
+
+
+def _frames(window: Any) -> tuple[int, ...]:
+    """Which frames the rows show, as the window itself cuts them out: newer hosts put an anchor before the others."""
+    return tuple(window.get_tensor(torch.arange(window.total_frames)).tolist())
 
 
 def _cond_rows(call: Call) -> tuple[bool, ...]:

@@ -109,8 +109,8 @@ ABSENT_INTRODUCTION = """
 These names of other programs are recognised, and a call says why nothing happens.
 
 Newer versions of ComfyUI have estimators of their own (MoGe, Depth Anything 3, SDPose, Lotus). They are not repeated
-here and not called from here: connect the picture that such a node makes to a unit whose preprocessor is `none`, and
-the POSE_KEYPOINT of a pose node to Draw Pose.
+here and not called from here: connect the picture that such a node makes to a unit whose preprocessor is `none`
+(`normal_opengl` for normals, whose red points the other way), and the POSE_KEYPOINT of a pose node to Draw Pose.
 
 | Name | Why |
 | --- | --- |

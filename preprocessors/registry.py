@@ -49,6 +49,8 @@ REGISTRY: tuple[Preprocessor, ...] = (
     normals.NORMAL_BAE,
     marigold.NORMAL_MARIGOLD,
     normals.NORMAL_MIDAS,
+    ready.NORMAL_OPENGL,
+    ready.NORMAL_DIRECTX,
     dwpose.DW_OPENPOSE_FULL,
     dwpose.ANIMAL_OPENPOSE,
     dwpose.RTMPOSE,

@@ -186,7 +186,7 @@ def test_each_rule_can_fail(path: str, source: str, complaint: str) -> None:
         ("preprocessors/a.py", "import cv2\ndef f():\n    import skimage"),
         ("nodes/a.py", "import comfy.ops\nfrom ..core import unit\nfrom .. import __version__"),
         ("scripts/webui/a.py", "import gradio\nfrom modules import shared\nfrom . import other"),
-        ("scripts/controlstack.py", "load().register()"),
+        ("scripts/controlnet.py", "load().register()"),
         ("__init__.py", "async def comfy_entrypoint():\n    from .nodes import extension\n    return extension()"),
         ("standalone/a.py", "if TYPE_CHECKING:\n    import diffusers\nREAD = lambda path: open(path)"),
     ],
@@ -248,4 +248,4 @@ def test_pyproject_names_every_folder_that_holds_python() -> None:
 
 def test_scripts_holds_one_file_of_python() -> None:
     # The WebUIs execute each .py that lies directly in scripts/, an __init__.py included.
-    assert {path.name for path in (ROOT / "scripts").glob("*.py")} <= {"controlstack.py"}
+    assert {path.name for path in (ROOT / "scripts").glob("*.py")} <= {"controlnet.py"}

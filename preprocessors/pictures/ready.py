@@ -1,7 +1,8 @@
-"""Pictures that are hints already, as they are or with black and white exchanged, and pictures that models read."""
+"""Pictures that are hints already, as they are or with colours exchanged, and pictures that models read."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..base import Output, Parameter, Preprocessor
@@ -25,6 +26,27 @@ def _reference(images: Image, **_settings: float) -> Image:
 
 def _inverted(images: Image) -> Image:
     return np.subtract(255, images, dtype=np.uint8)
+
+
+def _mirrored(images: Image, channels: list[int]) -> Image:
+    mirrored = np.array(images)
+    mirrored[..., channels] = 255 - mirrored[..., channels]
+    return mirrored
+
+
+def _normal_entry(kind: str, program: str, axes: str, channels: list[int]) -> Preprocessor:
+    """A normal map of another program in the colours of models of ControlNet 1.1: red is left, green is up."""
+    return Preprocessor(
+        id=f"normal_{kind}",
+        title=f"Normals ({program} map)",
+        doc=f"A normal map that is there already, of a program that follows {program} ({axes}), in the colours that "
+        "models of ControlNet 1.1 were trained with.",
+        run=partial(_mirrored, channels=channels),
+        output=Output.RGB,
+        polarity="red is left, green is up, blue is towards the viewer",
+        control_types=("NormalMap",),
+        batchable=True,
+    )
 
 
 def _reference_entry(kind: str, title: str, doc: str) -> Preprocessor:
@@ -67,6 +89,9 @@ INVERT = Preprocessor(
     batchable=True,
     resizes=False,
 )
+
+NORMAL_OPENGL = _normal_entry("opengl", "OpenGL", "red is right, green is up", [0])
+NORMAL_DIRECTX = _normal_entry("directx", "DirectX", "red is right, green is down", [0, 1])
 
 REFERENCE_ONLY = _reference_entry(
     "reference_only",

@@ -6,8 +6,8 @@ with 0, 0, 0 for what is missing. Animals are lists of such triples, as comfyui_
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
 from ...core.errors import HintError
@@ -57,20 +57,29 @@ class Poses:
         """The same poses on a canvas of another size."""
         across, down = width / self.width, height / self.height
 
-        def scale(points: Points) -> Points:
-            return tuple(point and Point(point.x * across, point.y * down, point.score) for point in points)
+        def scale(point: Point) -> Point:
+            return Point(point.x * across, point.y * down, point.score)
+
+        return replace(self._changed(scale), width=width, height=height)
+
+    def sure(self, least: float) -> Poses:
+        """Without the points that are less sure."""
+        return self._changed(lambda point: point if point.score >= least else None)
+
+    def _changed(self, change: Callable[[Point], Point | None]) -> Poses:
+        def of(points: Points) -> Points:
+            return tuple(point and change(point) for point in points)
 
         people = tuple(
             Person(
-                body=scale(each.body),
-                left_hand=scale(each.left_hand),
-                right_hand=scale(each.right_hand),
-                face=scale(each.face),
+                body=of(each.body),
+                left_hand=of(each.left_hand),
+                right_hand=of(each.right_hand),
+                face=of(each.face),
             )
             for each in self.people
         )
-        animals = tuple(scale(each) for each in self.animals)
-        return Poses(width=width, height=height, people=people, animals=animals)
+        return replace(self, people=people, animals=tuple(of(each) for each in self.animals))
 
 
 def to_json(poses: Poses) -> dict[str, Any]:

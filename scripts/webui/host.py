@@ -97,6 +97,11 @@ class WebUI:
         return shared.sd_model.model.diffusion_model
 
     @property
+    def patched(self) -> Any:
+        """What holds the U-Net's patcher, in programs that have one."""
+        raise HostError("this WebUI has no patcher: units act through hooks")
+
+    @property
     def checkpoint(self) -> str:
         """Stands for the loaded base model."""
         from modules import shared
@@ -141,13 +146,6 @@ class WebUI:
         from modules import shared
 
         return shared.opts.data.get(name, default)
-
-    def evaluations_per_step(self, sampler: str) -> int:
-        """How often a sampler evaluates the U-Net for each step but the last one; its options say so."""
-        from modules import sd_samplers
-
-        config = sd_samplers.all_samplers_map.get(sampler)
-        return 2 if config is not None and config.options.get("second_order") else 1
 
     def model_folders(self) -> list[Path]:
         """Where control models lie; the first is where new ones belong."""

@@ -38,4 +38,5 @@ def announce(params: Any) -> None:
         return
     cond = params.text_cond
     rows = len(cond["crossattn"]) if isinstance(cond, dict) else len(cond)
-    active.announce(len(params.x), rows, params.sampling_step, params.total_sampling_steps)
+    sampler = getattr(params.denoiser, "sampler", None)
+    active.announce(len(params.x), rows, params.sampling_step, params.total_sampling_steps, sampler)

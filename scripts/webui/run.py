@@ -27,7 +27,7 @@ from ...core.residuals import Residuals
 from ...core.resize import pixel_perfect
 from ...core.schedule import RangeBasis
 from ...core.stack import ControlStack, Firing
-from ...core.unit import ControlMode, ControlModel, ControlUnit, Step
+from ...core.unit import ControlMode, ControlModel, ControlUnit, Place, Slot, Step, Window
 from . import forge, preprocessing
 from .denoiser import Denoising
 from .files import ModelFiles
@@ -37,13 +37,13 @@ from .inputs import Input, choose, seed_of, target_sizes
 from .memory import ModelCache, network_of, size_of
 from .pictures import read_mask, rgba_pictures
 from .restoring import BLEND, PICTURE_KINDS, Restoration, Wish, finish_picture, visible
+from .tiles import LATENT, Tiles, cut, joined
 
 if TYPE_CHECKING:
     from .pictures import Image
 
 log = logging.getLogger("controlstack")
 
-LATENT = 8  # pixels of a latent pixel
 LAST_TIMESTEP = 999.0  # of the noise schedules of SD 1.x, SD 2.x and SDXL
 SOFT_IN_HIRES = ("canny", "mlsd")  # sd-webui-controlnet: hard lines are softened in the hires pass in every mode
 
@@ -57,7 +57,6 @@ class Host(Protocol):
     def after_run(self, low_vram: bool) -> None: ...
     def alone(self, job: str) -> Any: ...
     def option(self, name: str, default: Any) -> Any: ...
-    def evaluations_per_step(self, sampler: str) -> int: ...
     def encode(self, picture: Tensor) -> Tensor: ...
     def signal(self, timestep: Tensor) -> Tensor: ...
     @property
@@ -68,6 +67,8 @@ class Host(Protocol):
     def basis(self) -> RangeBasis: ...
     @property
     def unet(self) -> Any: ...
+    @property
+    def patched(self) -> Any: ...
     @property
     def checkpoint(self) -> str: ...
     @property
@@ -112,19 +113,24 @@ class Pass:
 class Run:
     """The units of one request."""
 
-    def __init__(self, services: Services, p: Any, units: Sequence[UnitArgs]) -> None:
-        """Read the pictures, load the models, run the preprocessors. Raises ControlError for what cannot work."""
+    def __init__(self, services: Services, p: Any, units: Sequence[UnitArgs], tiles: Tiles | None = None) -> None:
+        """Read the pictures, load the models, run the preprocessors. Raises ControlError for what cannot work.
+
+        tiles: where others say which parts of the picture they draw.
+        """
         self._services, self._host = services, services.host
         self._p = p
-        self.args = [preprocessing.with_defaults(unit) for unit in merged(units)]
-        p.extra_generation_params.update(infotext.write(self.args, self._host.basis))
+        self.args = write_text(services, p, units)
         self._units = [self._prepare(unit, index) for index, unit in enumerate(self.args)]
         services.models.trim([unit.model for unit in self._units])
         self._passes: dict[bool, Pass] = {}
         self._exits = ExitStack()
         self._injection: Injection | None = None
+        self._unet: Any = None  # on which the units act
         self._failure: Exception | None = None
         self._cond: tuple[bool, ...] = ()
+        self._windows: tuple[Window, ...] = ()
+        self.tiles = tiles
         self._warned = self._resized = False
         self.maps: list[tuple[Image, str]] = []
 
@@ -138,7 +144,7 @@ class Run:
             self._host.before_run(any(unit.args.low_vram for unit in self._units))
             self._make_passes()
             if not self._host.patches:
-                self._inject(self._host.unet)
+                self._follow(self._host.unet)
             yield self
         finally:
             self.detach()
@@ -149,29 +155,32 @@ class Run:
     def detach(self) -> None:
         """Remove every hook; calling it again does nothing."""
         self._exits.close()
-        self._injection = None
+        self._injection = self._unet = None
         self._services.active = None
         self._host.after_run(any(unit.args.low_vram for unit in self._units))
 
-    def announce(self, rows: int, cond_rows: int, step: int, steps: int) -> None:
+    def announce(self, rows: int, cond_rows: int, step: int, steps: int, sampler: Any) -> None:
         """The denoiser is about to evaluate the U-Net; a refiner may have put another one in its place."""
         try:
-            if self._injection is not None and self._host.unet is not self._injection.unet:
+            if self._unet is not None and self._host.unet is not self._unet:
                 self._follow(self._host.unet)
         except Exception as error:
             self._failure = error  # the WebUI drops what its callbacks raise; `attached` raises it again
             raise
-        self._pass().denoising.announce(rows, cond_rows, step, steps)
+        self._pass().denoising.announce(rows, cond_rows, step, steps, sampler)
 
     def join(self, p: Any) -> None:
-        """A pass is about to be sampled by a program whose U-Net belongs to a patcher."""
+        """A pass is about to be sampled; where the U-Net belongs to a patcher, the units join it."""
+        if self.tiles is not None:
+            self.tiles.forget()  # what the pass before has shown last
         if not self._host.patches or self._services.active is not self:
             return
-        size = sum(
-            size_of(network_of(model)) for model in {id(unit.model): unit.model for unit in self._units}.values()
-        )
-        blocks = len(self._host.unet.input_blocks)
-        forge.join(p.sd_model.forge_objects, forge.PatchedControl(self._evaluate, blocks, size))
+        try:
+            self._pass().restoration.prepare()
+            self._follow(self._host.unet)
+        except Exception as error:
+            self._failure = error  # as in `announce`
+            raise
 
     def firings(self) -> list[Firing]:
         """For each unit, on how many of the steps of all passes it acted."""
@@ -203,8 +212,6 @@ class Run:
 
     def _make_passes(self) -> None:
         low, high = target_sizes(self._p)
-        first = self._host.evaluations_per_step(self._p.sampler_name)
-        second = self._host.evaluations_per_step(getattr(self._p, "hr_sampler_name", None) or self._p.sampler_name)
         self.maps = []
         self._passes = {}
         hints = [self._fit(unit, low, high) for unit in self._units]
@@ -221,7 +228,7 @@ class Run:
                     size=(size[0] // LATENT, size[1] // LATENT),
                     units=units,
                     stack=stack,
-                    denoising=Denoising(second if hires else first),
+                    denoising=Denoising(),
                     wishes=wishes,
                     restoration=Restoration(wishes, self._host, lambda: self._cond),
                 )
@@ -256,23 +263,40 @@ class Run:
 
     # --- During the sampling ---------------------------------------------------------------------------------------
 
-    def _inject(self, unet: Any) -> None:
-        slots = {slot for unit in self._units for slot in unit.model.slots}
-        finish = self._finish if any(part.restoration for part in self._passes.values()) else None
-        self._injection = self._exits.enter_context(Injection(unet, self._evaluate, slots, finish))
-
     def _follow(self, unet: Any) -> None:
-        """The base model was exchanged in the middle of a run (refiner, hires checkpoint)."""
+        """Act on this U-Net from now on: the pass's own, or one that takes its place (refiner, hires checkpoint)."""
+        first, self._unet = self._unet is None, unet
         if self._injection is not None:
             self._injection.__exit__()
+            self._injection = None
         try:
-            for unit in self._units:
+            for unit in () if first else self._units:
                 check_fits(unit.model.name, unit.model.base, base_of(unet))
         except IncompatibleModelError as error:
             self._say(f"from here on without control: {error}")
-            self._injection = None
             return
-        self._inject(unet)
+        if self._host.patches:
+            self._patch()
+        else:
+            self._inject(unet)
+
+    def _inject(self, unet: Any) -> None:
+        finish = self._finish if any(part.restoration for part in self._passes.values()) else None
+        self._injection = self._exits.enter_context(Injection(unet, self._evaluate, self._slots, finish))
+
+    def _patch(self) -> None:
+        objects = self._host.patched
+        size = sum(
+            size_of(network_of(model)) for model in {id(unit.model): unit.model for unit in self._units}.values()
+        )
+        tokens = any(slot.place is Place.CONTEXT for slot in self._slots)
+        finish = self._mend if self._pass().restoration else None
+        control = forge.PatchedControl(self._evaluate, objects.unet, size, tokens=tokens, finish=finish)
+        self._exits.callback(forge.join(objects, control))
+
+    @property
+    def _slots(self) -> set[Slot]:
+        return {slot for unit in self._units for slot in unit.model.slots}
 
     def _evaluate(
         self,
@@ -285,13 +309,11 @@ class Run:
     ) -> Residuals:
         """cond: which rows are cond, where the program says so itself; onto: what its own controls add."""
         part = self._pass()
-        self._cond = part.denoising.take(len(x)) if cond is None else cond
-        if (x.shape[-2], x.shape[-1]) != part.size and not self._resized:
-            self._resized = True
-            self._say(
-                f"something else cuts or scales the picture ({x.shape[-1]}x{x.shape[-2]} latent pixels instead of "
-                f"{part.size[1]}x{part.size[0]}), and each part sees the whole control picture"
-            )
+        self._windows = self._shown(x, part)
+        blocks = self._windows or (None,)
+        each = len(x) // len(blocks)
+        taken = [part.denoising.take(each, block) for block in blocks] if cond is None else [cond]
+        self._cond = tuple(row for block in taken for row in block)
         step = Step(
             x=x,
             timestep=timestep,
@@ -300,10 +322,30 @@ class Run:
             progress=part.denoising.progress(lambda: 1 - float(timestep.flatten()[0]) / LAST_TIMESTEP),
             y=y,
         )
-        return part.stack(step, onto)
+        if not self._windows:
+            return part.stack(step, onto)
+        steps = (step.rows(tuple(range(i * each, (i + 1) * each))) for i in range(len(blocks)))
+        return joined([part.stack(replace(s, window=block)) for s, block in zip(steps, blocks, strict=True)])
+
+    def _shown(self, x: Tensor, part: Pass) -> tuple[Window, ...]:
+        """The parts of the picture that this evaluation shows, if others say so; a warning if they cut in silence."""
+        size = (x.shape[-2], x.shape[-1])
+        if size == part.size:
+            return ()
+        windows = () if self.tiles is None else self.tiles.windows(part.size, size)
+        if not windows and not self._resized:
+            self._resized = True
+            self._say(
+                f"something else cuts or scales the picture ({x.shape[-1]}x{x.shape[-2]} latent pixels instead of "
+                f"{part.size[1]}x{part.size[0]}), and each part sees the whole control picture"
+            )
+        return windows
 
     def _finish(self, x: Tensor, timestep: Tensor, output: Tensor) -> Tensor:
-        return self._pass().restoration(x, timestep, output)
+        return self._pass().restoration(x, timestep, output, lambda latents: cut(latents, self._windows, x))
+
+    def _mend(self, clean: Tensor) -> Tensor:
+        return self._pass().restoration.mend(clean)
 
     def _pass(self) -> Pass:
         hires = bool(getattr(self._p, "is_hr_pass", False))
@@ -353,7 +395,9 @@ class Sampling:
             raise for_caller(self.p, error) from error
 
 
-def begin(services: Services, p: Any, collect: Callable[[], Sequence[UnitArgs]]) -> Run | None:
+def begin(
+    services: Services, p: Any, collect: Callable[[], Sequence[UnitArgs]], tiles: Tiles | None = None
+) -> Run | None:
     """Prepare a request's units; whatever is wrong with them is raised when the WebUI starts to sample."""
     end(p)
     sampling = Sampling(p, vars(p).get("sample"))
@@ -361,7 +405,7 @@ def begin(services: Services, p: Any, collect: Callable[[], Sequence[UnitArgs]])
         units = collect()
         if not units:
             return None
-        sampling.run = Run(services, p, units)
+        sampling.run = Run(services, p, units, tiles)
     except ControlError as error:
         log.error("%s", error)
         sampling.error = error
@@ -372,6 +416,13 @@ def begin(services: Services, p: Any, collect: Callable[[], Sequence[UnitArgs]])
         if sampling.run is not None or sampling.error is not None:
             p.sample = sampling
     return sampling.run
+
+
+def write_text(services: Services, p: Any, units: Sequence[UnitArgs]) -> list[UnitArgs]:
+    """The units into the text of a request's pictures; returned as they run."""
+    args = [preprocessing.with_defaults(unit) for unit in merged(units)]
+    p.extra_generation_params.update(infotext.write(args, services.host.basis))
+    return args
 
 
 def end(p: Any) -> None:

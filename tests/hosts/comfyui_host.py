@@ -22,7 +22,10 @@ import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKS = [Path(__file__).with_name(name) for name in ("comfyui_test_pack.py", "comfyui_world_pack.py")]
+PACKS = [
+    Path(__file__).with_name(name)
+    for name in ("comfyui_test_pack.py", "comfyui_world_pack.py", "comfyui_estimators_pack.py")
+]
 USUAL = (Path.home() / "ComfyUI", Path.home() / "comfy" / "ComfyUI")  # of git clone, of comfy-cli
 START = 300  # seconds that a first start may take
 RUN = 300
@@ -111,6 +114,17 @@ class Host:
 
     def get(self, path: str) -> Any:
         return self._ask(urllib.request.Request(f"{self.address}/{path}"))
+
+    def has(self, kind: str) -> bool:
+        """Whether this host knows a node."""
+        return bool(self.get(f"object_info/{kind}"))
+
+    def defaults(self, kind: str) -> dict[str, Any]:
+        """What a node's required widgets show at first; newer hosts have more of them."""
+        given = self.get(f"object_info/{kind}")[kind]["input"]["required"]
+        return {
+            name: options[0]["default"] for name, (_, *options) in given.items() if options and "default" in options[0]
+        }
 
     @property
     def address(self) -> str:

@@ -220,6 +220,22 @@ class TestPartialLoad:
         return (control_net,)
 
 
+class TestTwoDevices:
+    """MODEL that the host shares between two devices, which are the CPU under two names."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return TestModel.INPUT_TYPES()
+
+    def make(self, kind, seed):
+        (made,), (other,) = (TestModel().make(kind, seed) for _ in range(2))
+        other.load_device, other.is_multigpu_base_clone = torch.device("cpu", 0), True
+        made.set_additional_models("multigpu", [other])
+        return (made,)
+
+
 class TestPose:
     """POSE_KEYPOINT frames from text, as an editor hands them over."""
 
@@ -357,4 +373,6 @@ NODES = (
     TestNetwork,
     TestPose,
 )
+if hasattr(comfy.controlnet.ControlBase, "deepclone_multigpu"):
+    NODES = (*NODES, TestTwoDevices)
 NODE_CLASS_MAPPINGS = {each.__name__: each for each in NODES}

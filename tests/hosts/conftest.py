@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import comfyui_host
 import comfyui_world
 import control_files
+import forge_world
 import pytest
 import webui_host
+import webui_world
+
+if TYPE_CHECKING:
+    from webui_oracle import Oracle
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +58,20 @@ def webui(webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="session")
+def oracle(webui_models: Path) -> Oracle:
+    """The small checkpoint outside the host."""
+    from webui_oracle import Oracle
+
+    return Oracle(webui_models)
+
+
+@pytest.fixture(scope="session")
+def plain(webui: webui_host.Host) -> webui_host.Drawing:
+    """Drawn by the fresh host."""
+    return webui.draw()
+
+
+@pytest.fixture(scope="session")
 def webui_peer(
     webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[webui_host.Host]:
@@ -60,4 +80,63 @@ def webui_peer(
     if peer is None:
         pytest.skip("no sd-webui-controlnet: set WEBUI_PEER_PATH to its folder, with its requirements in the Python")
     with webui_host.started(webui_path, tmp_path_factory.mktemp("peer"), webui_models, (peer,)) as host:
+        yield host
+
+
+@pytest.fixture(scope="session", params=webui_host.FAMILY)
+def program(request: pytest.FixtureRequest) -> Path:
+    """The folder of each program of Forge's family."""
+    path = webui_host.find_forge(request.param)
+    if path is None:
+        pytest.skip(f"no {request.param.title()}: set {request.param}_PATH to its folder (and _PYTHON to its Python)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def forge_models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """These programs read a ControlNet with as many heads as the checkpoint has."""
+    models = tmp_path_factory.mktemp("forge-models")
+    webui_host.make_world(webui_path, models)
+    control_files.write_all(models / "ControlNet", heads=webui_world.HEADS)
+    return models
+
+
+@pytest.fixture(scope="session")
+def ours(program: Path, forge_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webui_host.Host]:
+    """The running program with our extension, and its own ControlNet switched off."""
+    with forge_world.started(program, tmp_path_factory.mktemp("forge"), forge_models, built_in=False) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def theirs(program: Path, forge_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webui_host.Host]:
+    """The running program as it comes."""
+    with forge_world.started(program, tmp_path_factory.mktemp("forge-own"), forge_models, built_in=True) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def webui_tiled(
+    webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[webui_host.Host]:
+    """A running WebUI with our extension and Tiled Diffusion, which it loads after ours."""
+    tiled = webui_host.find_tiled()
+    if tiled is None:
+        pytest.skip("no Tiled Diffusion: set WEBUI_TILED_PATH to a folder of multidiffusion-upscaler-for-automatic1111")
+    extensions = (webui_host.ROOT, tiled)
+    with webui_host.started(webui_path, tmp_path_factory.mktemp("tiled"), webui_models, extensions) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def webui_clients(
+    webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[webui_host.Host]:
+    """A running WebUI with our extension, under the name that others look for, and others that use it."""
+    found = (webui_host.find_adetailer(), webui_host.find_ultimate())
+    extensions = (webui_host.ROOT, *(each for each in found if each is not None))
+    with webui_host.started(
+        webui_path, tmp_path_factory.mktemp("clients"), webui_models, extensions, flags=("--ad-no-huggingface",),
+        name="sd-webui-controlnet", packs=("webui_clients_pack.py",),
+    ) as host:  # fmt: skip
         yield host

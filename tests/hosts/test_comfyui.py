@@ -250,43 +250,133 @@ def test_masks_of_0_and_1_are_identities_and_halves_act_where_they_are(comfyui: 
     assert change[:6].mean() > 1.5 * change[10:].mean()
 
 
-SAMPLERS = ("euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2s_ancestral", "heun", "dpm_2", "uni_pc", "ddim")
+OWN_PLACES = {"dpm_fast", "dpm_adaptive"}  # samplers that evaluate where they like, on no step of the schedule
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("scheduler", ["karras", "simple"])
-def test_a_range_of_steps_means_steps(comfyui: Host, sampler: str, scheduler: str) -> None:
-    """Half of six steps is three, also in the later part of the noise schedule."""
-    settings = {"sampler": sampler, "scheduler": scheduler, "steps": 6, "denoise": 0.5}
-    scene = Scene(**settings)
-    scene.apply(scene.unit(scene.ours("canny"), scene.picture(), basis="steps", end=0.5))
+def choices(host: Host, name: str) -> list[str]:
+    """What the host's sampler node offers."""
+    given = host.get("object_info/KSampler")["KSampler"]["input"]["required"][name]
+    return given[0] if isinstance(given[0], list) else given[1]["options"]
+
+
+def fired(host: Host, **settings: Any) -> str:
+    """What the report says of a unit that acts from 0.3 to 0.6 of three steps."""
+    scene = Scene(steps=3, **settings)
+    scene.apply(scene.unit(scene.ours("canny"), scene.picture(), basis="steps", start=0.3, end=0.6))
     report = scene.graph.add("ControlStackReport", positive=scene.positive, latent=scene.sample())
-    entry = comfyui.run(scene.graph)
-    assert "fires on 3 of 6 steps" in entry["outputs"][report[0]]["text"][0]
+    return host.run(scene.graph)["outputs"][report[0]]["text"][0]
+
+
+@pytest.mark.parametrize("denoise", [1.0, 0.5])
+def test_a_range_of_steps_means_steps(comfyui: Host, denoise: float) -> None:
+    """With every sampler that keeps to the schedule, and every schedule; heun evaluates twice a step."""
+    samplers = set(choices(comfyui, "sampler_name")) - OWN_PLACES
+    pairs = [(sampler, "karras") for sampler in sorted(samplers)]
+    pairs += [(sampler, schedule) for sampler in ("euler", "heun") for schedule in choices(comfyui, "scheduler")]
+    said = {pair: fired(comfyui, sampler=pair[0], scheduler=pair[1], denoise=denoise) for pair in pairs}
+    assert len(said) > 40
+    assert not {pair: text for pair, text in said.items() if "fires on 1 of 3 steps" not in text}
+
+
+@pytest.mark.parametrize("sampler", sorted(OWN_PLACES))
+def test_samplers_with_places_of_their_own_are_controlled_too(comfyui: Host, sampler: str) -> None:
+    settings = {"sampler": sampler, "steps": 8}
+    half = controlled(comfyui, basis="steps", end=0.5, **settings)
+    assert difference(half, plain(comfyui, **settings)) > 0.01
+    assert difference(half, controlled(comfyui, **settings)) > 0.001
+
+
+def regional(host: Host, *, hint: str = "same", first: str = "right", applied: str = "once") -> Tensor:
+    """Two prompts, each for one half. hint: "moved" shows another picture in the half that the control is not for.
+    first: which prompt the host computes first. applied: "twice" is a unit in each of two Apply nodes."""
+    scene = Scene(cfg=1.0)
+    picture = scene.picture()
+    half = {"width": SIZE // 2, "height": SIZE, "y": 0}
+    if hint == "moved":
+        other = scene.picture(9)
+        cut = scene.graph.add("ImageCrop", image=other, x=0, **half)
+        paste = {"x": 0, "y": 0, "resize_source": False}
+        picture = scene.graph.add("ImageCompositeMasked", destination=picture, source=cut, **paste)
+    plain_prompt = scene.graph.add("TestPrompt", seed=5)
+    unit = scene.unit(scene.ours("canny"), picture)
+    if applied == "twice":
+        scene.apply(unit)
+        unit = scene.unit(scene.ours("depth"), picture)
+    elif applied == "both":
+        unit = scene.unit(scene.ours("depth"), picture, unit)
+    scene.apply(unit)
+    add = scene.graph.add
+    right = add("ConditioningSetArea", conditioning=scene.positive, strength=1.0, x=SIZE // 2, **half)
+    left = add("ConditioningSetArea", conditioning=plain_prompt, strength=1.0, x=0, **half)
+    order = (right, left) if first == "right" else (left, right)
+    scene.positive = add("ConditioningCombine", conditioning_1=order[0], conditioning_2=order[1])
+    return scene.draw(host)
 
 
 def test_regions_read_their_part_of_the_hint(comfyui: Host) -> None:
-    """A region of the whole size is the whole; a half reads the half of the hint that it shows."""
+    """The right half does not see what the hint shows on the left, in whichever order the host computes the halves."""
+    wanted = regional(comfyui)
+    assert difference(regional(comfyui, hint="moved"), wanted) == 0
+    assert difference(regional(comfyui, first="left"), wanted) <= TOLERANCE
 
-    def regional(hint: str) -> Tensor:
-        scene = Scene(cfg=1.0)
-        picture = scene.picture()
-        part = {"width": SIZE // 2, "height": SIZE, "x": SIZE // 2, "y": 0}
-        if hint == "moved":  # the left half is another picture, which the right half must not see
-            other = scene.picture(9)
-            paste = {"x": 0, "y": 0, "resize_source": False}
-            half = scene.graph.add("ImageCrop", image=other, width=SIZE // 2, height=SIZE, x=0, y=0)
-            picture = scene.graph.add("ImageCompositeMasked", destination=picture, source=half, **paste)
-        scene.apply(scene.unit(scene.ours("canny"), picture))
-        area = scene.graph.add("ConditioningSetArea", conditioning=scene.positive, strength=1.0, **part)
-        left = {**part, "x": 0}
-        rest = scene.graph.add(
-            "ConditioningSetArea", conditioning=scene.graph.add("TestPrompt", seed=5), strength=1.0, **left
-        )
-        scene.positive = scene.graph.add("ConditioningCombine", conditioning_1=area, conditioning_2=rest)
+
+def test_regions_are_known_to_every_apply_node(comfyui: Host) -> None:
+    wanted = regional(comfyui, applied="both")
+    assert difference(wanted, regional(comfyui)) > 0.001
+    assert difference(regional(comfyui, applied="twice"), wanted) <= TOLERANCE
+
+
+def test_the_first_region_knows_the_others(comfyui: Host) -> None:
+    """Controlled prompts for both halves: whichever comes first, and from one Apply node or two, the same picture."""
+
+    def halves(order: Sequence[int], applies: int) -> Tensor:
+        scene = Scene(cfg=1.0, steps=1)
+        other = scene.negative
+        unit = scene.unit(scene.ours("canny"), scene.picture())
+        scene.apply(unit)
+        if applies == 2:
+            again = scene.graph.add("ControlStackApplyControlUnits", positive=other, negative=other, units=unit)
+        else:
+            again = scene.negative
+        area = {"width": SIZE // 2, "height": SIZE, "y": 0, "strength": 1.0}
+        parts = [
+            scene.graph.add("ConditioningSetArea", conditioning=each, x=x, **area)
+            for each, x in ((scene.positive, 0), (again, SIZE // 2))
+        ]
+        first, second = (parts[index] for index in order)
+        scene.positive = scene.graph.add("ConditioningCombine", conditioning_1=first, conditioning_2=second)
         return scene.draw(comfyui)
 
-    assert difference(regional("moved"), regional("same")) == 0
+    wanted = halves((0, 1), 1)
+    assert difference(halves((1, 0), 1), wanted) <= TOLERANCE
+    assert difference(halves((0, 1), 2), wanted) <= TOLERANCE
+    assert difference(halves((1, 0), 2), wanted) <= TOLERANCE
+
+
+@pytest.mark.parametrize("loader", ["theirs", "ours"])
+@pytest.mark.parametrize("mode", ["balanced", "control"])
+def test_two_devices_draw_what_one_draws(comfyui: Host, loader: str, mode: str) -> None:
+    """Also with a control of the host before ours, and regions."""
+    if not comfyui.has("TestTwoDevices"):
+        pytest.skip("this ComfyUI computes a step on one device")
+
+    def drawn(devices: int, control: bool = True) -> Tensor:
+        scene = Scene()
+        if control:
+            scene.apply_theirs(scene.theirs("depth"), scene.picture(1), 0.5)
+            load = scene.ours if loader == "ours" else scene.theirs
+            units = scene.unit(load("canny"), scene.picture(), mode=mode)
+            scene.apply(scene.unit(load("canny"), scene.picture(4), units, weight=0.5))
+            half = {"width": SIZE // 2, "height": SIZE, "y": 0, "strength": 1.0, "conditioning": scene.positive}
+            left, right = (scene.graph.add("ConditioningSetArea", x=x, **half) for x in (0, SIZE // 2))
+            scene.positive = scene.graph.add("ConditioningCombine", conditioning_1=left, conditioning_2=right)
+        if devices == 2:
+            scene.model = scene.graph.add("TestTwoDevices", kind=scene.kind, seed=0)
+        return scene.draw(comfyui)
+
+    wanted = drawn(1)
+    assert difference(drawn(2), wanted) <= TOLERANCE
+    assert difference(wanted, drawn(1, control=False)) > 0.01
 
 
 def test_deep_shrink_is_no_loss_of_control(comfyui: Host) -> None:
@@ -513,27 +603,21 @@ def test_interrupts_at_any_time_leave_nothing_behind(comfyui: Host) -> None:
 
 
 def test_context_windows_take_their_own_hints(comfyui: Host) -> None:
-    """Of eight frames in windows of four, a hint that changes in the second window changes nothing in the first."""
+    """Of eight frames in windows of four, a hint that changes for the last frame changes that frame alone."""
 
     def frames(last: int) -> Tensor:
         scene = Scene(batch=8, cfg=1.0)
-        first, second = scene.picture(1, 4), scene.picture(last, 4)
+        first, second = scene.picture(1, 7), scene.picture(last, 1)
         hints = scene.graph.add("ImageBatch", image1=first, image2=second)
         scene.apply(scene.unit(scene.ours("canny"), hints))
-        windows = {"context_length": 4, "context_overlap": 0, "context_stride": 1, "closed_loop": False, "dim": 0}
-        scene.model = scene.graph.add(
-            "ContextWindowsManual",
-            model=scene.model,
-            context_schedule="standard_static",
-            fuse_method="flat",
-            freenoise=False,
-            **windows,
-        )
+        windows = {**comfyui.defaults("ContextWindowsManual"), "context_length": 4, "context_overlap": 0, "dim": 0}
+        plain_windows = {"context_schedule": "standard_static", "fuse_method": "flat", "freenoise": False}
+        scene.model = scene.graph.add("ContextWindowsManual", model=scene.model, **{**windows, **plain_windows})
         return scene.draw(comfyui)
 
     one, other = frames(2), frames(3)
-    assert (one[:4] == other[:4]).all()
-    assert difference(one[4:], other[4:]) > 0.01
+    assert (one[:7] == other[:7]).all()
+    assert difference(one[7:], other[7:]) > 0.01
 
 
 def test_a_tile_reads_its_part_of_every_hint(comfyui: Host) -> None:

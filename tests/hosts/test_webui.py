@@ -14,44 +14,11 @@ import pytest
 import torch
 import webui_host
 import webui_world
-from webui_host import Drawing, Evaluation, Host, Picture, RequestError, encode
+from webui_host import Drawing, Evaluation, Host, RequestError, encode
 from webui_oracle import Oracle, Place, Wanted
+from webui_units import SIZE, TOLERANCE, differ, photograph, same, unit
 
-TOLERANCE = 1e-4  # of the answer's range
-SIZE = 64
 FILES = ("canny", "depth", "pose")
-
-
-def photograph(seed: int = 0, size: int = SIZE) -> Picture:
-    """Smooth, with many colours, so that no resizing takes it for a drawing."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, 6, 6, generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear")[0]
-    return (smooth.permute(1, 2, 0) * 255).byte().numpy()
-
-
-def unit(seed: int = 0, file: str = "canny", **settings: Any) -> Wanted:
-    return Wanted(file=file, hints={False: photograph(seed), True: photograph(seed)}, settings=settings)
-
-
-def same(first: Drawing, second: Drawing) -> bool:
-    return all((a == b).all() for a, b in zip(first.pictures, second.pictures, strict=True))
-
-
-def differ(first: Drawing, second: Drawing) -> float:
-    """Mean difference of the first pictures, in levels of 255."""
-    return float(np.abs(first.pictures[0].astype(float) - second.pictures[0]).mean())
-
-
-@pytest.fixture(scope="session")
-def oracle(webui_models: Path) -> Oracle:
-    return Oracle(webui_models)
-
-
-@pytest.fixture(scope="session")
-def plain(webui: Host) -> Drawing:
-    """Drawn by the fresh host."""
-    return webui.draw()
 
 
 @dataclass(frozen=True)
@@ -62,7 +29,6 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
     orders: tuple[int, ...] | None = None
     steps: int | None = None
-    pictures: int = 1
     route: str = "txt2img"
 
 
@@ -83,7 +49,7 @@ CASES = {
     "control": Case((unit(control_mode="ControlNet is more important"), unit(1, "depth"))),
     "block weights": Case((unit(advanced_weighting=[0.1 * i for i in range(13)]),)),
     "region": Case((Wanted(hints={False: photograph()}, mask=HALF),)),
-    "batch": Case((unit(control_mode="ControlNet is more important"),), {"batch_size": 2}, pictures=2),
+    "batch": Case((unit(control_mode="ControlNet is more important"),), {"batch_size": 2}),
     "range": Case((unit(**RANGE),), MORE_STEPS),
     "range of steps": Case((unit(**RANGE, range_basis="steps"),), MORE_STEPS),
     "DPM++ 2M": Case((unit(**RANGE),), {**MORE_STEPS, "sampler_name": "DPM++ 2M"}),
@@ -111,7 +77,7 @@ def test_every_evaluation_equals_our_core_outside_the_host(webui: Host, oracle: 
         evaluations = [seen for seen in drawing.evaluations if seen.hires is hires]
         assert len(evaluations) == len(places)
         for place, seen in zip(places, evaluations, strict=True):
-            answer = oracle.answer(seen, case.units, place, case.pictures)
+            answer = oracle.answer(seen, case.units, place)
             assert (seen.out - answer).abs().max() <= TOLERANCE * answer.abs().max(), (hires, place)
 
 
@@ -175,6 +141,7 @@ def test_another_checkpoint_is_followed(
     hires = {**BOTH_PASSES, "hr_checkpoint_name": webui_world.OTHER, "steps": 4}
     settings = refiner if when == "refiner" else hires
     drawing = webui.draw(*(each.request for each in wanted), record=True, **settings)
+    assert len(drawing.evaluations) == (4 if when == "refiner" else 8)
     for number, seen in enumerate(drawing.evaluations):
         place = Place(number % 4, 0, 4)
         judge = other if (seen.hires if when == "hires" else number >= 2) else oracle

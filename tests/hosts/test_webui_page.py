@@ -26,7 +26,7 @@ WAIT = 40 * SECOND  # for the host on a busy machine
 SIZE = 64
 # A1111's own handler of width and height returns more values than it has outputs (`onCalcResolutionHires`).
 ITS_OWN = "reading 'props'"
-UNIT_1 = "customscript/controlstack.py/unit 1/txt2img"
+UNIT_1 = "customscript/controlnet.py/unit 1/txt2img"
 DEFAULTS = {f"{UNIT_1}/Preprocessor/value": "canny", f"{UNIT_1}/Threshold A/value": 55}
 COLOURS = """async (picture) => {
     await picture.decode();
@@ -349,8 +349,8 @@ def test_settings_defaults_and_axes_are_there(host: Host) -> None:
     options = host.get("sdapi/v1/options")
     assert options["control_net_unit_count"] == 3 and options["control_net_sync_field_args"] is True
     defaults = json.loads((host.base / "ui-config.json").read_text())
-    assert defaults["customscript/controlstack.py/txt2img/Control Weight/value"] == 1
-    assert defaults["customscript/controlstack.py/unit 2/img2img/Enable/value"] is False
+    assert defaults["customscript/controlnet.py/txt2img/Control Weight/value"] == 1
+    assert defaults["customscript/controlnet.py/unit 2/img2img/Enable/value"] is False
     scripts = host.get("sdapi/v1/script-info")
     plot = next(each for each in scripts if each["name"] == "x/y/z plot" and not each["is_img2img"])
     assert {"[ControlNet] Weight", "[ControlNet 2] Weight Curve"} <= set(plot["args"][0]["choices"])

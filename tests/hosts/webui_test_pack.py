@@ -13,6 +13,7 @@ import json
 import os
 import pkgutil
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ STATE: dict[str, Any] = {
     "record": False,
     "fail": None,
     "handle": None,
+    "watched": lambda: None,
     "calls": 0,
     "visit": None,
     "timed": False,
     "cut": False,
 }
-RECORD: dict[str, Any] = {"tensors": {}, "evaluations": [], "hooks": 0, "times": [], "loads": 0}
+RECORD: dict[str, Any] = {"tensors": {}, "evaluations": [], "hooks": 0, "times": [], "loads": 0, "denoiser": {}}
+TOKENS = 77  # of a prompt's first chunk; the host may repeat or cut what follows
 TARGET = Path(paths.data_path) / "record.safetensors"
 
 
@@ -49,7 +52,7 @@ class Recorder(scripts.Script):
             add_unit(p, visit["path"], visit["model"])
 
     def process(self, p: Any, *args: Any) -> None:
-        RECORD.update(tensors={}, evaluations=[], hooks=0, times=[])
+        RECORD.update(tensors={}, evaluations=[], hooks=0, times=[], denoiser={})
         STATE["calls"] = 0
         if STATE["record"]:
             torch.manual_seed(0)  # the host encodes pictures with random numbers of whoever came before
@@ -58,8 +61,7 @@ class Recorder(scripts.Script):
         remove_handle()
         RECORD["hooks"] = hooks_of(unet_of(p.sd_model))
         if STATE["record"] or STATE["fail"] or STATE["timed"]:
-            unet = unet_of(p.sd_model)
-            STATE["handle"] = unet.register_forward_hook(lambda *given: observe(p, *given), with_kwargs=True)
+            watch(p)
         if STATE["cut"]:
             STATE["cut"] = False
             cut_once(unet_of(p.sd_model))
@@ -72,6 +74,14 @@ class Recorder(scripts.Script):
         remove_handle()
         if STATE["record"]:
             write_record()
+
+
+def watch(p: Any) -> None:
+    """Observe every call of the U-Net that computes now."""
+    remove_handle()
+    unet = unet_of(p.sd_model)
+    STATE["handle"] = unet.register_forward_hook(lambda *given: observe(p, *given), with_kwargs=True)
+    STATE["watched"] = weakref.ref(unet)
 
 
 def observe(p: Any, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -93,7 +103,39 @@ def observe(p: Any, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], o
             named["y"] = given["y"]
         for name, value in named.items():
             RECORD["tensors"][f"{number}.{name}"] = value.detach().float().contiguous().clone()
-        RECORD["evaluations"].append(bool(getattr(p, "is_hr_pass", False)))
+        said = RECORD["denoiser"]
+        RECORD["evaluations"].append(
+            {
+                "hires": bool(getattr(p, "is_hr_pass", False)),
+                "call": said.get("call", 0),
+                "counted": said.get("step", 0),
+                "steps": said.get("steps", 1),
+                "cond": rows_of(given, said.get("uncond")),
+            }
+        )
+
+
+def listen(params: Any) -> None:
+    """The denoiser is about to evaluate the U-Net: count its calls, and keep what it says."""
+    if STATE["record"]:
+        if STATE["watched"]() is not unet_of(shared.sd_model):  # a refiner took over
+            watch(params.denoiser.p)
+        uncond = params.text_uncond
+        RECORD["denoiser"] = {
+            "call": RECORD["denoiser"].get("call", -1) + 1,
+            "step": params.sampling_step,
+            "steps": params.total_sampling_steps,
+            "uncond": uncond["crossattn"] if isinstance(uncond, dict) else uncond,
+        }
+
+
+def rows_of(given: dict[str, Any], uncond: Any) -> list[bool]:
+    """Which rows are cond: as Forge and reForge say for each part, else those that no negative prompt has."""
+    kinds = given.get("transformer_options", {}).get("cond_or_uncond")
+    if kinds is not None:
+        return [kind == 0 for kind in kinds for _ in range(len(given["x"]) // len(kinds))]
+    negative = [] if uncond is None else [each[:TOKENS] for each in uncond]
+    return [not any(torch.equal(row[:TOKENS], each) for each in negative) for row in given["context"]]
 
 
 def add_unit(p: Any, path: str, model: str) -> None:
@@ -131,7 +173,7 @@ def cut_once(unet: Any) -> None:
 def write_record() -> None:
     from safetensors.torch import save_file
 
-    about = {"hires": json.dumps(RECORD["evaluations"])}
+    about = {"evaluations": json.dumps(RECORD["evaluations"])}
     save_file(RECORD["tensors"], TARGET, about)
 
 
@@ -145,6 +187,11 @@ def unet_of(model: Any) -> Any:
     """The U-Net of a checkpoint, also where it belongs to a patcher (Forge)."""
     owner = model.forge_objects.unet if hasattr(model, "forge_objects") else model
     return owner.model.diffusion_model
+
+
+def controls_of(model: Any) -> list[Any]:
+    """What has joined the patcher of a program that has one."""
+    return model.forge_objects.unet.list_controlnets() if hasattr(model, "forge_objects") else []
 
 
 def hooks_of(network: Any) -> int:
@@ -165,6 +212,7 @@ def count() -> dict[str, int]:
         "callbacks": sum(map(len, script_callbacks.callback_map.values())),
         "memory": resident(),
         "during": RECORD["hooks"],
+        "controls": len(controls_of(shared.sd_model)),
     }
 
 
@@ -234,3 +282,4 @@ def add_routes(_demo: Any, app: Any) -> None:
 
 
 script_callbacks.on_app_started(add_routes)
+script_callbacks.on_cfg_denoiser(listen)

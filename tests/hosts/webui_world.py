@@ -20,6 +20,8 @@ WIDTH, HEADS, CONTEXT = 32, 4, 64
 V2, V2_HEAD = "v2", 16  # a checkpoint whose U-Net is that of SD 2.x and predicts velocities, with SD 1.x's text encoder
 XL = "xl"  # an SDXL checkpoint with one text encoder
 XL_WIDTH, XL_LEVELS, XL_DEPTHS, XL_HEAD = 64, (1, 2, 2), (0, 1, 2), 16
+XL_PAIR = "xl-pair"  # the same base with SDXL's two text encoders, as Forge wants them
+XL_POOLED = 1280  # of the second encoder's answer: 2816 without what six numbers are made into
 XL_OUTDIMS = (704, 352, 352)  # of three pairs of numbers, so that the vector condition has SDXL's 2816 values
 AUTOENCODER_WIDTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -79,19 +81,27 @@ def _write_xl(webui: Path, folder: Path, text: Any) -> None:
     for embedder, size in zip(embedders[1:], XL_OUTDIMS, strict=True):
         embedder["params"]["outdim"] = size
     (folder / f"{XL}.yaml").write_text(yaml.safe_dump(config))
-    _write_xl_weights(parameters, text, folder / f"{XL}.safetensors")
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    one = {"conditioner.embedders.0.transformer.": CLIPTextModel(text)}
+    _write_xl_weights(parameters, one, folder / f"{XL}.safetensors")
+    half = _text_config(folder / "clip-half", CONTEXT // 2)
+    large = _text_config(folder / "clip-pooled", CONTEXT // 2, XL_POOLED)
+    pair = {
+        "conditioner.embedders.0.transformer.": CLIPTextModel(half),
+        "conditioner.embedders.1.transformer.": CLIPTextModelWithProjection(large),
+    }
+    _write_xl_weights(parameters, pair, folder / f"{XL_PAIR}.safetensors")
 
 
-def _write_xl_weights(parameters: dict[str, Any], text: Any, path: Path) -> None:
+def _write_xl_weights(parameters: dict[str, Any], encoders: dict[str, Any], path: Path) -> None:
     from ldm.models.autoencoder import AutoencoderKL
     from sgm.modules.diffusionmodules.openaimodel import UNetModel
-    from transformers import CLIPTextModel
 
-    first = parameters["first_stage_config"]["params"]
     networks = {
         "model.diffusion_model.": UNetModel(**parameters["network_config"]["params"]),
-        "first_stage_model.": AutoencoderKL(**first),
-        "conditioner.embedders.0.transformer.": CLIPTextModel(text),
+        "first_stage_model.": AutoencoderKL(**parameters["first_stage_config"]["params"]),
+        **encoders,
     }
     _fill(networks, path, seed=3)
 
@@ -126,7 +136,7 @@ def _fill(networks: dict[str, Any], path: Path, seed: int) -> None:
     save_file(state, path)
 
 
-def _text_config(folder: Path) -> Any:
+def _text_config(folder: Path, width: int = CONTEXT, projection: int = CONTEXT) -> Any:
     """A CLIP of two layers that reads single bytes: its vocabulary needs no file from anywhere."""
     from transformers import CLIPTextConfig
 
@@ -141,11 +151,11 @@ def _text_config(folder: Path) -> Any:
     last = len(words) - 1
     config = CLIPTextConfig(
         vocab_size=len(words),
-        hidden_size=CONTEXT,
+        hidden_size=width,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
-        projection_dim=CONTEXT,
+        projection_dim=projection,
         max_position_embeddings=77,
         bos_token_id=last - 1,
         eos_token_id=last,

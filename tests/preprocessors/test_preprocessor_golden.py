@@ -47,6 +47,21 @@ def test_golden_none(photo: np.ndarray) -> None:
 
 
 @photos
+def test_golden_normal_opengl(photo: np.ndarray) -> None:
+    expected = photo * np.array([-1, 1, 1]) + np.array([255, 0, 0])
+    assert np.array_equal(find("normal_opengl")(photo), expected)
+    right, up, front = [255, 128, 128], [128, 255, 128], [128, 128, 255]
+    hint = find("normal_opengl")(np.array([[right, up, front]], np.uint8))
+    assert difference(hint, np.array([[[0, 128, 128], up, front]])) <= 1  # red is left, green is up
+
+
+@photos
+def test_golden_normal_directx(photo: np.ndarray) -> None:
+    expected = photo * np.array([-1, -1, 1]) + np.array([255, 255, 0])
+    assert np.array_equal(find("normal_directx")(photo), expected)
+
+
+@photos
 def test_golden_invert(photo: np.ndarray) -> None:
     assert np.array_equal(find("invert")(photo).astype(int) + photo, np.full(photo.shape, 255))
 

@@ -214,3 +214,16 @@ def test_drawings_equal_those_of_controlnet_aux() -> None:
         theirs.draw_facepose(canvas, [point for point in fraction(person.face) if point])
     ours = draw(Poses(width=300, height=200, people=poses.people))
     assert math.isclose(float((canvas != ours).any(axis=2).mean()), 0, abs_tol=2e-3)  # x / 300 * 300 may round down
+
+
+def test_points_that_are_not_sure_can_be_left_out() -> None:
+    pose = from_json(
+        {
+            "people": [{"pose_keypoints_2d": [5, 5, 0.2, 6, 6, 0.3] + [7, 7, 1] * 16}],
+            "canvas_width": 99,
+            "canvas_height": 99,
+        }
+    )
+    kept = pose.sure(0.3).people[0].body
+    assert kept[0] is None and kept[1:] == pose.people[0].body[1:]
+    assert pose.sure(0) == pose

@@ -1,4 +1,7 @@
-"""The WebUI's entry: load this folder as the package `controlstack`, whatever its name, and register with the host."""
+"""The WebUI's entry: load this folder as the package `controlstack`, whatever its name, and register with the host.
+
+This file is called as sd-webui-controlnet's is, because ADetailer chooses scripts by their files' names.
+"""
 
 import importlib
 import sys
