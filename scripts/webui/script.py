@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...core.fields import UnitArgs
-from . import run
+from . import sampling
 from .arguments import SLOTS, units_of
 from .batches import Batches
 from .services import services
@@ -89,14 +89,14 @@ class Hooks:
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         finished, self._run = self._run, None
         batches, self._batches = self._batches, None
-        run.end(p)
+        sampling.end(p)
         if finished is not None:
             save_maps(finished, p)
             if batches is None or not batches.changes:
                 show_maps(finished, processed)
 
     def _begin(self, p: Any, args: Sequence[Any], number: int) -> Run | None:
-        return run.begin(services(), p, lambda: _collect(p, args, self._batches, number))
+        return sampling.begin(services(), p, lambda: _collect(p, args, self._batches, number))
 
 
 def _collect(p: Any, args: Sequence[Any], batches: Batches | None, number: int) -> list[UnitArgs]:
