@@ -142,7 +142,7 @@ def listen(params: Any) -> None:
 def rows_of(context: torch.Tensor, uncond: Any) -> list[bool]:
     """Which rows are cond: those whose prompt is none of the negative ones."""
     negative = [] if uncond is None else [each[:TOKENS] for each in uncond]
-    return [not any(torch.equal(row[:TOKENS], each) for each in negative) for row in context]
+    return [not any(torch.equal(row[:TOKENS], each.to(row)) for each in negative) for row in context]
 
 
 def add_unit(p: Any, path: str, model: str) -> None:
