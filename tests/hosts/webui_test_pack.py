@@ -31,6 +31,7 @@ STATE: dict[str, Any] = {
     "visit": None,
     "timed": False,
     "cut": False,
+    "meddled": 0,
 }
 RECORD: dict[str, Any] = {
     "tensors": {},
@@ -231,10 +232,12 @@ def meddle(function: str, how: str = "raise", call: int = 1) -> None:
     owner = pkgutil.resolve_name(path)
     original = getattr(owner, name)
     calls: list[None] = []
+    STATE["meddled"] += 1
 
     def meddled(*args: Any, **kwargs: Any) -> Any:
         calls.append(None)
         if len(calls) == call:
+            STATE["meddled"] -= 1
             setattr(owner, name, original)
             act(how)
         return original(*args, **kwargs)  # somebody may have kept this function
@@ -322,6 +325,7 @@ def add_routes(_demo: Any, app: Any) -> None:
     app.add_api_route("/test/visit", visit, methods=["POST"])
     app.add_api_route("/test/meddle", meddle, methods=["POST"])
     app.add_api_route("/test/change", change, methods=["POST"])
+    app.add_api_route("/test/meddled", lambda: STATE["meddled"], methods=["GET"])
     app.add_api_route("/test/act", act, methods=["POST"])
     app.add_api_route("/test/operations", operations, methods=["POST"])
     app.add_api_route("/test/set", set_state, methods=["POST"])
