@@ -46,7 +46,7 @@ def write_narrow_xl(folder: Path) -> None:
     blocks = (*SD_BLOCKS[:2], Block(32, down=True), *SD_BLOCKS[3:6], Block(128, 2), Block(128, 2))
     blocks = (replace(blocks[0], depth=0), replace(blocks[1], depth=0), *blocks[2:])
     _save(folder / "xl.safetensors", _controlnet("SDXL", 4, blocks=blocks), {"head_channels": "16"})
-    _save(folder / "t2i-xl.safetensors", _adapter(7, xl=True), {})
+    _save(folder / "t2i_xl.safetensors", _adapter(7, xl=True), {})
 
 
 def write_v2(folder: Path) -> None:
