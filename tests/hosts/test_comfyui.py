@@ -746,7 +746,8 @@ def test_words_are_there_in_every_language(comfyui: Host) -> None:
         assert set(given) - set(told) <= {"preprocessor"}  # it tells what this machine lacks, which no file can
         assert told == {key: given[key][1]["tooltip"] for key in told}
         assert [each["tooltip"] for each in said["outputs"].values()] == node["output_tooltips"]
-        assert set(words["zh"][name]["inputs"]) == set(given) | set(nested(given))
+        shown = set(given) | set(nested(given))
+        assert shown <= set(words["zh"][name]["inputs"]) <= shown | {"shape_curve"}  # which newer hosts have
         assert len(words["zh"][name]["outputs"]) == len(node["output"])
         assert (ROOT / "web" / "docs" / f"{name}.md").is_file()
     assert "ControlStackControlUnit" in comfyui.get("i18n")["zh"]["nodeDefs"]
