@@ -109,6 +109,8 @@ class Host:
     port: int
     log: Path
     auth: str = ""
+    forge: bool = False
+    models: Path = Path()
 
     def draw(self, *units: Unit, route: str = "txt2img", record: bool = False, **settings: Any) -> Drawing:
         """A picture with these units; RequestError if the host refuses."""
@@ -194,7 +196,7 @@ def started(
     with log.open("w") as sink:
         process = subprocess.Popen(command, cwd=path, env=environment, stdout=sink, stderr=subprocess.STDOUT)
         try:
-            host = Host(base, port, log, _first_password(flags))
+            host = Host(base, port, log, _first_password(flags), is_forge(path), models)
             _wait(host, process)
             yield host
         finally:
