@@ -114,7 +114,7 @@ def _single_picture(page: UnitPage) -> None:
             page.fields["mask"], _ = picture("Mask", page.id("mask_image"), height=PICTURE_HEIGHT)
         with gr.Group(visible=False, elem_classes=["cnet-region-image-group"]) as page.extras["region_group"]:
             page.fields["effective_region_mask"], page.fields["region_drawn"] = picture(
-                "Effective Region (paint it, or give white on black)",
+                "Effective Region",
                 page.id("effective_region_mask"), draw=True, height=PICTURE_HEIGHT,
             )  # fmt: skip
     with gr.Row(elem_classes=["cnet-image-controls"]):
@@ -147,7 +147,7 @@ def _switches(page: UnitPage) -> None:
         _checkbox(page, "show_mask", "Use Mask", "mask_upload",
                   tooltip="Give a mask as a picture: white is where an inpainting preprocessor invents")  # fmt: skip
         _checkbox(page, "show_region", "Effective Region Mask", "effective_region",
-                  tooltip="Let the unit act in a part of the picture only")  # fmt: skip
+                  tooltip="Let the unit act in a part of the picture: paint it, or give a picture that is white there")  # fmt: skip
 
 
 def _checkbox(

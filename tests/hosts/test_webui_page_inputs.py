@@ -197,7 +197,7 @@ def test_a_unit_keeps_out_of_the_hires_pass(page: Page, photograph: Path) -> Non
     hires = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.6, "hr_upscaler": "Latent"}
     upscaler = re.search(r"Hires upscaler: ([^,\n]+)", info)
     hires |= {"hr_upscaler": upscaler[1]} if upscaler else {}
-    hires |= {"hr_additional_modules": ["Use same choices"]} if page.forge else {}
+    hires |= {"hr_additional_modules": ["Use same choices"], "hr_cfg": 7} if page.forge else {}
     low = page.same(info, unit(photograph, hr_option="Low res only"), **hires).pictures[0]
     assert drawn.shape == (96, 96, 3) and (drawn == low).all()
     assert (drawn != page.same(info, unit(photograph), **hires).pictures[0]).any()
