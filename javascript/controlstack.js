@@ -102,6 +102,12 @@ var controlstack = (function () {
         if (!box.checked) box.click();
     }, true);
 
+    // Another unit, tab or browser may have saved a preset since the list was read.
+    document.addEventListener("pointerover", (event) => {
+        const row = event.target.closest?.(".cnet-presets");
+        if (row && !row.contains(event.relatedTarget)) row.querySelector("[id$='_preset_refresh']")?.click();
+    });
+
     onAfterUiUpdate(() => TABS.forEach(update));
     document.addEventListener("change", (event) => {
         if (event.target.matches?.(".cnet-unit-enabled input")) TABS.forEach(update);

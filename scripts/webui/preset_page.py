@@ -37,6 +37,7 @@ def build_row(page: UnitPage) -> None:
         page.extras["preset"] = gr.Dropdown(
             label="Preset", choices=presets().names, value=None, elem_id=page.id("preset")
         )
+        tool(page, "read_presets", "🔄", "Look for presets again", "preset_refresh")
         tool(page, "load_preset", "📂", "Load the preset", "preset_load")
         tool(page, "delete_preset", "🗑️", "Delete the preset", "preset_delete")
         page.extras["preset_name"] = gr.Textbox(
@@ -46,11 +47,15 @@ def build_row(page: UnitPage) -> None:
 
 
 def connect(pages: Sequence[UnitPage]) -> None:
-    """Connect the rows. What is saved in one unit, tab or browser can be loaded in all: lists are read as they open."""
+    """Connect the rows. What is saved in one unit, tab or browser can be loaded in all: lists are read as they open.
+
+    A list of gradio 3 does not change while it is open: the page's script presses its button as the mouse comes near.
+    """
     for page in pages:
         chosen, saved = page.extras["preset"], [page.extras["preset_name"], *page.pick(*SAVED)]
         targets = [page.extras[each] if each in page.extras else page.fields[each] for each in LOADED]
-        on(chosen.focus, _names, outputs=[chosen])
+        for event in (chosen.focus, page.extras["read_presets"].click):
+            on(event, _names, outputs=[chosen])
         on(page.extras["load_preset"].click, _reporting(_load), [chosen], targets)
         on(page.extras["save_preset"].click, _reporting(_save), saved, [chosen, page.extras["preset_name"]])
         on(page.extras["delete_preset"].click, _reporting(_delete), [chosen], [chosen])

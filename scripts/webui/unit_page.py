@@ -147,7 +147,7 @@ def _switches(page: UnitPage) -> None:
         _checkbox(page, "show_mask", "Use Mask", "mask_upload",
                   tooltip="Give a mask as a picture: white is where an inpainting preprocessor invents")  # fmt: skip
         _checkbox(page, "show_region", "Effective Region Mask", "effective_region",
-                  tooltip="Let the unit act in a part of the picture: paint it, or give a picture that is white there")  # fmt: skip
+                  tooltip="Let the unit act in one part: paint it, or give a picture that is white there")  # fmt: skip
 
 
 def _checkbox(
@@ -167,7 +167,7 @@ def _models(page: UnitPage) -> None:
     import gradio as gr
     from modules.ui_components import FormRow
 
-    page.extras["by_hand"] = gr.Checkbox(value=False, visible=False)  # whether somebody clicked on a type just now
+    page.extras["by_hand"] = gr.Checkbox(label="", visible=False)  # whether somebody clicked on a type just now
     page.extras["type"] = gr.Radio(
         label="Control Type", choices=list(preprocessing.TAGS), value=preprocessing.ALL,
         elem_id=page.id("controlnet_type_filter_radio"), elem_classes=["controlnet_control_type"],
@@ -242,8 +242,8 @@ def _more(page: UnitPage) -> None:
             tooltip="Place in the run: weight there; between two places it goes from one to the other",
         )  # fmt: skip
         page.fields["advanced_weighting"] = gr.Textbox(
-            label="Block Weights", placeholder="One number for each block, the middle last; they replace the weight",
-            elem_id=page.id("advanced_weighting"),
+            label="Block Weights", placeholder="1 1 1 0.5", elem_id=page.id("advanced_weighting"),
+            tooltip="One number for each block, the middle last; they replace the weight",
         )  # fmt: skip
         page.fields["union_control_type"] = gr.Dropdown(
             label="Union Control Type", choices=list(UNION_LABELS), value=defaults["union_control_type"],

@@ -221,6 +221,7 @@ def test_results_are_taken_into_units(page: Page) -> None:
 
 
 @both
+@pytest.mark.parametrize("page", [{"locale": "zh-CN"}], indirect=True)  # gradio names its buttons in its language
 def test_a_picture_that_is_there_makes_way_for_a_taken_one(page: Page, photograph: Path) -> None:
     page.generate()
     (result,) = page.newest()
@@ -277,3 +278,25 @@ def test_img2img_lends_its_picture_to_a_unit_without_one(page: Page, photograph:
     settings = {"init_images": [encode(read(photograph))], "denoising_strength": 0.75}
     assert (drawn == page.same(info, client, **settings).pictures[0]).all()
     assert differ(drawn, page.same(info, **settings).pictures[0]) > 0.5
+
+
+@both
+def test_the_inpaint_tab_lends_its_mask(page: Page, photograph: Path, tmp_path: Path) -> None:
+    page.go("img2img")
+    page.page.locator("#mode_img2img button").filter(has_text=re.compile(r"^\s*Inpaint\s*$")).first.click()
+    page.page.locator("#img2maskimg input[type=file]").first.set_input_files(photograph)
+    for height in (0.35, 0.45, 0.55, 0.65):
+        page.paint_host("#img2maskimg", (0.2, height), (0.8, height))
+    page.choose("controlnet_preprocessor_dropdown", "inpaint_only")
+    page.choose("controlnet_model_dropdown", "canny [")
+    page.tick("enable")
+    controlled = page.generate()
+    assert "Module: inpaint_only" in controlled
+    (drawn,) = page.newest()
+    page.tick("enable", on=False)
+    page.generate()
+    (plain,) = page.newest()
+    shoot(page, tmp_path, "inpaint")
+    assert differ(drawn, plain) > 0.2, "the unit acts"
+    source = np.array(Image.open(photograph).convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+    assert differ(drawn[:8], source[:8]) < 12, "outside the stroke the picture stays"
