@@ -128,6 +128,60 @@ def test_each_unit_has_its_own_defaults(page: Page) -> None:
     expect(page.of("controlnet_threshold_A_slider")).to_be_hidden()
 
 
+@both
+def test_a_unit_is_reached_and_set_by_keys_alone(page: Page) -> None:
+    """The keyboard reaches each widget, and the focus can be seen."""
+    page.of("controlnet_enable_checkbox").locator("input").focus()
+    page.page.keyboard.press("Space")
+    expect(page.badge).to_have_text("1 unit")
+    focused = "document.activeElement.closest('[id*=_controlnet_ControlNet-0_]')?.id.split('ControlNet-0_')[1]"
+    reached: list[str] = []
+    for _ in range(40):  # gradio 4 stops at each round button
+        page.page.keyboard.press("Tab")
+        reached.append(page.page.evaluate(focused))
+    names = [f"controlnet_{each}" for each in ("low_vram_checkbox", "pixel_perfect_checkbox", "preprocessor_dropdown",
+                                               "trigger_preprocessor", "model_dropdown", "refresh_models")]  # fmt: skip
+    assert [each for each in reached if each in names] == names
+    page.of("controlnet_type_filter_radio").get_by_label("All", exact=True).focus()
+    for key in ("Tab", "Space") if page.forge else ("ArrowRight",):
+        page.page.keyboard.press(key)
+    page.has_model("canny")
+
+
+@both
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_our_words_can_be_read_in(page: Page, photograph: Path, theme: str) -> None:
+    """The contrast of what we colour is that of WCAG 2.1 (AA), 4.5."""
+    page.page.evaluate("(dark) => document.body.classList.toggle('dark', dark)", theme == "dark")
+    page.canny(photograph)
+    page.more()
+    page.write("weight_curve", "nonsense")
+    expect(page.of("plan").locator(".cnet-plan-wrong")).to_be_visible()
+    for selector in (".cnet-badge", "button.cnet-unit-active", ".cnet-plan-wrong", ".cnet-plan-line"):
+        assert page.contrast(f"#txt2img_controlnet {selector}") >= 4.5, selector
+
+
+@both
+def test_ten_units_draw_together(page: Page, photograph: Path) -> None:
+    page.host.post("sdapi/v1/options", {"control_net_unit_count": 10})
+    try:
+        page.reload()
+        for unit in range(10):
+            page.unit_tab(unit)
+            page.canny(photograph, unit)
+            page.slide("control_weight", 0.1, unit)
+        expect(page.badge).to_have_text("10 units")
+        info = page.generate()
+        assert all(f"ControlNet {unit}: " in info for unit in range(10))
+        (drawn,) = page.newest()
+        tenth = {"enabled": True, "image": encode(read(photograph)), "weight": 0.1}
+        tenth |= {"module": "canny", "model": "canny"}
+        assert (drawn == page.same(info, *[tenth] * 10).pictures[0]).all()
+    finally:
+        page.host.post("sdapi/v1/options", {"control_net_unit_count": 3})
+        page.reload()
+
+
 def test_axes_of_the_plot_change_a_unit(webui_with_page: Host, photograph: Path) -> None:
     info = next(each for each in webui_with_page.get("sdapi/v1/script-info") if each["name"] == "x/y/z plot")
     axes = info["args"][0]["choices"]

@@ -281,12 +281,12 @@ def test_img2img_lends_its_picture_to_a_unit_without_one(page: Page, photograph:
 
 
 @both
-def test_the_inpaint_tab_lends_its_mask(page: Page, photograph: Path, tmp_path: Path) -> None:
+def test_the_inpaint_tab_lends_its_mask(page: Page, photograph: Path) -> None:
     page.go("img2img")
     page.page.locator("#mode_img2img button").filter(has_text=re.compile(r"^\s*Inpaint\s*$")).first.click()
     page.page.locator("#img2maskimg input[type=file]").first.set_input_files(photograph)
-    for height in (0.35, 0.45, 0.55, 0.65):
-        page.paint_host("#img2maskimg", (0.2, height), (0.8, height))
+    rows = [0.25 + row / 40 for row in range(21)]  # A1111's brush is thin, and half a latent pixel must be painted
+    page.paint_host("#img2maskimg", *((x, y) for y in rows for x in (0.2, 0.8)))
     page.choose("controlnet_preprocessor_dropdown", "inpaint_only")
     page.choose("controlnet_model_dropdown", "canny [")
     page.tick("enable")
@@ -296,7 +296,6 @@ def test_the_inpaint_tab_lends_its_mask(page: Page, photograph: Path, tmp_path: 
     page.tick("enable", on=False)
     page.generate()
     (plain,) = page.newest()
-    shoot(page, tmp_path, "inpaint")
     assert differ(drawn, plain) > 0.2, "the unit acts"
     source = np.array(Image.open(photograph).convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS))
     assert differ(drawn[:8], source[:8]) < 12, "outside the stroke the picture stays"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,19 @@ DEFAULTS = {f"{UNIT_1}/Preprocessor/value": "canny", f"{UNIT_1}/Threshold A/valu
 READY = "typeof controlstack === 'object' && uiCurrentTab !== null"
 # A1111's own handler of width and height returns more values than it has outputs (`onCalcResolutionHires`).
 ITS_OWN = "reading 'props'"
+COLOURS = """(element) => {
+    const context = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+    const rgba = (colour) => {
+        context.clearRect(0, 0, 1, 1);
+        context.fillStyle = colour;
+        context.fillRect(0, 0, 1, 1);
+        return Array.from(context.getImageData(0, 0, 1, 1).data);
+    };
+    let ground = [255, 255, 255, 0];
+    for (let each = element; each && !ground[3]; each = each.parentElement)
+        ground = rgba(getComputedStyle(each).backgroundColor);
+    return [rgba(getComputedStyle(element).color).slice(0, 3), ground.slice(0, 3)];
+}"""
 
 
 def expect(target: Any) -> Any:
@@ -44,6 +58,14 @@ class Page:
         page.wait_for_function(READY)
         page.wait_for_selector("#txt2img_controlnet .cnet-badge", state="attached")
         self.go(tab)
+
+    def reload(self) -> None:
+        """Build the page anew, by the button at its bottom, as settings of the page need it."""
+        self.page.locator("footer a, #footer a").filter(has_text="Reload UI").first.click()
+        self.page.wait_for_function(f"!({READY})", timeout=3 * WAIT)
+        self.page.wait_for_function(READY, timeout=3 * WAIT)
+        self.page.wait_for_selector("#txt2img_controlnet .cnet-badge", state="attached")
+        self.go(self.tab)
 
     def go(self, tab: str) -> None:
         """Turn to a tab and open our accordion there."""
@@ -130,23 +152,24 @@ class Page:
         box = self.of("controlnet_model_dropdown", unit).locator("input").first
         expect(box).to_have_value(re.compile(rf"{name} \["))
 
-    def paint(self, name: str, start: tuple[float, float], end: tuple[float, float], unit: int = 0) -> None:
-        """A stroke from one point of a picture to another, both as parts of its width and height."""
-        self._stroke(self.of(name, unit), start, end)
+    def paint(self, name: str, *points: tuple[float, float], unit: int = 0) -> None:
+        """A stroke along points of a picture, as parts of its width and height."""
+        self._stroke(self.of(name, unit), points)
 
-    def paint_host(self, selector: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+    def paint_host(self, selector: str, *points: tuple[float, float]) -> None:
         """The same on a picture of the host's."""
-        self._stroke(self.page.locator(selector).first, start, end)
+        self._stroke(self.page.locator(selector).first, points)
 
-    def _stroke(self, image: Any, start: tuple[float, float], end: tuple[float, float]) -> None:
+    def _stroke(self, image: Any, points: Sequence[tuple[float, float]]) -> None:
         area = image.locator("img.forge-image" if self.forge else "canvas[key=interface]").first
         area.scroll_into_view_if_needed()
         self.page.wait_for_timeout(SECOND)  # the canvas takes its size after the picture has loaded
         box = area.bounding_box()
-        points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
-        self.page.mouse.move(*points[0])
+        first, *others = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+        self.page.mouse.move(*first)
         self.page.mouse.down()
-        self.page.mouse.move(*points[1], steps=30)  # the brush lags behind
+        for point in others:
+            self.page.mouse.move(*point, steps=30)  # the brush lags behind
         self.page.mouse.up()
         self.page.wait_for_timeout(SECOND)
 
@@ -174,6 +197,11 @@ class Page:
     @property
     def badge(self) -> Any:
         return self.page.locator(f"#{self.tab}_controlnet .cnet-badge")
+
+    def contrast(self, selector: str) -> float:
+        """Of a text to what it stands on, as WCAG 2.1 defines it."""
+        lights = [_luminance(each) for each in self.page.locator(selector).first.evaluate(COLOURS)]
+        return (max(lights) + 0.05) / (min(lights) + 0.05)
 
     def generate(self) -> str:
         """The text below the new pictures; they tell when it is there, since it may be the last one again."""
@@ -218,6 +246,13 @@ class Page:
         """Nothing of ours may have failed in the browser."""
         ours = [error for error in self.errors if ITS_OWN not in error]
         assert [error for error in ours if not self.forge or "controlstack" in error.lower()] == []
+
+
+def _luminance(colour: Sequence[int]) -> float:
+    linear = [
+        part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in (c / 255 for c in colour)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def write_square(path: Path) -> Path:
