@@ -133,6 +133,8 @@ class Host:
     port: int
     log: Path
     auth: str = ""
+    forge: bool = False
+    models: Path = Path()
 
     def draw(
         self, *units: Unit, route: str = "txt2img", record: bool = False,
@@ -223,7 +225,7 @@ def started(
     with log.open("w") as sink:
         process = subprocess.Popen(command, cwd=path, env=environment, stdout=sink, stderr=subprocess.STDOUT)
         try:
-            host = Host(base, port, log, _first_password(flags))
+            host = Host(base, port, log, _first_password(flags), name_of(path) == "FORGE", models)
             _wait(host, process)
             yield host
         finally:
