@@ -207,8 +207,8 @@ def test_a_run_that_ends_early_leaves_nothing_behind(ours: Host, module: str, ho
 def test_an_error_while_joining_ends_the_request(ours: Host) -> None:
     """The program prints and drops what scripts raise before the sampling, and would draw without control."""
     plain = draw(ours)
-    ours.post("test/break?function=modules.shared.sd_model.encode_first_stage")
-    with pytest.raises(RequestError, match="the test broke this"):
+    ours.post("test/meddle?function=modules.shared.sd_model.encode_first_stage")
+    with pytest.raises(RequestError, match="the test asked for a failure"):
         ours.draw(unit(module="tile_colorfix").request)
     assert same(draw(ours), plain)
 
