@@ -8,9 +8,10 @@ from .node_apply import ApplyControlUnits
 from .node_infotext import InfotextFromUnits, UnitsFromInfotext
 from .node_model import LoadControlModel
 from .node_pose import DrawPose
+from .node_preprocess import Preprocess
 from .node_report import ControlReport
 from .node_shape import BlockWeightsNode, ControlSchedule
-from .node_unit import ControlUnit, Preprocess
+from .node_unit import ControlUnit
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     LoadControlModel,

@@ -1,78 +1,21 @@
-"""The host's pictures -> hints, by our preprocessors, and the inputs that nodes draw from their declarations."""
+"""The host's pictures -> hints, by our preprocessors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from comfy_api.latest import io
 from torch import Tensor
 
-from ..preprocessors import REGISTRY, find
-from ..preprocessors.base import Parameter, Preprocessor
-from ..preprocessors.networks.network import licences, missing_packages
+from ..core.errors import HintError
+from ..core.resize import ResizeMode, pixel_perfect
+from ..preprocessors import find
 from ..preprocessors.poses.points import to_json
 from .annotators import runtime
+from .choice import CHOICE, SEED
 
-NAME = "preprocessor"
-CHOICE = "preprocessor"  # of the input that chooses one; its parameters come beside it
-SEED, LARGEST_SEED = "seed", 2**32 - 1  # of preprocessors that draw lots
-ELSEWHERE = {"Reference", "IP-Adapter", "Revision"}  # types whose pictures no control model reads
-
-
-def preprocessor_input(tooltip: str) -> io.DynamicCombo.Input:
-    """The choice of a preprocessor; only the parameters of the chosen one are shown."""
-    options = [io.DynamicCombo.Option(each.id, _inputs(each)) for each in _offered()]
-    return io.DynamicCombo.Input(NAME, options, tooltip="\n".join((tooltip, *_terms(), *_greyed())))
-
-
-def unusable(choice: Mapping[str, Any] | None) -> str:
-    """Why a choice, as the host validates it, cannot run here; empty if it can, were it after a download."""
-    if choice is None:
-        return "the preprocessor is none of ours: choose one from the list"  # the host leaves unknown choices out
-    known = find(choice[CHOICE])
-    lacks = known.absent or missing_packages(known.networks)
-    return f"{known.id} cannot run here: {lacks}" if lacks else ""
-
-
-def _terms() -> Iterator[str]:
-    """The licences of weights, each with the preprocessors that it is for."""
-    known = {each.id: licences(each.networks) for each in _offered() if each.networks}
-    for terms in dict.fromkeys(known.values()):
-        yield f"Weights, {terms}: {', '.join(name for name, own in known.items() if own == terms)}."
-
-
-def _greyed() -> Iterator[str]:
-    """What cannot run here, by the reason; the host's list has no way to grey out a choice."""
-    lacks = {each.id: missing_packages(each.networks) for each in _offered()}
-    for reason in dict.fromkeys(filter(None, lacks.values())):
-        yield f"Cannot run here, {reason}: {', '.join(name for name, own in lacks.items() if own == reason)}."
-
-
-def _inputs(preprocessor: Preprocessor) -> list[io.WidgetInput]:
-    own: list[io.WidgetInput] = [_input(parameter) for parameter in preprocessor.parameters]
-    if preprocessor.deterministic:
-        return own
-    return [*own, io.Int.Input(SEED, default=0, min=0, max=LARGEST_SEED, tooltip="Another number, another result.")]
-
-
-def _offered() -> list[Preprocessor]:
-    """Those whose result is a hint; the picture as it is, for controls that are no units, is not offered."""
-    return [each for each in REGISTRY if ELSEWHERE.isdisjoint(each.control_types)]
-
-
-def _input(parameter: Parameter) -> io.WidgetInput:
-    kind = io.Int if parameter.integer else io.Float
-    return kind.Input(
-        parameter.name,
-        display_name=parameter.label,
-        default=parameter.default,
-        min=parameter.minimum,
-        max=parameter.maximum,
-        step=parameter.step,
-        tooltip=parameter.doc,
-    )
+LATENT = 8  # pixels per latent pixel
 
 
 def make_hint(image: Tensor, choice: Mapping[str, Any], resolution: int | None, mask: Tensor | None = None) -> Tensor:
@@ -100,6 +43,16 @@ def make_poses(image: Tensor, choice: Mapping[str, Any], resolution: int | None)
     found = preprocessor.poses(_rgb(image), resolution=resolution, runtime=runtime())
     drawn = [torch.from_numpy(preprocessor.draw(pose, **_parameters(choice))) for pose in found]
     return torch.stack(drawn).float() / 255, [to_json(pose) for pose in found]
+
+
+def resolution_of(image: Tensor, resolution: int, latent: Mapping[str, Any] | None, resize: ResizeMode) -> int | None:
+    """The short side in pixels at which the preprocessor works; None is the picture's own."""
+    if latent is None:
+        return resolution or None
+    if resolution:
+        raise HintError(f"both a resolution ({resolution}) and a latent are given: set the resolution to 0")
+    height, width = (side * LATENT for side in latent["samples"].shape[-2:])
+    return pixel_perfect((image.shape[1], image.shape[2]), (height, width), resize)
 
 
 def _parameters(choice: Mapping[str, Any]) -> dict[str, Any]:

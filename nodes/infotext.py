@@ -14,7 +14,7 @@ from ..core.fields import NO_MODEL, HiresOption, UnitArgs, parse_unit
 from ..preprocessors import find
 from ..preprocessors.base import nearest
 from ..preprocessors.webui import parameters_of
-from .hints import CHOICE, SEED
+from .choice import CHOICE, SEED
 from .spec import Units, UnitSpec
 
 RESOLUTION = "resolution"

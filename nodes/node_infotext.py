@@ -12,10 +12,9 @@ from ..core.errors import UnitError
 from ..core.fields import HiresOption, UnitArgs
 from ..core.infotext import parse_generation
 from ..preprocessors.base import RESOLUTION as WEBUI_RESOLUTION
-from .hints import make_hint
+from .hints import make_hint, resolution_of
 from .infotext import RESOLUTION, choice_of, file_of, pictures_of, read_units, write_units
 from .loading import files, load
-from .node_unit import resolution_of
 from .schema import UnitsType, schema
 from .spec import Units, UnitSpec
 

@@ -25,6 +25,7 @@ class DrawPose(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             "DrawPose",
+            shows=True,
             display_name="Draw Pose",
             description="Draws poses as control models know them, at the size that is needed.",
             aliases=("openpose", "render pose", "pose keypoint", "openpose editor"),

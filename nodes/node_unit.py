@@ -1,4 +1,4 @@
-"""The node that makes a unit, and the one that makes a hint alone."""
+"""The node that makes a unit."""
 
 from __future__ import annotations
 
@@ -6,29 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from comfy_api.latest import io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ..core.errors import HintError, UnitError
-from ..core.resize import ResizeMode, pixel_perfect
+from ..core.errors import UnitError
+from ..core.resize import ResizeMode
 from ..core.schedule import Keyframe, RangeBasis, Schedule
 from ..core.unit import ControlMode
 from .blocks import BlockWeights
-from .hints import make_hint, make_poses, preprocessor_input, unusable
+from .choice import RESOLUTION, preprocessor_input, unusable
+from .hints import make_hint, resolution_of
 from .member import member_of
-from .schema import BlockWeightsType, PoseType, ScheduleType, UnitsType, schema
+from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 
 LARGEST_WEIGHT = 10.0
-LATENT = 8  # pixels per latent pixel
 LAZY = ("control_net", "image", "mask", "inpaint_mask", "latent")  # what a unit that cannot act does not ask for
-RESOLUTION = io.Int.Input(
-    "resolution",
-    default=0,
-    min=0,
-    max=8192,
-    step=8,
-    tooltip="Short side, in pixels, at which the preprocessor works; 0 is the picture's own size.",
-)
 
 
 class ControlUnit(io.ComfyNode):
@@ -38,6 +31,7 @@ class ControlUnit(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             "ControlUnit",
+            shows=True,
             display_name="Control Unit",
             description="One control: a picture, the preprocessor that makes a hint of it, and the model that reads "
             "the hint. Chain units, then connect the last to Apply Control Units. A unit that is disabled or has the "
@@ -58,15 +52,18 @@ class ControlUnit(io.ComfyNode):
         preprocessor: Any = None,
         enabled: bool | None = None,
         weight: float | None = None,
-    ) -> bool | str:
-        """Named are the inputs that are checked here, and not by the host; those from other nodes are None."""
+    ) -> bool:
+        """Named are the inputs that are checked here, and not by the host; those from other nodes are None.
+
+        Raises UnitError: a sentence that is returned would be shown once for each of them.
+        """
         if weight is not None and not 0 <= weight <= LARGEST_WEIGHT:
-            return f"the weight is {weight:g}: choose one from 0 to {LARGEST_WEIGHT:g}"
+            raise UnitError(f"the weight is {weight:g}: choose one from 0 to {LARGEST_WEIGHT:g}")
         acts = enabled is not False and weight != 0
         if acts and (reason := unusable(preprocessor)):
-            return reason
+            raise UnitError(reason)
         if start is not None and end is not None and start > end:
-            return f"the range starts at {start:g}, after its end {end:g}: swap them"
+            raise UnitError(f"the range starts at {start:g}, after its end {end:g}: swap them")
         return True
 
     @classmethod
@@ -95,7 +92,7 @@ class ControlUnit(io.ComfyNode):
         inpaint_mask: Tensor | None = None,
     ) -> io.NodeOutput:
         if not enabled or not weight:
-            return io.NodeOutput(units, image)
+            return io.NodeOutput(units, ExecutionBlocker(None))  # what is connected to its hint does not run either
         if image is None or control_net is None:
             raise UnitError("the unit has no image or no control model: connect both, or disable it")
         resizing = ResizeMode(resize)
@@ -116,46 +113,7 @@ class ControlUnit(io.ComfyNode):
         return io.NodeOutput((*units, spec), hint, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
 
 
-class Preprocess(io.ComfyNode):
-    """Pictures -> hints, without a unit."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return schema(
-            "Preprocess",
-            display_name="Preprocess",
-            description="Turns pictures into hints: edges, lines, depth, normals, poses, segments, tiles, colours. "
-            "Works on batches.",
-            aliases=("controlnet preprocessor", "aux preprocessor", "canny", "lineart", "depth", "openpose", "tile"),
-            inputs=[
-                io.Image.Input("image", tooltip="One picture or a batch."),
-                preprocessor_input("What to make of the picture."),
-                RESOLUTION,
-                io.Mask.Input("mask", optional=True, tooltip="What is to be invented, for inpainting preprocessors."),
-            ],
-            outputs=[
-                io.Image.Output(display_name="hint", tooltip="The hints, one for each picture."),
-                PoseType.Output(
-                    display_name="pose", tooltip="What a pose preprocessor found, for editors and Draw Pose."
-                ),
-            ],
-        )
-
-    @classmethod
-    def validate_inputs(cls, preprocessor: Any = None) -> bool | str:
-        return unusable(preprocessor) or True
-
-    @classmethod
-    def execute(
-        cls, image: Tensor, preprocessor: Mapping[str, Any], resolution: int, mask: Tensor | None = None
-    ) -> io.NodeOutput:
-        size = resolution or None
-        hint, poses = make_poses(image, preprocessor, size) or (make_hint(image, preprocessor, size, mask), [])
-        return io.NodeOutput(hint, poses, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
-
-
 def _inputs() -> list[io.Input]:
-    share = {"min": 0.0, "max": 1.0, "step": 0.001}
     return [
         io.ControlNet.Input(
             "control_net",
@@ -164,6 +122,17 @@ def _inputs() -> list[io.Input]:
         ),
         io.Image.Input("image", lazy=True, tooltip="One picture for all, or one for each picture of the batch."),
         preprocessor_input("What makes the hint of the picture; none takes it as it is."),
+        *_when_and_how_much(),
+        *_how(),
+        RESOLUTION,
+        io.Boolean.Input("enabled", default=True, tooltip="Off: the unit and everything before it is not run."),
+        *_optional(),
+    ]
+
+
+def _when_and_how_much() -> list[io.Input]:
+    share = {"min": 0.0, "max": 1.0, "step": 0.001}
+    return [
         io.Float.Input(
             "weight", default=1.0, min=0.0, max=LARGEST_WEIGHT, step=0.01, tooltip="How strongly the unit acts."
         ),
@@ -177,6 +146,11 @@ def _inputs() -> list[io.Input]:
             "shares of the steps that really run, whatever the sampler, scheduler and denoise. webui: as "
             "sd-webui-controlnet counts.",
         ),
+    ]
+
+
+def _how() -> list[io.Input]:
+    return [
         io.Combo.Input(
             "mode",
             options=[each.value for each in ControlMode],
@@ -190,8 +164,11 @@ def _inputs() -> list[io.Input]:
             default=ResizeMode.CROP.value,
             tooltip="How a hint of another shape is brought to the picture's.",
         ),
-        RESOLUTION,
-        io.Boolean.Input("enabled", default=True, tooltip="Off: the unit and everything before it is not run."),
+    ]
+
+
+def _optional() -> list[io.Input]:
+    return [
         UnitsType.Input("units", optional=True, tooltip="Units before this one."),
         io.Mask.Input("mask", optional=True, lazy=True, tooltip="Where the unit acts; white is full effect."),
         ScheduleType.Input("schedule", optional=True, tooltip="How the weight moves over the run."),
@@ -206,16 +183,6 @@ def _inputs() -> list[io.Input]:
             "inpaint_mask", optional=True, lazy=True, tooltip="What is to be invented, for inpainting preprocessors."
         ),
     ]
-
-
-def resolution_of(image: Tensor, resolution: int, latent: Mapping[str, Any] | None, resize: ResizeMode) -> int | None:
-    """The short side in pixels at which the preprocessor works; None is the picture's own."""
-    if latent is None:
-        return resolution or None
-    if resolution:
-        raise HintError(f"both a resolution ({resolution}) and a latent are given: set the resolution to 0")
-    height, width = (side * LATENT for side in latent["samples"].shape[-2:])
-    return pixel_perfect((image.shape[1], image.shape[2]), (height, width), resize)
 
 
 def _name(control: Any) -> str:

@@ -27,7 +27,7 @@ class UnitReport:
         if not self.firing.fired:
             return f"{line} (it never acted: check its range and the steps of this pass)"
         each = self.seconds / self.firing.fired
-        return f"{line}, {each:.2f} s a step, {self.size / MEGABYTE:.0f} MB"
+        return f"{line}, {each:.2f} s each, {self.size / MEGABYTE:.0f} MB"
 
 
 Report = tuple[UnitReport, ...]

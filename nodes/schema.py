@@ -17,9 +17,12 @@ PoseType = io.Custom("POSE_KEYPOINT")  # frames as OpenPose's JSON, as other pac
 BlockWeightsType = io.Custom("CONTROLSTACK_BLOCK_WEIGHTS")  # a `BlockWeights`
 
 
-def schema(name: str, *, aliases: Sequence[str], **settings: Any) -> io.Schema:
-    """A node's schema; search aliases reach hosts that know them, and older ones are spared."""
+def schema(name: str, *, aliases: Sequence[str], shows: bool = False, **settings: Any) -> io.Schema:
+    """A node's schema. What older hosts do not know is left out.
+
+    aliases: words by which the search finds it. shows: it shows a picture, also when the host need not run it again.
+    """
     known = {field.name for field in fields(io.Schema)}
-    newer = {"search_aliases": list(aliases)}
+    newer = {"search_aliases": list(aliases), "has_intermediate_output": shows}
     newer = {key: value for key, value in newer.items() if key in known}
     return io.Schema(node_id=f"{PREFIX}{name}", category=CATEGORY, **newer, **settings)

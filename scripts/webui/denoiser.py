@@ -2,8 +2,9 @@
 
 The denoiser lays its batch out as all cond rows, then all uncond rows, and hands it to the U-Net in one or several
 calls in that order (different prompt lengths, `batch_cond_uncond` off), sometimes without the uncond rows at its end.
-So a cursor that starts anew with each announcement knows every row. Prompts are not touched: marking them, as
-sd-webui-controlnet does, breaks the WebUI's prompt cache and, when a run fails, the pictures after it.
+So a cursor that starts anew with each announcement knows every row; where the picture is cut into tiles in between,
+each tile has its own. Prompts are not touched: marking them, as sd-webui-controlnet does, breaks the WebUI's prompt
+cache and, when a run fails, the pictures after it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Denoising:
         self._evaluations = 0
         self._steps, self._host_step = 1, 0
         self._rows, self._cond_rows = 0, 0
+        self._first, self._end = 0, 0
         self._cursors: dict[Hashable, int] = {}
         self._first_noise: float | None = None
 
@@ -36,21 +38,26 @@ class Denoising:
         if not self._evaluations:
             self._order = order_of(sampler)
         self._rows, self._cond_rows = rows, cond_rows
+        self._first, self._end = 0, 0
         self._cursors.clear()
         self._host_step, self._steps = host_step, max(1, steps)
         self._evaluations += 1
 
+    def hand(self, count: int) -> None:
+        """The denoiser hands its next `count` rows to its network, which may cut them into tiles."""
+        self._first, self._end = self._end, self._end + count
+        self._cursors.clear()
+
     def take(self, count: int, part: Hashable = None) -> tuple[bool, ...]:
         """True for each cond row among the next `count` rows that the U-Net is given.
 
-        part: stands for the part of the picture that they show. A program that cuts it into tiles hands in the batch
-        tile by tile, or call by call and each call tile by tile; each tile sees all rows in order.
+        part: stands for the part of the picture that they show. Each part sees all rows that were handed in, in order.
         """
         if not self._rows:  # nobody announced anything: a sampler without guidance
             return (True,) * count
-        start = self._cursors.get(part, 0)
-        if start + count > self._rows:  # tiles of which nobody told
-            start = 0
+        start = self._cursors.get(part, self._first)
+        if start + count > (self._end or self._rows):  # the same part again, or tiles of which nobody told
+            start = self._first
         self._cursors[part] = start + count
         return tuple(row % self._rows < self._cond_rows for row in range(start, start + count))
 

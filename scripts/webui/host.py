@@ -39,6 +39,8 @@ class WebUI:
 
         stack = ExitStack()
         stack.enter_context(devices.without_autocast())
+        if self.device.type == "cpu":  # there the WebUI casts around weights in 8 bits, and the line above is for CUDA
+            stack.enter_context(torch.autocast("cpu", enabled=False))
         stack.enter_context(self.residency.ready(network_of(model)))
         return stack
 
@@ -74,10 +76,10 @@ class WebUI:
 
     @property
     def saves_memory(self) -> bool:
-        """Whether the user started the program with --lowvram or --medvram."""
+        """Whether parts of the checkpoint take turns on the device: --lowvram, --medvram, --medvram-sdxl."""
         from modules import shared
 
-        return any(getattr(shared.cmd_opts, flag, False) for flag in ("lowvram", "medvram"))
+        return bool(getattr(shared.sd_model, "lowvram", False))
 
     @property
     def unet(self) -> Any:

@@ -1,5 +1,6 @@
 """Runs inside ComfyUI, for our tests alone: base models small enough for a CPU, and prompts without a text encoder."""
 
+import contextlib
 import copy
 import json
 import sys
@@ -8,6 +9,7 @@ import comfy.controlnet
 import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import comfy.supported_models
 import torch
 
@@ -193,30 +195,73 @@ class TestTile:
         return (out,)
 
 
+@contextlib.contextmanager
+def _casts():
+    """The layers whose weights the host casts or copies to the device as they are used."""
+    seen, cast = set(), comfy.ops.cast_bias_weight
+
+    def recording(layer, *arguments, **settings):
+        seen.add(layer)
+        return cast(layer, *arguments, **settings)
+
+    comfy.ops.cast_bias_weight = recording
+    try:
+        yield seen
+    finally:
+        comfy.ops.cast_bias_weight = cast
+
+
+def _dynamic(network):
+    """The patcher of newer hosts that never loads a network; on a CPU they do not use it, so it is made by hand."""
+    kind = comfy.model_patcher.ModelPatcherDynamic
+    patcher, device = object.__new__(kind), torch.device("cpu")
+    nothing = (None, [], [-1], [0], [0], {})  # pinned; the buffers of its library are for GPUs
+    network.dynamic_pins = {device: {"weights": nothing, "patches": nothing, "hostbufs_initialized": True}}
+    patcher.__init__(network, load_device=device, offload_device=device)
+    return patcher
+
+
 class TestPartialLoad:
-    """CONTROL_NET, after its network has given the same residuals with its weights streamed in as when loaded whole."""
+    """CONTROL_NET, after its network has given the same residuals with its weights streamed in as when loaded whole.
+
+    how: "half" of the bytes may be loaded, "none", or the patcher is "dynamic".
+    """
 
     CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONTROL_NET",)
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"control_net": ("CONTROL_NET",)}}
+        return {"required": {"control_net": ("CONTROL_NET",), "how": (["half", "none", "dynamic"],)}}
 
-    def make(self, control_net):
+    def make(self, control_net, how):
         (patcher,) = control_net.get_models()
         network, device = patcher.model, patcher.load_device
+        layers = {module for module in network.modules() if next(module.parameters(recurse=False), None) is not None}
+        strangers = {type(layer).__name__ for layer in layers if not hasattr(layer, "comfy_cast_weights")}
+        assert not strangers, f"the host cannot stream the weights of {strangers}"
         generator = torch.Generator().manual_seed(0)
         x, hint = torch.randn(2, 4, 16, 16, generator=generator), torch.rand(2, 3, 128, 128, generator=generator)
         arguments = (x, torch.tensor([500.0, 500.0]), hint, torch.randn(2, 77, 64, generator=generator))
-        found = []
-        for memory in (0, 1):  # 0 is everything
-            patcher.detach()
-            patcher.load(device, lowvram_model_memory=memory, full_load=memory == 0)
-            streamed = sum(getattr(module, "comfy_cast_weights", False) for module in network.modules())
-            assert bool(streamed) == bool(memory), f"{streamed} layers stream their weights"
-            found.append(network(*arguments))
         patcher.detach()
-        assert all((a == b).all() for a, b in zip(*found, strict=True)), "streamed weights give other residuals"
+        patcher.load(device, full_load=True)
+        with _casts() as seen:
+            whole = network(*arguments)
+        assert not seen, f"{len(seen)} layers are cast although they are loaded"
+        patcher.detach()
+        if how == "dynamic":
+            patcher = _dynamic(network)
+            patcher.load(device)
+        else:
+            patcher.load(device, lowvram_model_memory=1 if how == "none" else patcher.model_size() // 2)
+        with _casts() as seen:
+            streamed = network(*arguments)
+        assert (seen == layers) if how != "half" else (set() < seen < layers), f"{len(seen)} of {len(layers)} layers"
+        assert all((a == b).all() for a, b in zip(whole, streamed, strict=True)), "streamed weights, other residuals"
+        if how == "dynamic":
+            for layer in layers:
+                layer.comfy_cast_weights = False  # as it was; the hand-made patcher ends here
+        else:
+            patcher.detach()
         return (control_net,)
 
 

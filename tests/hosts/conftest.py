@@ -47,6 +47,7 @@ def webui_models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     webui_host.make_world(webui_path, models)
     control_files.write_all(models / "ControlNet", heads=8)
     control_files.write_v2(models / "ControlNet")
+    control_files.write_narrow_xl(models / "ControlNet")
     return models
 
 
@@ -98,6 +99,7 @@ def forge_models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     models = tmp_path_factory.mktemp("forge-models")
     webui_host.make_world(webui_path, models)
     control_files.write_all(models / "ControlNet", heads=webui_world.HEADS)
+    control_files.write_narrow_xl(models / "ControlNet")
     return models
 
 

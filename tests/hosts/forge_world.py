@@ -53,23 +53,29 @@ import json
 from functools import partial
 from pathlib import Path
 
+import torch
+
 import ldm_patched.modules.supported_models as known
-from ldm_patched.modules import sd, sd1_clip, supported_models_base
+from ldm_patched.modules import sd, sd1_clip, sdxl_clip, supported_models_base, utils
 from modules_forge import forge_loader
 
-CLIP = Path({folder!r})
-SETTINGS = json.loads((CLIP / "config.json").read_text())
+TEXTS = Path({texts!r})
 AUTOENCODER = {{
     "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": {autoencoder},
     "ch_mult": {widths}, "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
 }}
-ENDS = {{"start": SETTINGS["bos_token_id"], "end": SETTINGS["eos_token_id"], "pad": SETTINGS["pad_token_id"]}}
 
 
-class Text(sd1_clip.SDClipModel):
-    def __init__(self, **given):
-        more = {{"return_projected_pooled": False}} if "model_options" in given else {{}}
-        super().__init__(**given, **more, textmodel_json_config=str(CLIP / "config.json"), special_tokens=ENDS)
+def encoder(name, **given):
+    path = TEXTS / name / "config.json"
+    settings = json.loads(path.read_text())
+    ends = {{"start": settings["bos_token_id"], "end": settings["eos_token_id"], "pad": settings["pad_token_id"]}}
+    more = {{"return_projected_pooled": False}} if "model_options" in given else {{}}
+    return sd1_clip.SDClipModel(**given, **more, textmodel_json_config=str(path), special_tokens=ends)
+
+
+def words(name, width):
+    return partial(sd1_clip.SDTokenizer, tokenizer_path=str(TEXTS / name), embedding_size=width)
 
 
 class Small(known.SD15):
@@ -77,14 +83,43 @@ class Small(known.SD15):
     unet_extra_config = {{"num_heads": {heads}, "num_head_channels": -1}}
 
     def clip_target(self, state_dict={{}}):
-        words = partial(sd1_clip.SDTokenizer, tokenizer_path=str(CLIP), embedding_size={context})
         return supported_models_base.ClipTarget(
-            partial(sd1_clip.SD1Tokenizer, tokenizer=words), partial(sd1_clip.SD1ClipModel, clip_model=Text)
+            partial(sd1_clip.SD1Tokenizer, tokenizer=words("clip", {context})),
+            partial(sd1_clip.SD1ClipModel, clip_model=partial(encoder, "clip")),
         )
 
 
+class Pair(sdxl_clip.SDXLClipModel):
+    def __init__(self, **given):
+        torch.nn.Module.__init__(self)
+        self.clip_l, self.clip_g = (encoder(name, **given) for name in ("clip-half", "clip-pooled"))
+        self.clip_g.text_projection = torch.nn.Parameter(torch.empty({context} // 2, {pooled}))
+        self.dtypes = set()
+
+
+class Words(sdxl_clip.SDXLTokenizer):
+    def __init__(self, **given):
+        self.clip_l, self.clip_g = (words(name, {context} // 2)(**given) for name in ("clip-half", "clip-pooled"))
+
+
+class SmallXL(known.SDXL):
+    unet_config = {{
+        **known.SDXL.unet_config, "context_dim": {context}, "model_channels": {width_xl}, "transformer_depth": {depths},
+    }}
+    unet_extra_config = {{"num_heads": -1, "num_head_channels": {head_xl}}}
+
+    def process_clip_state_dict(self, state_dict):
+        names = {{"conditioner.embedders.0.": "clip_l.", "conditioner.embedders.1.": "clip_g."}}
+        found = utils.state_dict_prefix_replace(state_dict, names, filter_keys=True)
+        found["clip_g.text_projection"] = found.pop("clip_g.transformer.text_projection.weight").T.contiguous()
+        return found
+
+    def clip_target(self, state_dict={{}}):
+        return supported_models_base.ClipTarget(Words, Pair)
+
+
 if not any(each.__name__ == "Small" for each in known.models):
-    known.models.insert(0, Small)
+    known.models[:0] = [Small, SmallXL]
     forge_loader.VAE = partial(sd.VAE, config={{"params": {{"ddconfig": AUTOENCODER, "embed_dim": 4}}}})
 """
 
@@ -101,22 +136,23 @@ def prepare(path: Path, base: Path, models: Path, *, built_in: bool) -> None:
     """Make the program take the checkpoints that lie in `models`; built_in: keep its own ControlNet instead of ours."""
     texts = models / "Stable-diffusion"
     sizes = {"context": webui_world.CONTEXT, "width": webui_world.WIDTH, "heads": webui_world.HEADS}
+    sizes |= {"width_xl": webui_world.XL_WIDTH, "head_xl": webui_world.XL_HEAD}
+    depths = [depth for depth in webui_world.XL_DEPTHS for _ in range(2)]
     if (path / SOURCE).is_dir():
         one, two = base / "small", base / "small-xl"
         _describe(path / SOURCE / SD1, one, {"": texts / "clip"})
         _describe(path / SOURCE / SDXL, two, {"": texts / "clip-half", "_2": texts / "clip-pooled"})
-        depths = [depth for depth in webui_world.XL_DEPTHS for _ in range(2)]
-        sizes |= {"width_xl": webui_world.XL_WIDTH, "head_xl": webui_world.XL_HEAD}
         code = FORGE.format(folder=str(one), folder_xl=str(two), depths=depths, **sizes)
     else:
-        sizes |= {"autoencoder": webui_world.AUTOENCODER_WIDTH}
-        code = OLDER.format(folder=str(texts / "clip"), widths=WIDTHS, **sizes)
+        sizes |= {"autoencoder": webui_world.AUTOENCODER_WIDTH, "pooled": webui_world.XL_POOLED}
+        code = OLDER.format(texts=str(texts), widths=WIDTHS, depths=depths, **sizes)
     (base / "models").symlink_to(models, target_is_directory=True)  # Classic has no --models-dir
     target = base / "extensions" / "small" / "scripts"
     target.mkdir(parents=True)
     (target / "small.py").write_text(code)
     settings = {"disabled_extensions": [] if built_in else [BUILT_IN]}
-    settings |= {"live_previews_enable": False}  # reForge would download a network for them
+    # reForge would download a network for previews, and look for a text encoder apart from the checkpoint's.
+    settings |= {"live_previews_enable": False, "sd_text_encoder": "None"}
     (base / "config.json").write_text(json.dumps(settings))
 
 

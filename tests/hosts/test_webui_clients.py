@@ -11,9 +11,9 @@ import pytest
 import webui_host
 from controlstack.scripts.webui.arguments import FIELDS, SLOTS
 from PIL import Image
-from test_webui import TOLERANCE, differ, photograph, same
 from webui_host import Drawing, Host, Picture, decode, encode
 from webui_oracle import Oracle, Place, Wanted
+from webui_units import TOLERANCE, differ, photograph, same
 
 SIZE = 64
 BASE = {"prompt": "a cat", "negative_prompt": "a dog", "steps": 3, "width": SIZE, "height": SIZE, "seed": 1}

@@ -39,8 +39,8 @@ def draw(host: Host, *units: dict[str, Any], **settings: Any) -> Drawing:
 HALF = torch.zeros(SIZE, SIZE, 3, dtype=torch.uint8)
 HALF[:, : SIZE // 2] = 255
 PAINTED = {"route": "img2img", "init_images": [picture(5)], "denoising_strength": 0.7, "mask": encode(HALF.numpy())}
-# reForge's own ControlNet hands the modes to a patcher that does not look at them, so there is nothing to equal there.
-IGNORED = {"REFORGE": {"prompt", "control"}}
+# reForge's own ControlNet hands these to a patcher and a U-Net that do not look at them: there is nothing to equal.
+IGNORED = {"REFORGE": {"prompt", "control", "tile_colorfix", "tile_colorfix+sharp", "tile_colorfix, hires"}}
 CASES: dict[str, tuple[tuple[dict[str, Any], ...], dict[str, Any]]] = {
     "none": ((), {}),
     "one": ((unit(),), {}),
@@ -64,10 +64,14 @@ CASES: dict[str, tuple[tuple[dict[str, Any], ...], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_equals_the_built_in(program: Path, ours: Host, theirs: Host, name: str) -> None:
+def skip_ignored(program: Path, name: str) -> None:
     if name in IGNORED.get(webui_host.name_of(program), ()):
         pytest.skip("the program's own ControlNet ignores this")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_built_in(program: Path, ours: Host, theirs: Host, name: str) -> None:
+    skip_ignored(program, name)
     units, settings = CASES[name]
     found, wanted = (draw(host, *units, **settings) for host in (ours, theirs))
     assert len(found.evaluations) == len(wanted.evaluations) > 0
@@ -83,14 +87,15 @@ def test_the_hint_matters(ours: Host) -> None:
 COLOURS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "tile_colorfix": (unit(module="tile_colorfix", threshold_a=3), {}),
     "tile_colorfix+sharp": (unit(module="tile_colorfix+sharp", threshold_a=3, threshold_b=1), {}),
-    "hires": (unit(module="tile_colorfix", threshold_a=3), HIRES),
+    "tile_colorfix, hires": (unit(module="tile_colorfix", threshold_a=3), HIRES),
 }
 NOISY = 0.01  # Forge announces a hires pass twice; its own encodes twice, and so draws other noise for the autoencoder
 
 
 @pytest.mark.parametrize("name", COLOURS)
-def test_colours_come_back_as_with_the_built_in(ours: Host, theirs: Host, name: str) -> None:
+def test_colours_come_back_as_with_the_built_in(program: Path, ours: Host, theirs: Host, name: str) -> None:
     """It changes what the U-Net answers, ours what is seen in it: the same for the latents of the next step."""
+    skip_ignored(program, name)
     asked, settings = COLOURS[name]
     found, wanted = (draw(host, asked, steps=4, **settings) for host in (ours, theirs))
     plain = draw(ours, unit(), steps=4, **settings)
@@ -98,6 +103,29 @@ def test_colours_come_back_as_with_the_built_in(ours: Host, theirs: Host, name: 
         tolerance = NOISY if mine.hires else TOLERANCE
         assert (mine.x - other.x).abs().max() <= tolerance * other.x.abs().max()
     assert (found.evaluations[-1].x - plain.evaluations[-1].x).abs().max() > 0.05
+
+
+TILED = {"MultiDiffusion": 1, "Mixture of Diffusers": 4}  # and how many tiles at once
+
+
+@pytest.mark.parametrize("method", TILED)
+@pytest.mark.parametrize("mode", ["Balanced", "ControlNet is more important"])
+def test_tiles_of_forges_own_see_their_part(program: Path, ours: Host, theirs: Host, method: str, mode: str) -> None:
+    """As with the built-in, tile by tile; and several at once draw the same."""
+    if webui_host.name_of(program) != "FORGE":
+        pytest.skip("only Forge has an own tiled drawing that works with controls")
+    found, wanted = (drawn_in_tiles(host, method, 1, control_mode=mode) for host in (ours, theirs))
+    assert len(found.evaluations) == len(wanted.evaluations) == 3 * 9
+    for mine, other in zip(found.evaluations, wanted.evaluations, strict=True):
+        assert (mine.out - other.out).abs().max() <= TOLERANCE * other.out.abs().max()
+    several = drawn_in_tiles(ours, method, TILED[method], control_mode=mode)
+    assert (several.samples - found.samples).abs().max() <= 1e-3 * found.samples.abs().max()
+    assert "sees the whole control picture" not in ours.log.read_text()
+
+
+def drawn_in_tiles(host: Host, method: str, at_once: int, **settings: Any) -> Drawing:
+    """Three by three tiles that overlap by half."""
+    return draw(host, unit(**settings), scripts={"MultiDiffusion Integrated": [True, method, 64, 64, 32, at_once]})
 
 
 @pytest.mark.parametrize("settings", [{"weight": 0}, {"enabled": False}])

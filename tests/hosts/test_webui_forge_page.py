@@ -1,4 +1,4 @@
-"""Our units on the page of a real Forge, whose gradio is another one, in a real browser."""
+"""Our units on the pages of Forge, whose gradio is another one, and of its relatives, in a real browser."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import browser as chromium
-import control_files
 import forge_world
 import numpy as np
 import pytest
 import webui_host
-import webui_world
 from PIL import Image
 from webui_host import Drawing, Host, encode
 
@@ -34,21 +32,13 @@ TEXT = f'a cat\nSteps: 3, Sampler: Euler a, Seed: 5, Size: 64x64, ControlNet 1: 
 
 
 @pytest.fixture(scope="module")
-def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A running Forge with its page and our extension, its own ControlNet switched off."""
-    path = webui_host.find_forge()
-    if path is None:
-        pytest.skip("no Forge: set FORGE_PATH to its folder (and FORGE_PYTHON to its Python)")
-    source = webui_host.find()
-    if source is None:
-        pytest.skip("no WebUI: set WEBUI_PATH to its folder, whose modules write the small checkpoint")
-    models, base = tmp_path_factory.mktemp("forge-page-models"), tmp_path_factory.mktemp("forge-page")
-    webui_host.make_world(source, models)
-    control_files.write_all(models / "ControlNet", heads=webui_world.HEADS)
-    forge_world.prepare(path, base, models, built_in=False)
+def forge(program: Path, forge_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """The running program with its page and our extension, its own ControlNet switched off."""
+    base = tmp_path_factory.mktemp("forge-page")
+    forge_world.prepare(program, base, forge_models, built_in=False)
     # With its data elsewhere, Forge does not serve its own scripts to the page by itself.
-    flags = (*forge_world.FLAGS, "--gradio-allowed-path", str(path))
-    with webui_host.started(path, base, models, flags=flags, page=True) as host:
+    flags = (*forge_world.FLAGS, "--gradio-allowed-path", str(program))
+    with webui_host.started(program, base, forge_models, flags=flags, page=True) as host:
         yield host
 
 
@@ -94,7 +84,7 @@ def api(host: Host, *units: dict[str, Any], sampler: str) -> Drawing:
 
 
 def newest(host: Host) -> np.ndarray:
-    found = (host.base / "outputs" / "txt2img-images").rglob("*.png")
+    found = host.base.glob("output*/txt2img-images/**/*.png")  # the programs name the folder differently
     return np.array(Image.open(max(found, key=lambda each: each.stat().st_mtime_ns)).convert("RGB"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,20 +12,17 @@ import numpy as np
 import pytest
 import torch
 import webui_host
-from test_webui import HALF, TOLERANCE, clean, photograph, same
+import webui_world
+from test_webui import HALF, clean
 from webui_host import Drawing, Evaluation, Host, Picture, encode
 from webui_oracle import Oracle, Place, Wanted
+from webui_units import TOLERANCE, photograph, same
 
 WIDTH, HEIGHT = 128, 96
 TILE, OVERLAP = 8, 4  # latent pixels
 MULTI, MIXTURE = "MultiDiffusion", "Mixture of Diffusers"
 METHODS = (MULTI, MIXTURE)
 BOX = tuple[int, int, int, int]  # top, left, height, width in latent pixels
-
-
-@pytest.fixture(scope="session")
-def oracle(webui_models: webui_host.Path) -> Oracle:
-    return Oracle(webui_models)
 
 
 def tiled(method: str = MULTI, at_once: int = 1, **changes: Any) -> dict[str, list[Any]]:
@@ -68,7 +66,8 @@ def seen_part(wanted: Wanted, box: BOX) -> Wanted:
 
 def rows(seen: Evaluation, first: int, count: int) -> Evaluation:
     cut = slice(first, first + count)
-    return replace(seen, x=seen.x[cut], time=seen.time[cut], context=seen.context[cut], out=seen.out[cut])
+    tensors = {name: getattr(seen, name) for name in ("x", "time", "context", "out", "y")}
+    return replace(seen, **{name: None if each is None else each[cut] for name, each in tensors.items()})
 
 
 def unit(seed: int = 0, file: str = "canny", mask: Picture | None = None, **settings: Any) -> Wanted:
@@ -193,6 +192,36 @@ def test_regions(webui_tiled: Host, oracle: Oracle, method: str, prompt: str) ->
             tile = rows(seen, index * count, count)
             answer = oracle.answer(tile, [seen_part(each, box) for each in units], Place(0, 0, 1), cond)
             assert far(tile, answer) <= TOLERANCE, (number, box)
+
+
+def test_regions_that_coincide(webui_tiled: Host, oracle: Oracle) -> None:
+    """With each other and with a tile, where the request's cond and uncond rows come in calls of their own."""
+    place: BOX = (0, 4, 8, 8)
+    boxes = [region(0.25, 0, 0.5, 0.5, "a dog " * 60, blend) for blend in ("Background", "Foreground")]
+    wanted = Wanted(hints={False: photograph(0, 128)}, settings=CONTROL)
+    drawing = webui_tiled.draw(
+        wanted.request, record=True, scripts=tiled(MULTI, 1, regions=True, boxes=boxes), width=128, height=128,
+        prompt="a cat " * 60,
+    )  # fmt: skip
+    step = [(box, cond) for cond in (1, 0) for box in (*grid(128, 128), place, place)]
+    assert len(drawing.evaluations) == 3 * len(step)
+    for number, seen in enumerate(drawing.evaluations):
+        box, cond = step[number % len(step)]
+        assert far(seen, oracle.answer(seen, [seen_part(wanted, box)], Place(0, 0, 1), cond)) <= TOLERANCE, number
+
+
+@pytest.mark.parametrize("mode", ["Balanced", CONTROL["control_mode"]])
+def test_sdxl(webui_tiled: Host, webui_models: Path, mode: str) -> None:
+    chosen = {"override_settings": {"sd_model_checkpoint": webui_world.XL, "live_previews_enable": False}}
+    wanted = Wanted(file="xl", hints={False: photograph(0, 128)}, settings={"control_mode": mode})
+    drawing = webui_tiled.draw(wanted.request, record=True, scripts=tiled(MULTI, 4), width=128, height=128, **chosen)
+    expected, judge = batches(grid(128, 128), 4), Oracle(webui_models, webui_world.XL)
+    assert len(drawing.evaluations) == 3 * len(expected)
+    for number, seen in enumerate(drawing.evaluations):
+        for index, box in enumerate(expected[number % len(expected)]):
+            tile = rows(seen, 2 * index, 2)
+            assert tile.y is not None
+            assert far(tile, judge.answer(tile, [seen_part(wanted, box)], Place(0, 0, 1))) <= TOLERANCE, (number, box)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -8,7 +8,7 @@ from controlstack.core.errors import HostError
 from controlstack.core.residuals import Residuals
 from controlstack.core.unit import Window
 from controlstack.scripts.webui.denoiser import Denoising
-from controlstack.scripts.webui.tiles import Tiles, cut, joined
+from controlstack.scripts.webui.tiles import Tiles, block_of, cut, joined
 
 CANVAS, TILE = (24, 40), (16, 8)  # latent pixels
 PLACES = ((0, 0), (8, 5), (3, 32))
@@ -82,6 +82,18 @@ def test_latents_are_cut_for_each_block_of_rows() -> None:
     assert cut(latents, (), x) is latents
 
 
+def test_what_others_add_is_shared_out_to_the_blocks_and_comes_together_again() -> None:
+    given = Residuals(input=(torch.rand(6, 2, 3, 3),), output=(None, torch.rand(1, 2, 3, 3)), middle=(None,))
+    parts = [block_of(given, number, 2) for number in range(3)]
+    whole = joined([part for part in parts if part is not None])
+    assert given.input[0] is not None and whole.input[0] is not None and given.output[1] is not None
+    assert whole.input[0].equal(given.input[0])
+    assert whole.output[0] is None
+    assert whole.output[1] is not None
+    assert whole.output[1].equal(given.output[1].expand(6, 2, 3, 3))
+    assert block_of(None, 0, 2) is None
+
+
 def test_blocks_are_joined_by_place() -> None:
     blocks = [
         Residuals(input=(None, torch.full((2, 3), i)), output=(torch.full((2, 1), -i),), context=(torch.ones(2, 4, 5),))
@@ -99,6 +111,15 @@ def test_each_tile_sees_the_rows_in_order() -> None:
     """Two pictures: all rows at once tile by tile, or cond and uncond rows apart, each tile by tile."""
     denoising = Denoising()
     denoising.announce(4, 2, 0, 1)
-    assert [denoising.take(4, tile) for tile in "ab"] == [(True, True, False, False)] * 2
+    denoising.hand(4)
+    assert [denoising.take(4, tile) for tile in "aba"] == [(True, True, False, False)] * 3
     denoising.announce(4, 2, 0, 1)
-    assert [denoising.take(2, tile) for _ in range(2) for tile in "ab"] == [(True, True)] * 2 + [(False, False)] * 2
+    for expected in (True, False):
+        denoising.hand(2)
+        assert [denoising.take(2, tile) for tile in "aba"] == [(expected, expected)] * 3
+    denoising.announce(4, 2, 0, 1)
+    denoising.hand(4)  # a region that evaluates its own prompt apart from its negative one, twice
+    assert [denoising.take(2, "a")[0] for _ in range(4)] == [True, False, True, False]
+    denoising.announce(4, 2, 0, 1)
+    denoising.hand(2)  # the denoiser leaves the uncond rows out
+    assert [denoising.take(2)[0] for _ in range(3)] == [True] * 3
