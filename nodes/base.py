@@ -51,7 +51,10 @@ def check_units(model: Any, units: Sequence[ControlUnit], own: Sequence[bool]) -
                 f"unit {number}: '{unit.model.name}' was trained for {unit.model.base.name}, the loaded checkpoint is "
                 f"{type(network).__name__}: choose a Stable Diffusion checkpoint, or a control model for this one"
             )
-        check_fits(f"unit {number}: {unit.model.name}", unit.model.base, base)
+        try:
+            check_fits(unit.model.name, unit.model.base, base)
+        except IncompatibleModelError as error:
+            raise IncompatibleModelError(f"unit {number}: {error}") from None
 
 
 def _takes_control(network: Any) -> bool:

@@ -134,6 +134,9 @@ class StackControl(comfy.controlnet.ControlBase):
 
     def _begin_with(self, patcher: Any) -> None:
         """Meet the other controls of the run, and end it when the host is done with the model, however that comes."""
+        if patcher is None:  # a pack that samples by itself, and has to call cleanup
+            self.canvas.begin([])
+            return
         beside = patcher.get_attachment(KEY) or []
         patcher.set_attachments(KEY, beside)
         self.canvas.begin(beside)

@@ -13,7 +13,7 @@ from .keyframes import EASINGS, parse_keyframes
 from .plot import plot
 from .schema import BlockWeightsType, ScheduleType, schema
 
-POINTS = 64  # of the drawn curve
+POINTS = 64  # of a drawn curve
 EXAMPLE = "0 1\n0.5 0.8 ease-out\n1 0"
 SOFT = 0.825  # of sd-webui-controlnet, for "my prompt is more important"
 
@@ -34,13 +34,18 @@ class ControlSchedule(io.ComfyNode):
         )
         text = [io.String.Input("keyframes", multiline=True, default=EXAMPLE, tooltip=tooltip)]
         options = [io.DynamicCombo.Option("fade", fade), io.DynamicCombo.Option("keyframes", text)]
+        if hasattr(io, "Curve"):  # newer hosts have an editor for curves
+            drawn = io.Curve.Input(
+                "curve", default=[(0.0, 1.0), (1.0, 0.0)], tooltip="From left to right the run, upwards the weight."
+            )
+            options.append(io.DynamicCombo.Option("curve", [drawn]))
         return schema(
             "Schedule",
             shows=True,
             display_name="Control Schedule",
             description="Moves a unit's weight over the run. Places are in the unit's own basis.",
             aliases=("timestep keyframe", "controlnet schedule", "strength curve", "weight curve"),
-            inputs=[io.DynamicCombo.Input("shape", options, tooltip="A fade, or any number of keyframes.")],
+            inputs=[io.DynamicCombo.Input("shape", options, tooltip="A fade, any number of keyframes, or a curve.")],
             outputs=[ScheduleType.Output(display_name="schedule", tooltip="For Control Unit.")],
         )
 
@@ -93,5 +98,16 @@ class BlockWeightsNode(io.ComfyNode):
 def _frames(shape: Mapping[str, Any]) -> tuple[Keyframe, ...]:
     if "keyframes" in shape:
         return parse_keyframes(shape["keyframes"])
+    if "curve" in shape:
+        return _sampled(shape["curve"])
     first = Keyframe(at=0.0, weight=shape["first"], easing=Easing(shape["easing"]))
     return (first, Keyframe(at=1.0, weight=shape["last"]))
+
+
+def _sampled(curve: Any) -> tuple[Keyframe, ...]:
+    """A curve of the host as keyframes so close that straight lines between them follow it."""
+    from comfy_api.input import CurveInput
+
+    places = [index / POINTS for index in range(POINTS + 1)]
+    read = CurveInput.from_raw(curve)
+    return tuple(Keyframe(at=at, weight=max(0.0, float(read.interp(at)))) for at in places)

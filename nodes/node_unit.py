@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from comfy_api.latest import io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..core.errors import UnitError
@@ -51,15 +52,18 @@ class ControlUnit(io.ComfyNode):
         preprocessor: Any = None,
         enabled: bool | None = None,
         weight: float | None = None,
-    ) -> bool | str:
-        """Named are the inputs that are checked here, and not by the host; those from other nodes are None."""
+    ) -> bool:
+        """Named are the inputs that are checked here, and not by the host; those from other nodes are None.
+
+        Raises UnitError: a sentence that is returned would be shown once for each of them.
+        """
         if weight is not None and not 0 <= weight <= LARGEST_WEIGHT:
-            return f"the weight is {weight:g}: choose one from 0 to {LARGEST_WEIGHT:g}"
+            raise UnitError(f"the weight is {weight:g}: choose one from 0 to {LARGEST_WEIGHT:g}")
         acts = enabled is not False and weight != 0
         if acts and (reason := unusable(preprocessor)):
-            return reason
+            raise UnitError(reason)
         if start is not None and end is not None and start > end:
-            return f"the range starts at {start:g}, after its end {end:g}: swap them"
+            raise UnitError(f"the range starts at {start:g}, after its end {end:g}: swap them")
         return True
 
     @classmethod
@@ -88,7 +92,7 @@ class ControlUnit(io.ComfyNode):
         inpaint_mask: Tensor | None = None,
     ) -> io.NodeOutput:
         if not enabled or not weight:
-            return io.NodeOutput(units, image)
+            return io.NodeOutput(units, ExecutionBlocker(None))  # what is connected to its hint does not run either
         if image is None or control_net is None:
             raise UnitError("the unit has no image or no control model: connect both, or disable it")
         resizing = ResizeMode(resize)

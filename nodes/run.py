@@ -12,7 +12,7 @@ from typing import Any
 import comfy.model_management
 import torch
 
-from ..core.errors import ScheduleError
+from ..core.errors import HintError, ScheduleError
 from ..core.lists import Lists, to_lists, to_residuals
 from ..core.schedule import RangeBasis, fires_on
 from ..core.stack import ControlStack
@@ -56,6 +56,7 @@ class Run:
         """What the host adds at this step: `before`, from earlier controls, and what the units add."""
         if self._clock is None:
             self._clock = self._begin(call)
+            _check_counts(self._units, call)
         for member in self._members:
             if isinstance(member, Foreign):
                 member.model.enter(call, self._blocks)
@@ -152,17 +153,35 @@ def _never(number: int, unit: ControlUnit, clock: Clock) -> None:
     raise ScheduleError(f"{said}: {where}. Widen it, use more steps, or disable the unit")
 
 
+def _check_counts(units: Sequence[ControlUnit], call: Call) -> None:
+    """Raise unless every unit has one hint and mask for all, or the same for so many pictures in turn."""
+    window = _frame_window(call)
+    pictures = len(call.x) // call.chunks if window is None else window.total_frames
+    for number, unit in enumerate(units, start=1):
+        for what, given in (("hints", unit.hint), ("masks", unit.mask)):
+            if given is not None and pictures % len(given):
+                raise HintError(
+                    f"unit {number} ({unit.model.name}) has {len(given)} {what} for {pictures} pictures: give one, or "
+                    "one for each"
+                )
+
+
 def _window(call: Call, area: tuple[int, int, int, int] | None, canvas: Canvas) -> Window | None:
-    window = call.options.get("context_window")
-    frames = None if window is None or getattr(window, "dim", 0) else _frames(window)
+    frames = _frames(_frame_window(call))
     if area is not None:
         return Window(canvas=canvas.size, top=area[2], left=area[3], frames=frames)
     return None if frames is None else Window(canvas=(call.x.shape[-2], call.x.shape[-1]), frames=frames)
 
 
-def _frames(window: Any) -> tuple[int, ...]:
+def _frame_window(call: Call) -> Any:
+    """The host's context window over the pictures of a batch, if there is one."""
+    window = call.options.get("context_window")
+    return None if getattr(window, "dim", 0) else window
+
+
+def _frames(window: Any) -> tuple[int, ...] | None:
     """Which frames the rows show, as the window itself cuts them out: newer hosts put an anchor before the others."""
-    return tuple(window.get_tensor(torch.arange(window.total_frames)).tolist())
+    return None if window is None else tuple(window.get_tensor(torch.arange(window.total_frames)).tolist())
 
 
 def _cond_rows(call: Call) -> tuple[bool, ...]:

@@ -145,7 +145,9 @@ def _preprocess(args: argparse.Namespace) -> int:
     if args.download:
         download_missing(preprocessor, runtime.store)
     done = run_job(job, runtime)
-    print(f"wrote {done.written} hints to {args.output}" + (f", {done.skipped} were there" if done.skipped else ""))
+    there = f", {done.skipped} were there" if done.skipped else ""
+    hints = f", left out {done.hints} that are hints already" if done.hints else ""
+    print(f"wrote {done.written} hints to {args.output}{there}{hints}")
     return 0
 
 

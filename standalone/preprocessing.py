@@ -67,6 +67,7 @@ class Done:
 
     written: int
     skipped: int
+    hints: int = 0  # found in folders and left alone, since they are no pictures
 
 
 def run_job(job: Job, runtime: Runtime) -> Done:
@@ -82,7 +83,7 @@ def run_job(job: Job, runtime: Runtime) -> Done:
     if job.poses and not job.preprocessor.finds_poses:
         raise PreprocessorError(f"{job.preprocessor.id} finds no poses: leave --poses out, or choose dw_openpose_full")
     worker = _Worker(job, settings, mask, runtime)
-    todo = tasks(job)
+    todo, hints = tasks(job)
     make_folder(job.output)
     failures: list[HintError] = []
     written = 0
@@ -93,14 +94,20 @@ def run_job(job: Job, runtime: Runtime) -> Done:
             failures.append(error)
     if failures:
         raise _failed(failures, len(todo))
-    return Done(written, len(todo) - written)
+    return Done(written, len(todo) - written, hints)
 
 
-def tasks(job: Job) -> list[Task]:
-    """Every picture and video of the sources, each once; HintError if there is none, or two would be one file."""
-    found = [task for source in dict.fromkeys(job.sources) for task in _of(source, job)]
+def tasks(job: Job) -> tuple[list[Task], int]:
+    """Every picture and video of the sources, each once, and how many hints of ours lie between them.
+
+    HintError if there is no picture, or two would be one file.
+    """
+    everything = [task for source in dict.fromkeys(job.sources) for task in _of(source, job)]
+    found = [task for task in everything if task.source in job.sources or not is_hint(task.source)]
     if not found:
-        raise HintError(f"there are no pictures in {', '.join(map(str, job.sources))}: known are {' '.join(PICTURES)}")
+        besides = f" but {len(everything)} hints of earlier runs" if everything else ""
+        places = ", ".join(map(str, job.sources))
+        raise HintError(f"there are no pictures in {places}{besides}: known are {' '.join(PICTURES)}")
     count = Counter(task.target for task in found)
     distinct = [task if count[task.target] == 1 else _with_suffix(task, job) for task in found]
     taken: dict[Path, Path] = {}
@@ -108,7 +115,17 @@ def tasks(job: Job) -> list[Task]:
         other = taken.setdefault(task.target, task.source)
         if other != task.source:
             raise HintError(f"{other} and {task.source} would both become {task.target}: name their folders' parent")
-    return [Task(source, target) for target, source in taken.items()]
+    return [Task(source, target) for target, source in taken.items()], len(everything) - len(found)
+
+
+def is_hint(path: Path) -> bool:
+    """Whether a file says that this command made it: a folder may hold the hints of an earlier run."""
+    told = read_note(path) if path.suffix.lower() == ".mp4" else _metadata(path)
+    try:
+        settings = json.loads(told) if told else None
+    except ValueError:  # somebody else's words under the same name
+        return False
+    return isinstance(settings, dict) and "preprocessor" in settings
 
 
 class _Worker:
@@ -155,7 +172,7 @@ class _Worker:
         """The mask of an inpaint hint lies beside it, and is written first: the hint says that both are there."""
         make_folder(target.parent)
         if hint.shape[-1] == 4:
-            write_image(target.with_name(f"{target.stem}-mask.png"), hint[..., 3])
+            write_image(target.with_name(f"{target.stem}-mask.png"), hint[..., 3], self.metadata)
         write_image(target, hint[..., :3], self.metadata)
 
     def _done(self, target: Path, source: Path) -> bool:
@@ -253,6 +270,8 @@ def _metadata(path: Path) -> str | None:
     """The settings that a PNG file says it was made with."""
     from PIL import Image as PillowImage
 
+    if path.suffix.lower() != ".png":
+        return None
     try:
         with PillowImage.open(path, formats=("PNG",)) as picture:
             return getattr(picture, "text", {}).get(KEY)

@@ -20,9 +20,9 @@ from ...preprocessors import find
 from ...preprocessors.poses.drawing import draw
 from ...preprocessors.poses.points import from_json, to_json
 from . import preprocessing
+from .needs import Services
 from .pictures import read_mask, read_picture
 from .restoring import visible
-from .run import Services
 from .services import services
 from .settings import UNITS_OPTION, unit_count
 

@@ -21,13 +21,15 @@ from ...core.lists import Lists, to_lists, to_residuals
 from ...core.residuals import Residuals
 from ...core.schedule import RangeBasis
 from .host import WebUI
+from .tiles import Tiles
 
 MODULE = "modules_forge"  # both programs have it, and AUTOMATIC1111's WebUI has not
 COND = 0  # in the program's list of what each part of a batch is
 
 WRAPPER = "model_function_wrapper"  # in the program's options: what is called instead of the base model
 
-# (latents, timestep, context, vector condition or None, cond rows, what other controls add) -> the sum
+# (latents, timestep, context, vector condition or None, parts, what other controls add) -> the sum
+# parts: for each equal part of the rows, or of those of each tile, whether it is cond.
 Evaluate = Callable[[Tensor, Tensor, Tensor, "Tensor | None", tuple[bool, ...], "Residuals | None"], Residuals]
 Finish = Callable[[Tensor], Tensor]  # what the base model sees in the noise, [B, 4, h, w] -> the same, changed
 
@@ -114,13 +116,24 @@ class PatchedControl:
     """
 
     def __init__(
-        self, evaluate: Evaluate, unet: Any, size: int, *, tokens: bool = False, finish: Finish | None = None
+        self,
+        evaluate: Evaluate,
+        unet: Any,
+        size: int,
+        tiles: Tiles,
+        *,
+        tokens: bool = False,
+        finish: Finish | None = None,
     ) -> None:
         """unet: the patcher. size: bytes of our networks, for which the program leaves room.
 
-        tokens: whether a unit adds to the prompt. finish: what units want of each answer.
+        tiles: is told which parts of the picture are drawn. tokens: whether a unit adds to the prompt. finish: what
+        units want of each answer.
         """
         self._evaluate, self._model, self._size = evaluate, unet.model, size
+        self._tiles = tiles
+        self._cut: Tensor | None = None
+        self.device = torch.device("cpu")  # of `cond_hint`
         self._adds_tokens, self._finish = tokens, finish
         self._blocks = len(unet.model.diffusion_model.input_blocks)
         self._tokens: list[Tensor] = []
@@ -128,6 +141,20 @@ class PatchedControl:
         self.transformer_options: Mapping[str, Any] = {}
         self.strength = 1.0  # other extensions read these of every control
         self.timestep_range: tuple[float, float] | None = None
+
+    @property
+    def cond_hint_original(self) -> Tensor:
+        """The program's own tiled drawing reads the hint here, and cuts it; see `tiles`."""
+        return self._tiles.control_params[0].hint_cond
+
+    @property
+    def cond_hint(self) -> Tensor | None:
+        """Here it puts the parts back before each evaluation that shows them."""
+        return self._cut
+
+    @cond_hint.setter
+    def cond_hint(self, tiles: Tensor) -> None:
+        self._tiles.control_params[0].hint_cond = self._cut = tiles
 
     @property
     def wraps(self) -> bool:
@@ -155,7 +182,7 @@ class PatchedControl:
 
     def cleanup(self) -> None:
         """The sampling is over."""
-        self._tokens = []
+        self._tokens, self._cut = [], None
         if self.previous_controlnet is not None:
             self.previous_controlnet.cleanup()
 
@@ -169,14 +196,13 @@ class PatchedControl:
         before = self.previous_controlnet
         given = None if before is None else before.get_control(x_noisy, t, cond, batched_number, *more)
         parts: Sequence[int] = (more[0] if more else self.transformer_options)["cond_or_uncond"]
-        rows = len(x_noisy) // len(parts)
         schedule = getattr(self._model, "predictor", None) or self._model.model_sampling
         residuals = self._evaluate(
             schedule.calculate_input(t, x_noisy),
             schedule.timestep(t),
             cond["c_crossattn"],
             cond.get("y"),
-            tuple(part == COND for part in parts for _ in range(rows)),
+            tuple(part == COND for part in parts),
             None if given is None else to_residuals(given, self._blocks),
         )
         self._tokens = [token for token in residuals.context if token is not None]

@@ -39,6 +39,8 @@ class WebUI:
 
         stack = ExitStack()
         stack.enter_context(devices.without_autocast())
+        if self.device.type == "cpu":  # there the WebUI casts around weights in 8 bits, and the line above is for CUDA
+            stack.enter_context(torch.autocast("cpu", enabled=False))
         stack.enter_context(self.residency.ready(network_of(model)))
         return stack
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import ControlError
 from ...core.fields import UnitArgs
-from . import run
+from . import sampling
 from .arguments import SLOTS, units_of, unsaid
 from .batches import Batches
+from .preparing import write_text
 from .services import services
 from .tiles import LATENT, Tiles
 
@@ -80,7 +81,7 @@ class Hooks:
         if request.batches is not None:
             request.batches.fix_seeds(p)
         found = _foresee(p, args, request.batches)
-        hooked = found and not services().host.patches  # a patcher's programs tell controls of tiles in their own ways
+        hooked = found and not services().host.patches  # a patcher's programs look at their controls instead
         request.tiles = self._tiles = Tiles(lambda: canvas(p)) if hooked else None
 
     def before_process_batch(self, p: Any, *args: Any, batch_number: int = 0, **_: Any) -> None:
@@ -93,7 +94,7 @@ class Hooks:
         for index in unsaid(args):
             warn(p, f"unit {index} is off, since it does not say that it is on: send enabled: true with it")
         collect = functools.partial(_collect, p, args, request.batches, batch_number)
-        request.run = run.begin(services(), p, collect, request.tiles)
+        request.run = sampling.begin(services(), p, collect, request.tiles)
 
     def process_before_every_sampling(self, p: Any, *args: Any, **_: Any) -> None:
         drawing = _request(p).run
@@ -116,7 +117,7 @@ class Hooks:
         request = _request(p)
         del vars(p)[REQUEST]
         self._tiles = None
-        run.end(p)
+        sampling.end(p)
         if request.run is not None:
             save_maps(request.run, p)
             if not request.changes:
@@ -158,9 +159,9 @@ def warn(p: Any, text: str) -> None:
 def _foresee(p: Any, args: Sequence[Any], batches: Batches | None) -> bool:
     """Whether a request has units. Their text is written now, so that it stands where sd-webui-controlnet's does."""
     try:
-        return bool(run.write_text(services(), p, _collect(p, args, batches, 0)))
+        return bool(write_text(services(), p, _collect(p, args, batches, 0)))
     except ControlError:
-        return True  # `run.begin` collects them again, and says what is wrong
+        return True  # `sampling.begin` collects them again, and says what is wrong
 
 
 def _collect(p: Any, args: Sequence[Any], batches: Batches | None, number: int) -> list[UnitArgs]:

@@ -104,12 +104,27 @@ def cut(latents: Tensor, windows: Sequence[Window], like: Tensor) -> Tensor:
     return torch.cat([part.expand(rows, -1, -1, -1) for part in parts])
 
 
+def block_of(given: Residuals | None, number: int, rows: int) -> Residuals | None:
+    """What is added to block `number` of so many rows, [rows, ...], of what is added to all, [B or 1, ...]."""
+    if given is None:
+        return None
+    start = number * rows
+    places = (given.input, given.middle, given.output, given.context)
+    return Residuals(*(tuple(_part(each, start, rows) for each in place) for place in places))
+
+
 def joined(blocks: Sequence[Residuals]) -> Residuals:
     """The residuals of equally large blocks of rows, on which the same units act, as those of all rows."""
     if len(blocks) == 1:
         return blocks[0]
     places = zip(*((each.input, each.middle, each.output, each.context) for each in blocks), strict=True)
     return Residuals(*(tuple(map(_cat, zip(*place, strict=True))) for place in places))
+
+
+def _part(tensor: Tensor | None, start: int, rows: int) -> Tensor | None:
+    if tensor is None:
+        return None
+    return tensor.expand(rows, *tensor.shape[1:]) if len(tensor) == 1 else tensor[start : start + rows]
 
 
 def _cat(tensors: tuple[Tensor | None, ...]) -> Tensor | None:

@@ -97,6 +97,21 @@ def test_resume_makes_what_is_missing_or_was_made_otherwise(
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["1", "2"]
 
 
+def test_hints_of_earlier_runs_are_no_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who writes hints below the photographs, twice, does not want hints of hints; who names one does."""
+    folder, mask = tmp_path / "photos", tmp_path / "mask.png"
+    folder.mkdir()
+    write_image(folder / "photo.png", photo(), {"controlstack": json.dumps({"units": []})})  # as `generate` writes it
+    write_image(mask, photo()[..., 0])
+    assert run("inpaint_only", folder, "--mask", mask, "--output", folder / "one") == 0
+    assert run("canny", folder, "--output", folder / "two") == 0
+    assert "wrote 1 hints" in (said := capsys.readouterr().out)
+    assert "left out 2 that are hints already" in said
+    assert files(folder / "two") == {"photo-canny.png"}
+    assert "but 1 hints of earlier runs" in error_of(capsys, "canny", folder / "two", "--output", tmp_path / "out")
+    assert run("invert", folder / "two" / "photo-canny.png", "--output", tmp_path / "out") == 0
+
+
 def test_resume_notices_a_changed_picture_and_another_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, picture = tmp_path / "out", tmp_path / "photo.png"
     write_image(picture, photo())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
-from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig
+from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig, StyleAdapter
 from safetensors.torch import save_file
 from torch import nn
 
@@ -35,6 +35,9 @@ def write_all(folder: Path, heads: int = HEADS) -> None:
         _save(folder / f"{name}.safetensors", _controlnet("SD", seed, heads), {"heads": str(heads)})
     _save(folder / "xl.safetensors", _controlnet("SDXL", 4), {"head_channels": "16"})
     _save(folder / "t2i.safetensors", _adapter(5), {})
+    style = StyleAdapter(64, 64, count=8, layers=1)
+    _fill(style, 7)
+    _save(folder / "style.safetensors", style, {})
     save_file({"lora_unet_x.lora_down.weight": torch.ones(4, 4)}, folder / "lora.safetensors")
 
 
@@ -43,7 +46,7 @@ def write_narrow_xl(folder: Path) -> None:
     blocks = (*SD_BLOCKS[:2], Block(32, down=True), *SD_BLOCKS[3:6], Block(128, 2), Block(128, 2))
     blocks = (replace(blocks[0], depth=0), replace(blocks[1], depth=0), *blocks[2:])
     _save(folder / "xl.safetensors", _controlnet("SDXL", 4, blocks=blocks), {"head_channels": "16"})
-    _save(folder / "t2i-xl.safetensors", _adapter(7, xl=True), {})
+    _save(folder / "t2i_xl.safetensors", _adapter(7, xl=True), {})
 
 
 def write_v2(folder: Path) -> None:

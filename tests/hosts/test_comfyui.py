@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Timer
 from typing import Any
@@ -216,10 +216,12 @@ def test_the_hosts_control_may_follow_ours(comfyui: Host) -> None:
 @pytest.mark.parametrize("settings", [{"weight": 0.0}, {"enabled": False}])
 def test_a_unit_that_cannot_act_is_none_and_asks_for_nothing(comfyui: Host, settings: dict[str, Any]) -> None:
     scene = Scene()
-    missing = scene.graph.add("LoadImage", image="there-is-no-such-picture.png")
-    scene.apply(scene.unit(scene.ours("canny"), scene.picture(), **settings))
+    nobody = scene.graph.add("TestPose", frames="[]")
+    failing = scene.graph.add("ControlStackDrawPose", pose=nobody, **comfyui.defaults("ControlStackDrawPose"))
+    unit = scene.unit(scene.ours("canny"), failing, **settings)
+    scene.apply(unit)
+    scene.graph.add("PreviewImage", images=output(unit, 1))  # of a hint that there is not
     assert (scene.draw(comfyui) == plain(comfyui)).all()
-    assert missing
 
 
 @pytest.mark.parametrize("loader", ["theirs", "ours"])
@@ -245,6 +247,26 @@ def test_modes_are_the_webuis_numbers(comfyui: Host, loader: str) -> None:
     assert difference(positive_only.draw(comfyui), results["control"]) <= TOLERANCE
     assert all(difference(result, base) > 0.01 for result in results.values())
     assert difference(results["prompt"], results["control"]) > 0.001
+
+
+def test_a_drawn_curve_is_a_schedule(comfyui: Host) -> None:
+    """A straight line drawn in the host's editor is the fade; through another point it is another picture."""
+    choices_of = comfyui.get("object_info/ControlStackSchedule")["ControlStackSchedule"]["input"]["required"]["shape"]
+    if "curve" not in [each["key"] for each in choices_of[1]["options"]]:
+        pytest.skip("this ComfyUI has no editor for curves")
+
+    def scheduled(**shape: Any) -> Tensor:
+        scene = Scene()
+        schedule = scene.graph.add("ControlStackSchedule", **shape)
+        scene.apply(scene.unit(scene.ours("canny"), scene.picture(), schedule=schedule))
+        return scene.draw(comfyui)
+
+    def drawn(*points: tuple[float, float]) -> Tensor:
+        return scheduled(shape="curve", **{"shape.curve": {"points": points, "interpolation": "monotone_cubic"}})
+
+    fade = scheduled(shape="fade", **{"shape.first": 1.0, "shape.last": 0.0, "shape.easing": "linear"})
+    assert difference(drawn((0, 1), (1, 0)), fade) <= TOLERANCE
+    assert difference(drawn((0, 1), (0.3, 0.1), (1, 0)), fade) > 0.001
 
 
 def test_masks_of_0_and_1_are_identities_and_halves_act_where_they_are(comfyui: Host) -> None:
@@ -408,13 +430,34 @@ def test_deep_shrink_is_no_loss_of_control(comfyui: Host) -> None:
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "wrong base": ({"file": "xl"}, "was trained for .* the loaded checkpoint is"),
+    "wrong base": ({"file": "xl"}, "unit 1: 'xl' was trained for .* the loaded checkpoint is"),
     "steps that never come": ({"basis": "steps", "start": 0.3, "end": 0.4}, "fires on 0 of 4 steps.*disable the unit"),
     "range upside down": ({"start": 0.8, "end": 0.2}, "starts at 0.8, after its end 0.2"),
     "unknown preprocessor": ({"preprocessor": "cany"}, "none of ours: choose one"),
     "weight too large": ({"weight": 11.0}, "the weight is 11: choose one from 0 to 10"),
     "no control model": ({"file": "lora"}, "is no control model: it is a LoRA"),
 }
+
+
+@pytest.mark.parametrize("settings", [{"start": 0.8, "end": 0.2}, {"preprocessor": "cany"}])
+def test_a_fault_is_said_once(comfyui: Host, settings: dict[str, Any]) -> None:
+    with pytest.raises(RunError) as error:
+        controlled(comfyui, **settings)
+    (node,) = json.loads(str(error.value))["node_errors"].values()
+    assert len(node["errors"]) == 1
+
+
+@pytest.mark.parametrize(("what", "count"), [("hints", 3), ("hints", 4), ("masks", 3), ("masks", 4)])
+def test_hints_and_masks_must_be_one_or_one_for_each_picture(comfyui: Host, what: str, count: int) -> None:
+    """Four would go to the rows of both prompts, two for each."""
+    scene = Scene(batch=2)
+    pictures = scene.picture(0, count)
+    mask = {"mask": scene.graph.add("ImageToMask", image=pictures, channel="red")} if what == "masks" else {}
+    scene.apply(scene.unit(scene.ours("canny"), scene.picture() if mask else pictures, **mask))
+    with pytest.raises(
+        RunError, match=rf"unit 1 \(canny\) has {count} {what} for 2 pictures: give one, or one for each"
+    ):
+        scene.draw(comfyui)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -680,6 +723,15 @@ def test_memory_does_not_grow(comfyui: Host) -> None:
     assert comfyui.memory() - before < 60 * 2**20
 
 
+def nested(given: dict[str, Any]) -> Iterator[str]:
+    """What a choice brings with it, as the page looks for its words."""
+    for name, (_, options) in given.items():
+        for choice in options.get("options", ()) if isinstance(options.get("options"), list) else ():
+            if isinstance(choice, dict):
+                parts = choice["inputs"].values()
+                yield from (f"{name}_{own}" for part in parts for own in part)
+
+
 def test_words_are_there_in_every_language(comfyui: Host) -> None:
     """What the English file says is what the nodes say; the Chinese one leaves nothing out; each node has a page."""
     nodes = {name: node for name, node in comfyui.get("object_info").items() if name.startswith("ControlStack")}
@@ -694,7 +746,8 @@ def test_words_are_there_in_every_language(comfyui: Host) -> None:
         assert set(given) - set(told) <= {"preprocessor"}  # it tells what this machine lacks, which no file can
         assert told == {key: given[key][1]["tooltip"] for key in told}
         assert [each["tooltip"] for each in said["outputs"].values()] == node["output_tooltips"]
-        assert set(words["zh"][name]["inputs"]) == set(given)
+        shown = set(given) | set(nested(given))
+        assert shown <= set(words["zh"][name]["inputs"]) <= shown | {"shape_curve"}  # which newer hosts have
         assert len(words["zh"][name]["outputs"]) == len(node["output"])
         assert (ROOT / "web" / "docs" / f"{name}.md").is_file()
     assert "ControlStackControlUnit" in comfyui.get("i18n")["zh"]["nodeDefs"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import forge_world
 import numpy as np
 import pytest
 import torch
@@ -171,6 +172,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown model": ({"model": "cany"}, "did you mean canny"),
     "no picture": ({"image": ""}, "has no picture"),
     "wrong base": ({"model": "xl"}, "was trained for .* the loaded checkpoint is"),
+    "style adapter": ({"model": "style"}, "reads what CLIP sees"),
     "weight": ({"weight": 7}, "expected 0 to 2"),
 }
 
@@ -209,6 +211,29 @@ def test_an_error_while_joining_ends_the_request(ours: Host) -> None:
     with pytest.raises(RequestError, match="the test broke this"):
         ours.draw(unit(module="tile_colorfix").request)
     assert same(draw(ours), plain)
+
+
+# Flags beside the usual ones or instead of them, and how close the answers are to those of our core in fp32.
+STARTS = {
+    "offloading": ((*forge_world.FLAGS, "--always-offload-from-vram"), TOLERANCE),
+    "in bf16": (("--always-cpu", "--attention-pytorch", "--unet-in-bf16"), 0.05),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_other_memory_and_other_numbers(
+    program: Path, forge_models: Path, oracle: Oracle, tmp_path: Path, name: str
+) -> None:
+    flags, tolerance = STARTS[name]
+    units = (unit(low_vram=True), unit(1, "depth", weight=0.6))
+    with forge_world.started(program, tmp_path, forge_models, built_in=False, flags=flags) as host:
+        drawing = draw(host, *units)
+        plain = draw(host)
+    for step, seen in enumerate(drawing.evaluations):
+        answer = oracle.answer(seen, units, Place(step, 0, 3))
+        assert (seen.out - answer).abs().max() <= tolerance * answer.abs().max(), step
+    first = drawing.evaluations[0].out
+    assert (first - plain.evaluations[0].out).abs().max() > 3 * tolerance * first.abs().max()
 
 
 def test_the_routes_answer(ours: Host) -> None:

@@ -105,6 +105,29 @@ def test_colours_come_back_as_with_the_built_in(program: Path, ours: Host, their
     assert (found.evaluations[-1].x - plain.evaluations[-1].x).abs().max() > 0.05
 
 
+TILED = {"MultiDiffusion": 1, "Mixture of Diffusers": 4}  # and how many tiles at once
+
+
+@pytest.mark.parametrize("method", TILED)
+@pytest.mark.parametrize("mode", ["Balanced", "ControlNet is more important"])
+def test_tiles_of_forges_own_see_their_part(program: Path, ours: Host, theirs: Host, method: str, mode: str) -> None:
+    """As with the built-in, tile by tile; and several at once draw the same."""
+    if webui_host.name_of(program) != "FORGE":
+        pytest.skip("only Forge has an own tiled drawing that works with controls")
+    found, wanted = (drawn_in_tiles(host, method, 1, control_mode=mode) for host in (ours, theirs))
+    assert len(found.evaluations) == len(wanted.evaluations) == 3 * 9
+    for mine, other in zip(found.evaluations, wanted.evaluations, strict=True):
+        assert (mine.out - other.out).abs().max() <= TOLERANCE * other.out.abs().max()
+    several = drawn_in_tiles(ours, method, TILED[method], control_mode=mode)
+    assert (several.samples - found.samples).abs().max() <= 1e-3 * found.samples.abs().max()
+    assert "sees the whole control picture" not in ours.log.read_text()
+
+
+def drawn_in_tiles(host: Host, method: str, at_once: int, **settings: Any) -> Drawing:
+    """Three by three tiles that overlap by half."""
+    return draw(host, unit(**settings), scripts={"MultiDiffusion Integrated": [True, method, 64, 64, 32, at_once]})
+
+
 @pytest.mark.parametrize("settings", [{"weight": 0}, {"enabled": False}])
 def test_what_cannot_act_changes_no_bit(ours: Host, settings: dict[str, Any]) -> None:
     plain, drawn = draw(ours), draw(ours, unit(**settings))

@@ -109,10 +109,10 @@ CASES = {
     "SDXL, control": Case((unit(model="xl", control_mode=CONTROL),), XL),
     "SDXL, block weights": Case((unit(model="xl", advanced_weighting=[0.1 * i for i in range(10)]),), XL),
     "SDXL, region": Case((unit(model="xl", effective_region_mask=mask()),), XL),
-    "SDXL, adapter": Case((unit(model="t2i-xl", module="none"),), XL),
-    "SDXL, adapter, prompt": Case((unit(model="t2i-xl", module="none", control_mode=PROMPT),), XL),
+    "SDXL, adapter": Case((unit(model="t2i_xl", module="none"),), XL),
+    "SDXL, adapter, prompt": Case((unit(model="t2i_xl", module="none", control_mode=PROMPT),), XL),
     "SDXL, adapter, control, and a controlnet": Case(
-        (unit(model="t2i-xl", module="none", control_mode=CONTROL), unit(model="xl")), XL
+        (unit(model="t2i_xl", module="none", control_mode=CONTROL), unit(model="xl")), XL
     ),
     "SDXL, hires": Case((unit(model="xl"),), {**XL, **HIRES}),
     "SDXL, DPM++ SDE": Case((unit(model="xl", **RANGE),), {**XL, "sampler_name": "DPM++ SDE", "steps": 6}),

@@ -62,6 +62,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "a path": ({"image": "/etc/passwd"}, "paths and addresses are not opened"),
     "wrong base": ({"model": "xl"}, "was trained for .* the loaded checkpoint is"),
     "no control model": ({"model": "lora"}, "it is a LoRA"),
+    "style adapter": ({"model": "style"}, "reads what CLIP sees"),
     "weight": ({"weight": 7}, "expected 0 to 2"),
     "range upside down": ({"guidance_start": 0.8, "guidance_end": 0.2}, "after its end"),
     "block weights": ({"advanced_weighting": [1, 2]}, "has 13 blocks, got 2"),
@@ -121,8 +122,10 @@ def wait_for(webui: Host, *wanted: Wanted, how: str, after: int | str, call: int
 def test_a_run_that_is_stopped_leaves_nothing_behind(
     webui: Host, plain: Drawing, settings: dict[str, Any], how: str, after: int | str
 ) -> None:
-    wanted = unit(weight=random.Random(str((how, after))).random(), module="canny")  # its hint is kept for the next one
-    wait_for(webui, wanted, unit(1, "depth", module="canny"), how=how, after=after, **settings)
+    seed = random.Random(str((how, after, sorted(settings)))).randrange(1000, 10**6)  # no hint is known from before
+    wanted = (unit(seed, module="canny", threshold_a=1), unit(seed + 1, "depth", module="canny"))
+    wait_for(webui, *wanted, how=how, after=after, **settings)
+    assert webui.get("test/meddled") == 0
     assert webui.count()["hooks"] == 0
     assert same(webui.draw(), plain)
     assert differ(webui.draw(unit().request), plain) > 5
@@ -151,6 +154,7 @@ def test_an_interrupt_between_two_pictures_is_no_error(webui: Host, plain: Drawi
     loops = {"module": "canny", "threshold_a": 1, "save_detected_map": False, "loopback": True}
     wanted = (unit(41, threshold_b=2, **loops), unit(42, "depth", threshold_b=3, **loops))
     found = wait_for(webui, *wanted, how="interrupt", after=CANNY, call=3, **SEVERAL)
+    assert webui.get("test/meddled") == 0
     every = [decode(each) for each in webui.post("sdapi/v1/txt2img", _body(*wanted, **SEVERAL))["images"]]
     assert len(found) == 2 and (found[0] == every[0]).all() and not (found[1] == every[1]).all()
     assert webui.count()["hooks"] == 0

@@ -34,9 +34,10 @@ RUN = 120
 READY = "Startup time"  # in the host's output
 FLAGS = (
     "--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--skip-python-version-check",
-    "--use-cpu", "all", "--no-half", "--precision", "full", "--opt-sdp-attention", "--do-not-download-clip",
-    "--no-download-sd-model", "--disable-console-progressbars", "--server-name", "127.0.0.1",
+    "--use-cpu", "all", "--opt-sdp-attention", "--do-not-download-clip", "--no-download-sd-model",
+    "--disable-console-progressbars", "--server-name", "127.0.0.1",
 )  # fmt: skip
+FULL = ("--no-half", "--precision", "full")
 
 Picture = NDArray[np.uint8]
 Unit = dict[str, Any]
@@ -132,6 +133,8 @@ class Host:
     port: int
     log: Path
     auth: str = ""
+    forge: bool = False
+    models: Path = Path()
 
     def draw(
         self, *units: Unit, route: str = "txt2img", record: bool = False,
@@ -201,17 +204,18 @@ def make_world(path: Path, models: Path, *width: int) -> None:
 @contextmanager
 def started(
     path: Path, base: Path, models: Path, extensions: Sequence[Path] = (ROOT,), flags: Sequence[str] = (),
-    page: bool = False, name: str = "ControlStack", packs: Sequence[str] = (),
+    page: bool = False, name: str = "ControlStack", packs: Sequence[str] = (), precision: Sequence[str] = FULL,
 ) -> Iterator[Host]:  # fmt: skip
     """Start the host with these extensions and the test pack as its only ones; stop it at the end.
 
-    page: with its page, not only the API. name: of our folder. packs: further files with test code.
+    page: with its page, not only the API. name: of our folder. packs: further files with test code. precision: flags
+    that say what it computes in.
     """
     _install(base, extensions, name, ("webui_test_pack.py", *packs))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [python_of(path), "-W", "ignore", "launch.py", *FLAGS, "--api", "--port", str(port)]
+    command = [python_of(path), "-W", "ignore", "launch.py", *FLAGS, *precision, "--api", "--port", str(port)]
     command += [] if page else ["--nowebui"]
     first = models / "Stable-diffusion" / f"{webui_world.NAME}.safetensors"
     command += ["--data-dir", str(base), "--models-dir", str(models), "--ckpt", str(first), *flags]
@@ -221,7 +225,7 @@ def started(
     with log.open("w") as sink:
         process = subprocess.Popen(command, cwd=path, env=environment, stdout=sink, stderr=subprocess.STDOUT)
         try:
-            host = Host(base, port, log, _first_password(flags))
+            host = Host(base, port, log, _first_password(flags), name_of(path) == "FORGE", models)
             _wait(host, process)
             yield host
         finally:

@@ -31,6 +31,7 @@ STATE: dict[str, Any] = {
     "visit": None,
     "timed": False,
     "cut": False,
+    "meddled": 0,
 }
 RECORD: dict[str, Any] = {
     "tensors": {},
@@ -145,7 +146,7 @@ def rows_of(given: dict[str, Any], uncond: Any) -> list[bool]:
     if kinds is not None:
         return [kind == 0 for kind in kinds for _ in range(len(given["x"]) // len(kinds))]
     negative = [] if uncond is None else [each[:TOKENS] for each in uncond]
-    return [not any(torch.equal(row[:TOKENS], each) for each in negative) for row in given["context"]]
+    return [not any(torch.equal(row[:TOKENS], each.to(row)) for each in negative) for row in given["context"]]
 
 
 def add_unit(p: Any, path: str, model: str) -> None:
@@ -240,10 +241,12 @@ def meddle(function: str, how: str = "raise", call: int = 1) -> None:
     owner = pkgutil.resolve_name(path)
     original = getattr(owner, name)
     calls: list[None] = []
+    STATE["meddled"] += 1
 
     def meddled(*args: Any, **kwargs: Any) -> Any:
         calls.append(None)
         if len(calls) == call:
+            STATE["meddled"] -= 1
             setattr(owner, name, original)
             act(how)
         return original(*args, **kwargs)  # somebody may have kept this function
@@ -331,6 +334,7 @@ def add_routes(_demo: Any, app: Any) -> None:
     app.add_api_route("/test/visit", visit, methods=["POST"])
     app.add_api_route("/test/meddle", meddle, methods=["POST"])
     app.add_api_route("/test/change", change, methods=["POST"])
+    app.add_api_route("/test/meddled", lambda: STATE["meddled"], methods=["GET"])
     app.add_api_route("/test/act", act, methods=["POST"])
     app.add_api_route("/test/operations", operations, methods=["POST"])
     app.add_api_route("/test/set", set_state, methods=["POST"])

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from controlstack.core.residuals import Residuals
+from controlstack.core.unit import Window
 from controlstack.scripts.webui.forge import PatchedControl, join
+from controlstack.scripts.webui.tiles import Tiles
 from torch import Tensor
 
 BLOCKS = 4
@@ -119,7 +121,7 @@ def make(answer: Any = None, schedule: str = "predictor", **more: Any) -> tuple[
         seen.append(given)
         return one_skip(torch.ones(4, 1)) if answer is None else answer
 
-    return PatchedControl(evaluate, Patcher(schedule), size=1000, **more), seen
+    return PatchedControl(evaluate, Patcher(schedule), 1000, Tiles(lambda: (6, 8)), **more), seen
 
 
 def ask(control: PatchedControl, kinds: list[int], *, handed: bool = False) -> Any:
@@ -137,18 +139,16 @@ def ask(control: PatchedControl, kinds: list[int], *, handed: bool = False) -> A
 def test_an_evaluation_is_handed_over_scaled_and_with_its_cond_rows(handed: bool) -> None:
     control, seen = make(schedule="model_sampling" if handed else "predictor")
     ask(control, [1, 0], handed=handed)
-    x, timestep, context, y, cond, onto = seen[0]
+    x, timestep, context, y, parts, onto = seen[0]
     assert (x == 3).all() and (timestep == 300).all() and context.shape == (4, 7, 8)
-    assert (y, cond, onto) == (None, (False, False, True, True), None)
+    assert (y, parts, onto) == (None, (False, True), None)
 
 
-@pytest.mark.parametrize(
-    ("kinds", "cond"), [([0], (True,) * 4), ([0, 1], (True, True, False, False)), ([1], (False,) * 4)]
-)
-def test_any_order_of_parts(kinds: list[int], cond: tuple[bool, ...]) -> None:
+@pytest.mark.parametrize(("kinds", "parts"), [([0], (True,)), ([0, 1], (True, False)), ([1], (False,))])
+def test_any_order_of_parts(kinds: list[int], parts: tuple[bool, ...]) -> None:
     control, seen = make()
     ask(control, kinds)
-    assert seen[0][4] == cond
+    assert seen[0][4] == parts
 
 
 def test_lists_are_complete_since_the_program_takes_them_from_the_end() -> None:
@@ -220,6 +220,18 @@ def test_the_answer_is_finished_around_what_others_put_there_meanwhile() -> None
     )
     assert (other.sample(torch.zeros(4, 7, 8))[0] == 61).all()
     assert other.list_controlnets() == [control]
+
+
+def test_tiles_that_are_cut_out_of_the_hint_and_put_back_are_known() -> None:
+    tiles = Tiles(lambda: (6, 8))
+    control = PatchedControl(lambda *_: Residuals(), Patcher(), 0, tiles)
+    assert control.cond_hint is None and control.cond_hint_original.shape == (1, 2, 48, 64)
+    control.cond_hint = whole = control.cond_hint_original.clone().to(dtype=torch.float32, device=control.device)
+    assert tiles.windows((6, 8), (6, 8)) == ()
+    control.cond_hint = torch.cat([whole[:, :, 0:32, 0:32], whole[:, :, 16:48, 32:64]])
+    assert tiles.windows((6, 8), (4, 4)) == (Window((6, 8), 0, 0), Window((6, 8), 2, 4))
+    control.cleanup()
+    assert control.cond_hint is None
 
 
 def test_where_residuals_are_all_nothing_is_wrapped() -> None:

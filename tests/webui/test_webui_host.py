@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from controlstack.scripts.webui.host import WebUI
+from torch import nn
 
 
 def host(monkeypatch: pytest.MonkeyPatch, *, fp8: bool = False, takes_turns: bool | None = False) -> WebUI:
@@ -17,6 +20,7 @@ def host(monkeypatch: pytest.MonkeyPatch, *, fp8: bool = False, takes_turns: boo
         device=cpu,
         cpu=cpu,
         fp8=fp8,
+        without_autocast=nullcontext,
         dtype_inference=torch.float16,
         dtype_unet=torch.float8_e4m3fn if fp8 else torch.float32,
     )
@@ -37,3 +41,13 @@ def test_the_loaded_checkpoint_says_whether_memory_is_scarce(
 @pytest.mark.parametrize(("fp8", "dtype"), [(False, torch.float32), (True, torch.float16)])
 def test_weights_in_8_bits_compute_in_16(monkeypatch: pytest.MonkeyPatch, fp8: bool, dtype: torch.dtype) -> None:
     assert host(monkeypatch, fp8=fp8).dtype is dtype
+
+
+def test_a_network_computes_in_its_own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the WebUI casts around it, as it does on a CPU whose base model is stored in 8 bits."""
+    network = nn.Linear(4, 4)
+    model: Any = SimpleNamespace(network=network)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert network(torch.ones(1, 4)).dtype is torch.bfloat16
+        with host(monkeypatch).ready(model):
+            assert network(torch.ones(1, 4)).dtype is torch.float32

@@ -8,7 +8,7 @@ from controlstack.core.errors import HostError
 from controlstack.core.residuals import Residuals
 from controlstack.core.unit import Window
 from controlstack.scripts.webui.denoiser import Denoising
-from controlstack.scripts.webui.tiles import Tiles, cut, joined
+from controlstack.scripts.webui.tiles import Tiles, block_of, cut, joined
 
 CANVAS, TILE = (24, 40), (16, 8)  # latent pixels
 PLACES = ((0, 0), (8, 5), (3, 32))
@@ -80,6 +80,18 @@ def test_latents_are_cut_for_each_block_of_rows() -> None:
         y, left = PLACES[row // 2]
         torch.testing.assert_close(shown[row], latents[0, :, y : y + TILE[0], left : left + TILE[1]])
     assert cut(latents, (), x) is latents
+
+
+def test_what_others_add_is_shared_out_to_the_blocks_and_comes_together_again() -> None:
+    given = Residuals(input=(torch.rand(6, 2, 3, 3),), output=(None, torch.rand(1, 2, 3, 3)), middle=(None,))
+    parts = [block_of(given, number, 2) for number in range(3)]
+    whole = joined([part for part in parts if part is not None])
+    assert given.input[0] is not None and whole.input[0] is not None and given.output[1] is not None
+    assert whole.input[0].equal(given.input[0])
+    assert whole.output[0] is None
+    assert whole.output[1] is not None
+    assert whole.output[1].equal(given.output[1].expand(6, 2, 3, 3))
+    assert block_of(None, 0, 2) is None
 
 
 def test_blocks_are_joined_by_place() -> None:
