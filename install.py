@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 STAMP = "controlstack.json"  # in .venv: what is installed there, or that its making has begun
 EXTRAS = {"demo": ("standalone",), "test": ("standalone", "test", "train")}
+ALONE = {"test": ("controlnet-aux",)}  # by extra: what is installed without its requirements, which would move others
 INTERRUPTED = 130  # exit code of a shell command that Ctrl-C ended
 
 HOST_OWNS = ("torch", "numpy")  # never installed, never moved
@@ -175,8 +176,10 @@ def install(extras: list[str]) -> None:
     print(f"ControlStack: installing {', '.join(extras)} into {VENV} (a first time downloads PyTorch)", flush=True)
     pip = [str(venv_program("python")), "-m", "pip", "install", "--disable-pip-version-check"]
     # "." and a relative path: neither brackets nor blanks in the folder's name can be misread.
-    target = ["--constraint", "constraints.txt", "--editable", f".[{','.join(extras)}]"]
-    if call([*pip, *target], cwd=ROOT, env=clean_environment()):
+    targets = [["--editable", f".[{','.join(extras)}]"]]
+    targets += [["--no-deps", *ALONE[extra]] for extra in extras if extra in ALONE]
+    pinned = ["--constraint", "constraints.txt"]
+    if any(call([*pip, *pinned, *target], cwd=ROOT, env=clean_environment()) for target in targets):
         raise InstallError("pip failed, and its own words are above: check the network and the free disk, try again.")
 
 

@@ -1,6 +1,6 @@
 """What units cost in AUTOMATIC1111's WebUI: CPU time per step, and how often models are loaded from disk.
 
-    WEBUI_PATH=... [WEBUI_PEER_PATH=...] python benchmarks/webui.py [--rounds N] [--width W] [--json FILE]
+    PYTHONPATH=tests/hosts WEBUI_PATH=... [WEBUI_PEER_PATH=...] python benchmarks/webui.py [--rounds N] [--json FILE]
 
 Two real WebUIs run beside each other on one thread each, one with ControlStack, one with sd-webui-controlnet if it is
 there, with the same small checkpoint and control models. They take turns, and each figure is the median over rounds of
@@ -11,7 +11,6 @@ between the ends of two successive evaluations of the U-Net, the sampler's own p
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import statistics
 import sys
@@ -22,7 +21,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import control_files
 import numpy as np
+import webui_host
+from webui_host import Host
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, HEADS = 128, 8  # of the U-Net: four tenths of SD 1.5's width
@@ -50,10 +52,8 @@ def main() -> None:
         args.json.write_text(json.dumps(found, indent=1))
 
 
-def start(stack: ExitStack, folder: Path, width: int) -> dict[str, Any]:
+def start(stack: ExitStack, folder: Path, width: int) -> dict[str, Host]:
     """The WebUIs by name, with their models written."""
-    helpers = _load("webui_host"), _load("control_files")
-    webui_host, control_files = helpers
     path, peer = webui_host.find(), webui_host.find_peer()
     if path is None:
         sys.exit("there is no WebUI: set WEBUI_PATH to its folder")
@@ -68,7 +68,7 @@ def start(stack: ExitStack, folder: Path, width: int) -> dict[str, Any]:
     }
 
 
-def measure_round(hosts: dict[str, Any], number: int) -> dict[str, dict[str, float]]:
+def measure_round(hosts: dict[str, Host], number: int) -> dict[str, dict[str, float]]:
     """CPU seconds per step by host and number of units; the order changes from round to round."""
     names = sorted(hosts, reverse=bool(number % 2))
     found: dict[str, dict[str, float]] = {name: {} for name in names}
@@ -78,7 +78,7 @@ def measure_round(hosts: dict[str, Any], number: int) -> dict[str, dict[str, flo
     return found
 
 
-def seconds(host: Any, case: str) -> float:
+def seconds(host: Host, case: str) -> float:
     """The median step of one request."""
     host.post("test/timed?on=true")
     settings = {"control_mode": "ControlNet is more important"} if case == CONTROL else {}
@@ -87,7 +87,7 @@ def seconds(host: Any, case: str) -> float:
     return statistics.median(b - a for a, b in pairwise(ends))
 
 
-def loads(host: Any) -> int:
+def loads(host: Host) -> int:
     """How often a model was loaded in ten requests with three units, from a host that has none in memory."""
     host.post("test/timed?on=true")
     for file in (host.base.parent / "models" / "ControlNet").iterdir():
@@ -100,8 +100,7 @@ def loads(host: Any) -> int:
 
 def units(count: int, **settings: Any) -> list[dict[str, Any]]:
     """So many units, each with a model of its own."""
-    encode = _load("webui_host").encode
-    picture = encode(np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), np.uint8))
+    picture = webui_host.encode(np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), np.uint8))
     sent = {"enabled": True, "module": "none", "image": picture, "save_detected_map": False, **settings}
     return [{**sent, "model": name} for name in FILES[:count]]
 
@@ -130,22 +129,6 @@ def table(found: dict[str, Any]) -> str:
             spread = f"{min(added):.2f} to {max(added):.2f}"
             lines.append(f"| {case}: added time, ours over the peer's | {statistics.median(added):.2f} ({spread}) | |")
     return "\n".join(lines)
-
-
-def _load(name: str) -> Any:
-    """A helper of the host tests, which lie in no package; and our package, whatever the folder is called."""
-    if name not in sys.modules:
-        if "controlstack" not in sys.modules:
-            _execute("controlstack", ROOT / "__init__.py")
-        _execute(name, ROOT / "tests" / "hosts" / f"{name}.py")
-    return sys.modules[name]
-
-
-def _execute(name: str, path: Path) -> None:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
 
 
 if __name__ == "__main__":

@@ -77,6 +77,16 @@ _OLDER = {  # what other versions say for the same
     "Envelope (Outer Fit)": "Resize and Fill",
     "Prefer Prompt": "My prompt is more important",
     "Prefer ControlNet": "ControlNet is more important",
+    # What reForge writes into pictures: the names of its enums, not their texts.
+    "ResizeMode.RESIZE": "Just Resize",
+    "ResizeMode.INNER_FIT": "Crop and Resize",
+    "ResizeMode.OUTER_FIT": "Resize and Fill",
+    "ControlMode.BALANCED": "Balanced",
+    "ControlMode.PROMPT": "My prompt is more important",
+    "ControlMode.CONTROL": "ControlNet is more important",
+    "HiResFixOption.BOTH": "Both",
+    "HiResFixOption.LOW_RES_ONLY": "Low res only",
+    "HiResFixOption.HIGH_RES_ONLY": "High res only",
 }
 ALIASES = {  # other names of a field
     "guidance": "guidance_end",
@@ -171,10 +181,15 @@ def _values(given: object) -> dict[str, Any]:
     values = dict(cast("Mapping[str, Any]", given))
     for alias, name in ALIASES.items():
         if values.get(alias) is not None:
-            if values.get(name) is not None:
-                raise UnitError(f"a unit has both {name} and {alias}, which mean the same: leave one out")
+            if values.get(name) is not None and not _agree(values[name], values[alias]):
+                raise UnitError(f"a unit has both {name} and {alias}, which mean the same, and differ: leave one out")
             values[name] = values[alias]
     return values
+
+
+def _agree(first: object, second: object) -> bool:
+    """Whether two names of a field say the same; clients of many years send both."""
+    return first is second or (isinstance(first, (str, int, float)) and first == second)
 
 
 def _check(unit: UnitArgs) -> None:

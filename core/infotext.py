@@ -42,6 +42,12 @@ _LABELS = {
 _DEFAULTS = {each.name: getattr(UnitArgs(), each.name) for each in fields(UnitArgs)}
 
 
+# The beginning of what a program says as its version -> what a range means in its texts that do not say so.
+_BASES = (
+    # Forge ("f2.0.1v1.10.1"), reForge ("f1.0.0v2-v1.10.1RC"), Forge Classic and Forge Neo
+    (re.compile(r"f\d|classic|neo"), RangeBasis.NOISE),
+    (re.compile(r"v?\d+\.\d"), RangeBasis.WEBUI),  # AUTOMATIC1111's WebUI ("v1.10.1")
+)
 _SETTING = re.compile(r'\s*([^:,"]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')  # name: value, or name: "value, quoted"
 
 
@@ -91,13 +97,23 @@ def read_unit(text: str) -> dict[str, object]:
 
 
 def read(parameters: Mapping[str, object]) -> dict[int, dict[str, object]]:
-    """The units in a picture's parsed parameters, by number."""
+    """The units in a picture's parsed parameters, by number.
+
+    The program that made the picture decides what a range means where a unit does not say so, if it signed its text.
+    """
+    basis = basis_of(str(parameters.get("Version", "")))
+    meant = {} if basis is None else {"range_basis": basis}
     units: dict[int, dict[str, object]] = {}
     for key, value in parameters.items():
         match = re.fullmatch(r"ControlNet (\d+)", key)
         if match and isinstance(value, str) and (unit := read_unit(value)):
-            units[int(match[1])] = unit
+            units[int(match[1])] = {**meant, **unit}
     return units
+
+
+def basis_of(version: str) -> RangeBasis | None:
+    """What a range means in the program that signs its texts so; None for one that is not known."""
+    return next((basis for pattern, basis in _BASES if pattern.match(version)), None)
 
 
 def _title(name: str) -> str:

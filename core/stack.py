@@ -8,7 +8,6 @@ same network run as one batched call. Nothing here waits for the device.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,13 +18,15 @@ from torch import Tensor
 
 from .errors import HintError
 from .host import Host, PlainHost
+from .memory import Memory
 from .residuals import Accumulator, Residuals
 from .resize import ResizeMode, fit
 from .schedule import RangeBasis
 from .unit import ControlMode, ControlUnit, Prepared, Prompt, Slot, Step, Window, take_rows
 
-PROMPTS_KEPT = 8  # per model: positive and negative prompts of a few regions; a host that makes new ones evicts the old
-
+# Bytes that a run keeps of hints and masks, and of prompts, beyond what one evaluation uses: some fifty tiles of SDXL's
+# features at 1024 px in fp16, and several regions' prompts.
+HINTS_KEPT, PROMPTS_KEPT = 512 << 20, 128 << 20
 MASK_SCALE = 8  # mask pixels per latent pixel: a mask is drawn on the picture
 
 
@@ -58,8 +59,8 @@ class ControlStack:
         self._scales = [{} if _is_masked_out(unit) else unit.scales() for unit in self._units]
         self._fired: list[set[float]] = [set() for _ in self._units]
         self._steps: set[float] = set()
-        self._cache: dict[Hashable, Prepared] = {}
-        self._prompts: OrderedDict[Hashable, tuple[object, Prompt]] = OrderedDict()
+        self._hints = Memory(HINTS_KEPT)
+        self._prompts = Memory(PROMPTS_KEPT)
 
     @torch.no_grad()
     def __call__(self, step: Step, onto: Residuals | None = None) -> Residuals:
@@ -68,6 +69,8 @@ class ControlStack:
         onto: what other controls of the host add already; the sum begins with it.
         """
         self._host.check_interrupt()
+        self._hints.begin()
+        self._prompts.begin()
         total = Accumulator(len(step.cond), onto)
         for group in _by_network(self._active(step)):
             for active, slot, residual in self._evaluate(group, step):
@@ -83,9 +86,13 @@ class ControlStack:
         """For each unit, on how many of the steps seen so far it acted."""
         return tuple(Firing(len(fired), len(self._steps)) for fired in self._fired)
 
+    def kept_bytes(self) -> int:
+        """Memory that is held between steps."""
+        return self._hints.bytes + self._prompts.bytes
+
     def close(self) -> None:
         """Release everything that was kept between steps."""
-        self._cache.clear()
+        self._hints.clear()
         self._prompts.clear()
 
     def _active(self, step: Step) -> Iterator[_Active]:
@@ -113,55 +120,65 @@ class ControlStack:
 
     def _prepared(self, group: Sequence[_Active], step: Step) -> Prepared:
         """The hints' features, aligned with the rows of the group's batch: 1 row where one picture serves all."""
-        parts = [self._aligned(active, step, broadcast=len(group) == 1) for active in group]
-        if len(parts) == 1:
-            return parts[0]
-        key = ("group", *((id(part[0]), id(active.unit)) for part, active in zip(parts, group, strict=True)))
-        if key not in self._cache:
-            self._cache[key] = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return self._cache[key]
+        if len(group) == 1:
+            return self._aligned(group[0], step, broadcast=True)
+
+        def beside() -> Prepared:
+            parts = [self._aligned(active, step, broadcast=False) for active in group]
+            return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+
+        key = ("group", tuple(self._hint_key(active.unit, step) for active in group), group[0].rows, step.window)
+        return self._hints.keep(key, beside)
 
     def _aligned(self, active: _Active, step: Step, *, broadcast: bool) -> Prepared:
         unit, window = active.unit, step.window
-        features = self._features(unit, step)
         count = len(unit.hint)
         if count == 1 and broadcast:
-            return features
+            return self._features(unit, step)
         by_frame = window is not None and window.frames is not None
         if not by_frame and len(step.cond) % count:
             raise HintError(
                 f"'{unit.model.name}' has {count} hints for {len(step.cond)} rows: give one hint, or one per picture"
             )
         rows = _pictures(count, active.rows, window)
-        key = ("rows", id(features[0]), rows)
-        if key not in self._cache:
-            self._cache[key] = tuple(take_rows(feature, rows) for feature in features)
-        return self._cache[key]
+        key = ("rows", self._hint_key(unit, step), rows)
+        return self._hints.keep(key, lambda: tuple(take_rows(each, rows) for each in self._features(unit, step)))
 
     def _features(self, unit: ControlUnit, step: Step) -> Prepared:
         """`model.prepare`, once per hint, size, part of the picture and dtype."""
+        return self._hints.keep(self._hint_key(unit, step), lambda: unit.model.prepare(self._hint(unit, step)))
+
+    def _hint_key(self, unit: ControlUnit, step: Step) -> Hashable:
         size = (step.x.shape[-2], step.x.shape[-1])
-        window = _area(step.window, size)
-        key = ("hint", id(unit.model), id(unit.hint), unit.resize, window, size, step.x.dtype, step.x.device)
-        if key not in self._cache:
-            hint = unit.hint.to(step.x.device)
-            scale = unit.model.hint_scale
-            if scale is not None:
-                hint = _crop(hint, unit.resize, window, size, scale)
-            self._cache[key] = unit.model.prepare(hint)
-        return self._cache[key]
+        area = _area(step.window, size)
+        return ("hint", id(unit.model), id(unit.hint), unit.resize, area, size, step.x.dtype, step.x.device)
+
+    def _hint(self, unit: ControlUnit, step: Step) -> Tensor:
+        """The part of the unit's hint that the rows show, at the model's scale."""
+        scale = unit.model.hint_scale
+        if scale is None:
+            return unit.hint.to(step.x.device)
+        return self._shown(unit.hint, unit.resize, step, scale)
+
+    def _shown(self, picture: Tensor, mode: ResizeMode, step: Step, scale: int) -> Tensor:
+        """A hint or mask, fitted to the whole picture and cut to the part that the rows show."""
+        size = (step.x.shape[-2], step.x.shape[-1])
+        canvas, top, left = _area(step.window, size)
+
+        def fitted() -> tuple[Tensor]:
+            return (fit(picture.to(step.x.device, torch.float32), (canvas[0] * scale, canvas[1] * scale), mode),)
+
+        if canvas == size:
+            return fitted()[0]
+        whole = self._hints.keep(("whole", id(picture), mode, canvas, scale, step.x.device), fitted)[0]
+        return whole[..., top * scale : (top + size[0]) * scale, left * scale : (left + size[1]) * scale]
 
     def _prompt(self, unit: ControlUnit, step: Step, rows: tuple[int, ...]) -> Prompt:
         """`model.encode`, once per prompt. The key is an object that is held here, so its id cannot come again."""
         token = step.context if step.prompt is None else step.prompt
         version = token._version if isinstance(token, Tensor) and not token.is_inference() else 0
         key = (id(unit.model), id(token), version, rows)
-        if key not in self._prompts:
-            self._prompts[key] = (token, unit.model.encode(take_rows(step.context, rows)))
-            while len(self._prompts) > PROMPTS_KEPT * len(self._units):
-                self._prompts.popitem(last=False)
-        self._prompts.move_to_end(key)
-        return self._prompts[key][1]
+        return self._prompts.keep(key, lambda: unit.model.encode(take_rows(step.context, rows)), of=token)
 
     def _masked(self, residual: Tensor, unit: ControlUnit, rows: tuple[int, ...], step: Step) -> Tensor:
         if unit.mask is None or residual.ndim != 4:
@@ -171,16 +188,16 @@ class ControlStack:
     def _mask(self, unit: ControlUnit, mask: Tensor, rows: tuple[int, ...], step: Step, residual: Tensor) -> Tensor:
         """The mask at a block's size: [1 or len(rows), 1, h, w]; bilinear, as in sd-webui-controlnet."""
         size = (residual.shape[-2], residual.shape[-1])
-        latent = (step.x.shape[-2], step.x.shape[-1])
-        window = _area(step.window, latent)
+        area = _area(step.window, (step.x.shape[-2], step.x.shape[-1]))
         frames = None if step.window is None else step.window.frames
-        key = ("mask", id(mask), unit.resize, window, frames, size, rows, residual.dtype, residual.device)
-        if key not in self._cache:
-            whole = _crop(mask.to(residual.device, torch.float32), unit.resize, window, latent, MASK_SCALE)
-            scaled = F.interpolate(whole, size, mode="bilinear").to(residual.dtype)
-            shown = scaled if len(mask) == 1 else take_rows(scaled, _pictures(len(mask), rows, step.window))
-            self._cache[key] = (shown,)
-        return self._cache[key][0]
+
+        def scaled() -> tuple[Tensor]:
+            shown = self._shown(mask, unit.resize, step, MASK_SCALE)
+            small = F.interpolate(shown, size, mode="bilinear").to(residual.dtype)
+            return (small if len(mask) == 1 else take_rows(small, _pictures(len(mask), rows, step.window)),)
+
+        key = ("mask", id(mask), unit.resize, area, frames, size, rows, residual.dtype, residual.device)
+        return self._hints.keep(key, scaled)[0]
 
 
 def _is_masked_out(unit: ControlUnit) -> bool:
@@ -210,14 +227,3 @@ def _pictures(count: int, rows: tuple[int, ...], window: Window | None) -> tuple
 def _area(window: Window | None, size: tuple[int, int]) -> tuple[tuple[int, int], int, int]:
     """(canvas, top, left) in latent pixels."""
     return (size, 0, 0) if window is None else (window.canvas, window.top, window.left)
-
-
-def _crop(
-    picture: Tensor, mode: ResizeMode, area: tuple[tuple[int, int], int, int], size: tuple[int, int], scale: int
-) -> Tensor:
-    """Fit a hint or mask to the whole canvas, then cut out the part that the rows show."""
-    canvas, top, left = area
-    whole = fit(picture, (canvas[0] * scale, canvas[1] * scale), mode)
-    if canvas == size:
-        return whole
-    return whole[..., top * scale : (top + size[0]) * scale, left * scale : (left + size[1]) * scale]

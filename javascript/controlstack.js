@@ -82,10 +82,36 @@ var controlstack = (function () {
         }
     }
 
+    // Only what a person does makes native events; what the server sets does not.
+    const clicked = new Set();
+
+    function byHand(id) {
+        return clicked.delete(id);
+    }
+
+    document.addEventListener("change", (event) => {
+        const group = event.target.closest?.(".controlnet_control_type");
+        if (group && event.isTrusted) clicked.add(group.id);
+    }, true);
+
+    // A picture of the webcam is no upload, so gradio does not say that it came: who releases the shutter wants it used.
+    document.addEventListener("click", (event) => {
+        const image = event.target.closest?.(".controlnet [id$='_input_image']");
+        if (!image?.querySelector("video") || !event.target.closest("button")) return;
+        const box = root().querySelector(`#${image.id.replace("_input_image", "_controlnet_enable_checkbox")} input`);
+        if (!box.checked) box.click();
+    }, true);
+
+    // Another unit, tab or browser may have saved a preset since the list was read.
+    document.addEventListener("pointerover", (event) => {
+        const row = event.target.closest?.(".cnet-presets");
+        if (row && !row.contains(event.relatedTarget)) row.querySelector("[id$='_preset_refresh']")?.click();
+    });
+
     onAfterUiUpdate(() => TABS.forEach(update));
     document.addEventListener("change", (event) => {
         if (event.target.matches?.(".cnet-unit-enabled input")) TABS.forEach(update);
     });
 
-    return {take, resize};
+    return {byHand, resize, take};
 })();

@@ -184,8 +184,9 @@ def _add_base(state: dict[str, Tensor], base: Mapping[str, Tensor] | None, name:
 
 
 def _sum(difference: Tensor, weight: Tensor) -> Tensor:
-    """In the wider of the two precisions, rounded once to that of the file."""
-    return (difference + weight.to(difference.device)).to(difference.dtype)
+    """In the wider of the two precisions, rounded once to that of the file; torch adds nothing in 8 bits."""
+    wide = torch.float32 if weight.element_size() == 1 else weight.dtype
+    return (difference + weight.to(difference.device, wide)).to(difference.dtype)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

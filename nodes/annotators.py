@@ -15,9 +15,9 @@ import comfy.utils
 import folder_paths
 from torch import nn
 
-from ..preprocessors.pool import Pool
+from ..preprocessors.networks.pool import Pool
+from ..preprocessors.networks.store import Store
 from ..preprocessors.runtime import Runtime
-from ..preprocessors.store import Store
 
 FOLDER = "controlnet_aux"  # below the host's models, and the name of extra model paths
 PEERS = ("comfyui_controlnet_aux/ckpts",)  # where other packs keep the same files, below the custom nodes

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.errors import HintError
 from ..core.resize import ResizeMode, pixel_perfect
 from ..preprocessors import find
-from ..preprocessors.poses import to_json
+from ..preprocessors.poses.points import to_json
 from .annotators import runtime
 from .choice import CHOICE, SEED
 

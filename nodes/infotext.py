@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core import infotext
 from ..core.errors import UnitError
 from ..core.fields import NO_MODEL, HiresOption, UnitArgs, parse_unit
+from ..core.schedule import RangeBasis
 from ..preprocessors import find
 from ..preprocessors.base import nearest
 from ..preprocessors.webui import parameters_of
@@ -64,8 +65,11 @@ def pictures_of(image: Tensor, count: int) -> list[Tensor]:
 
 
 def write_units(units: Units) -> str:
-    """The lines that a WebUI reads, in the form in which it pastes them."""
-    texts = infotext.write([_args(number, spec) for number, spec in enumerate(units, start=1)])
+    """The lines that a WebUI reads, in the form in which it pastes them.
+
+    No program's version ends this text, so each unit says what its range means, as where ranges go by noise.
+    """
+    texts = infotext.write([_args(number, spec) for number, spec in enumerate(units, start=1)], RangeBasis.NOISE)
     return ", ".join(f'{key}: "{text}"' for key, text in texts.items())
 
 

@@ -3,7 +3,8 @@
     from controlstack.preprocessors import REGISTRY, find
     hint = find("canny")(image, resolution=512, low=80)      # uint8 RGB in and out, one picture or a batch
 
-Importing this loads neither cv2 nor numpy nor torch; the first picture does.
+Importing this loads neither cv2 nor numpy nor torch; the first picture does. Preprocessors lie in folders by what their
+hint shows; `networks` is what those with a network share.
 """
 
 from __future__ import annotations

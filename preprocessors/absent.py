@@ -41,8 +41,9 @@ ABSENT: tuple[Preprocessor, ...] = (
     _absent("densepose", "OpenPose", f"{TORCHSCRIPT}; choose dw_openpose_full", "densepose (pruple bg & purple torso)"),
     _absent("densepose_parula", "OpenPose", f"{TORCHSCRIPT}; choose dw_openpose_full",
             "densepose_parula (black bg & blue torso)"),
-    _absent("rtmpose", "OpenPose", "its files are published inside archives only; choose dw_openpose_full, which is "
-            "RTMPose trained further, with the same points", "rtmw", "rtmo"),
+    _absent("rtmw", "OpenPose", "its scores are no probabilities, so nothing tells which points it sees; choose "
+            "dw_openpose_full, which has the same 133 points"),
+    _absent("rtmo", "OpenPose", "it finds people and points at once, in a way of its own; choose rtmpose"),
     _absent("seg_ufade20k", "Segmentation", "UniFormer needs mmcv, which hosts of today cannot install; choose "
             "seg_ofade20k, which has the same colours", "segmentation"),
     _absent("normal_dsine", "NormalMap", "no maintained package has its network, and its weights are not free; choose "

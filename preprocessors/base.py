@@ -1,118 +1,30 @@
-"""What a preprocessor is: a declaration beside its code, and the one way of calling it.
+"""A preprocessor: a declaration beside its code, and the one way of calling it.
 
-Every edge draws its nodes, sliders and options from these declarations, so parameters have one name, one default and
-one range everywhere. Pictures are uint8 RGB, [H, W, 3] or [B, H, W, 3], from end to end; floats appear only inside.
+Pictures are uint8 RGB, [H, W, 3] or [B, H, W, 3], from end to end; floats appear only inside.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import PreprocessorError
-from .calling import MAX_PIXELS, Call, check_image, check_mask, check_present, check_seed, find_poses, perform
+from .call import MAX_PIXELS, Call, check_image, check_mask, check_present, check_seed
+from .calling import find_poses, perform
+from .declaration import PAD, RESOLUTION, Declaration, Output, Parameter, nearest
+from .networks.network import missing_packages
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from .networks import Network
-    from .poses import Poses
+    from .poses.points import Poses
+    from .resize import Image
     from .runtime import Runtime
-
-    Image = NDArray[np.uint8]
 
 __all__ = ["MAX_PIXELS", "PAD", "RESOLUTION", "Image", "Output", "Parameter", "Preprocessor", "nearest"]
 
-PAD = 64  # pixels; sd-webui-controlnet pads to it (`resize_image_with_pad`), and networks need a multiple of 8 to 64
-
-
-class Output(Enum):
-    """What the pixels of a result hold; all but MASKED come as three channels."""
-
-    BINARY = "binary"  # black or white
-    GRAY = "gray"  # three equal channels
-    RGB = "rgb"
-    LABELS = "labels"  # flat colours that mean something: never blend them
-    MASKED = "rgb and mask"  # four channels; the last is 255 where the model is to invent
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parameter:
-    """One number that a user may choose; an integer if its default is one. The range includes both ends."""
-
-    name: str
-    label: str
-    default: int | float
-    minimum: int | float
-    maximum: int | float
-    step: int | float
-    unit: str = ""
-    doc: str = ""
-    shapes_hint: bool = True  # False: the control reads it, and the hint is the same for every value
-
-    @property
-    def integer(self) -> bool:
-        """Whether only whole numbers make sense."""
-        return isinstance(self.default, int)
-
-    def check(self, value: object, owner: str) -> int | float:
-        """`value` as this parameter's own type (100.0 is 100); PreprocessorError, naming the range, if it is none."""
-        if isinstance(value, bool) or not _is_number(value):
-            raise PreprocessorError(f"{owner}: {self.name} is {value!r}; it must be {self._range()}")
-        number = float(value)  # pyright: ignore[reportArgumentType]
-        if not self.minimum <= number <= self.maximum or (self.integer and not number.is_integer()):
-            raise PreprocessorError(f"{owner}: {self.name} is {number:g}; it must be {self._range()}")
-        return int(number) if self.integer else number
-
-    def _range(self) -> str:
-        kind = "a whole number" if self.integer else "a number"
-        return f"{kind} from {self.minimum:g} to {self.maximum:g}{' ' + self.unit if self.unit else ''}"
-
-
-RESOLUTION = Parameter(
-    name="resolution", label="Resolution", default=512, minimum=16, maximum=8192, step=8, unit="px",
-    doc="Short side at which the preprocessor looks at the picture; the result has this size.",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preprocessor:
-    """Photograph -> hint: what it is called, what it takes, what it gives, and the function that does it.
-
-    `run(images, *networks, **parameters)` gets uint8 [B, H, W, 3] if `batchable`, else one [H, W, 3], and returns the
-    same shape or, with three equal channels left out, [B, H, W] or [H, W]. It gets `seed` too if it is not
-    `deterministic`, `mask` ([B, H, W] or [H, W], 0 or 255) if it `takes_mask`, and each of its networks, loaded.
-
-    With `finish`, what `run` returns may be floats; they are cut to the picture's size, so that nothing of the padding
-    enters a minimum or a median, and `finish(result, image, **parameters)` makes the hint of each picture of them.
-    With `finds_poses`, `run` returns a `Poses` for each picture, which `finish` draws.
-    """
-
-    id: str
-    title: str
-    doc: str
-    run: Callable[..., Any]
-    output: Output
-    finish: Callable[..., Image] | None = None
-    finds_poses: bool = False  # True: `poses` tells what is drawn; needs `batchable` and a `pad` of 1
-    polarity: str = ""  # what is bright in the result, such as "near is white"
-    aliases: tuple[str, ...] = ()  # names of other programs for the same thing
-    control_types: tuple[str, ...] = ()  # as sd-webui-controlnet groups them; the models that read such a hint
-    parameters: tuple[Parameter, ...] = ()
-    networks: tuple[Network, ...] = ()  # what must be loaded first, in the order in which `run` takes them
-    absent: str = ""  # why this name is known and yet does nothing here; such entries are not in REGISTRY
-    takes_mask: bool = False
-    deterministic: bool = True  # False: the result depends on the seed too (and on nothing else)
-    batchable: bool = False
-    resizes: bool = True  # False: `resolution` changes nothing
-    grows: bool = False  # True: the result is larger than the picture
-    pad: int = PAD  # at a given resolution, sides are filled up to a multiple of this, and cut again
-    version: int = 1  # goes up whenever the same call gives another result, so that no cache gives the old one
+class Preprocessor(Declaration):
+    """Photograph -> hint: what is declared, and how it is called."""
 
     def __call__(
         self,
@@ -169,18 +81,8 @@ class Preprocessor:
         canvas = np.zeros((poses.height, poses.width, 3), np.uint8)
         return self.finish(poses, canvas, **self.settings(parameters))
 
-    def settings(self, parameters: Mapping[str, object]) -> dict[str, int | float]:
-        """Every parameter of this preprocessor, the given ones checked and the others at their defaults."""
-        known = {parameter.name: parameter for parameter in self.parameters}
-        for name in parameters:
-            if name not in known:
-                raise PreprocessorError(f"{self.id} has no parameter {name!r}: {_suggestion(name, known)}")
-        return {name: each.check(parameters.get(name, each.default), self.id) for name, each in known.items()}
-
     def missing(self, runtime: Runtime | None = None) -> str:
         """Why it cannot run now (an entry that is absent, a package, a file), in a sentence; empty if it can."""
-        from .networks import missing_packages
-
         if self.absent or not self.networks:
             return self.absent
         if packages := missing_packages(self.networks):
@@ -189,23 +91,3 @@ class Preprocessor:
 
         store = (runtime or standalone()).store
         return " ".join(store.how_to_get(file) for file in store.missing(self.networks))
-
-
-def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Up to three of the `known` names that look like `name`, best first."""
-    by_key = {each.lower(): each for each in known}
-    return [by_key[key] for key in difflib.get_close_matches(name.strip().lower(), by_key, n=3, cutoff=0.5)]
-
-
-def _suggestion(name: str, known: Mapping[str, Parameter]) -> str:
-    if not known:
-        return "it has none"
-    close = nearest(name, known)
-    return f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
-
-
-def _is_number(value: object) -> bool:
-    """Python's and numpy's numbers, not NaN or infinite; text is none, also if it looks like one."""
-    if isinstance(value, (str, bytes)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
-        return False
-    return getattr(value, "ndim", 0) == 0 and math.isfinite(float(value))  # pyright: ignore[reportArgumentType]

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-    from .base import Image, Preprocessor
-    from .calling import Call
+    from .call import Call
+    from .declaration import Declaration
+    from .resize import Image
 else:
     from .lazy import np
 
@@ -35,7 +36,7 @@ class ResultCache:
         self._lock = Lock()
 
     def through(
-        self, preprocessor: Preprocessor, call: Call, make: Callable[[Call], Image], weights: Sequence[str]
+        self, preprocessor: Declaration, call: Call, make: Callable[[Call], Image], weights: Sequence[str]
     ) -> Image:
         """The hints of a call, [B, h, w, C]: those that are known, and the others by `make`, once and together.
 
@@ -81,7 +82,7 @@ class ResultCache:
                 self.bytes -= self._hints.popitem(last=False)[1].nbytes
 
 
-def _about(preprocessor: Preprocessor, call: Call, weights: Sequence[str]) -> bytes:
+def _about(preprocessor: Declaration, call: Call, weights: Sequence[str]) -> bytes:
     """Everything but the picture that decides about a hint."""
     settings = sorted(call.arguments.items())
     return repr((preprocessor.id, preprocessor.version, call.resolution, settings, list(weights))).encode()

@@ -1,7 +1,7 @@
-"""How a call of a preprocessor is carried out: checks, the size rule, chunks, and the cache of results.
+"""How a call of a preprocessor is carried out: the size rule, chunks, and the cache of results.
 
-The declarations in `base.py` say what a preprocessor is; here is what happens between a picture and its hint. A batch
-is cut into chunks that fit into memory; between two chunks the host hears of the progress and may interrupt.
+A declaration says what a preprocessor is; here is what happens between a picture and its hint. A batch is cut into
+chunks that fit into memory; between two chunks the host hears of the progress and may interrupt.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -9,46 +9,29 @@ is cut into chunks that fit into memory; between two chunks the host hears of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from ..core.errors import HintError, PreprocessorError
-from .networks import files_of
+from ..core.errors import PreprocessorError
+from .call import CHUNK_PIXELS, MAX_PIXELS, Call
+from .declaration import Declaration
+from .networks.network import files_of
 from .resize import gray_to_rgb, pad_to_multiple, resize_mask, scale_short_side, scaled_size
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .base import Image, Preprocessor
-    from .poses import Poses
+    from .poses.points import Poses
+    from .resize import Image
     from .runtime import Runtime
 else:
     from .lazy import np
 
-MAX_PIXELS = 64_000_000  # of one picture; more is a mistake or an attack, and would not fit beside a model
-CHUNK_PIXELS = 16_000_000  # of all pictures that a preprocessor without networks gets at once
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Call:
-    """What was asked for, checked: pictures [B, H, W, 3], their masks [B, H, W], the short side, the parameters."""
-
-    batch: Image
-    masks: Image | None
-    resolution: int | None
-    arguments: Mapping[str, Any]
-
-    def part(self, rows: slice | Sequence[int]) -> Call:
-        """The same call for some of the pictures."""
-        chosen = rows if isinstance(rows, slice) else list(rows)
-        masks = None if self.masks is None else self.masks[chosen]
-        return replace(self, batch=self.batch[chosen], masks=masks)
-
-
-def perform(preprocessor: Preprocessor, call: Call, runtime: Runtime | None) -> Image:
+def perform(preprocessor: Declaration, call: Call, runtime: Runtime | None) -> Image:
     """The hints of a call, [B, h, w, C], in memory of their own."""
     if runtime is None and preprocessor.networks:
         from .runtime import standalone
@@ -62,7 +45,7 @@ def perform(preprocessor: Preprocessor, call: Call, runtime: Runtime | None) -> 
     return np.array(result) if np.may_share_memory(result, call.batch) else np.ascontiguousarray(result)
 
 
-def find_poses(preprocessor: Preprocessor, call: Call, runtime: Runtime | None) -> tuple[Poses, ...]:
+def find_poses(preprocessor: Declaration, call: Call, runtime: Runtime | None) -> tuple[Poses, ...]:
     """What a preprocessor that finds poses would draw, one for each picture."""
     if runtime is None:
         from .runtime import standalone
@@ -71,57 +54,13 @@ def find_poses(preprocessor: Preprocessor, call: Call, runtime: Runtime | None) 
     return tuple(pose for part in _chunks(preprocessor, call, runtime, _found) for pose in part)
 
 
-def check_present(preprocessor: Preprocessor) -> None:
-    """PreprocessorError if the entry only says why it does nothing."""
-    if preprocessor.absent:
-        raise PreprocessorError(f"{preprocessor.id}: {preprocessor.absent}")
-
-
-def check_image(image: object, owner: str) -> None:
-    """HintError unless it is a picture or a batch."""
-    expected = "a uint8 RGB picture [H, W, 3] or a batch of them [B, H, W, 3]"
-    if not isinstance(image, np.ndarray):
-        raise HintError(f"{owner}: expected {expected} as a numpy array, got {type(image).__name__}")
-    array = cast("NDArray[Any]", image)
-    if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3 or 0 in array.shape:
-        raise HintError(f"{owner}: expected {expected}, got {array.dtype} {list(array.shape)}")
-
-
-def check_mask(mask: object, batch: Image, preprocessor: Preprocessor) -> Image | None:
-    """The masks [B, H, W] of a batch, 0 or 255, at the pictures' size; None where none is taken."""
-    owner = preprocessor.id
-    if not preprocessor.takes_mask:
-        if mask is not None:
-            raise HintError(f"{owner} takes no mask: leave it out, or choose an inpaint preprocessor")
-        return None
-    expected = "a uint8 mask [H, W], or one for each picture [B, H, W], 255 where the model is to invent"
-    if not isinstance(mask, np.ndarray):
-        raise HintError(f"{owner} needs {expected}, got {'none' if mask is None else type(mask).__name__}")
-    array = cast("NDArray[Any]", mask)
-    counts = (1, batch.shape[0])
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or 0 in array.shape or array.shape[:-2] not in (
-        (), *((count,) for count in counts)
-    ):  # fmt: skip
-        raise HintError(f"{owner}: expected {expected}, got {array.dtype} {list(array.shape)}")
-    rows = array if array.ndim == 3 else array[None]
-    scaled = np.stack([resize_mask(row, (batch.shape[1], batch.shape[2])) for row in rows])
-    return np.broadcast_to(scaled, batch.shape[:3])
-
-
-def check_seed(seed: object, owner: str) -> int:
-    """The seed as an int; PreprocessorError unless it is a whole number from 0 on."""
-    if isinstance(seed, bool) or not hasattr(seed, "__index__") or int(seed) < 0:  # pyright: ignore[reportArgumentType]
-        raise PreprocessorError(f"{owner}: the seed is {seed!r}; it must be a whole number from 0 on")
-    return int(seed)  # pyright: ignore[reportArgumentType]
-
-
-def _with(preprocessor: Preprocessor, runtime: Runtime) -> Callable[[Call], Image]:
+def _with(preprocessor: Declaration, runtime: Runtime) -> Callable[[Call], Image]:
     """What makes hints with the networks of a runtime, chunk by chunk."""
     return lambda call: _join(list(_chunks(preprocessor, call, runtime, _chunk)))
 
 
 def _chunks(
-    preprocessor: Preprocessor, call: Call, runtime: Runtime, do: Callable[[Preprocessor, Call, Sequence[object]], Any]
+    preprocessor: Declaration, call: Call, runtime: Runtime, do: Callable[[Declaration, Call, Sequence[object]], Any]
 ) -> Iterator[Any]:
     """The results of some work on each chunk, with the networks loaded; the host hears of it, and may interrupt."""
     with ExitStack() as stack:
@@ -151,7 +90,7 @@ def _run_size(call: Call) -> tuple[int, int]:
     return size if call.resolution is None else scaled_size(size, call.resolution)
 
 
-def _chunk(preprocessor: Preprocessor, call: Call, networks: Sequence[object]) -> Image:
+def _chunk(preprocessor: Declaration, call: Call, networks: Sequence[object]) -> Image:
     """The hints of one chunk, [B, h, w, C]."""
     plain, padded = _prepared(preprocessor, call)
     hints = _run(preprocessor, padded, networks)
@@ -164,11 +103,11 @@ def _chunk(preprocessor: Preprocessor, call: Call, networks: Sequence[object]) -
     return np.stack([_colour(preprocessor.finish(hint, image, **call.arguments), 3) for hint, image in pairs])
 
 
-def _found(preprocessor: Preprocessor, call: Call, networks: Sequence[object]) -> Sequence[Poses]:
+def _found(preprocessor: Declaration, call: Call, networks: Sequence[object]) -> Sequence[Poses]:
     return _run(preprocessor, _prepared(preprocessor, call)[1], networks)
 
 
-def _prepared(preprocessor: Preprocessor, call: Call) -> tuple[Call, Call]:
+def _prepared(preprocessor: Declaration, call: Call) -> tuple[Call, Call]:
     """The chunk at the wanted size, and with its edges padded; networks need whole cells even without a resolution."""
     height, width = _run_size(call)
     if height * width > MAX_PIXELS:
@@ -189,7 +128,7 @@ def _prepared(preprocessor: Preprocessor, call: Call) -> tuple[Call, Call]:
     return plain, replace(call, batch=batch, masks=masks)
 
 
-def _run(preprocessor: Preprocessor, call: Call, networks: Sequence[object]) -> Any:
+def _run(preprocessor: Declaration, call: Call, networks: Sequence[object]) -> Any:
     """`run` on a batch or picture by picture; equal channels are made three."""
     if preprocessor.batchable:
         given = {} if call.masks is None else {"mask": call.masks}

@@ -5,15 +5,19 @@ The page and the programs show the same names, ranges and defaults, because both
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .absent import ABSENT
 from .base import Output, Parameter, Preprocessor
 from .images import read_image, write_image
-from .networks import WeightFile, files_of
-from .registry import REGISTRY
+from .networks.network import WeightFile, files_of, size_of
+from .poses.points import Person, Point, Poses
+from .regions import palettes
+from .regions.anime_face import FACE_COLOURS
+from .registry import REGISTRY, find
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +41,12 @@ SHOWN = {  # what makes the effect visible
     "outpaint": {"left": 48, "top": 48, "right": 48, "bottom": 48, "feather": 24},
 }
 SHOWN_MASK = 64, 168, 88, 200  # top, bottom, left, right of the rectangle that stands for a painted mask, in pixels
+POINTS = (  # of the astronaut's body, in OpenPose's order, as a person sees them; what is not seen is None
+    (113, 61), (111, 132), (53, 128), (32, 207), (72, 248), (168, 135), (187, 203), None, None, None, None, None, None,
+    None, (101, 50), (124, 51), (87, 62), (137, 63),
+)  # fmt: skip
+SWATCHES = 15  # colours in a row of a legend
+MEGABYTE = 10**6
 VEIL = 255, 0, 255  # colour of masked pixels in the pictures, which no photograph has
 
 INTRODUCTION = """# Preprocessors
@@ -58,21 +68,34 @@ other programs; all names of sd-webui-controlnet are known. Inpaint preprocessor
 it as its fourth channel (magenta in the pictures here).
 
 Networks need weights, which do not come with the project. Each section names the files with size, digest and licence.
-A file is looked for in `preprocessors/` below `CONTROLSTACK_MODELS` (else the user's cache), in folders of hosts and of
-other preprocessor packages, and in the cache of the Hugging Face hub; a call says what is missing and where to put
-it, and nothing is downloaded unasked. Many networks are classes of controlnet-aux, which is imported file by file:
-install it by `pip install --no-deps controlnet-aux==0.0.10`, because its requirements would replace the host's torch.
+Put a file, by the name that is given, below `preprocessors/` in the folder `CONTROLSTACK_MODELS` (else `controlstack/`
+in the user's cache), or let the program download it: nothing is downloaded unasked. It is also found in folders of
+hosts and of other preprocessor packages, and in the cache of the Hugging Face hub; a call says what is missing.
+
+Many networks are classes of controlnet-aux, which is imported file by file: install it by
+`pip install --no-deps controlnet-aux==0.0.10`, because its requirements would replace the host's torch.
 Weights that may be used for everything are those of `depth_anything_v2`, `normal_bae`, `dw_openpose_full`, `mlsd` and
 `seg_ofade20k`; some publishers state no licence for theirs, and OpenPose's and PiDiNet's are not for commercial use.
 
 Preprocessors of poses tell what they found, and draw what an editor changed, without their weights:
 
 ```python
-from controlstack.preprocessors.poses import from_json, to_json
+from controlstack.preprocessors.poses.points import from_json, to_json
 
 found = find("openpose_full").poses(read_image("photo.jpg"), resolution=512)
 write_image("pose.png", find("openpose_full").draw(from_json(to_json(found[0]))))
 ```
+
+From the command line, whole folders and videos:
+
+    controlstack preprocess canny photos/ clip.mp4 --resolution 512 --set low=80 --output hints
+
+`photos/sub/a.jpg` becomes `hints/sub/a-canny.png`. What cannot be read is named at the end and does not stop the rest.
+Every file appears complete or not at all, so Ctrl-C leaves no half; `--resume` then makes what is missing, what was
+made with other settings, and what is older than its picture. A video becomes a video without loss, or with `--frames`
+a folder of pictures; if its rate changes, its frames are taken at the mean rate, so that it lasts as long.
+Hints of earlier runs that lie in a folder are left alone. `--mask FILE` is for inpaint preprocessors, `--poses` writes
+poses as JSON too, `--download` gets weights, and `controlstack preprocess --list` says what each one misses.
 
 The picture: [NASA astronaut Eileen Collins](images/preprocessors/source.jpg), public domain, from scikit-image.
 
@@ -102,24 +125,56 @@ def page() -> str:
 
 
 def has_picture(preprocessor: Preprocessor) -> bool:
-    """Networks are not shown: their weights do not come with the project."""
-    return not preprocessor.networks
+    """Networks are not shown, for their weights do not come with the project; what needs none of them is."""
+    return not preprocessor.networks or preprocessor.id in _drawn()
 
 
 def picture_path(preprocessor: Preprocessor) -> Path:
     """Where its picture lies below docs/; drawings compress best as PNG, photographs as JPEG."""
-    return PICTURES / f"{preprocessor.id}.{'png' if preprocessor.output is Output.BINARY else 'jpg'}"
+    drawing = preprocessor.output in (Output.BINARY, Output.LABELS)
+    return PICTURES / f"{preprocessor.id}.{'png' if drawing else 'jpg'}"
 
 
 def write(docs: Path = DOCS) -> None:
     """Write the page and all pictures below `docs`, from the one photograph that lies there."""
     photo = read_image(docs / SOURCE)
+    drawn = _drawn()
     for preprocessor in filter(has_picture, REGISTRY):
+        if preprocessor.id in drawn:
+            _write_picture(docs / picture_path(preprocessor), _visible(drawn[preprocessor.id](), photo))
+            continue
         settings: dict[str, Any] = {**SHOWN.get(preprocessor.id, {})}
         if preprocessor.takes_mask:
             settings["mask"] = _mask(photo)
         _write_picture(docs / picture_path(preprocessor), _visible(preprocessor(photo, **settings), photo))
     (docs / "preprocessors.md").write_text(page(), encoding="utf-8", newline="\n")
+
+
+def _drawn() -> dict[str, Callable[[], Image]]:
+    """What of preprocessors with networks can be shown without them: how a body is drawn, and what colours mean."""
+    return {
+        **{name: partial(_body, name) for name in ("openpose", "rtmpose", "vitpose")},
+        "seg_ofade20k": lambda: _legend(palettes.ade20k()),
+        "seg_m2fade20k": lambda: _legend(palettes.ade20k()),
+        "seg_ofcoco": lambda: _legend(palettes.coco()),
+        "seg_anime_face": lambda: _legend(np.array(FACE_COLOURS, np.uint8)),
+    }
+
+
+def _body(name: str) -> Image:
+    points = tuple(None if place is None else Point(*place, 1.0) for place in POINTS)
+    return find(name).draw(Poses(width=256, height=256, people=(Person(body=points),)))
+
+
+def _legend(colours: Image) -> Image:
+    """[256, 256, 3]: squares of colours in their order, row by row, on black."""
+    columns = min(SWATCHES, len(colours))
+    side = 256 // columns
+    canvas = np.zeros((256, 256, 3), np.uint8)
+    for number, colour in enumerate(colours):
+        row, column = divmod(number, columns)
+        canvas[row * side : (row + 1) * side, column * side : (column + 1) * side] = colour
+    return canvas
 
 
 def _mask(photo: Image) -> Image:
@@ -148,11 +203,17 @@ def _write_picture(path: Path, hint: Image) -> None:
 
 
 def _row(preprocessor: Preprocessor) -> str:
-    picture = "needs weights"
-    if has_picture(preprocessor):
-        picture = f"![{preprocessor.title}]({picture_path(preprocessor).as_posix()})"
+    shown = [f"![{preprocessor.title}]({picture_path(preprocessor).as_posix()})"] if has_picture(preprocessor) else []
+    picture = "<br>".join((*shown, *([_weights(preprocessor)] if preprocessor.networks else ())))
     link = f"[{preprocessor.title}](#{preprocessor.id})"
     return f"| {link} | {picture} | {preprocessor.output.value} | {', '.join(preprocessor.control_types)} |\n"
+
+
+def _weights(preprocessor: Preprocessor) -> str:
+    """How much must be fetched, as far as it is known."""
+    sizes = [file.bytes / MEGABYTE if file.bytes else file.megabytes for file in files_of(preprocessor.networks)]
+    known = sum(sizes)
+    return f"needs weights, {max(known, 0.1):,.{0 if known >= 10 else 1}f} MB" if known else "needs weights"
 
 
 def _section(preprocessor: Preprocessor) -> str:
@@ -176,19 +237,30 @@ def _facts(preprocessor: Preprocessor) -> Iterator[str]:
         yield "- Works pixel by pixel and keeps the picture's size; `resolution` changes nothing."
     if not preprocessor.deterministic:
         yield "- Depends on `seed`; the same seed gives the same hint everywhere."
-    if preprocessor.id in SHOWN:
-        shown = ", ".join(f"{name} {value:g}" for name, value in SHOWN[preprocessor.id].items())
-        yield f"- The picture above was made with {shown}."
+    if has_picture(preprocessor):
+        yield from _picture_fact(preprocessor)
     for packages in dict.fromkeys(network.packages for network in preprocessor.networks if network.packages):
         yield f"- Needs {' and '.join(f'`{each}`' for each in packages)}."
     for file in files_of(preprocessor.networks):
         yield _file_fact(file)
 
 
+def _picture_fact(preprocessor: Preprocessor) -> Iterator[str]:
+    """What must be known to understand its picture."""
+    if preprocessor.finds_poses:
+        yield "- The picture above was drawn of points that a person set, not of what the networks find."
+    elif preprocessor.networks:
+        yield "- The picture above shows the colours of its classes, row by row in their order."
+    elif preprocessor.id in SHOWN:
+        shown = ", ".join(f"{name} {value:g}" for name, value in SHOWN[preprocessor.id].items())
+        yield f"- The picture above was made with {shown}."
+
+
 def _file_fact(file: WeightFile) -> str:
-    size = f", {file.bytes:,} bytes" if file.bytes else ""
+    size = f", {known}" if (known := size_of(file)) else ""
     digest = f", sha256 `{file.sha256}`" if file.sha256 else ""
-    return f"- Weights [{file.name}]({file.addresses[0]}){size}{digest}. Licence: {file.licence}."
+    inside = f", `{file.archive.member}` in this archive" if file.archive else ""
+    return f"- Weights [{file.name}]({file.addresses[0]}){inside}{size}{digest}. Licence: {file.licence}."
 
 
 def _absent_row(preprocessor: Preprocessor) -> str:

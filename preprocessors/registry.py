@@ -5,31 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..core.errors import PreprocessorError
-from . import (
-    color,
-    depth,
-    depth_anything,
-    depth_pro,
-    dwpose,
-    edges,
-    faces,
-    inpaint,
-    lama,
-    linearts,
-    lines,
-    marigold,
-    normals,
-    openpose,
-    ready,
-    regions,
-    segment_anything,
-    segmentation,
-    softedge,
-    tiles,
-    vitpose,
-)
 from .absent import ABSENT
 from .base import Preprocessor, nearest
+from .lines import edges, linearts, softedge, strokes
+from .pictures import color, inpaint, lama, ready, tiles
+from .poses import dwpose, faces, openpose, vitpose
+from .regions import anime_face, mobile_sam, segment_anything, segmentation
+from .surfaces import depth, depth_anything, depth_pro, marigold, normals
 
 REGISTRY: tuple[Preprocessor, ...] = (
     ready.NONE,
@@ -44,14 +26,14 @@ REGISTRY: tuple[Preprocessor, ...] = (
     linearts.LINEART_COARSE,
     linearts.LINEART_ANIME,
     linearts.LINEART_MANGA,
-    lines.LINEART_STANDARD,
+    strokes.LINEART_STANDARD,
     softedge.SOFTEDGE_ANYLINE,
     linearts.MLSD,
     softedge.SCRIBBLE_HED,
     softedge.SCRIBBLE_PIDINET,
-    lines.SCRIBBLE_XDOG,
-    lines.THRESHOLD,
-    lines.BINARY,
+    strokes.SCRIBBLE_XDOG,
+    strokes.THRESHOLD,
+    strokes.BINARY,
     ready.INVERT,
     depth_anything.DEPTH_ANYTHING_V2,
     depth_anything.DEPTH_ANYTHING_V2_BASE,
@@ -71,6 +53,7 @@ REGISTRY: tuple[Preprocessor, ...] = (
     ready.NORMAL_DIRECTX,
     dwpose.DW_OPENPOSE_FULL,
     dwpose.ANIMAL_OPENPOSE,
+    dwpose.RTMPOSE,
     vitpose.VITPOSE,
     openpose.OPENPOSE,
     openpose.OPENPOSE_HAND,
@@ -82,8 +65,8 @@ REGISTRY: tuple[Preprocessor, ...] = (
     segmentation.SEG_OFCOCO,
     segmentation.SEG_M2FADE20K,
     segment_anything.SEG_SAM2,
-    regions.MOBILE_SAM,
-    regions.SEG_ANIME_FACE,
+    mobile_sam.MOBILE_SAM,
+    anime_face.SEG_ANIME_FACE,
     color.COLOR_GRID,
     softedge.T2IA_SKETCH,
     color.RECOLOR_LUMINANCE,

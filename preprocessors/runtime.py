@@ -9,16 +9,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING
 
 from .cache import ResultCache
-from .calling import CHUNK_PIXELS
-from .networks import Network, missing_packages
-from .pool import Pool
-from .store import Store
-
-if TYPE_CHECKING:
-    from .base import Preprocessor
+from .call import CHUNK_PIXELS
+from .declaration import Declaration
+from .networks.network import Network, missing_packages
+from .networks.pool import Pool
+from .networks.store import Store
 
 SHARE = 0.5  # of free memory that one chunk may take; networks differ in what they need
 
@@ -52,7 +49,7 @@ class Runtime:
             raise MissingDependencyError(f"{network.id}: {reason}")
         return self.pool.ready(network, self.store)
 
-    def pixels_at_once(self, preprocessor: Preprocessor) -> int:
+    def pixels_at_once(self, preprocessor: Declaration) -> int:
         """How many pixels of pictures go through a preprocessor in one chunk."""
         if not preprocessor.networks:
             return CHUNK_PIXELS
@@ -63,7 +60,7 @@ class Runtime:
 @cache
 def standalone() -> Runtime:
     """The runtime of this process: our own folder of weights, the GPU if PyTorch has one."""
-    from .pool import PlainManager
-    from .store import default_folder
+    from .networks.pool import PlainManager
+    from .networks.store import default_folder
 
     return Runtime(store=Store(default_folder()), pool=Pool(PlainManager()))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..preprocessors import ABSENT, REGISTRY, Preprocessor
-from ..preprocessors.networks import file_name, licences, missing_packages
+from ..preprocessors.networks.network import WeightFile, file_name, licences, missing_packages, size_of
+from ..preprocessors.networks.store import Store
 from ..preprocessors.registry import names
 from ..preprocessors.runtime import Runtime
-from ..preprocessors.store import Store
 from .progress import download_bar
 
 FREE = "none needed"
@@ -31,7 +31,7 @@ def state(preprocessor: Preprocessor, runtime: Runtime) -> str:
     if reason := missing_packages(preprocessor.networks):
         return f"unavailable: {reason}{under}"
     if missing := runtime.store.missing(preprocessor.networks):
-        wanted = ", ".join(f"{file.name} ({_size(file.bytes)})" for file in missing)
+        wanted = ", ".join(f"{file.name} ({_size(file)})" for file in missing)
         return f"needs weights: {wanted}; --download gets them{under}"
     return f"ready{under}"
 
@@ -48,5 +48,5 @@ def _matches(preprocessor: Preprocessor, words: Sequence[str]) -> bool:
     return not words or any(word.lower() in text for word in words)
 
 
-def _size(size: int | None) -> str:
-    return f"{size / 10**6:,.1f} MB" if size else "size unknown"
+def _size(file: WeightFile) -> str:
+    return f"{file.bytes / 10**6:,.1f} MB" if file.bytes else size_of(file) or "size unknown"

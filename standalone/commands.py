@@ -145,14 +145,16 @@ def _preprocess(args: argparse.Namespace) -> int:
     if args.download:
         download_missing(preprocessor, runtime.store)
     done = run_job(job, runtime)
-    print(f"wrote {done.written} hints to {args.output}" + (f", {done.skipped} were there" if done.skipped else ""))
+    there = f", {done.skipped} were there" if done.skipped else ""
+    hints = f", left out {done.hints} that are hints already" if done.hints else ""
+    print(f"wrote {done.written} hints to {args.output}{there}{hints}")
     return 0
 
 
 def _runtime(args: argparse.Namespace) -> Runtime:
-    from ..preprocessors.pool import PlainManager, Pool
+    from ..preprocessors.networks.pool import PlainManager, Pool
+    from ..preprocessors.networks.store import Store, default_folder
     from ..preprocessors.runtime import Runtime
-    from ..preprocessors.store import Store, default_folder
 
     return Runtime(store=Store(default_folder(), args.weights), pool=Pool(PlainManager(args.device)))
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -20,6 +19,7 @@ from ..core.errors import HostError
 from ..core.stack import ControlStack, Firing
 from ..core.unit import ControlModel, ControlUnit
 from ..models.naming import to_ldm
+from ..models.quiet import quiet
 from ..preprocessors import MAX_PIXELS
 from .injection import Injection, check_units
 from .schedulers import make_scheduler, scheduler_name
@@ -201,7 +201,7 @@ def load_base(
             f"offloading ({offload.value}) moves weights between a device and the CPU, and the device is the CPU: "
             "leave --offload out, or give --device, such as cuda"
         )
-    with _quiet():
+    with quiet():
         pipeline = _load_folder(path, dtype) if path.is_dir() else load_single_file(path, dtype, prediction)
     if not hasattr(pipeline, "unet"):
         raise HostError(f"'{path}' is a {type(pipeline).__name__}, expected a Stable Diffusion model with a U-Net")
@@ -213,25 +213,6 @@ def load_base(
     else:
         pipeline.to(target)
     return Base(pipeline, target, offload)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Inside, libraries speak of errors alone, and show bars on terminals alone.
-
-    While loading, they warn of packages that nobody needs here, and of base models that differ from the published ones.
-    """
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    with ExitStack() as stack:
-        for library in (diffusers_logging, transformers_logging):
-            stack.callback(library.set_verbosity, library.get_verbosity())
-            library.set_verbosity_error()
-            if library.is_progress_bar_enabled() and not sys.stderr.isatty():
-                stack.callback(library.enable_progress_bar)
-                library.disable_progress_bar()
-        yield
 
 
 def _device(name: str) -> torch.device:
@@ -289,7 +270,7 @@ def _pipeline_for(pipeline: Any, request: Request) -> Any:
         return pipeline
     from diffusers import AutoPipelineForImage2Image
 
-    with _quiet():
+    with quiet():
         other = AutoPipelineForImage2Image.from_pipe(pipeline)
     other.set_progress_bar_config(disable=True)
     return other

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import HintError
 from ..preprocessors import Preprocessor
-from ..preprocessors.poses import Poses, from_json, to_json
+from ..preprocessors.poses.points import Poses, from_json, to_json
 from ..preprocessors.resize import scaled_size
 
 Image = NDArray[np.uint8]

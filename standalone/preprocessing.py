@@ -6,6 +6,7 @@ A hint lies in the output folder as its picture does in the folder that was name
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from ..preprocessors.runtime import Runtime
 from .pose_files import SUFFIX as POSES
 from .pose_files import draw, draw_file, write_poses
 from .videos import SUFFIXES as VIDEOS
-from .videos import open_video, write_video
+from .videos import open_video, read_note, write_video
 
 Image = NDArray[np.uint8]
 
@@ -66,6 +67,7 @@ class Done:
 
     written: int
     skipped: int
+    hints: int = 0  # found in folders and left alone, since they are no pictures
 
 
 def run_job(job: Job, runtime: Runtime) -> Done:
@@ -81,7 +83,7 @@ def run_job(job: Job, runtime: Runtime) -> Done:
     if job.poses and not job.preprocessor.finds_poses:
         raise PreprocessorError(f"{job.preprocessor.id} finds no poses: leave --poses out, or choose dw_openpose_full")
     worker = _Worker(job, settings, mask, runtime)
-    todo = tasks(job)
+    todo, hints = tasks(job)
     make_folder(job.output)
     failures: list[HintError] = []
     written = 0
@@ -92,14 +94,20 @@ def run_job(job: Job, runtime: Runtime) -> Done:
             failures.append(error)
     if failures:
         raise _failed(failures, len(todo))
-    return Done(written, len(todo) - written)
+    return Done(written, len(todo) - written, hints)
 
 
-def tasks(job: Job) -> list[Task]:
-    """Every picture and video of the sources, each once; HintError if there is none, or two would be one file."""
-    found = [task for source in dict.fromkeys(job.sources) for task in _of(source, job)]
+def tasks(job: Job) -> tuple[list[Task], int]:
+    """Every picture and video of the sources, each once, and how many hints of ours lie between them.
+
+    HintError if there is no picture, or two would be one file.
+    """
+    everything = [task for source in dict.fromkeys(job.sources) for task in _of(source, job)]
+    found = [task for task in everything if task.source in job.sources or not is_hint(task.source)]
     if not found:
-        raise HintError(f"there are no pictures in {', '.join(map(str, job.sources))}: known are {' '.join(PICTURES)}")
+        besides = f" but {len(everything)} hints of earlier runs" if everything else ""
+        places = ", ".join(map(str, job.sources))
+        raise HintError(f"there are no pictures in {places}{besides}: known are {' '.join(PICTURES)}")
     count = Counter(task.target for task in found)
     distinct = [task if count[task.target] == 1 else _with_suffix(task, job) for task in found]
     taken: dict[Path, Path] = {}
@@ -107,7 +115,17 @@ def tasks(job: Job) -> list[Task]:
         other = taken.setdefault(task.target, task.source)
         if other != task.source:
             raise HintError(f"{other} and {task.source} would both become {task.target}: name their folders' parent")
-    return [Task(source, target) for target, source in taken.items()]
+    return [Task(source, target) for target, source in taken.items()], len(everything) - len(found)
+
+
+def is_hint(path: Path) -> bool:
+    """Whether a file says that this command made it: a folder may hold the hints of an earlier run."""
+    told = read_note(path) if path.suffix.lower() == ".mp4" else _metadata(path)
+    try:
+        settings = json.loads(told) if told else None
+    except ValueError:  # somebody else's words under the same name
+        return False
+    return isinstance(settings, dict) and "preprocessor" in settings
 
 
 class _Worker:
@@ -119,13 +137,15 @@ class _Worker:
         if mask is not None:
             self.options["mask"] = mask
         told = {"preprocessor": job.preprocessor.id, "version": job.preprocessor.version, **settings}
+        if mask is not None:
+            told["mask"] = hashlib.blake2b(mask.tobytes(), digest_size=8).hexdigest()
         self.metadata = {KEY: json.dumps({**told, "resolution": job.resolution, "seed": job.seed})}
 
     def perform(self, task: Task) -> bool:
         """Whether anything had to be done."""
         if _is_video(task.source):
             return self._video_to_folder(task) if self.job.frames else self._video(task)
-        if self._done(task.target):
+        if self._done(task.target, task.source):
             return False
         self._write(task.target, self._picture(task))
         return True
@@ -152,23 +172,28 @@ class _Worker:
         """The mask of an inpaint hint lies beside it, and is written first: the hint says that both are there."""
         make_folder(target.parent)
         if hint.shape[-1] == 4:
-            write_image(target.with_name(f"{target.stem}-mask.png"), hint[..., 3])
+            write_image(target.with_name(f"{target.stem}-mask.png"), hint[..., 3], self.metadata)
         write_image(target, hint[..., :3], self.metadata)
 
-    def _done(self, target: Path) -> bool:
-        """Whether it is there, made with the same settings."""
-        return self.job.resume and target.is_file() and _metadata(target) == self.metadata[KEY]
+    def _done(self, target: Path, source: Path) -> bool:
+        """Whether it is there, made with the same settings after its source, and its poses where they are wanted."""
+        if not (self.job.resume and _is_newer(target, source)):
+            return False
+        told = read_note(target) if _is_video(target) else _metadata(target)
+        return told == self.metadata[KEY] and (not self.job.poses or target.with_suffix(POSES).is_file())
 
     def _video(self, task: Task) -> bool:
         if self.job.preprocessor.output is Output.MASKED:
             raise HintError(f"{task.source}: {self.job.preprocessor.id} has a mask, which no video holds: use --frames")
         if self.job.poses:
             raise HintError(f"{task.source}: poses are one file a picture: use --frames")
-        if self.job.resume and task.target.is_file():
+        if self._done(task.target, task.source):
             return False
         with open_video(task.source) as clip:
             make_folder(task.target.parent)
-            write_video(task.target, clip.rate, self._hints(_shown(clip.frames, clip.expected)))
+            write_video(
+                task.target, clip.rate, self._hints(_shown(clip.frames, clip.expected)), note=self.metadata[KEY]
+            )
         return True
 
     def _hints(self, frames: Iterable[Image]) -> Iterator[Image]:
@@ -187,7 +212,7 @@ class _Worker:
         with open_video(task.source) as clip:
             for number, frame in enumerate(_shown(clip.frames, clip.expected), start=1):
                 target = task.target / f"{number:06d}.png"
-                if not self._done(target):
+                if not self._done(target, task.source):
                     self._write(target, self._made(frame, target))
                     wrote = True
         return wrote
@@ -233,10 +258,20 @@ def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
+def _is_newer(target: Path, source: Path) -> bool:
+    """Whether the target is there, and the source did not change since; what cannot be read is said elsewhere."""
+    try:
+        return target.stat().st_mtime_ns >= source.stat().st_mtime_ns
+    except OSError:
+        return False
+
+
 def _metadata(path: Path) -> str | None:
     """The settings that a PNG file says it was made with."""
     from PIL import Image as PillowImage
 
+    if path.suffix.lower() != ".png":
+        return None
     try:
         with PillowImage.open(path, formats=("PNG",)) as picture:
             return getattr(picture, "text", {}).get(KEY)

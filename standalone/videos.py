@@ -7,6 +7,9 @@ usual halved colour planes. The package imageio-ffmpeg brings an ffmpeg of its o
 from __future__ import annotations
 
 import importlib
+import logging
+import re
+import subprocess
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,6 +27,10 @@ Image = NDArray[np.uint8]
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv")
 CODEC, PIXELS = "libx264rgb", "rgb24"  # H.264 that keeps RGB
 LOSSLESS = ["-crf", "0", "-preset", "fast"]
+MEAN = re.compile(r"Video:.* ([\d.]+)(k?) fps")  # frames a second, of the whole clip
+TICK = re.compile(r"Video:.* ([\d.]+)(k?) tbr")  # the steadiest rate at which none is left out
+NOTE = re.compile(r"^ *comment *: (.*)$", re.MULTILINE)
+STEADY = 0.005  # a larger part by which both differ is a rate that changes, as that of telephones does
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +46,32 @@ class Clip:
 
 @contextmanager
 def open_video(path: Path) -> Iterator[Clip]:
-    """A video to read from; HintError if there is none, or ffmpeg does not understand it."""
+    """A video to read from; HintError if there is none, or ffmpeg does not understand it.
+
+    Every frame comes once. Where the time between frames changes, they come at the mean rate instead, some twice and
+    some not, so that what is written at `rate` lasts as long.
+    """
     if not path.is_file():
         raise HintError(f"there is no video {path}: check the path")
-    reader = _ffmpeg().read_frames(str(path), pix_fmt=PIXELS)
+    rate, even = _rate(path)
+    reader = _ffmpeg().read_frames(str(path), pix_fmt=PIXELS, output_params=even)
     try:
         about = _understood(lambda: next(reader), path)
         width, height = about["size"]
         frames = _frames(reader, (height, width, 3), path)
-        yield Clip(width, height, about["fps"], max(1, round(about["duration"] * about["fps"])), frames)
+        yield Clip(width, height, rate, max(1, round(about["duration"] * rate)), frames)
     finally:
         reader.close()
 
 
-def write_video(path: Path, rate: float, frames: Iterable[Image]) -> int:
-    """Write frames of one size; their number. The file appears complete or not at all.
+def read_note(path: Path) -> str:
+    """What was written into a video as its note; empty if nothing was."""
+    found = NOTE.search(_description(path))
+    return found[1] if found else ""
+
+
+def write_video(path: Path, rate: float, frames: Iterable[Image], note: str = "") -> int:
+    """Write frames of one size, and a note of one line; their number. The file appears complete or not at all.
 
     HintError if there are no frames, or ffmpeg cannot write them.
     """
@@ -63,7 +81,7 @@ def write_video(path: Path, rate: float, frames: Iterable[Image]) -> int:
     try:
         for frame in frames:
             if writer is None:
-                writer = _writer(part, rate, frame)
+                writer = _writer(part, rate, frame, note)
             writer.send(np.ascontiguousarray(frame))
             count += 1
         if writer is None:
@@ -81,14 +99,35 @@ def write_video(path: Path, rate: float, frames: Iterable[Image]) -> int:
     return count
 
 
-def _writer(path: Path, rate: float, frame: Image) -> Generator[None, Any, None]:
+def _writer(path: Path, rate: float, frame: Image, note: str) -> Generator[None, Any, None]:
     height, width = frame.shape[:2]
     writer = _ffmpeg().write_frames(
         str(path), (width, height), pix_fmt_in=PIXELS, pix_fmt_out=PIXELS, fps=rate, codec=CODEC, quality=None,
-        macro_block_size=1, output_params=LOSSLESS,
+        macro_block_size=1, output_params=[*LOSSLESS, "-metadata", f"comment={note}"],
     )  # fmt: skip
     writer.send(None)
     return writer
+
+
+def _rate(path: Path) -> tuple[float, list[str]]:
+    """Frames a second, and what ffmpeg must be told to give so many; HintError if the clip does not say it."""
+    about = _description(path)
+    mean, tick = (_number(pattern.search(about)) for pattern in (MEAN, TICK))
+    if not (mean or tick):
+        raise HintError(f"{path} cannot be read as a video (its frames have no rate): convert or download it again")
+    steady = not (mean and tick) or abs(mean - tick) <= STEADY * tick
+    return mean or tick, [] if steady else ["-r", f"{mean:g}"]
+
+
+def _number(found: re.Match[str] | None) -> float:
+    return float(found[1]) * (1000 if found[2] else 1) if found else 0.0
+
+
+def _description(path: Path) -> str:
+    """What ffmpeg says of a file."""
+    command = [_ffmpeg().get_ffmpeg_exe(), "-hide_banner", "-i", str(path.absolute())]
+    said = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    return said.stderr.decode("utf-8", errors="replace")
 
 
 def _frames(reader: Iterator[bytes], shape: tuple[int, int, int], path: Path) -> Iterator[Image]:
@@ -106,6 +145,8 @@ def _understood(read: Callable[[], Any], path: Path) -> Any:
 
 def _ffmpeg() -> Any:
     try:
-        return importlib.import_module("imageio_ffmpeg")
+        package = importlib.import_module("imageio_ffmpeg")
     except ImportError as error:
         raise MissingDependencyError("videos need imageio-ffmpeg: pip install imageio-ffmpeg") from error
+    logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it warns of pictures that were turned upright
+    return package

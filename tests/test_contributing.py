@@ -31,14 +31,14 @@ def load(path: str) -> ModuleType:
 
 
 def test_the_preprocessor_works() -> None:
-    posterize = load("preprocessors/tones.py").POSTERIZE
+    posterize = load("preprocessors/pictures/tones.py").POSTERIZE
     image = np.arange(256, dtype=np.uint8).reshape(1, 256, 1).repeat(3, axis=2)
     assert np.unique(posterize(image)).tolist() == [0, 85, 170, 255]
     assert np.unique(posterize(image, levels=2)).tolist() == [0, 255]
 
 
 def test_the_preprocessor_is_one_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    posterize = load("preprocessors/tones.py").POSTERIZE
+    posterize = load("preprocessors/pictures/tones.py").POSTERIZE
     assert posterize.id not in {each.id for each in preprocessors.REGISTRY}
     monkeypatch.setattr(preprocessors, "REGISTRY", (*preprocessors.REGISTRY, posterize))
     assert preprocessors.find("posterize") is posterize

@@ -176,18 +176,20 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_the_first_run_installs_and_the_second_starts_at_once(install: ModuleType) -> None:
     assert install.main(["test", "--", "-k", "core"]) == 0
-    pip, pytest_command = install.call.commands[1:]
+    pip, alone, pytest_command = install.call.commands[1:]
     assert pip[-1] == ".[standalone,test,train]"
+    assert alone[-2:] == ["--no-deps", "controlnet-aux"]
+    assert alone[alone.index("--constraint") + 1] == "constraints.txt"
     assert pip[pip.index("--constraint") + 1] == "constraints.txt"
     assert pytest_command == [str(install.venv_program("python")), "-m", "pytest", "-k", "core"]
-    assert install.call.kinds == ["venv", "pip", "pytest"]
+    assert install.call.kinds == ["venv", "pip", "pip", "pytest"]
     assert install.main(["test"]) == 0
     assert install.call.kinds == ["pytest"]
 
 
 def test_the_extras_of_one_command_serve_another(install: ModuleType) -> None:
     install.main(["test"])
-    assert install.call.kinds == ["venv", "pip", "pytest"]
+    assert install.call.kinds == ["venv", "pip", "pip", "pytest"]
     install.main(["demo", "--seed", "1"])
     assert install.call.commands == [[str(install.venv_program("controlstack")), "demo", "--seed", "1"]]
 
@@ -196,7 +198,7 @@ def test_the_extras_of_two_commands_add_up(install: ModuleType) -> None:
     install.main(["demo"])
     assert install.call.kinds == ["venv", "pip", "controlstack"]
     install.main(["test"])
-    assert install.call.kinds == ["pip", "pytest"]
+    assert install.call.kinds == ["pip", "pip", "pytest"]
     install.main(["demo"])
     assert install.call.kinds == ["controlstack"]
 

@@ -186,13 +186,55 @@ def test_each_rule_can_fail(path: str, source: str, complaint: str) -> None:
         ("preprocessors/a.py", "import cv2\ndef f():\n    import skimage"),
         ("nodes/a.py", "import comfy.ops\nfrom ..core import unit\nfrom .. import __version__"),
         ("scripts/webui/a.py", "import gradio\nfrom modules import shared\nfrom . import other"),
-        ("scripts/controlstack.py", "load().register()"),
+        ("scripts/controlnet.py", "load().register()"),
         ("__init__.py", "async def comfy_entrypoint():\n    from .nodes import extension\n    return extension()"),
         ("standalone/a.py", "if TYPE_CHECKING:\n    import diffusers\nREAD = lambda path: open(path)"),
     ],
 )
 def test_the_rules_allow_what_is_right(path: str, source: str) -> None:
     assert violations(path, source) == []
+
+
+def _neighbours(path: Path, modules: dict[tuple[str, ...], Path]) -> Iterator[Path]:
+    """The files of ours that a file imports, wherever and for whatever it does, types included."""
+    package = path.relative_to(ROOT).parent.parts
+    for level, module, names in _imported(ast.parse(path.read_text(encoding="utf-8"))):
+        target = (*package[: len(package) - (level - 1)], *(module.split(".") if module else ()))
+        if level:
+            found = [modules[(*target, name)] for name in names if (*target, name) in modules]
+            yield from found or ([modules[target]] if target in modules else [])
+
+
+def circle_of(graph: dict[str, set[str]]) -> list[str]:
+    """The first circle of a graph, empty if there is none."""
+    done: set[str] = set()
+
+    def walk(node: str, way: list[str]) -> list[str]:
+        if node in way:
+            return [*way[way.index(node) :], node]
+        if node in done:
+            return []
+        found = next((each for next_one in sorted(graph[node]) if (each := walk(next_one, [*way, node]))), [])
+        done.add(node)
+        return found
+
+    return next((each for node in sorted(graph) if (each := walk(node, []))), [])
+
+
+@pytest.mark.parametrize("folder", ["core", "models", "preprocessors"])
+def test_imports_form_no_circle(folder: str) -> None:
+    # Not for types and not inside functions either: whoever reads a file must be able to stop at what lies below it.
+    files = [path for path in package_files() if path.is_relative_to(ROOT / folder)]
+    modules = {path.relative_to(ROOT).with_suffix("").parts: path for path in files}
+    modules |= {name[:-1]: path for name, path in modules.items() if name[-1] == "__init__"}
+    graph = {str(path): {str(each) for each in _neighbours(path, modules)} for path in files}
+    assert any(graph.values())
+    assert circle_of(graph) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circle_of({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle_of({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
 def test_pyproject_names_every_folder_that_holds_python() -> None:
@@ -206,4 +248,4 @@ def test_pyproject_names_every_folder_that_holds_python() -> None:
 
 def test_scripts_holds_one_file_of_python() -> None:
     # The WebUIs execute each .py that lies directly in scripts/, an __init__.py included.
-    assert {path.name for path in (ROOT / "scripts").glob("*.py")} <= {"controlstack.py"}
+    assert {path.name for path in (ROOT / "scripts").glob("*.py")} <= {"controlnet.py"}

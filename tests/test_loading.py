@@ -128,7 +128,7 @@ def test_a_webui_loads_every_module_among_others_of_the_same_names(tmp_path: Pat
     copy_package(folder)
     (folder / "scripts").mkdir(exist_ok=True)
     shutil.rmtree(folder / "scripts" / "webui", ignore_errors=True)
-    (folder / "scripts" / "controlstack.py").write_text(ENTRY, encoding="utf-8")
+    (folder / "scripts" / "controlnet.py").write_text(ENTRY, encoding="utf-8")
     ours = "assert os.path.samefile(sys.modules['controlstack'].__path__[0], folder)\n"
     run_python(WEBUI + ours + IMPORT_ALL + "import_all('controlstack', folder)", folder)
 

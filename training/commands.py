@@ -34,6 +34,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--hint", help="preprocessor that makes the hints from the pictures, such as canny")
     add("--hint-parameters", default="", metavar="NAME=VALUE,...", help="its parameters")
     add("--hint-column", help="column of metadata.jsonl that names the hint files")
+    add("--resolution", type=int, default=0, help="cut pictures and hints to squares of so many pixels; default: not")
     add("--steps", type=int, default=6000)
     add("--batch", type=int, default=4)
     add("--accumulate", type=int, default=1, help="batches per step of the optimiser")
@@ -102,6 +103,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         data=args.data,
         start=args.start,
         hints=HintSource(args.hint_column, args.hint, _parameters(args.hint_parameters)),
+        resolution=args.resolution,
         steps=args.steps,
         batch=args.batch,
         accumulate=args.accumulate,

@@ -9,7 +9,7 @@ and each takes its share.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,15 +22,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..core.errors import HintError, HostError, ScheduleError
 from ..models.families.controlnet import ControlNet
+from ..models.quiet import quiet
 from .copy import continued, settings_of, trainable_copy
-from .data import Example, HintSource, Image, read_examples
+from .data import Example, HintSource, read_examples
+from .examples import LATENT_SCALE, Examples
 from .progress import replace_folder
-from .words import Words, emptied, read_words, tokenise
+from .words import Words, emptied, read_words
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-LATENT_SCALE = 8  # pixels per latent pixel
 STATE = "training.pt"  # in a checkpoint
 HELD_OUT = 4  # examples that are not trained on where samples are wanted
 LAST_SEED = 2**32 - 1  # of numpy's global generator, which accelerate seeds too
@@ -44,6 +45,7 @@ class Settings:
     data: Path
     start: Path | None = None  # go on from this ControlNet; None: from a fresh copy of the base
     hints: HintSource = field(default_factory=HintSource)
+    resolution: int = 0  # pictures are cut to squares of so many pixels; 0: they stay as they are
     steps: int = 6000
     batch: int = 4
     accumulate: int = 1
@@ -72,6 +74,8 @@ class Settings:
         for name, (good, expected) in bounds.items():
             if not good:
                 raise ScheduleError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected {expected}")
+        if self.resolution < 0 or self.resolution % LATENT_SCALE:
+            raise HintError(f"--resolution is {self.resolution}, expected a multiple of {LATENT_SCALE} pixels")
         if not 0 <= self.ema < 1:
             raise ScheduleError(f"the decay of the moving average is {self.ema}, expected 0 (none) to less than 1")
         if self.samples < 0:
@@ -142,64 +146,13 @@ class Run:
         return parts | {name: part for name, part in more.items() if part is not None}
 
 
-class Examples:
-    """Latents, hints and token ids; each picture is read and encoded once, at its first use."""
-
-    def __init__(self, examples: Sequence[Example], source: HintSource, base: Any, device: torch.device) -> None:
-        self._examples, self._read, self._base, self._device = examples, source.reader(), base, device
-        self._kept: dict[int, dict[str, Tensor]] = {}
-        self._epoch, self._order = -1, [0]
-
-    def batch(self, start: int, count: int, seed: int) -> dict[str, Tensor]:
-        """The examples `start` to `start + count` of an endless, shuffled walk; it depends on the seed alone."""
-        rows = [self.row(self._pick(index, seed)) for index in range(start, start + count)]
-        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-    def pictures(self) -> Iterator[tuple[Image, Image]]:
-        """(hint, picture) of each example in turn, as people see them."""
-        for example in self._examples:
-            picture, hint = self._read(example)
-            yield hint, picture
-
-    def row(self, index: int) -> dict[str, Tensor]:
-        """One example: `latents` [4, h, w], `hint` [3, H, W] uint8, `tokens` [E, T]."""
-        if index not in self._kept:
-            self._kept[index] = self._load(self._examples[index])
-        return self._kept[index]
-
-    def _pick(self, index: int, seed: int) -> int:
-        epoch, place = divmod(index, len(self._examples))
-        if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(seed + epoch)
-            self._epoch, self._order = epoch, torch.randperm(len(self._examples), generator=generator).tolist()
-        return self._order[place]
-
-    def _load(self, example: Example) -> dict[str, Tensor]:
-        picture, hint = self._read(example)
-        height, width = picture.shape[:2]
-        if height % LATENT_SCALE or width % LATENT_SCALE:
-            raise HintError(f"'{example.picture}' is {width}x{height}: both sides must be multiples of {LATENT_SCALE}")
-        return {
-            "latents": self._encode(picture),
-            "hint": torch.from_numpy(np.ascontiguousarray(hint)).permute(2, 0, 1),  # uint8 until it is used
-            "tokens": tokenise(self._base, [example.prompt])[0],
-        }
-
-    @torch.no_grad()
-    def _encode(self, picture: np.ndarray) -> Tensor:
-        vae = self._base.vae
-        pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].to(self._device, torch.float32) / 127.5 - 1
-        output = vae.encode(pixels.to(vae.dtype))
-        latents = output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latents
-        return (latents[0] * vae.config.scaling_factor).float().cpu()
-
-
 def start(settings: Settings) -> Run:
     """Read base and data, check them, and make the untrained copy."""
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, set_seed
 
     examples, held_out = _split(read_examples(settings.data, settings.hints), settings)
+    read = settings.hints.reader(settings.resolution)
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         gradient_accumulation_steps=settings.accumulate,
@@ -220,8 +173,8 @@ def start(settings: Settings) -> Run:
         network=network,
         optimiser=optimiser,
         schedule=schedule,
-        examples=Examples(examples, settings.hints, base, accelerator.device),
-        held_out=Examples(held_out, settings.hints, base, accelerator.device),
+        examples=Examples(examples, read, base, accelerator.device),
+        held_out=Examples(held_out, read, base, accelerator.device),
         generator=torch.Generator().manual_seed(settings.seed),
         average=None if average is None else average.to(accelerator.device),
     )
@@ -245,7 +198,8 @@ def load_frozen(folder: Path, device: torch.device) -> Any:
 
     if not (folder / "model_index.json").is_file():
         raise HostError(f"'{folder}' is no diffusers folder (it has no model_index.json): give one with --base")
-    base = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    with quiet():
+        base = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     if not hasattr(base, "unet") or not hasattr(base, "text_encoder"):
         raise HostError(f"'{folder}' is a {type(base).__name__}, expected Stable Diffusion with a U-Net as --base")
     base.to(device)

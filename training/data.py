@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import HintError
+from ..core.resize import ResizeMode
 from ..preprocessors import find
 from ..preprocessors.images import read_image
+from ..preprocessors.resize import resize_image, scale_short_side
 
 Image = NDArray[np.uint8]
 FILL50K, FOLDER = "prompt.json", "metadata.jsonl"
@@ -55,15 +58,18 @@ class HintSource:
         settings = find(self.preprocessor).settings(dict(self.parameters or {}))
         return f"{self.preprocessor}({','.join(f'{name}={value}' for name, value in settings.items())})"
 
-    def reader(self) -> Callable[[Example], tuple[Image, Image]]:
-        """A function: example -> (picture, hint), both [H, W, 3] of one size."""
+    def reader(self, side: int = 0) -> Callable[[Example], tuple[Image, Image]]:
+        """A function: example -> (picture, hint), both [H, W, 3] of one size.
+
+        side: cut both to squares of that many pixels, before a preprocessor sees them; 0: leave them as they are.
+        """
         if self.preprocessor is None:
-            return _read_pair
+            return partial(_read_pair, side=side)
         preprocessor = find(self.preprocessor)
         parameters: dict[str, Any] = dict(self.parameters or {})
 
         def read(example: Example) -> tuple[Image, Image]:
-            picture = read_image(example.picture)
+            picture = _square(read_image(example.picture), side)
             return picture, preprocessor(picture, **parameters)
 
         return read
@@ -112,9 +118,20 @@ def _checked(examples: list[Example], listing: Path) -> list[Example]:
     return examples
 
 
-def _read_pair(example: Example) -> tuple[Image, Image]:
+def _read_pair(example: Example, side: int) -> tuple[Image, Image]:
     assert example.hint is not None
     picture, hint = read_image(example.picture), read_image(example.hint)
     if picture.shape != hint.shape:
         raise HintError(f"'{example.hint}' is {hint.shape[:2]}, its picture {picture.shape[:2]}: sizes must be equal")
-    return picture, hint
+    if not side:
+        return picture, hint
+    return _square(picture, side), resize_image(hint, (side, side), ResizeMode.CROP)
+
+
+def _square(picture: Image, side: int) -> Image:
+    """The middle of a photograph, scaled to `side` pixels; itself for 0. `resize_image` takes flat art for drawings."""
+    if not side:
+        return picture
+    scaled = scale_short_side(picture, side)
+    top, left = ((length - side) // 2 for length in scaled.shape[:2])
+    return np.ascontiguousarray(scaled[top : top + side, left : left + side])

@@ -10,15 +10,19 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import HostError
-from ...preprocessors.pool import CPU_MEMORY, Pool
+from ...preprocessors.networks.pool import CPU_MEMORY, Pool
+from ...preprocessors.networks.store import Store
 from ...preprocessors.runtime import Runtime
-from ...preprocessors.store import Store
 
 if TYPE_CHECKING:
     from .host import WebUI
 
 MEGABYTE = 10**6
 DOWNLOAD = "controlstack_download"  # setting: whether weights are fetched when they are first needed, as users know it
+
+
+class StoppedError(HostError):
+    """A user stopped what was being prepared; the WebUI itself ends the request."""
 
 
 def make_runtime(host: WebUI) -> Runtime:
@@ -85,8 +89,8 @@ def _report_download(done: int, total: int | None) -> None:
 
 
 def _check_interrupt() -> None:
-    """The WebUI draws nothing after an interrupt, so the error ends only what is being prepared."""
+    """The error ends only what is being prepared: the sampler, which comes next, ends before its first step."""
     from modules import shared
 
     if shared.state.interrupted:
-        raise HostError("the preprocessor was stopped")
+        raise StoppedError("the preprocessor was stopped")

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import ControlError, HintError
 from ...core.fields import parse_unit
 from ...preprocessors import find
-from ...preprocessors.pose_drawing import draw
-from ...preprocessors.poses import from_json, to_json
+from ...preprocessors.poses.drawing import draw
+from ...preprocessors.poses.points import from_json, to_json
 from . import preprocessing
+from .needs import Services
 from .pictures import read_mask, read_picture
 from .restoring import visible
-from .run import Services
 from .services import services
 from .settings import UNITS_OPTION, unit_count
 
@@ -32,11 +32,15 @@ if TYPE_CHECKING:
 
 VERSION = 3  # of sd-webui-controlnet's API
 REALM = "ControlNet"
+GONE = (  # sd-webui-controlnet gave up two routes
+    "this route drew pictures in the first versions of the API: post to /sdapi/v1/txt2img or /sdapi/v1/img2img, with "
+    'the units in {"alwayson_scripts": {"ControlNet": {"args": [unit, ...]}}}, each with enabled: true'
+)
 
 
 def add_routes(_demo: Any, app: Any) -> None:
     """Called when the server is up; `_demo` is None where there is no page."""
-    from fastapi import Body
+    from fastapi import Body, HTTPException
 
     def detect_(
         controlnet_module: str = Body("none"),
@@ -55,10 +59,14 @@ def add_routes(_demo: Any, app: Any) -> None:
     def render(poses: list[Any] = Body([])) -> dict[str, Any]:
         return _said(render_poses, poses)
 
+    def gone() -> None:
+        raise HTTPException(status_code=410, detail=GONE)
+
     guarded = {"dependencies": [_guard()]} if _passwords() else {}
     for path, answer in GET.items():
         app.add_api_route(f"/controlnet/{path}", answer, methods=["GET"], **guarded)
-    for path, answer in {"detect": detect_, "render_openpose_json": render, "unload": unload}.items():
+    posted = {"detect": detect_, "render_openpose_json": render, "unload": unload, "txt2img": gone, "img2img": gone}
+    for path, answer in posted.items():
         app.add_api_route(f"/controlnet/{path}", answer, methods=["POST"], **guarded)
 
 

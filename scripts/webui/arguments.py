@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...core.errors import UnitError
-from ...core.fields import FROM_PREPROCESSOR, InputMode, UnitArgs, parse_unit
+from ...core.fields import FROM_PREPROCESSOR, NO_MODEL, InputMode, UnitArgs, parse_unit
 from ...core.schedule import RangeBasis
 from ...preprocessors.images import READS
 from .gradio_shim import with_drawing
@@ -45,6 +45,15 @@ def raw_units(args: Sequence[Any]) -> list[Any]:
     """All units among a script's arguments as they were given: objects of callers, or the page's as dictionaries."""
     given = [each for each in args[:SLOTS] if each is not None]
     return given if given else from_page(args[SLOTS:])
+
+
+def unsaid(args: Sequence[Any]) -> list[int]:
+    """The numbers of clients' units that name a model, but not whether they are on: they are off."""
+    return [
+        index
+        for index, unit in enumerate(args[:SLOTS])
+        if isinstance(unit, Mapping) and unit.get("enabled") is None and unit.get("model") not in (None, "", NO_MODEL)
+    ]
 
 
 def from_page(values: Sequence[Any]) -> list[dict[str, Any]]:

@@ -22,12 +22,12 @@ from ...core.fields import (
 )
 from ...core.schedule import fires_on, progress_at
 from ...preprocessors.base import Preprocessor
-from ...preprocessors.networks import file_name, licences, missing_packages
+from ...preprocessors.networks.network import file_name, licences, missing_packages
 from . import preprocessing
 from .arguments import THRESHOLDS
 
 if TYPE_CHECKING:
-    from ...preprocessors.store import Store
+    from ...preprocessors.networks.store import Store
 
 LARGEST_UNITS = 10  # tabs, as in sd-webui-controlnet's settings
 _LABELS: Mapping[str, Mapping[str, Any]] = {

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.fields import ALIASES, UnitArgs
 from ...core.resize import pixel_perfect
+from ...models.families import controlnet
 from . import preprocessing
 from .api import VERSION
 from .arguments import fill, raw_units
@@ -39,6 +40,7 @@ NAMES = (
     "{}.external_code",
     "{}.args",
 )
+NETWORKS = "scripts.cldm"  # Tiled Diffusion looks for units only where this module has a class ControlNet
 
 
 class ControlMode(Enum):
@@ -139,6 +141,7 @@ def publish() -> None:
     names = {name.format(folder) for name in NAMES[:2] for folder in folders}
     names |= {name.format(PEER) for name in NAMES[2:]}
     sys.modules.update(dict.fromkeys(names, sys.modules[__name__]))
+    sys.modules[NETWORKS] = controlnet
 
 
 def get_api_version() -> int:

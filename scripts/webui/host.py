@@ -39,6 +39,8 @@ class WebUI:
 
         stack = ExitStack()
         stack.enter_context(devices.without_autocast())
+        if self.device.type == "cpu":  # there the WebUI casts around weights in 8 bits, and the line above is for CUDA
+            stack.enter_context(torch.autocast("cpu", enabled=False))
         stack.enter_context(self.residency.ready(network_of(model)))
         return stack
 
@@ -74,10 +76,10 @@ class WebUI:
 
     @property
     def saves_memory(self) -> bool:
-        """Whether the user started the program with --lowvram or --medvram."""
+        """Whether parts of the checkpoint take turns on the device: --lowvram, --medvram, --medvram-sdxl."""
         from modules import shared
 
-        return any(getattr(shared.cmd_opts, flag, False) for flag in ("lowvram", "medvram"))
+        return bool(getattr(shared.sd_model, "lowvram", False))
 
     @property
     def unet(self) -> Any:
@@ -95,6 +97,11 @@ class WebUI:
                 "yet: switch the units off, or use AUTOMATIC1111's WebUI"
             )
         return shared.sd_model.model.diffusion_model
+
+    @property
+    def patched(self) -> Any:
+        """What holds the U-Net's patcher, in programs that have one."""
+        raise HostError("this WebUI has no patcher: units act through hooks")
 
     @property
     def checkpoint(self) -> str:
@@ -141,13 +148,6 @@ class WebUI:
         from modules import shared
 
         return shared.opts.data.get(name, default)
-
-    def evaluations_per_step(self, sampler: str) -> int:
-        """How often a sampler evaluates the U-Net for each step but the last one; its options say so."""
-        from modules import sd_samplers
-
-        config = sd_samplers.all_samplers_map.get(sampler)
-        return 2 if config is not None and config.options.get("second_order") else 1
 
     def model_folders(self) -> list[Path]:
         """Where control models lie; the first is where new ones belong."""

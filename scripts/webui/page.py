@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import Any
 
 from ...core.errors import ControlError
-from . import choices, paste, preset_page, preview
+from . import choices, paste, preset_page, preview, unit_events
 from .arguments import SLOTS
 from .gradio_shim import on, on_load
 from .services import services
 from .settings import unit_count
-from .unit_page import SLIDERS, UnitPage, about, build_unit, slider_updates
+from .unit_events import about, slider_updates
+from .unit_page import SLIDERS, UnitPage, build_unit
 
 PLANNED = ("enabled", "weight", "guidance_start", "guidance_end", "range_basis", "curve")
 # The host's own widgets that ours look at, by the end of their id; the last one that it makes is `LAST`.
@@ -34,7 +34,7 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
     ):
         script.pages = _tabs(tab, unit_count())
     script.infotext_fields = [field for page in script.pages for field in _pasted_fields(page)]
-    script.paste_field_names = [key for _, key in script.infotext_fields]
+    script.paste_field_names = [key for _, key in script.infotext_fields if not key.endswith(f" {paste.SAID}")]
     return [*slots, *(each for page in script.pages for each in page.arguments)]
 
 
@@ -63,6 +63,7 @@ def _tabs(tab: str, count: int) -> list[UnitPage]:
 
 def _unit(tab: str, index: int) -> UnitPage:
     page = build_unit(tab, index)
+    unit_events.connect(page)
     preset_page.build_row(page)
     for helper in page.extras.values():  # they say nothing about a unit, so there is nothing to keep
         helper.do_not_save_to_config = True
@@ -86,7 +87,7 @@ def separate_defaults() -> list[Any]:
 
 def _pasted_fields(page: UnitPage) -> list[tuple[Any, str]]:
     named = [(page.fields[name], paste.key_of(page.index, name)) for name in paste.PASTED]
-    return [*named, (page.extras["type"], paste.key_of(page.index, paste.CONTROL_TYPE))]
+    return [*named, *((page.extras[name], paste.key_of(page.index, name)) for name in (paste.TYPE, paste.SAID))]
 
 
 def _connect(pages: Sequence[UnitPage], watched: dict[str, Any]) -> None:
@@ -118,7 +119,6 @@ def _plan(*given: Any) -> str:
         return ""
     exact = bool(services().host.option("img2img_fix_steps", False))
     try:
-        text, kind = choices.plan(values, choices.steps_of(steps, strength, exact)), "cnet-plan-line"
+        return paste.line(choices.plan(values, choices.steps_of(steps, strength, exact)))
     except ControlError as error:
-        text, kind = str(error), "cnet-plan-line cnet-plan-wrong"
-    return f'<span class="{kind}">{html.escape(text)}</span>'
+        return paste.line(str(error), wrong=True)

@@ -8,8 +8,9 @@ A text without units changes nothing, so pasting a prompt keeps what the user ha
 
 from __future__ import annotations
 
+import html
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...core import infotext
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("controlstack")
 
-CONTROL_TYPE = "control_type"  # not a field of a unit: a filter of the page, which must not hide what was pasted
+# Not fields of a unit: the page's filter, which must not hide what was pasted, and the line that says what is amiss.
+TYPE, SAID = "type", "said"
 # What a text can set; pictures and folders stay as they are.
 PASTED = tuple(
     name for name in FIELDS
@@ -75,14 +77,20 @@ def explode(
     for index in range(count):
         values, amiss = widget_values(units[index], files, basis) if index in units else ({"enabled": False}, [])
         problems += amiss
-        for name, update in updates(values, files.names).items():
+        for name, update in updates(values, files.names, amiss).items():
             parameters[key_of(index, name)] = update
     return problems
 
 
-def updates(values: Mapping[str, Any], models: list[str]) -> dict[str, Any]:
-    """What the host does with each widget: a value, or a dictionary that gradio takes for more than that."""
+def line(text: str, *, wrong: bool = False) -> str:
+    """A line of the page below the widget that it is about; wrong: it says why something cannot work."""
+    return f'<span class="cnet-plan-line{" cnet-plan-wrong" if wrong else ""}">{html.escape(text)}</span>'
+
+
+def updates(values: Mapping[str, Any], models: list[str], amiss: Sequence[str] = ()) -> dict[str, Any]:
+    """What the host does with each widget; amiss: what the unit says of it."""
     found: dict[str, Any] = {name: values[name] for name in PASTED if name in values}
+    found[SAID] = line(" ".join(amiss), wrong=True) if amiss else ""
     if "module" not in values:
         return {name: _update(value=value) for name, value in found.items()}
     sliders = dict(zip(("processor_res", *THRESHOLDS), choices.sliders(values["module"]), strict=True))
@@ -94,7 +102,7 @@ def updates(values: Mapping[str, Any], models: list[str]) -> dict[str, Any]:
         )  # fmt: skip
     found["module"] = _update(value=values["module"], choices=choices.modules())
     found["model"] = _update(value=values["model"], choices=[NO_MODEL, *models])
-    found[CONTROL_TYPE] = _update(value=preprocessing.ALL)
+    found[TYPE] = _update(value=preprocessing.ALL)
     return {name: value if isinstance(value, dict) else _update(value=value) for name, value in found.items()}
 
 

@@ -1,8 +1,8 @@
 """Pictures as clients and the page send them -> uint8 RGBA arrays; the fourth channel is the drawn mask, 255 = drawn.
 
 All forms of sd-webui-controlnet are read: base64 text with or without a data URL, arrays, {"image", "mask"},
-[image, mask], a list of such dictionaries. One is not, on purpose: a text is never opened as a path, since any caller
-of the API could then read files of the server.
+[image, mask], a list of such dictionaries; and [image], as its first API had it. One is not, on purpose: a text is
+never opened as a path, since any caller of the API could then read files of the server.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ def _pairs(image: object, mask: object) -> list[tuple[object, object]]:
         parts = list(cast("Sequence[object]", image))
         if parts and all(isinstance(part, Mapping) for part in parts):
             return [_pair(cast("Mapping[str, object]", part)) for part in parts]
-        if len(parts) == 2 and not isinstance(parts[0], (Mapping, list, tuple)):
-            return [(parts[0], parts[1])]
+        if len(parts) in (1, 2) and not isinstance(parts[0], (Mapping, list, tuple)):
+            return [(parts[0], parts[1] if len(parts) == 2 else mask)]
         raise HintError(
-            f"image is a list of {len(parts)}, expected [image, mask] or a list of objects with image and mask"
+            f"image is a list of {len(parts)}, expected [image], [image, mask] or a list of objects with image and mask"
         )
     return [(image, mask)]
 

@@ -14,7 +14,8 @@ from . import paste
 from .gradio_shim import on
 from .presets import Presets
 from .services import services
-from .unit_page import UnitPage, as_message, tool
+from .unit_events import as_message
+from .unit_page import UnitPage, tool
 
 FOLDER = ("controlstack", "presets")  # inside the host's data
 SAVED = (*paste.PASTED, "low_vram", "inpaint_crop_input_image")
@@ -36,6 +37,7 @@ def build_row(page: UnitPage) -> None:
         page.extras["preset"] = gr.Dropdown(
             label="Preset", choices=presets().names, value=None, elem_id=page.id("preset")
         )
+        tool(page, "read_presets", "🔄", "Look for presets again", "preset_refresh")
         tool(page, "load_preset", "📂", "Load the preset", "preset_load")
         tool(page, "delete_preset", "🗑️", "Delete the preset", "preset_delete")
         page.extras["preset_name"] = gr.Textbox(
@@ -45,53 +47,51 @@ def build_row(page: UnitPage) -> None:
 
 
 def connect(pages: Sequence[UnitPage]) -> None:
-    """Connect the rows; what is saved in one unit can be loaded in all."""
-    lists = [page.extras["preset"] for page in pages]
+    """Connect the rows. What is saved in one unit, tab or browser can be loaded in all: lists are read as they open.
+
+    A list of gradio 3 does not change while it is open: the page's script presses its button as the mouse comes near.
+    """
     for page in pages:
-        name = page.extras["preset"]
-        targets = [page.extras["type"] if each == paste.CONTROL_TYPE else page.fields[each] for each in LOADED]
-        on(page.extras["load_preset"].click, _reporting(_load), [name], targets)
-        saving = _changes_list(_save, page.index, len(lists))
-        on(
-            page.extras["save_preset"].click,
-            _reporting(saving),
-            [page.extras["preset_name"], *page.pick(*SAVED)],
-            lists,
-        )
-        deleting = _changes_list(_delete, page.index, len(lists))
-        on(page.extras["delete_preset"].click, _reporting(deleting), [name], lists)
+        chosen, saved = page.extras["preset"], [page.extras["preset_name"], *page.pick(*SAVED)]
+        targets = [page.extras[each] if each in page.extras else page.fields[each] for each in LOADED]
+        for event in (chosen.focus, page.extras["read_presets"].click):
+            on(event, _names, outputs=[chosen])
+        on(page.extras["load_preset"].click, _reporting(_load), [chosen], targets)
+        on(page.extras["save_preset"].click, _reporting(_save), saved, [chosen, page.extras["preset_name"]])
+        on(page.extras["delete_preset"].click, _reporting(_delete), [chosen], [chosen])
 
 
-LOADED = (*paste.PASTED, paste.CONTROL_TYPE)
+LOADED = (*paste.PASTED, paste.TYPE, paste.SAID)
+
+
+def _names() -> Any:
+    import gradio as gr
+
+    return gr.update(choices=presets().names)
 
 
 def _load(name: str) -> list[Any]:
-    values, problems = paste.widget_values(presets().load(name), services().files, services().host.basis)
-    paste.warn(problems)
-    return list(paste.updates(values, services().files.names).values())
-
-
-def _save(name: str, *values: Any) -> str | None:
-    return presets().save(name, dict(zip(SAVED, values, strict=True)))
-
-
-def _delete(name: str) -> str | None:
-    presets().delete(name)
-    return None
-
-
-def _changes_list(change: Callable[..., str | None], index: int, count: int) -> Callable[..., Any]:
-    """After a change all units list the presets anew; the one where it happened shows the name that is left."""
     import gradio as gr
 
-    def run(*given: Any) -> Any:
-        chosen = change(*given)
-        names = presets().names
-        updates = [gr.update(choices=names) for _ in range(count)]
-        updates[index] = gr.update(choices=names, value=chosen)
-        return updates if count > 1 else updates[0]
+    files = services().files
+    values, problems = paste.widget_values(presets().load(name), files, services().host.basis)
+    paste.warn(problems)
+    changes = paste.updates(values, files.names, problems)
+    return [changes.get(each, gr.update()) for each in LOADED]
 
-    return run
+
+def _save(name: str, *values: Any) -> list[Any]:
+    import gradio as gr
+
+    chosen = presets().save(name, dict(zip(SAVED, values, strict=True)))
+    return [gr.update(choices=presets().names, value=chosen), ""]
+
+
+def _delete(name: str) -> Any:
+    import gradio as gr
+
+    presets().delete(name)
+    return gr.update(choices=presets().names, value=None)
 
 
 def _reporting(run: Callable[..., Any]) -> Callable[..., Any]:

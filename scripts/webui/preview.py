@@ -16,7 +16,8 @@ from .arguments import THRESHOLDS, from_page_unit
 from .gradio_shim import on
 from .pictures import input_of, rgba_pictures
 from .services import services
-from .unit_page import UnitPage, as_message
+from .unit_events import as_message
+from .unit_page import UnitPage
 
 if TYPE_CHECKING:
     from .pictures import Image

@@ -38,4 +38,4 @@ def announce(params: Any) -> None:
         return
     cond = params.text_cond
     rows = len(cond["crossattn"]) if isinstance(cond, dict) else len(cond)
-    active.announce(len(params.x), rows, params.sampling_step, params.total_sampling_steps)
+    active.announce(len(params.x), rows, params.sampling_step, params.total_sampling_steps, params.denoiser)

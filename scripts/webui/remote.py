@@ -1,7 +1,8 @@
 """Settings of units that other extensions and the XYZ grid leave on a request as attributes, `p.control_net_weight`.
 
-A value holds for the first unit, a list has one for each. Extensions may do so only where the setting
-`control_net_allow_script_control` allows it, as in sd-webui-controlnet; the grid marks its requests itself.
+A value holds for the first unit, a list has one for each; `control_net_enabled = False` switches all off. Extensions
+may do so only where the setting `control_net_allow_script_control` allows it, as in sd-webui-controlnet; the grid marks
+its requests itself.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def with_attributes(p: Any, units: Sequence[UnitArgs]) -> list[UnitArgs]:
     named: dict[str, Any] = dict(getattr(p, GRID, None) or {})
     if services().host.option(ALLOWED, False):
         present = {field: getattr(p, name, None) for name, field in ATTRIBUTES.items()}
+        if present["enabled"] is False:  # ADetailer's way to say so; it cannot switch off units of the page itself
+            return []
         named |= {field: value for field, value in present.items() if value is not None}
     if not named:
         return list(units)

@@ -45,8 +45,13 @@ class Wish:
     hires: bool
 
 
+def _whole(latents: Tensor) -> Tensor:
+    """What rows show that show all of a picture."""
+    return latents
+
+
 class Restoration:
-    """The wishes of one pass, applied to what the U-Net answers. Pictures are encoded when the first answer comes."""
+    """The wishes of one pass, applied to what the U-Net answers. Pictures are encoded at the latest for the first."""
 
     def __init__(self, wishes: Sequence[Wish], base: Base, cond: Callable[[], tuple[bool, ...]]) -> None:
         """cond: which rows of the present evaluation are cond."""
@@ -59,20 +64,37 @@ class Restoration:
         return bool(self._wishes)
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, timestep: Tensor, output: Tensor) -> Tensor:
-        """The U-Net's answer [B, 4, h, w] to `x`, changed."""
+    def __call__(self, x: Tensor, timestep: Tensor, output: Tensor, cut: Callable[[Tensor], Tensor] = _whole) -> Tensor:
+        """The U-Net's answer [B, 4, h, w] to `x`, changed.
+
+        cut: what the rows show of latents [1, C, H, W] of the whole picture; without it, all of it.
+        """
         for wish in self._wishes:
             noisy = x[:, : output.shape[1]]
             signal = self._base.signal(timestep).to(noisy)[:, None, None, None]
-            clean = self._wanted(wish, self._clean(noisy, signal, output))
+            clean = self._wanted(wish, self._clean(noisy, signal, output), cut)
             share = min(1.0, wish.weight)
             output = self._answer(noisy, signal, clean) * share + output * (1 - share)
         return output
 
-    def _wanted(self, wish: Wish, clean: Tensor) -> Tensor:
-        original = self._original(wish).to(clean)
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Encode the pictures now, where the first answer is too late to move the autoencoder to the device."""
+        for wish in self._wishes:
+            self._original(wish)
+
+    @torch.no_grad()
+    def mend(self, clean: Tensor) -> Tensor:
+        """What the U-Net sees in the noise, [B, 4, h, w], changed: for programs that ask it for that."""
+        for wish in self._wishes:
+            share = min(1.0, wish.weight)
+            clean = self._wanted(wish, clean, _whole) * share + clean * (1 - share)
+        return clean
+
+    def _wanted(self, wish: Wish, clean: Tensor, cut: Callable[[Tensor], Tensor]) -> Tensor:
+        original = cut(self._original(wish)).to(clean)
         if wish.kind == "inpaint_only":
-            mask = F.max_pool2d(wish.hint[:, 3:], MASK_WINDOW, MASK_STRIDE, MASK_PADDING).to(clean)
+            mask = cut(F.max_pool2d(wish.hint[:, 3:], MASK_WINDOW, MASK_STRIDE, MASK_PADDING)).to(clean)
             return clean * mask + original * (1 - mask)
         radius = int(wish.numbers[0]) * (2 if wish.hires else 1)
         clean = clean - _blur(clean, radius) + _blur(original, radius)

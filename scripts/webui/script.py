@@ -5,19 +5,28 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...core.errors import ControlError
 from ...core.fields import UnitArgs
-from . import run
-from .arguments import SLOTS, units_of
+from . import sampling
+from .arguments import SLOTS, units_of, unsaid
 from .batches import Batches
+from .preparing import write_text
 from .services import services
+from .tiles import LATENT, Tiles
 
 if TYPE_CHECKING:
     from .run import Run
     from .unit_page import UnitPage
 
+log = logging.getLogger("controlstack")
+
+REQUEST = "controlstack_request"  # attribute of a request
 TITLE = "ControlNet"  # the name under which clients and other extensions address units
 
 
@@ -35,10 +44,9 @@ class Hooks:
     is_img2img: bool  # set by the host
 
     def __init__(self) -> None:
-        self._run: Run | None = None
-        self._batches: Batches | None = None
         self.pages: list[UnitPage] = []
         self.watched: dict[str, Any] = {}  # the host's own widgets that the page looks at
+        self._tiles: Tiles | None = None  # of the request that is being prepared
 
     def title(self) -> str:
         return TITLE
@@ -58,45 +66,102 @@ class Hooks:
 
         watch(self, component, kwargs.get("elem_id"))
 
+    @property
+    def latest_network(self) -> Tiles | None:
+        """Where extensions that draw in tiles look for hints: after `process`, and while a request is sampled."""
+        active = services().active
+        return self._tiles if active is None else active.tiles
+
     def before_process(self, p: Any, *args: Any) -> None:
-        self._batches = Batches(p, args)
+        vars(p).pop(REQUEST, None)  # of the run before, where a script draws one request several times
+        _request(p).batches = Batches(p, args)
 
     def process(self, p: Any, *args: Any) -> None:
-        if self._batches is not None:
-            self._batches.fix_seeds(p)
-        self._run = self._begin(p, args, 0)
+        request = _request(p)
+        if request.batches is not None:
+            request.batches.fix_seeds(p)
+        found = _foresee(p, args, request.batches)
+        hooked = found and not services().host.patches  # a patcher's programs look at their controls instead
+        request.tiles = self._tiles = Tiles(lambda: canvas(p)) if hooked else None
 
     def before_process_batch(self, p: Any, *args: Any, batch_number: int = 0, **_: Any) -> None:
-        if batch_number and self._batches is not None and self._batches.changes:
-            if self._run is not None:
-                save_maps(self._run, p)
-            self._run = self._begin(p, args, batch_number)
+        """Prepare the units here: in `process`, other scripts exchange sizes, pictures and `p.sample`."""
+        request = _request(p)
+        if batch_number and not request.changes:
+            return
+        if request.run is not None:
+            save_maps(request.run, p)
+        for index in unsaid(args):
+            warn(p, f"unit {index} is off, since it does not say that it is on: send enabled: true with it")
+        collect = functools.partial(_collect, p, args, request.batches, batch_number)
+        request.run = sampling.begin(services(), p, collect, request.tiles)
 
     def process_before_every_sampling(self, p: Any, *args: Any, **_: Any) -> None:
-        if self._run is not None:
-            self._run.join(p)
+        drawing = _request(p).run
+        if drawing is not None:
+            drawing.join(p)
 
     def postprocess_batch(self, p: Any, *args: Any, images: Any = None, **_: Any) -> None:
-        if self._run is not None:
-            self._run.finish_pictures(images)
-        if self._batches is not None:
-            self._batches.finished(images)
+        request = _request(p)
+        if request.run is not None:
+            request.run.finish_pictures(images)
+        if request.batches is not None:
+            request.batches.finished(images)
 
     def postprocess_image_after_composite(self, p: Any, result: Any, *args: Any) -> None:
-        if self._batches is not None:
-            self._batches.save(p, result.image)
+        batches = _request(p).batches
+        if batches is not None:
+            batches.save(p, result.image)
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
-        finished, self._run = self._run, None
-        batches, self._batches = self._batches, None
-        run.end(p)
-        if finished is not None:
-            save_maps(finished, p)
-            if batches is None or not batches.changes:
-                show_maps(finished, processed)
+        request = _request(p)
+        del vars(p)[REQUEST]
+        self._tiles = None
+        sampling.end(p)
+        if request.run is not None:
+            save_maps(request.run, p)
+            if not request.changes:
+                show_maps(request.run, processed)
 
-    def _begin(self, p: Any, args: Sequence[Any], number: int) -> Run | None:
-        return run.begin(services(), p, lambda: _collect(p, args, self._batches, number))
+
+@dataclass
+class Request:
+    """What the hooks know of one request. It lies on the request: ADetailer draws others before one has ended.
+
+    ADetailer also lets the hooks end a copy of a request that goes on, so a copy and its original part here.
+    """
+
+    batches: Batches | None = None
+    tiles: Tiles | None = None
+    run: Run | None = None
+
+    @property
+    def changes(self) -> bool:
+        """Whether each of the host's batches has other units."""
+        return self.batches is not None and self.batches.changes
+
+
+def _request(p: Any) -> Request:
+    return vars(p).setdefault(REQUEST, Request())
+
+
+def canvas(p: Any) -> tuple[int, int]:
+    """Height and width of a request's first pass in latent pixels, as scripts have left them."""
+    return p.height // LATENT, p.width // LATENT
+
+
+def warn(p: Any, text: str) -> None:
+    """For the console and for the line below the pictures."""
+    log.warning(text)
+    p.comment(f"ControlNet: {text}")
+
+
+def _foresee(p: Any, args: Sequence[Any], batches: Batches | None) -> bool:
+    """Whether a request has units. Their text is written now, so that it stands where sd-webui-controlnet's does."""
+    try:
+        return bool(write_text(services(), p, _collect(p, args, batches, 0)))
+    except ControlError:
+        return True  # `sampling.begin` collects them again, and says what is wrong
 
 
 def _collect(p: Any, args: Sequence[Any], batches: Batches | None, number: int) -> list[UnitArgs]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 
 from . import annotators, forge
+from .cache import ModelCache
 from .files import ModelFiles
 from .host import WebUI
-from .memory import GIB, ModelCache
+from .memory import GIB
+from .needs import Services
 from .preprocessing import Preprocessing
-from .run import Services
 
 CACHE_OPTION, CACHE_GIB = "controlstack_model_cache", 6  # GiB of control models that stay in memory
 

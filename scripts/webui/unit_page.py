@@ -1,16 +1,14 @@
-"""One unit of the page: its widgets, under the ids that users' styles and other extensions know, and their events."""
+"""One unit of the page: its widgets, under the ids that users' styles and other extensions know."""
 
 # pyright: reportMissingImports=false
 # The host's own modules exist only inside it.
 
 from __future__ import annotations
 
-import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...core.errors import ControlError
 from ...core.fields import (
     BASIS_LABELS,
     HIRES_LABELS,
@@ -26,8 +24,7 @@ from ...core.fields import (
 )
 from . import choices, preprocessing
 from .arguments import FIELDS, THRESHOLDS
-from .contents import contents, current_base
-from .gradio_shim import on, on_upload, picture, shown
+from .gradio_shim import on, picture, shown
 from .services import services
 
 PICTURE_HEIGHT = 300  # pixels
@@ -69,7 +66,6 @@ def build_unit(tab: str, index: int) -> UnitPage:
     _numbers(page)
     _modes(page)
     _more(page)
-    _connect(page)
     return page
 
 
@@ -107,18 +103,18 @@ def _single_picture(page: UnitPage) -> None:
     with gr.Row(elem_classes=["cnet-image-row"], equal_height=True):
         with gr.Group(elem_classes=["cnet-input-image-group"]):
             page.fields["image"], page.fields["drawn"] = picture(
-                "Image" if page.tab == "txt2img" else "Image (empty: that of img2img)",
+                "Image" if page.tab == "txt2img" else "Image (or that of img2img)",
                 page.id("input_image"),
                 draw=True,
                 height=PICTURE_HEIGHT,
             )
-        with gr.Group(visible=False, elem_classes=["cnet-mask-image-group"]) as page.extras["mask_group"]:
-            page.fields["mask"], _ = picture("Mask", page.id("mask_image"), height=PICTURE_HEIGHT)
         with gr.Group(visible=False, elem_classes=["cnet-generated-image-group"]) as page.extras["preview_group"]:
             page.extras["preview"] = shown("Preprocessor Preview", page.id("generated_image"), height=PICTURE_HEIGHT)
+        with gr.Group(visible=False, elem_classes=["cnet-mask-image-group"]) as page.extras["mask_group"]:
+            page.fields["mask"], _ = picture("Mask", page.id("mask_image"), height=PICTURE_HEIGHT)
         with gr.Group(visible=False, elem_classes=["cnet-region-image-group"]) as page.extras["region_group"]:
             page.fields["effective_region_mask"], page.fields["region_drawn"] = picture(
-                "Effective Region: paint where the unit acts, or give a black and white picture",
+                "Effective Region",
                 page.id("effective_region_mask"), draw=True, height=PICTURE_HEIGHT,
             )  # fmt: skip
     with gr.Row(elem_classes=["cnet-image-controls"]):
@@ -140,22 +136,30 @@ def _switches(page: UnitPage) -> None:
     from modules.ui_components import FormRow
 
     with FormRow(elem_classes=["cnet-main-options"]):
-        _checkbox(page, "enabled", "Enable", "enable", classes=["cnet-unit-enabled"])
-        _checkbox(page, "low_vram", "Low VRAM", "low_vram")
-        _checkbox(page, "pixel_perfect", "Pixel Perfect", "pixel_perfect")
-        _checkbox(page, "show_preview", "Allow Preview", "preprocessor_preview", classes=["cnet-allow-preview"])
-        _checkbox(page, "show_mask", "Use Mask", "mask_upload")
-        _checkbox(page, "show_region", "Effective Region Mask", "effective_region")
+        _checkbox(page, "enabled", "Enable", "enable", classes=["cnet-unit-enabled"],
+                  tooltip="Let this unit control the next pictures")  # fmt: skip
+        _checkbox(page, "low_vram", "Low VRAM", "low_vram",
+                  tooltip="Layers visit the device only to compute: less memory, slower")  # fmt: skip
+        _checkbox(page, "pixel_perfect", "Pixel Perfect", "pixel_perfect",
+                  tooltip="The preprocessor works at the resolution that the result needs")  # fmt: skip
+        _checkbox(page, "show_preview", "Allow Preview", "preprocessor_preview", classes=["cnet-allow-preview"],
+                  tooltip="Show what the preprocessor makes of the picture")  # fmt: skip
+        _checkbox(page, "show_mask", "Use Mask", "mask_upload",
+                  tooltip="Give a mask as a picture: white is where an inpainting preprocessor invents")  # fmt: skip
+        _checkbox(page, "show_region", "Effective Region Mask", "effective_region",
+                  tooltip="Let the unit act in one part: paint it, or give a picture that is white there")  # fmt: skip
 
 
 def _checkbox(
-    page: UnitPage, name: str, label: str, stem: str, value: bool = False, classes: Sequence[str] = ()
-) -> None:
+    page: UnitPage, name: str, label: str, stem: str, *, value: bool = False, classes: Sequence[str] = (),
+    tooltip: str | None = None,
+) -> None:  # fmt: skip
     import gradio as gr
 
     box = gr.Checkbox(
-        label=label, value=value, elem_id=page.id(f"controlnet_{stem}_checkbox"), elem_classes=list(classes)
-    )
+        label=label, value=value, elem_id=page.id(f"controlnet_{stem}_checkbox"), elem_classes=list(classes),
+        tooltip=tooltip,
+    )  # fmt: skip
     (page.fields if name in FIELDS else page.extras)[name] = box
 
 
@@ -163,6 +167,7 @@ def _models(page: UnitPage) -> None:
     import gradio as gr
     from modules.ui_components import FormRow
 
+    page.extras["by_hand"] = gr.Checkbox(label="", visible=False)  # whether somebody clicked on a type just now
     page.extras["type"] = gr.Radio(
         label="Control Type", choices=list(preprocessing.TAGS), value=preprocessing.ALL,
         elem_id=page.id("controlnet_type_filter_radio"), elem_classes=["controlnet_control_type"],
@@ -178,6 +183,7 @@ def _models(page: UnitPage) -> None:
             elem_id=page.id("controlnet_model_dropdown"),
         )  # fmt: skip
         tool(page, "refresh", "🔄", "Look for models again", "controlnet_refresh_models")
+    page.extras["said"] = gr.HTML(elem_id=page.id("said"), elem_classes=["cnet-plan"])
     page.extras["about"] = gr.HTML(elem_id=page.id("about"), elem_classes=["cnet-plan"])
 
 
@@ -232,147 +238,18 @@ def _more(page: UnitPage) -> None:
             page, "Steps are counted as", BASIS_LABELS, basis, "range_basis_radio", BASIS_INFO
         )
         page.fields["curve"] = gr.Textbox(
-            label="Weight Curve", placeholder="0: 1; 0.5: 0.3 ease-in; 1: 0", elem_id=page.id("weight_curve")
-        )
+            label="Weight Curve", placeholder="0: 1; 0.5: 0.3 ease-in; 1: 0", elem_id=page.id("weight_curve"),
+            tooltip="Place in the run: weight there; between two places it goes from one to the other",
+        )  # fmt: skip
         page.fields["advanced_weighting"] = gr.Textbox(
-            label="Block Weights", placeholder="One number for each block, the middle last; they replace the weight",
-            elem_id=page.id("advanced_weighting"),
+            label="Block Weights", placeholder="1 1 1 0.5", elem_id=page.id("advanced_weighting"),
+            tooltip="One number for each block, the middle last; they replace the weight",
         )  # fmt: skip
         page.fields["union_control_type"] = gr.Dropdown(
             label="Union Control Type", choices=list(UNION_LABELS), value=defaults["union_control_type"],
-            elem_id=page.id("controlnet_union_control_type_dropdown"),
+            elem_id=page.id("controlnet_union_control_type_dropdown"), tooltip="Only union models ask for it",
         )  # fmt: skip
         with FormRow():
             _checkbox(page, "inpaint_crop_input_image", "Crop input image based on A1111 mask", "crop", value=True)
             _checkbox(page, "loopback", "[Loopback] Use each picture for the next one",
                       "automatically_send_generated_images")  # fmt: skip
-
-
-# --- Events --------------------------------------------------------------------------------------------------------
-
-
-def _connect(page: UnitPage) -> None:
-    fields, extras = page.fields, page.extras
-    on_upload(fields["image"], fields["enabled"])
-    for box, group, cleared in (
-        ("show_preview", "preview_group", ()),
-        ("show_mask", "mask_group", ("mask",)),
-        ("show_region", "region_group", ("effective_region_mask", "region_drawn")),
-    ):
-        on(extras[box].change, _visibility(len(cleared)), [extras[box]], [extras[group], *page.pick(*cleared)])
-    # `input` and not `change`: what a paste or a preset sets must not be set again to a preprocessor's defaults. What
-    # the host sends from the other tab are mere values, so the sliders follow any change, but keep theirs.
-    switched = page.pick("module", "model", *SLIDERS)
-    on(extras["type"].input, _choose_type, [extras["type"], fields["pixel_perfect"]], switched)
-    on(fields["module"].input, _choose_module, page.pick("module", "pixel_perfect"), page.pick(*SLIDERS))
-    on(fields["module"].change, _arrange, page.pick("module", "pixel_perfect"), page.pick(*SLIDERS))
-    on(fields["module"].change, about, [fields["module"]], [extras["about"]])
-    on(fields["pixel_perfect"].change, _resolution, page.pick("module", "pixel_perfect"), [fields["processor_res"]])
-    on(extras["refresh"].click, _refresh, [extras["type"], fields["model"]], [fields["model"]])
-    for tab in ("txt2img", "img2img"):
-        on(extras[f"take_{tab}"].click, None, script=f"() => controlstack.take('{tab}', '{page.id('input_image')}')")
-    on(extras["dimensions"].click, None, script=f"() => controlstack.resize('{page.tab}', '{page.id('input_image')}')")
-    _connect_webcam(page)
-
-
-def _visibility(cleared: int) -> Callable[[bool], Any]:
-    """Show a picture beside the first; the `cleared` widgets in a hidden one are emptied: they must not act unseen."""
-    import gradio as gr
-
-    def show(visible: bool) -> Any:
-        group = gr.update(visible=visible)
-        return [group, *[gr.update() if visible else gr.update(value=None)] * cleared] if cleared else group
-
-    return show
-
-
-def slider_updates(module: str, pixel_perfect: bool, values: Sequence[float] = ()) -> list[Any]:
-    """The sliders of a preprocessor; pixel perfect needs no resolution.
-
-    values: what they are set to, kept where the preprocessor allows it; otherwise all get their defaults.
-    """
-    import gradio as gr
-
-    kept = (*values, *[None] * len(SLIDERS))
-    return [
-        gr.update(
-            visible=each.visible and not (index == 0 and pixel_perfect), label=each.label,
-            value=each.value if value is None or not each.minimum <= value <= each.maximum else value,
-            minimum=each.minimum, maximum=each.maximum, step=each.step,
-        )
-        for index, (each, value) in enumerate(zip(choices.sliders(module), kept, strict=False))
-    ]  # fmt: skip
-
-
-def _offer(tag: str) -> choices.Offer:
-    return choices.offer(tag, contents().offer(tag, services().files, current_base()))
-
-
-def _choose_type(tag: str, pixel_perfect: bool) -> list[Any]:
-    import gradio as gr
-
-    found = _offer(tag)
-    module = gr.update(choices=found.modules, value=found.module)
-    model = gr.update(choices=found.models, value=found.model)
-    return [module, model, *slider_updates(found.module, pixel_perfect)]
-
-
-def about(module: str) -> str:
-    """The line below the preprocessor: its licence, and why it cannot run, if it cannot."""
-    runtime = services().preprocess.runtime
-    text, runs = choices.about(module, runtime.store if runtime else None)
-    kind = "cnet-plan-line" if runs else "cnet-plan-line cnet-plan-wrong"
-    return f'<span class="{kind}">{html.escape(text)}</span>'
-
-
-def _choose_module(module: str, pixel_perfect: bool) -> list[Any]:
-    return slider_updates(module, pixel_perfect)
-
-
-def _arrange(module: str, pixel_perfect: bool) -> list[Any]:
-    updates = slider_updates(module, pixel_perfect)
-    return [{key: value for key, value in each.items() if key != "value"} for each in updates]
-
-
-def _resolution(module: str, pixel_perfect: bool) -> Any:
-    import gradio as gr
-
-    return gr.update(visible=choices.sliders(module)[0].visible and not pixel_perfect)
-
-
-def _refresh(tag: str, model: str) -> Any:
-    import gradio as gr
-
-    services().files.refresh()
-    found = _offer(tag)
-    return gr.update(choices=found.models, value=model if model in found.models else NO_MODEL)
-
-
-def _connect_webcam(page: UnitPage) -> None:
-    """gradio 4 has the webcam beside the upload; gradio 3 has either."""
-    import gradio as gr
-
-    from .gradio_shim import is_old
-
-    webcam, mirror = page.extras["webcam"], page.extras["mirror"]
-    if not is_old():
-        webcam.visible = mirror.visible = False
-        return
-    state = gr.State({"source": "upload", "mirror": False})
-    outputs = [page.fields["image"], state]
-
-    def change(now: dict[str, Any], **changes: Any) -> Any:
-        after = now | changes
-        update = {"source": after["source"], "mirror_webcam": after["mirror"], "__type__": "update"}
-        return update | ({"value": None} if after["source"] != now["source"] else {}), after
-
-    on(webcam.click, lambda now: change(now, source="upload" if now["source"] == "webcam" else "webcam"),
-       [state], outputs)  # fmt: skip
-    on(mirror.click, lambda now: change(now, mirror=not now["mirror"]), [state], outputs)
-
-
-def as_message(error: ControlError) -> Exception:
-    """What gradio shows in a corner of the page."""
-    import gradio as gr
-
-    return gr.Error(f"ControlNet: {error}")

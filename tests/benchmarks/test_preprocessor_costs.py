@@ -41,7 +41,7 @@ def test_every_row_is_measured(benchmark: ModuleType, monkeypatch: pytest.Monkey
 
 
 def test_the_crowd_is_three_people(benchmark: ModuleType) -> None:
-    from controlstack.preprocessors.people import find_people
+    from controlstack.preprocessors.poses.people import find_people
 
     heat, fields = benchmark.crowd()
     assert len(find_people(heat, fields, (512, 512), (184, 184))) == 3

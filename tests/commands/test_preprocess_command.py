@@ -97,6 +97,40 @@ def test_resume_makes_what_is_missing_or_was_made_otherwise(
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["1", "2"]
 
 
+def test_hints_of_earlier_runs_are_no_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who writes hints below the photographs, twice, does not want hints of hints; who names one does."""
+    folder, mask = tmp_path / "photos", tmp_path / "mask.png"
+    folder.mkdir()
+    write_image(folder / "photo.png", photo(), {"controlstack": json.dumps({"units": []})})  # as `generate` writes it
+    write_image(mask, photo()[..., 0])
+    assert run("inpaint_only", folder, "--mask", mask, "--output", folder / "one") == 0
+    assert run("canny", folder, "--output", folder / "two") == 0
+    assert "wrote 1 hints" in (said := capsys.readouterr().out)
+    assert "left out 2 that are hints already" in said
+    assert files(folder / "two") == {"photo-canny.png"}
+    assert "but 1 hints of earlier runs" in error_of(capsys, "canny", folder / "two", "--output", tmp_path / "out")
+    assert run("invert", folder / "two" / "photo-canny.png", "--output", tmp_path / "out") == 0
+
+
+def test_resume_notices_a_changed_picture_and_another_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, picture = tmp_path / "out", tmp_path / "photo.png"
+    write_image(picture, photo())
+    for grey in (0, 255):
+        write_image(tmp_path / f"{grey}.png", np.full((8, 8), grey, np.uint8))
+    arguments = ("inpaint_only", picture, "--output", out, "--resume", "--mask")
+
+    def wrote(mask: str) -> str:
+        assert run(*arguments, tmp_path / mask) == 0
+        return capsys.readouterr().out
+
+    assert "wrote 1 hints" in wrote("0.png")
+    assert "wrote 0 hints" in wrote("0.png")
+    assert "wrote 1 hints" in wrote("255.png")
+    later = picture.stat().st_mtime_ns + 10**9
+    os.utime(picture, ns=(later, later))
+    assert "wrote 1 hints" in wrote("255.png")
+
+
 def test_equal_names_stay_apart(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_image(tree / "one.bmp", photo(left=10))
     out = tmp_path / "out"
@@ -173,10 +207,10 @@ def test_the_list_shows_everything(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_list_names_weights_packages_and_licences(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from controlstack.preprocessors.networks import Network, WeightFile
-    from controlstack.preprocessors.pool import PlainManager, Pool
+    from controlstack.preprocessors.networks.network import Network, WeightFile
+    from controlstack.preprocessors.networks.pool import PlainManager, Pool
+    from controlstack.preprocessors.networks.store import Store
     from controlstack.preprocessors.runtime import Runtime
-    from controlstack.preprocessors.store import Store
     from controlstack.standalone.availability import state
 
     runtime = Runtime(store=Store(tmp_path), pool=Pool(PlainManager("cpu")))
@@ -253,6 +287,31 @@ def test_a_video_becomes_a_video_of_hints(tmp_path: Path, capsys: pytest.Capture
 
 
 @VIDEO
+def test_a_video_is_made_again_with_other_settings_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip(tmp_path / "clip.mp4", 3)
+    arguments = ("canny", tmp_path / "clip.mp4", "--output", tmp_path / "out", "--resume")
+    for more, count in (((), 1), ((), 0), (("--set", "low=30"), 1), (("--set", "low=30"), 0)):
+        assert run(*arguments, *more) == 0
+        assert f"wrote {count} hints" in capsys.readouterr().out
+
+
+@VIDEO
+def test_a_changing_rate_keeps_its_time(tmp_path: Path) -> None:
+    """20 frames in two seconds, then 4 in two: written at one rate, they must last four seconds again."""
+    import imageio_ffmpeg
+    from controlstack.standalone.videos import open_video
+
+    clip(tmp_path / "even.mp4", 50)  # four seconds
+    chosen = "select='lt(t,2)+not(mod(n,6))*gte(t,2)'"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", "even.mp4", "-vf", chosen, "-fps_mode", "vfr"]
+    subprocess.run([*command, "-bf", "0", "clip.mp4"], cwd=tmp_path, check=True)
+    assert run("canny", tmp_path / "clip.mp4", "--output", tmp_path / "out") == 0
+    with open_video(tmp_path / "out" / "clip-canny.mp4") as video:
+        lasts = len(list(video.frames)) / video.rate
+    assert lasts == pytest.approx(4, abs=0.3)
+
+
+@VIDEO
 def test_a_video_becomes_a_folder_and_is_resumed_by_frames(tmp_path: Path) -> None:
     frames = clip(tmp_path / "clip.mp4", 3)
     folder = tmp_path / "out" / "clip-canny"
@@ -315,8 +374,8 @@ def pose_frame(width: int = 128, height: int = 96) -> dict[str, object]:
 
 
 def test_poses_of_a_file_are_drawn(tmp_path: Path) -> None:
-    from controlstack.preprocessors.pose_drawing import draw
-    from controlstack.preprocessors.poses import from_json
+    from controlstack.preprocessors.poses.drawing import draw
+    from controlstack.preprocessors.poses.points import from_json
 
     (tmp_path / "pose.json").write_text(json.dumps([pose_frame()]))
     out = tmp_path / "out"
@@ -351,7 +410,7 @@ def test_poses_are_written_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     from dataclasses import replace
 
     from controlstack.preprocessors import registry
-    from controlstack.preprocessors.poses import from_json
+    from controlstack.preprocessors.poses.points import from_json
 
     poses = from_json(pose_frame(65, 48))
     found = replace(find("openpose"), networks=(), run=lambda images, **_: [poses for _ in images])
@@ -362,6 +421,9 @@ def test_poses_are_written_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert files(out) == {"photo-openpose.png", "photo-openpose.json"}
     (frame,) = json.loads((out / "photo-openpose.json").read_text())
     assert from_json(frame) == poses
+    (out / "photo-openpose.json").unlink()
+    assert run("openpose", tmp_path / "photo.png", "--poses", "--resume", "--output", out) == 0
+    assert (out / "photo-openpose.json").is_file()
     assert run("openpose", out / "photo-openpose.json", "--output", tmp_path / "again") == 0
     again = read_image(tmp_path / "again" / "photo-openpose-openpose.png")
     assert np.array_equal(again, read_image(out / "photo-openpose.png"))
@@ -374,7 +436,7 @@ def test_poses_of_a_video_are_one_file_a_frame(
     from dataclasses import replace
 
     from controlstack.preprocessors import registry
-    from controlstack.preprocessors.poses import from_json
+    from controlstack.preprocessors.poses.points import from_json
 
     poses = from_json(pose_frame(65, 48))
     found = replace(find("openpose"), networks=(), run=lambda images, **_: [poses for _ in images])

@@ -203,6 +203,34 @@ def test_a_window_gets_its_part_of_the_hint(model: ControlNetModel, make_step: M
     assert_close(got, plain(model, step, hint[..., 64:128, 32:96]))
 
 
+def test_many_windows_are_kept_within_a_bound_and_one_picture_whole(
+    make_model: MakeModel, make_step: MakeStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hint, mask = torch.rand(1, 3, 128, 128), torch.rand(1, 1, 128, 128)
+    context = make_step().context
+    places = [Window(canvas=(16, 16), top=top, left=left) for top in range(0, 9, 2) for left in range(0, 9, 2)]
+    units = [ControlUnit(model=make_model(seed), hint=hint, mask=mask) for seed in range(2)]
+    unbounded = ControlStack(units)
+    monkeypatch.setattr("controlstack.core.stack.HINTS_KEPT", 300_000)
+    bounded = ControlStack(units)
+    for index in range(2):
+        for place in places:
+            step = replace(make_step(index), window=place, context=context)
+            for one, other in zip(listed(bounded, step), listed(unbounded, step), strict=True):
+                assert one.equal(other)
+    assert bounded.kept_bytes() < 400_000 < 600_000 < unbounded.kept_bytes()
+
+
+def test_what_one_evaluation_uses_stays_however_large(
+    model: ControlNetModel, calls: Calls, make_step: MakeStep, hint: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controlstack.core.stack.HINTS_KEPT", 1)
+    stack = ControlStack([ControlUnit(model=model, hint=hint)])
+    for index in range(3):
+        stack(make_step(index))
+    assert calls["hint"] == 1
+
+
 def test_the_hint_is_fitted_to_the_picture(model: ControlNetModel, make_step: MakeStep) -> None:
     hint, step = torch.rand(1, 3, 64, 128), make_step()
     got = listed(ControlStack([ControlUnit(model=model, hint=hint, resize=ResizeMode.CROP)]), step)

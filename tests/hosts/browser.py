@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,16 @@ SHOTS = os.environ.get("CONTROLSTACK_SCREENSHOTS")  # where screenshots go; None
 
 
 @contextmanager
-def page(width: int = 1600, height: int = 1000) -> Iterator[Any]:
-    """A fresh page of the system's Chromium."""
+def page(width: int = 1600, height: int = 1000, flags: Sequence[str] = (), **context: Any) -> Iterator[Any]:
+    """A fresh page of the system's Chromium; flags: more of its own; context: of the page, such as `locale`."""
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium on this system")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser = driver.chromium.launch(executable_path=chromium, args=[*FLAGS, *flags])
         try:
-            yield browser.new_page(viewport={"width": width, "height": height})
+            yield browser.new_page(viewport={"width": width, "height": height}, **context)
         finally:
             browser.close()
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import browser
 import comfyui_host
 import comfyui_world
 import control_files
+import forge_world
 import pytest
 import webui_host
+import webui_page
+import webui_world
+
+if TYPE_CHECKING:
+    from webui_oracle import Oracle
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +50,7 @@ def webui_models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     webui_host.make_world(webui_path, models)
     control_files.write_all(models / "ControlNet", heads=8)
     control_files.write_v2(models / "ControlNet")
+    control_files.write_narrow_xl(models / "ControlNet")
     return models
 
 
@@ -49,6 +59,20 @@ def webui(webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPat
     """A running WebUI with our extension."""
     with webui_host.started(webui_path, tmp_path_factory.mktemp("webui"), webui_models) as host:
         yield host
+
+
+@pytest.fixture(scope="session")
+def oracle(webui_models: Path) -> Oracle:
+    """The small checkpoint outside the host."""
+    from webui_oracle import Oracle
+
+    return Oracle(webui_models)
+
+
+@pytest.fixture(scope="session")
+def plain(webui: webui_host.Host) -> webui_host.Drawing:
+    """Drawn by the fresh host."""
+    return webui.draw()
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +85,111 @@ def webui_peer(
         pytest.skip("no sd-webui-controlnet: set WEBUI_PEER_PATH to its folder, with its requirements in the Python")
     with webui_host.started(webui_path, tmp_path_factory.mktemp("peer"), webui_models, (peer,)) as host:
         yield host
+
+
+@pytest.fixture(scope="session", params=webui_host.FAMILY)
+def program(request: pytest.FixtureRequest) -> Path:
+    """The folder of each program of Forge's family."""
+    path = webui_host.find_forge(request.param)
+    if path is None:
+        pytest.skip(f"no {request.param.title()}: set {request.param}_PATH to its folder (and _PYTHON to its Python)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def forge_models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """These programs read a ControlNet with as many heads as the checkpoint has."""
+    models = tmp_path_factory.mktemp("forge-models")
+    webui_host.make_world(webui_path, models)
+    control_files.write_all(models / "ControlNet", heads=webui_world.HEADS)
+    control_files.write_narrow_xl(models / "ControlNet")
+    return models
+
+
+@pytest.fixture(scope="session")
+def ours(program: Path, forge_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webui_host.Host]:
+    """The running program with our extension, and its own ControlNet switched off."""
+    with forge_world.started(program, tmp_path_factory.mktemp("forge"), forge_models, built_in=False) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def theirs(program: Path, forge_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webui_host.Host]:
+    """The running program as it comes."""
+    with forge_world.started(program, tmp_path_factory.mktemp("forge-own"), forge_models, built_in=True) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def webui_tiled(
+    webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[webui_host.Host]:
+    """A running WebUI with our extension and Tiled Diffusion, which it loads after ours."""
+    tiled = webui_host.find_tiled()
+    if tiled is None:
+        pytest.skip("no Tiled Diffusion: set WEBUI_TILED_PATH to a folder of multidiffusion-upscaler-for-automatic1111")
+    extensions = (webui_host.ROOT, tiled)
+    with webui_host.started(webui_path, tmp_path_factory.mktemp("tiled"), webui_models, extensions) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def webui_clients(
+    webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[webui_host.Host]:
+    """A running WebUI with our extension, under the name that others look for, and others that use it."""
+    found = (webui_host.find_adetailer(), webui_host.find_ultimate())
+    extensions = (webui_host.ROOT, *(each for each in found if each is not None))
+    with webui_host.started(
+        webui_path, tmp_path_factory.mktemp("clients"), webui_models, extensions, flags=("--ad-no-huggingface",),
+        name="sd-webui-controlnet", packs=("webui_clients_pack.py",),
+    ) as host:  # fmt: skip
+        yield host
+
+
+@pytest.fixture(scope="session")
+def webui_with_page(
+    webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[webui_host.Host]:
+    """A running WebUI with its page; a unit of it has other defaults."""
+    base = tmp_path_factory.mktemp("webui-page")
+    (base / "ui-config.json").write_text(json.dumps(webui_page.DEFAULTS))
+    with webui_host.started(webui_path, base, webui_models, page=True) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def forge_with_page(forge_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webui_host.Host]:
+    """A running Forge with its page and our extension, its own ControlNet switched off."""
+    path = webui_host.find_forge()
+    if path is None:
+        pytest.skip("no Forge: set FORGE_PATH to its folder (and FORGE_PYTHON to its Python)")
+    base = tmp_path_factory.mktemp("forge-page")
+    forge_world.prepare(path, base, forge_models, built_in=False)
+    # With its data elsewhere, Forge does not serve its own scripts to the page by itself.
+    flags = (*forge_world.FLAGS, "--gradio-allowed-path", str(path))
+    with webui_host.started(path, base, forge_models, flags=flags, page=True) as host:
+        yield host
+
+
+@pytest.fixture
+def page_host(request: pytest.FixtureRequest) -> webui_host.Host:
+    """The host of the test's page: an A1111, unless the test is parametrised with another one's name."""
+    named: str = getattr(request, "param", webui_page.A1111)
+    return request.getfixturevalue(f"{named}_with_page")
+
+
+@pytest.fixture
+def page(request: pytest.FixtureRequest, page_host: webui_host.Host) -> Iterator[webui_page.Page]:
+    """Its page in a browser, with our accordion of txt2img open; parameters of the browser are the fixture's."""
+    given: dict[str, Any] = getattr(request, "param", {})
+    with browser.page(1500, 1700, **given) as opened:
+        page = webui_page.Page(opened, page_host)
+        yield page
+        page.close()
+
+
+@pytest.fixture(scope="session")
+def photograph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bright square on a dark ground."""
+    return webui_page.write_square(tmp_path_factory.mktemp("pictures") / "square.png")

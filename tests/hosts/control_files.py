@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
-from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig
+from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig, StyleAdapter
 from safetensors.torch import save_file
 from torch import nn
 
@@ -35,7 +35,18 @@ def write_all(folder: Path, heads: int = HEADS) -> None:
         _save(folder / f"{name}.safetensors", _controlnet("SD", seed, heads), {"heads": str(heads)})
     _save(folder / "xl.safetensors", _controlnet("SDXL", 4), {"head_channels": "16"})
     _save(folder / "t2i.safetensors", _adapter(5), {})
+    style = StyleAdapter(64, 64, count=8, layers=1)
+    _fill(style, 7)
+    _save(folder / "style.safetensors", style, {})
     save_file({"lora_unet_x.lora_down.weight": torch.ones(4, 4)}, folder / "lora.safetensors")
+
+
+def write_narrow_xl(folder: Path) -> None:
+    """A ControlNet and a T2I-Adapter of an SDXL whose levels widen by 1, 2 and 4, as real ones do."""
+    blocks = (*SD_BLOCKS[:2], Block(32, down=True), *SD_BLOCKS[3:6], Block(128, 2), Block(128, 2))
+    blocks = (replace(blocks[0], depth=0), replace(blocks[1], depth=0), *blocks[2:])
+    _save(folder / "xl.safetensors", _controlnet("SDXL", 4, blocks=blocks), {"head_channels": "16"})
+    _save(folder / "t2i_xl.safetensors", _adapter(7, xl=True), {})
 
 
 def write_v2(folder: Path) -> None:
@@ -76,11 +87,18 @@ def _wide(factor: int) -> tuple[Block, ...]:
     return tuple(replace(block, channels=block.channels * factor) for block in SD_BLOCKS)
 
 
-def _controlnet(kind: str, seed: int, heads: int = HEADS, width: int = SD_BLOCKS[0].channels) -> ControlNet:
+def _controlnet(
+    kind: str,
+    seed: int,
+    heads: int = HEADS,
+    width: int = SD_BLOCKS[0].channels,
+    blocks: tuple[Block, ...] = SDXL_BLOCKS,
+) -> ControlNet:
+    """blocks: of SDXL; width: of the others."""
     xl, sd1 = kind == "SDXL", kind == "SD"
     config = ControlNetConfig(
-        channels=64 if xl else width,
-        blocks=SDXL_BLOCKS if xl else _wide(width // SD_BLOCKS[0].channels),
+        channels=blocks[0].channels if xl else width,
+        blocks=blocks if xl else _wide(width // SD_BLOCKS[0].channels),
         middle_depth=2 if xl else 1,
         context=64,
         label=2816 if xl else None,
@@ -98,9 +116,9 @@ def _controlnet(kind: str, seed: int, heads: int = HEADS, width: int = SD_BLOCKS
     return network
 
 
-def _adapter(seed: int) -> Adapter:
+def _adapter(seed: int, xl: bool = False) -> Adapter:
     widths = (32, 64, 128, 128)
-    config = AdapterConfig(channels=widths, inner=widths, depth=2, kernel=1, hint_channels=3, xl=False)
+    config = AdapterConfig(channels=widths, inner=widths, depth=2, kernel=1, hint_channels=3, xl=xl)
     network = Adapter(config)
     _fill(network, seed)
     return network

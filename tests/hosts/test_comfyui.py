@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -587,12 +588,13 @@ def test_units_travel_through_a_webuis_text(comfyui: Host) -> None:
     canny = {"preprocessor": "canny", "preprocessor.low": 40, "preprocessor.high": 90, "resolution": SIZE}
     scene = Scene()
     picture = scene.picture()
-    units = scene.unit(scene.ours("depth"), picture, resolution=SIZE, weight=0.7, end=0.8, mode="prompt")
+    units = scene.unit(scene.ours("depth"), picture, resolution=SIZE, weight=0.7, end=0.8, mode="prompt", basis="webui")
     units = scene.unit(scene.ours("canny"), picture, units, basis="steps", start=0.25, **canny)
     writer = scene.graph.add("ControlStackInfotextFromUnits", units=units)
     scene.apply(units)
     wanted = scene.draw(comfyui)
     text = comfyui.run(scene.graph)["outputs"][writer[0]]["text"][0]
+    assert re.findall(r"Range Basis: (\w+)", text) == ["webui", "steps"]  # said, for no version of a program ends it
     read = Scene()
     infotext = f"a cat\nNegative prompt: a dog\nSteps: 4, {text}, Version: 1"
     read.apply(

@@ -13,10 +13,10 @@ import torch
 from comfyui_host import Graph, Host, Link, RunError, output
 from controlstack.preprocessors import REGISTRY, find
 from controlstack.preprocessors.images import read_image
-from controlstack.preprocessors.manga import MangaLines
-from controlstack.preprocessors.networks import files_of
-from controlstack.preprocessors.pose_drawing import draw
-from controlstack.preprocessors.poses import from_json
+from controlstack.preprocessors.lines.manga import MangaLines
+from controlstack.preprocessors.networks.network import files_of
+from controlstack.preprocessors.poses.drawing import draw
+from controlstack.preprocessors.poses.points import from_json
 from safetensors.torch import save_file
 
 SIZE = 64

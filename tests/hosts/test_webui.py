@@ -1,10 +1,7 @@
-"""Our units in a real AUTOMATIC1111 WebUI: exact to the last evaluation, and harmless whatever happens."""
+"""Our units in a real AUTOMATIC1111 WebUI: exact to the last evaluation."""
 
 from __future__ import annotations
 
-import random
-import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,46 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import webui_host
 import webui_world
-from webui_host import Drawing, Evaluation, Host, Picture, RequestError, encode
+from webui_host import Drawing, Evaluation, Host, RequestError, encode
 from webui_oracle import Oracle, Place, Wanted
+from webui_units import SIZE, TOLERANCE, differ, photograph, same, unit
 
-TOLERANCE = 1e-4  # of the answer's range
-SIZE = 64
 FILES = ("canny", "depth", "pose")
-
-
-def photograph(seed: int = 0, size: int = SIZE) -> Picture:
-    """Smooth, with many colours, so that no resizing takes it for a drawing."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, 6, 6, generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear")[0]
-    return (smooth.permute(1, 2, 0) * 255).byte().numpy()
-
-
-def unit(seed: int = 0, file: str = "canny", **settings: Any) -> Wanted:
-    return Wanted(file=file, hints={False: photograph(seed), True: photograph(seed)}, settings=settings)
-
-
-def same(first: Drawing, second: Drawing) -> bool:
-    return all((a == b).all() for a, b in zip(first.pictures, second.pictures, strict=True))
-
-
-def differ(first: Drawing, second: Drawing) -> float:
-    """Mean difference of the first pictures, in levels of 255."""
-    return float(np.abs(first.pictures[0].astype(float) - second.pictures[0]).mean())
-
-
-@pytest.fixture(scope="session")
-def oracle(webui_models: Path) -> Oracle:
-    return Oracle(webui_models)
-
-
-@pytest.fixture(scope="session")
-def plain(webui: Host) -> Drawing:
-    """Drawn by the fresh host."""
-    return webui.draw()
 
 
 @dataclass(frozen=True)
@@ -62,7 +25,6 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
     orders: tuple[int, ...] | None = None
     steps: int | None = None
-    pictures: int = 1
     route: str = "txt2img"
 
 
@@ -83,7 +45,7 @@ CASES = {
     "control": Case((unit(control_mode="ControlNet is more important"), unit(1, "depth"))),
     "block weights": Case((unit(advanced_weighting=[0.1 * i for i in range(13)]),)),
     "region": Case((Wanted(hints={False: photograph()}, mask=HALF),)),
-    "batch": Case((unit(control_mode="ControlNet is more important"),), {"batch_size": 2}, pictures=2),
+    "batch": Case((unit(control_mode="ControlNet is more important"),), {"batch_size": 2}),
     "range": Case((unit(**RANGE),), MORE_STEPS),
     "range of steps": Case((unit(**RANGE, range_basis="steps"),), MORE_STEPS),
     "DPM++ 2M": Case((unit(**RANGE),), {**MORE_STEPS, "sampler_name": "DPM++ 2M"}),
@@ -111,7 +73,7 @@ def test_every_evaluation_equals_our_core_outside_the_host(webui: Host, oracle: 
         evaluations = [seen for seen in drawing.evaluations if seen.hires is hires]
         assert len(evaluations) == len(places)
         for place, seen in zip(places, evaluations, strict=True):
-            answer = oracle.answer(seen, case.units, place, case.pictures)
+            answer = oracle.answer(seen, case.units, place)
             assert (seen.out - answer).abs().max() <= TOLERANCE * answer.abs().max(), (hires, place)
 
 
@@ -175,6 +137,7 @@ def test_another_checkpoint_is_followed(
     hires = {**BOTH_PASSES, "hr_checkpoint_name": webui_world.OTHER, "steps": 4}
     settings = refiner if when == "refiner" else hires
     drawing = webui.draw(*(each.request for each in wanted), record=True, **settings)
+    assert len(drawing.evaluations) == (4 if when == "refiner" else 8)
     for number, seen in enumerate(drawing.evaluations):
         place = Place(number % 4, 0, 4)
         judge = other if (seen.hires if when == "hires" else number >= 2) else oracle
@@ -230,98 +193,6 @@ def test_what_cannot_act_changes_no_bit(webui: Host, plain: Drawing, name: str) 
     assert same(webui.draw(unit(**settings).request), plain)
 
 
-def test_installed_but_off_adds_nothing(webui: Host) -> None:
-    webui.draw(unit().request)
-    assert webui.count()["during"] > 0
-    webui.draw({"enabled": False})
-    counts = webui.count()
-    assert (counts["during"], counts["hooks"]) == (0, 0)
-
-
-FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown model": ({"model": "cany"}, "did you mean canny"),
-    "unknown module": ({"module": "nix"}, "there is no preprocessor 'nix'"),
-    "no model": ({"model": "None"}, "has no model"),
-    "no picture": ({"image": ""}, "has no picture"),
-    "a path": ({"image": "/etc/passwd"}, "paths and addresses are not opened"),
-    "wrong base": ({"model": "xl"}, "was trained for .* the loaded checkpoint is"),
-    "no control model": ({"model": "lora"}, "it is a LoRA"),
-    "weight": ({"weight": 7}, "expected 0 to 2"),
-    "range upside down": ({"guidance_start": 0.8, "guidance_end": 0.2}, "after its end"),
-    "block weights": ({"advanced_weighting": [1, 2]}, "has 13 blocks, got 2"),
-    "parameters": ({"module": "canny", "parameters": {"nope": 1}}, "has no parameter 'nope'"),
-    "damaged picture": ({"image": encode(photograph())[:200]}, "damaged|no base64"),
-}
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_faults_are_answered_with_a_sentence_and_leave_nothing_behind(webui: Host, plain: Drawing, name: str) -> None:
-    settings, words = FAULTS[name]
-    with pytest.raises(RequestError, match=words) as caught:
-        webui.draw(unit().request, {**unit().request, **settings})
-    assert caught.value.status == 422
-    assert same(webui.draw(), plain)
-    assert webui.count()["hooks"] == 0
-
-
-def test_a_fault_in_a_unit_that_is_off_is_none(webui: Host, plain: Drawing) -> None:
-    assert same(webui.draw({"enabled": False, "model": "nix", "weight": 9, "image": "/etc/passwd"}), plain)
-
-
-@pytest.mark.parametrize("function", ["cv2.Canny", "torch.nn.Module.load_state_dict"])
-def test_an_unexpected_error_before_the_run_ends_the_request(
-    webui: Host, webui_models: Path, plain: Drawing, function: str
-) -> None:
-    (webui_models / "ControlNet" / "pose.safetensors").touch()  # so that it is loaded again
-    webui.post(f"test/break?function={function}")
-    with pytest.raises(RequestError, match="the test broke this"):
-        webui.draw(unit(3, "pose", module="canny", threshold_a=33).request)
-    assert webui.count()["hooks"] == 0
-    assert same(webui.draw(), plain)
-    assert differ(webui.draw(unit(3, "pose", module="canny", threshold_a=33).request), plain) > 5
-
-
-@pytest.mark.parametrize("call", [1, 3])
-def test_a_run_that_breaks_leaves_nothing_behind(webui: Host, plain: Drawing, call: int) -> None:
-    before = webui.draw(unit().request)
-    webui.post(f"test/set?how=raise&call={call}")
-    with pytest.raises(RequestError, match="the test asked for a failure"):
-        webui.post("sdapi/v1/txt2img", _body(unit()))
-    assert webui.count()["hooks"] == 0
-    assert same(webui.draw(), plain)
-    assert same(webui.draw(unit().request), before)
-
-
-@pytest.mark.parametrize("call", [1, 2])
-def test_an_interrupted_run_leaves_nothing_behind(webui: Host, plain: Drawing, call: int) -> None:
-    before = webui.draw(unit().request)
-    webui.post(f"test/set?how=interrupt&call={call}")
-    webui.post("sdapi/v1/txt2img", _body(unit(), steps=20))
-    assert webui.count()["hooks"] == 0
-    assert same(webui.draw(), plain)
-    assert same(webui.draw(unit().request), before)
-
-
-def test_interrupts_at_any_time(webui: Host, plain: Drawing) -> None:
-    """Also while pictures are read, models loaded and preprocessors run."""
-    chance = random.Random(1)
-    for delay in (0.0, *(chance.uniform(0, 0.5) for _ in range(12))):
-        body = _body(unit(), unit(1, "depth", module="canny"), steps=10)
-        thread = threading.Thread(target=webui.post, args=("sdapi/v1/txt2img", body))
-        thread.start()
-        time.sleep(delay)
-        webui.post("sdapi/v1/interrupt")
-        thread.join()
-        assert webui.count()["hooks"] == 0
-        assert same(webui.draw(), plain), delay
-
-
-def _body(*units: Wanted, **settings: Any) -> dict[str, Any]:
-    sent = {"args": [each.request for each in units]}
-    size = {"width": SIZE, "height": SIZE, "steps": 3, "seed": 1, "prompt": "a cat"}
-    return {**size, "alwayson_scripts": {"controlnet": sent}, **settings}
-
-
 def test_more_units_than_tabs_act(webui: Host) -> None:
     several = [unit(seed, FILES[seed % 3], weight=0.4).request for seed in range(7)]
     four, seven = (webui.draw(*several[:count]) for count in (4, 7))
@@ -333,30 +204,3 @@ def test_the_text_of_a_picture_names_its_units(webui: Host) -> None:
     drawing = webui.draw(unit(weight=0.5).request)
     text = drawing.info["infotexts"][0]
     assert 'ControlNet 0: "Module: none, Model: canny, Weight: 0.5,' in text
-
-
-def test_nothing_grows(webui: Host) -> None:
-    def runs(count: int, offset: int) -> None:
-        for k in range(offset, offset + count):
-            chosen = [unit(k + i, file, weight=0.5 + k / 200) for i, file in enumerate(FILES[: 1 + k % 3])]
-            webui.draw(*(each.request for each in chosen), steps=1)
-
-    runs(20, 0)
-    before = webui.count()
-    runs(80, 20)
-    after = webui.count()
-    assert (after["hooks"], after["callbacks"]) == (0, before["callbacks"])
-    assert after["memory"] - before["memory"] < 40 * 2**20
-
-
-@pytest.mark.parametrize("flag", ["--medvram", "--lowvram"])
-def test_little_memory_draws_the_same(
-    webui: Host, webui_path: Path, webui_models: Path, tmp_path: Path, flag: str
-) -> None:
-    units = (unit(low_vram=True).request, unit(1, "t2i").request)
-    with webui_host.started(webui_path, tmp_path / "data", webui_models, flags=(flag,)) as thrifty:
-        drawn = thrifty.draw(*units)
-        assert thrifty.count()["during"] > webui.count()["hooks"]
-        again = thrifty.draw(*units)
-    wanted = webui.draw(*units)
-    assert differ(drawn, wanted) <= 0.1 and same(drawn, again)

@@ -35,7 +35,7 @@ def test_version_and_settings(webui: Host) -> None:
 
 def test_models(webui: Host) -> None:
     names = webui.get("controlnet/model_list")["model_list"]
-    assert [name.split(" [")[0] for name in names] == ["canny", "depth", "lora", "pose", "t2i", "v2", "xl"]
+    assert [name.split(" [")[0] for name in names] == ["canny", "depth", "lora", "pose", "t2i", "t2i_xl", "v2", "xl"]
     assert webui.get("controlnet/model_list?update=false")["model_list"] == names
 
 
@@ -140,6 +140,84 @@ def test_unload(webui: Host) -> None:
     before = webui.draw({**UNIT, "image": encode(squares())})
     assert webui.post("controlnet/unload") == {"info": "Success"}
     assert same(webui.draw({**UNIT, "image": encode(squares())}), before)
+
+
+INVERT = {
+    "enabled": True, "module": "invert", "weight": 0.8, "guidance_start": 0.1, "guidance_end": 0.9, "processor_res": 64,
+    "resize_mode": "Crop and Resize", "control_mode": "My prompt is more important",
+}  # fmt: skip
+FORMS: dict[str, dict[str, Any]] = {  # None: the field is left out
+    "input_image": {"image": None, "input_image": encode(squares())},
+    "data URL": {"image": "data:image/png;base64," + encode(squares())},
+    "a list of one": {"image": [encode(squares())]},
+    "an object": {"image": {"image": encode(squares()), "mask": None}},
+    "a list of one object": {"image": [{"image": encode(squares())}]},
+    "an empty mask": {"mask": "", "mask_image": None},
+    "text for numbers": {"weight": "0.8", "guidance_end": "0.9", "processor_res": "64", "threshold_a": "-1"},
+    "text for yes": {"enabled": "true", "low_vram": "false"},
+    "numbers for modes": {"resize_mode": 1, "control_mode": 1},
+    "older words for modes": {"resize_mode": "Scale to Fit (Inner Fit)"},
+    "both names of a field": {"guidance": 0.9, "lowvram": False, "low_vram": False},
+    "fields of long ago": {"guessmode": True, "invert_image": False, "rgbbgr_mode": False, "is_ui": False},
+    "the module's long name": {"module": "invert (from white bg & black line)"},
+    "a short model": {"model": "canny"},
+    "a model in capitals": {"model": "CANNY"},
+    "a model with the hash of another copy": {"model": "canny [00000000]"},
+}
+
+
+def send(host: Host, title: str, *units: Any) -> Drawing:
+    return host.draw(scripts={title: list(units)})
+
+
+@pytest.fixture(scope="module")
+def inverted(webui: Host) -> tuple[dict[str, Any], Drawing]:
+    """A unit in the present form, and what it draws."""
+    name = next(each for each in webui.get("controlnet/model_list")["model_list"] if each.startswith("canny ["))
+    unit = {**INVERT, "model": name, "image": encode(squares())}
+    return unit, webui.draw(unit)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_what_clients_have_sent_for_years(webui: Host, inverted: tuple[dict[str, Any], Drawing], name: str) -> None:
+    unit, wanted = inverted
+    given = {field: value for field, value in {**unit, **FORMS[name]}.items() if value is not None}
+    assert same(send(webui, "controlnet", given), wanted)
+    assert not same(webui.draw(), wanted)
+
+
+def test_a_unit_that_does_not_say_that_it_is_on_is_off_and_said(
+    webui: Host, inverted: tuple[dict[str, Any], Drawing]
+) -> None:
+    unit = {field: value for field, value in inverted[0].items() if field != "enabled"}
+    before = len(webui.log.read_text())
+    assert same(send(webui, "ControlNet", {"enabled": False}, unit), webui.draw())
+    assert webui.log.read_text()[before:].count("unit 1 is off, since it does not say that it is on") == 1
+
+
+OLD: dict[str, tuple[Any, str]] = {
+    "positions": ([True, "canny", "canny", 1.0, encode(squares())], "a unit is bool, expected an object of named"),
+    "two ends": ([{**INVERT, "model": "canny", "guidance": 0.5, "image": encode(squares())}], "guidance_end and guid"),
+    "a renamed module": ([{**INVERT, "model": "canny", "module": "fake_scribble"}], "no preprocessor 'fake_scribble'"),
+    "a path": ([{**INVERT, "model": "canny", "input_image": "/etc/hostname"}], "paths and addresses are not opened"),
+}
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_forms_that_are_refused_are_refused_with_a_sentence(webui: Host, name: str) -> None:
+    units, words = OLD[name]
+    with pytest.raises(RequestError, match=words) as caught:
+        send(webui, "ControlNet", *units)
+    assert caught.value.status == 422
+
+
+@pytest.mark.parametrize("route", ["txt2img", "img2img"])
+def test_the_routes_of_long_ago_name_those_of_today(webui: Host, route: str) -> None:
+    with pytest.raises(RequestError, match=f"post to .*/sdapi/v1/{route}.*alwayson_scripts") as caught:
+        webui.post(
+            f"controlnet/{route}", {"prompt": "a cat", "controlnet_units": [{"input_image": "", "model": "canny"}]}
+        )
+    assert caught.value.status == 410
 
 
 PATHS = (

@@ -1,17 +1,14 @@
-"""Our units in a real Forge: the same numbers as its own ControlNet, and nothing of them elsewhere."""
+"""Our units in a real Forge and a real reForge: the same numbers as their own ControlNet, and nothing elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import control_files
 import forge_world
 import pytest
 import torch
 import webui_host
-import webui_world
 from webui_host import Drawing, Host, RequestError, encode
 
 SIZE = 128
@@ -31,45 +28,19 @@ def unit(seed: int = 0, **settings: Any) -> dict[str, Any]:
     return {"enabled": True, "module": "None", "model": "canny", "image": picture(seed), **settings}
 
 
-@pytest.fixture(scope="module")
-def forge_models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forge reads a ControlNet with as many heads as the checkpoint has."""
-    models = tmp_path_factory.mktemp("forge-models")
-    webui_host.make_world(webui_path, models)
-    control_files.write_all(models / "ControlNet", heads=webui_world.HEADS)
-    return models
-
-
-def start(base: Path, models: Path, *, built_in: bool) -> Any:
-    path = webui_host.find_forge()
-    if path is None:
-        pytest.skip("no Forge: set FORGE_PATH to its folder (and FORGE_PYTHON to its Python)")
-    forge_world.prepare(path, base, models, built_in=built_in)
-    return webui_host.started(path, base, models, () if built_in else (webui_host.ROOT,), flags=forge_world.FLAGS)
-
-
-@pytest.fixture(scope="module")
-def ours(forge_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A running Forge with our extension, and its own switched off."""
-    with start(tmp_path_factory.mktemp("forge"), forge_models, built_in=False) as host:
-        yield host
-
-
-@pytest.fixture(scope="module")
-def theirs(forge_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A running Forge as it comes."""
-    with start(tmp_path_factory.mktemp("forge-own"), forge_models, built_in=True) as host:
-        yield host
-
-
 def draw(host: Host, *units: dict[str, Any], **settings: Any) -> Drawing:
-    """Forge's own extension knows models by their full names alone, and asks what a hires pass loads."""
+    """The built-in extension knows models by their full names alone, and Forge asks what a hires pass loads."""
     names = {name.split(" [")[0]: name for name in host.get("controlnet/model_list")["model_list"]}
     full = [{**each, "model": names[each["model"]]} for each in units]
     more = {"hr_additional_modules": ["Use same choices"]} if "enable_hr" in settings else {}
     return host.draw(*full, record=True, width=SIZE, height=SIZE, **more, **settings)
 
 
+HALF = torch.zeros(SIZE, SIZE, 3, dtype=torch.uint8)
+HALF[:, : SIZE // 2] = 255
+PAINTED = {"route": "img2img", "init_images": [picture(5)], "denoising_strength": 0.7, "mask": encode(HALF.numpy())}
+# reForge's own ControlNet hands these to a patcher and a U-Net that do not look at them: there is nothing to equal.
+IGNORED = {"REFORGE": {"prompt", "control", "tile_colorfix", "tile_colorfix+sharp", "tile_colorfix, hires"}}
 CASES: dict[str, tuple[tuple[dict[str, Any], ...], dict[str, Any]]] = {
     "none": ((), {}),
     "one": ((unit(),), {}),
@@ -82,12 +53,25 @@ CASES: dict[str, tuple[tuple[dict[str, Any], ...], dict[str, Any]]] = {
     "batch": ((unit(),), {"batch_size": 2}),
     "hires": ((unit(),), HIRES),
     "hires, low": ((unit(hr_option="Low res only"),), HIRES),
+    "three": ((unit(), unit(2, model="depth", weight=0.6), unit(3, model="pose", weight=1.4)), {}),
+    "Heun": ((unit(**RANGE),), {"steps": 5, "sampler_name": "Heun"}),
+    "DPM++ SDE": ((unit(**RANGE),), {"steps": 5, "sampler_name": "DPM++ SDE"}),
+    "DDIM": ((unit(**RANGE),), {"steps": 5, "sampler_name": "DDIM"}),
+    "LCM": ((unit(**RANGE),), {"steps": 5, "sampler_name": "LCM"}),
+    "inpaint": ((unit(),), {**PAINTED, "inpaint_full_res": False}),
+    "inpaint, only masked": ((unit(),), {**PAINTED, "inpaint_full_res": True, "inpaint_full_res_padding": 8}),
     "img2img": ((unit(),), {"route": "img2img", "init_images": [picture(5)], "denoising_strength": 0.7}),
 }
 
 
+def skip_ignored(program: Path, name: str) -> None:
+    if name in IGNORED.get(webui_host.name_of(program), ()):
+        pytest.skip("the program's own ControlNet ignores this")
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_equals_forges_own(ours: Host, theirs: Host, name: str) -> None:
+def test_equals_the_built_in(program: Path, ours: Host, theirs: Host, name: str) -> None:
+    skip_ignored(program, name)
     units, settings = CASES[name]
     found, wanted = (draw(host, *units, **settings) for host in (ours, theirs))
     assert len(found.evaluations) == len(wanted.evaluations) > 0
@@ -98,6 +82,50 @@ def test_equals_forges_own(ours: Host, theirs: Host, name: str) -> None:
 def test_the_hint_matters(ours: Host) -> None:
     one, other = (draw(ours, unit(seed)).evaluations[0].out for seed in (0, 7))
     assert (one - other).abs().max() > 0.05 * one.abs().max()
+
+
+COLOURS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "tile_colorfix": (unit(module="tile_colorfix", threshold_a=3), {}),
+    "tile_colorfix+sharp": (unit(module="tile_colorfix+sharp", threshold_a=3, threshold_b=1), {}),
+    "tile_colorfix, hires": (unit(module="tile_colorfix", threshold_a=3), HIRES),
+}
+NOISY = 0.01  # Forge announces a hires pass twice; its own encodes twice, and so draws other noise for the autoencoder
+
+
+@pytest.mark.parametrize("name", COLOURS)
+def test_colours_come_back_as_with_the_built_in(program: Path, ours: Host, theirs: Host, name: str) -> None:
+    """It changes what the U-Net answers, ours what is seen in it: the same for the latents of the next step."""
+    skip_ignored(program, name)
+    asked, settings = COLOURS[name]
+    found, wanted = (draw(host, asked, steps=4, **settings) for host in (ours, theirs))
+    plain = draw(ours, unit(), steps=4, **settings)
+    for mine, other in zip(found.evaluations, wanted.evaluations, strict=True):
+        tolerance = NOISY if mine.hires else TOLERANCE
+        assert (mine.x - other.x).abs().max() <= tolerance * other.x.abs().max()
+    assert (found.evaluations[-1].x - plain.evaluations[-1].x).abs().max() > 0.05
+
+
+TILED = {"MultiDiffusion": 1, "Mixture of Diffusers": 4}  # and how many tiles at once
+
+
+@pytest.mark.parametrize("method", TILED)
+@pytest.mark.parametrize("mode", ["Balanced", "ControlNet is more important"])
+def test_tiles_of_forges_own_see_their_part(program: Path, ours: Host, theirs: Host, method: str, mode: str) -> None:
+    """As with the built-in, tile by tile; and several at once draw the same."""
+    if webui_host.name_of(program) != "FORGE":
+        pytest.skip("only Forge has an own tiled drawing that works with controls")
+    found, wanted = (drawn_in_tiles(host, method, 1, control_mode=mode) for host in (ours, theirs))
+    assert len(found.evaluations) == len(wanted.evaluations) == 3 * 9
+    for mine, other in zip(found.evaluations, wanted.evaluations, strict=True):
+        assert (mine.out - other.out).abs().max() <= TOLERANCE * other.out.abs().max()
+    several = drawn_in_tiles(ours, method, TILED[method], control_mode=mode)
+    assert (several.samples - found.samples).abs().max() <= 1e-3 * found.samples.abs().max()
+    assert "sees the whole control picture" not in ours.log.read_text()
+
+
+def drawn_in_tiles(host: Host, method: str, at_once: int, **settings: Any) -> Drawing:
+    """Three by three tiles that overlap by half."""
+    return draw(host, unit(**settings), scripts={"MultiDiffusion Integrated": [True, method, 64, 64, 32, at_once]})
 
 
 @pytest.mark.parametrize("settings", [{"weight": 0}, {"enabled": False}])
@@ -121,11 +149,8 @@ def test_faults_and_failures_leave_nothing_behind(ours: Host) -> None:
     assert ours.count()["hooks"] == 0
 
 
-def test_beside_forges_own_ours_says_what_to_do(forge_models: Path, tmp_path: Path) -> None:
-    path = webui_host.find_forge()
-    if path is None:
-        pytest.skip("no Forge: set FORGE_PATH to its folder (and FORGE_PYTHON to its Python)")
-    forge_world.prepare(path, tmp_path, forge_models, built_in=True)
-    with webui_host.started(path, tmp_path, forge_models, flags=forge_world.FLAGS) as both:
+def test_beside_the_built_in_ours_says_what_to_do(program: Path, forge_models: Path, tmp_path: Path) -> None:
+    forge_world.prepare(program, tmp_path, forge_models, built_in=True)
+    with webui_host.started(program, tmp_path, forge_models, flags=forge_world.FLAGS) as both:
         assert both.get("controlnet/model_list")["model_list"][0] == "None"  # Forge's own answers
         assert "untick 'sd_forge_controlnet'" in both.log.read_text()

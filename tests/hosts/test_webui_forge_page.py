@@ -1,4 +1,4 @@
-"""Our units on the page of a real Forge, whose gradio is another one, in a real browser."""
+"""Our units on the pages of Forge, whose gradio is another one, and of its relatives, in a real browser."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import browser as chromium
-import control_files
 import forge_world
 import numpy as np
 import pytest
 import webui_host
-import webui_world
 from PIL import Image
 from webui_host import Drawing, Host, encode
 
@@ -30,25 +28,17 @@ UNIT_TEXT = (
     "Module: canny, Model: depth, Weight: 0.35, Resize Mode: Just Resize, Processor Res: 256, Threshold A: 30, "
     "Threshold B: 60, Guidance Start: 0.1, Guidance End: 0.9, Pixel Perfect: False, Control Mode: Balanced"
 )
-TEXT = f'a cat\nSteps: 3, Sampler: Euler a, Seed: 5, Size: 64x64, ControlNet 1: "{UNIT_TEXT}", Version: f2.0.1v1.10.1'
+TEXT = f'a cat\nSteps: 3, Sampler: Euler a, Seed: 5, Size: 64x64, ControlNet 1: "{UNIT_TEXT}", Version: '
 
 
 @pytest.fixture(scope="module")
-def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A running Forge with its page and our extension, its own ControlNet switched off."""
-    path = webui_host.find_forge()
-    if path is None:
-        pytest.skip("no Forge: set FORGE_PATH to its folder (and FORGE_PYTHON to its Python)")
-    source = webui_host.find()
-    if source is None:
-        pytest.skip("no WebUI: set WEBUI_PATH to its folder, whose modules write the small checkpoint")
-    models, base = tmp_path_factory.mktemp("forge-page-models"), tmp_path_factory.mktemp("forge-page")
-    webui_host.make_world(source, models)
-    control_files.write_all(models / "ControlNet", heads=webui_world.HEADS)
-    forge_world.prepare(path, base, models, built_in=False)
+def forge(program: Path, forge_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """The running program with its page and our extension, its own ControlNet switched off."""
+    base = tmp_path_factory.mktemp("forge-page")
+    forge_world.prepare(program, base, forge_models, built_in=False)
     # With its data elsewhere, Forge does not serve its own scripts to the page by itself.
-    flags = (*forge_world.FLAGS, "--gradio-allowed-path", str(path))
-    with webui_host.started(path, base, models, flags=flags, page=True) as host:
+    flags = (*forge_world.FLAGS, "--gradio-allowed-path", str(program))
+    with webui_host.started(program, base, forge_models, flags=flags, page=True) as host:
         yield host
 
 
@@ -94,7 +84,7 @@ def api(host: Host, *units: dict[str, Any], sampler: str) -> Drawing:
 
 
 def newest(host: Host) -> np.ndarray:
-    found = (host.base / "outputs" / "txt2img-images").rglob("*.png")
+    found = host.base.glob("output*/txt2img-images/**/*.png")  # the programs name the folder differently
     return np.array(Image.open(max(found, key=lambda each: each.stat().st_mtime_ns)).convert("RGB"))
 
 
@@ -126,8 +116,9 @@ def test_a_unit_from_its_picture_to_the_result(page: Any, forge: Host, tmp_path:
     assert (drawn != other.pictures[0]).any(), "another basis is another picture"
 
 
-def test_a_pictures_text_is_pasted_back(page: Any) -> None:
-    page.locator("#txt2img_prompt textarea").fill(TEXT)
+@pytest.mark.parametrize(("version", "basis"), [("f2.0.1v1.10.1", "noise"), ("v1.10.1", "webui")])
+def test_a_pictures_text_is_pasted_back(page: Any, version: str, basis: str) -> None:
+    page.locator("#txt2img_prompt textarea").fill(TEXT + version)
     page.click("#paste")
     expect(page.locator(".cnet-badge").first).to_have_text("1 unit", timeout=WAIT)
     page.locator("#txt2img_controlnet_tabs > .tab-nav > button").nth(1).click()
@@ -138,4 +129,4 @@ def test_a_pictures_text_is_pasted_back(page: Any) -> None:
         box = of(page, f"controlnet_{name}_slider", 1).locator("input[type=number]")
         expect(box).to_have_value(value, timeout=WAIT)
     expect(of(page, "controlnet_resize_mode_radio", 1).get_by_label("Just Resize")).to_be_checked()
-    expect(of(page, "range_basis_radio", 1).get_by_label("noise")).to_be_checked()
+    expect(of(page, "range_basis_radio", 1).get_by_label(basis)).to_be_checked()

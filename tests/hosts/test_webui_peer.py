@@ -53,6 +53,8 @@ PAINTED = {**SCENE, "mask": mask(), "inpaint_full_res_padding": 8}
 RANGE = {"guidance_start": 0.2, "guidance_end": 0.6}
 HIRES = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6}
 SAMPLERS = ("Euler", "Heun", "DPM2 a", "DPM++ 2M", "DPM++ SDE", "DPM++ 2S a", "LMS", "DDIM", "UniPC", "Restart", "LCM")
+# its previews would need a network from the internet
+XL = {"override_settings": {"sd_model_checkpoint": webui_world.XL, "live_previews_enable": False}}
 CONTROL, PROMPT = "ControlNet is more important", "My prompt is more important"
 FREE = ("none", "invert", "blur_gaussian", "scribble_xdog", "threshold", "tile_resample")
 CASES = {
@@ -101,6 +103,19 @@ CASES = {
     "tile_colorfix": Case((unit(module="tile_colorfix", image=encode(boxes(1))),)),
     "tile_colorfix+sharp": Case((unit(module="tile_colorfix+sharp", image=encode(boxes(1))),)),
     "SD 2": Case((unit(model="t2i", **RANGE),), {"override_settings": {"sd_model_checkpoint": webui_world.V2}}),
+    "SDXL": Case((unit(model="xl", **RANGE),), XL),
+    "SDXL, two": Case((unit(model="xl"), unit(2, model="xl", module="none", weight=0.6)), XL),
+    "SDXL, prompt": Case((unit(model="xl", control_mode=PROMPT),), XL),
+    "SDXL, control": Case((unit(model="xl", control_mode=CONTROL),), XL),
+    "SDXL, block weights": Case((unit(model="xl", advanced_weighting=[0.1 * i for i in range(10)]),), XL),
+    "SDXL, region": Case((unit(model="xl", effective_region_mask=mask()),), XL),
+    "SDXL, adapter": Case((unit(model="t2i_xl", module="none"),), XL),
+    "SDXL, adapter, prompt": Case((unit(model="t2i_xl", module="none", control_mode=PROMPT),), XL),
+    "SDXL, adapter, control, and a controlnet": Case(
+        (unit(model="t2i_xl", module="none", control_mode=CONTROL), unit(model="xl")), XL
+    ),
+    "SDXL, hires": Case((unit(model="xl"),), {**XL, **HIRES}),
+    "SDXL, DPM++ SDE": Case((unit(model="xl", **RANGE),), {**XL, "sampler_name": "DPM++ SDE", "steps": 6}),
     "recolor_intensity": Case((unit(module="recolor_intensity", image=encode(boxes(1))),)),
 }
 
@@ -108,6 +123,20 @@ CASES = {
 @pytest.fixture(scope="session")
 def plain(webui_peer: Host) -> Drawing:
     return webui_peer.draw(record=True, width=SIZE, height=SIZE)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def narrow(webui_peer: Host) -> None:
+    """The peer knows SDXL's ControlNets by one size alone."""
+    sizes = {
+        "model_channels": webui_world.XL_WIDTH,
+        "context_dim": webui_world.CONTEXT,
+        "attention_resolutions": [2, 4],
+    }
+    depths = {"transformer_depth": webui_world.XL_DEPTHS, "transformer_depth_middle": webui_world.XL_DEPTHS[-1]}
+    heads = {"num_head_channels": webui_world.XL_HEAD}
+    known = "scripts.controlnet_model_guess.controlnet_sdxl_mid_config"
+    webui_peer.post(f"test/change?path={known}", {**sizes, **depths, **heads})
 
 
 def draw(host: Host, case: Case) -> Drawing:

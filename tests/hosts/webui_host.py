@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +28,16 @@ from safetensors import safe_open
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
+FAMILY = ("FORGE", "REFORGE", "CLASSIC")  # programs with Forge's patcher
 START = 300  # seconds that a start may take
 RUN = 120
 READY = "Startup time"  # in the host's output
 FLAGS = (
     "--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--skip-python-version-check",
-    "--use-cpu", "all", "--no-half", "--precision", "full", "--opt-sdp-attention", "--do-not-download-clip",
-    "--no-download-sd-model", "--disable-console-progressbars", "--server-name", "127.0.0.1",
+    "--use-cpu", "all", "--opt-sdp-attention", "--do-not-download-clip", "--no-download-sd-model",
+    "--disable-console-progressbars", "--server-name", "127.0.0.1",
 )  # fmt: skip
+FULL = ("--no-half", "--precision", "full")
 
 Picture = NDArray[np.uint8]
 Unit = dict[str, Any]
@@ -59,6 +61,10 @@ class Evaluation:
     out: torch.Tensor
     y: torch.Tensor | None
     hires: bool
+    call: int  # of the denoiser, which may call the U-Net several times; counted over both passes
+    counted: int  # the host's own counter of steps at that time, of how many
+    steps: int
+    cond: tuple[bool, ...]  # which rows are cond, by the prompts they were given
 
 
 @dataclass(frozen=True)
@@ -83,21 +89,39 @@ def find_peer() -> Path | None:
     return Path(named) if named and (Path(named) / "internal_controlnet").is_dir() else None
 
 
-def find_forge() -> Path | None:
-    """The Forge named by FORGE_PATH."""
-    named = os.environ.get("FORGE_PATH")
-    return Path(named) if named and is_forge(Path(named)) else None
+def find_tiled() -> Path | None:
+    """Tiled Diffusion (multidiffusion-upscaler-for-automatic1111), named by WEBUI_TILED_PATH."""
+    named = os.environ.get("WEBUI_TILED_PATH")
+    return Path(named) if named and (Path(named) / "tile_methods").is_dir() else None
 
 
-def is_forge(path: Path) -> bool:
-    """Whether a WebUI's folder is Forge's."""
-    return (path / "modules_forge").is_dir()
+def find_adetailer() -> Path | None:
+    """ADetailer, named by WEBUI_ADETAILER_PATH."""
+    named = os.environ.get("WEBUI_ADETAILER_PATH")
+    return Path(named) if named and (Path(named) / "controlnet_ext").is_dir() else None
+
+
+def find_ultimate() -> Path | None:
+    """Ultimate SD upscale, named by WEBUI_ULTIMATE_PATH."""
+    named = os.environ.get("WEBUI_ULTIMATE_PATH")
+    return Path(named) if named and (Path(named) / "scripts" / "ultimate-upscale.py").is_file() else None
+
+
+def find_forge(name: str = "FORGE") -> Path | None:
+    """The program of Forge's family that FORGE_PATH, REFORGE_PATH or CLASSIC_PATH names."""
+    named = os.environ.get(f"{name}_PATH")
+    return Path(named) if named and (Path(named) / "modules_forge").is_dir() else None
+
+
+def name_of(path: Path) -> str:
+    """The program in a folder, as the variables for it begin."""
+    return next((name for name in FAMILY if os.environ.get(f"{name}_PATH") == str(path)), "WEBUI")
 
 
 def python_of(path: Path) -> str:
-    """WEBUI_PYTHON or FORGE_PYTHON, or the environment inside the host's folder or beside it, or ours."""
+    """WEBUI_PYTHON, FORGE_PYTHON and so on, or the environment inside the folder or beside it, or ours."""
     inside = (folder / "venv" / "bin" / "python" for folder in (path, path.parent))
-    named = os.environ.get("FORGE_PYTHON" if is_forge(path) else "WEBUI_PYTHON")
+    named = os.environ.get(f"{name_of(path)}_PYTHON")
     return named or next((str(each) for each in inside if each.exists()), sys.executable)
 
 
@@ -109,15 +133,21 @@ class Host:
     port: int
     log: Path
     auth: str = ""
+    forge: bool = False
+    models: Path = Path()
 
-    def draw(self, *units: Unit, route: str = "txt2img", record: bool = False, **settings: Any) -> Drawing:
-        """A picture with these units; RequestError if the host refuses."""
+    def draw(
+        self, *units: Unit, route: str = "txt2img", record: bool = False,
+        scripts: Mapping[str, list[Any]] | None = None, **settings: Any,
+    ) -> Drawing:  # fmt: skip
+        """A picture with these units; RequestError if the host refuses. scripts: arguments of others, by title."""
         body: dict[str, Any] = {
             "prompt": "a cat", "negative_prompt": "a dog", "steps": 3, "width": 64, "height": 64, "seed": 1,
             "sampler_name": "Euler a", "cfg_scale": 7, **settings,
         }  # fmt: skip
+        body["alwayson_scripts"] = {title: {"args": args} for title, args in (scripts or {}).items()}
         if units:
-            body["alwayson_scripts"] = {"ControlNet": {"args": list(units)}}
+            body["alwayson_scripts"]["ControlNet"] = {"args": list(units)}
         target = Path(self.post(f"test/set?record={str(record).lower()}")["file"]) if record else None
         answer = self.post(f"sdapi/v1/{route}", body)
         pictures = [decode(each) for each in answer["images"]]
@@ -174,17 +204,18 @@ def make_world(path: Path, models: Path, *width: int) -> None:
 @contextmanager
 def started(
     path: Path, base: Path, models: Path, extensions: Sequence[Path] = (ROOT,), flags: Sequence[str] = (),
-    page: bool = False,
+    page: bool = False, name: str = "ControlStack", packs: Sequence[str] = (), precision: Sequence[str] = FULL,
 ) -> Iterator[Host]:  # fmt: skip
     """Start the host with these extensions and the test pack as its only ones; stop it at the end.
 
-    page: with its page, not only the API.
+    page: with its page, not only the API. name: of our folder. packs: further files with test code. precision: flags
+    that say what it computes in.
     """
-    _install(base, extensions)
+    _install(base, extensions, name, ("webui_test_pack.py", *packs))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [python_of(path), "-W", "ignore", "launch.py", *FLAGS, "--api", "--port", str(port)]
+    command = [python_of(path), "-W", "ignore", "launch.py", *FLAGS, *precision, "--api", "--port", str(port)]
     command += [] if page else ["--nowebui"]
     first = models / "Stable-diffusion" / f"{webui_world.NAME}.safetensors"
     command += ["--data-dir", str(base), "--models-dir", str(models), "--ckpt", str(first), *flags]
@@ -194,7 +225,7 @@ def started(
     with log.open("w") as sink:
         process = subprocess.Popen(command, cwd=path, env=environment, stdout=sink, stderr=subprocess.STDOUT)
         try:
-            host = Host(base, port, log, _first_password(flags))
+            host = Host(base, port, log, _first_password(flags), name_of(path) == "FORGE", models)
             _wait(host, process)
             yield host
         finally:
@@ -207,12 +238,13 @@ def _first_password(flags: Sequence[str]) -> str:
     return flags[flags.index("--api-auth") + 1].split(",")[0] if "--api-auth" in flags else ""
 
 
-def _install(base: Path, extensions: Sequence[Path]) -> None:
+def _install(base: Path, extensions: Sequence[Path], ours: str, packs: Sequence[str]) -> None:
     pack = base / "extensions" / "test-pack" / "scripts"
     pack.mkdir(parents=True)
-    shutil.copy(HERE / "webui_test_pack.py", pack)
+    for each in packs:
+        shutil.copy(HERE / each, pack)
     for extension in extensions:
-        name = "ControlStack" if extension == ROOT else extension.name
+        name = ours if extension == ROOT else extension.name
         (base / "extensions" / name).symlink_to(extension, target_is_directory=True)
 
 
@@ -234,17 +266,17 @@ def _wait(host: Host, process: subprocess.Popen[bytes]) -> None:
 
 def _read_record(path: Path) -> tuple[list[Evaluation], torch.Tensor | None]:
     with safe_open(path, "pt") as file:
-        hires = json.loads(file.metadata()["hires"])
+        said = json.loads(file.metadata()["evaluations"])
         names = set(file.keys())
-        evaluations = [_evaluation(file, names, i, each) for i, each in enumerate(hires)]
+        evaluations = [_evaluation(file, names, i, each) for i, each in enumerate(said)]
         samples = file.get_tensor("samples") if "samples" in names else None
     path.unlink()
     return evaluations, samples
 
 
-def _evaluation(file: Any, names: set[str], number: int, hires: bool) -> Evaluation:
+def _evaluation(file: Any, names: set[str], number: int, said: dict[str, Any]) -> Evaluation:
     tensors = {
         name: file.get_tensor(f"{number}.{name}") if f"{number}.{name}" in names else None
         for name in ("x", "time", "context", "out", "y")
     }
-    return Evaluation(**tensors, hires=hires)
+    return Evaluation(**tensors, **{**said, "cond": tuple(said["cond"])})

@@ -1,7 +1,7 @@
 """What the WebUI's U-Net should have answered: diffusers' U-Net with the same weights, and our core outside the host.
 
-Nothing of the WebUI's edge takes part: the progress and the cond rows are counted here, from what the sampler is known
-to do, and residuals go in through diffusers' own arguments.
+Nothing of the WebUI's edge takes part: the progress is counted here, from what the sampler is known to do, cond rows
+are known by their prompts, and residuals go in through diffusers' own arguments.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from webui_host import Evaluation, Picture, Unit, encode
 
 LEVELS = (1, 2, 4, 4)
+LAST_TIMESTEP = 999  # of the noise schedules of all base models here
 MODES = {
     "Balanced": ControlMode.BALANCED,
     "My prompt is more important": ControlMode.PROMPT,
@@ -54,37 +55,46 @@ class Wanted:
 class Place:
     """Where an evaluation stands in its pass."""
 
-    step: int
+    step: float  # not whole where a sampler chooses its own steps
     repeat: int  # which evaluation of its step it is, from 0
     steps: int
+    counted: int | None = None  # the WebUI's own counter, where it is not the usual one
 
-    @property
-    def progress(self) -> dict[RangeBasis, float]:
+    def progress(self, timestep: float) -> dict[RangeBasis, float]:
         """The WebUI counts a step when its first evaluation is over, so only that one lags behind."""
-        counted = self.step if self.repeat else max(self.step - 1, 0)
-        return {RangeBasis.WEBUI: counted / self.steps, RangeBasis.STEPS: self.step / self.steps}
+        usual = self.step if self.repeat else max(self.step - 1, 0)
+        counted = usual if self.counted is None else self.counted
+        return {
+            RangeBasis.WEBUI: min(1.0, counted / self.steps),
+            RangeBasis.STEPS: self.step / self.steps,
+            RangeBasis.NOISE: 1 - timestep / LAST_TIMESTEP,
+        }
 
 
 class Oracle:
     """The small world, outside the WebUI."""
 
-    def __init__(self, models: Path, checkpoint: str = webui_world.NAME) -> None:
+    def __init__(self, models: Path, checkpoint: str = webui_world.NAME, basis: RangeBasis = RangeBasis.WEBUI) -> None:
+        """basis: what a range means where a unit does not say so."""
+        self._basis = basis
         self._folder = models / "ControlNet"
         self._models: dict[str, ControlModel] = {}
         path = models / "Stable-diffusion" / f"{checkpoint}.safetensors"
-        make = {webui_world.XL: _xl_unet, webui_world.V2: _v2_unet}.get(checkpoint, _unet)
+        make = {webui_world.XL: _xl_unet, webui_world.XL_PAIR: _xl_unet, webui_world.V2: _v2_unet}.get(
+            checkpoint, _unet
+        )
         self._unet = make(path)
 
     @torch.no_grad()
-    def answer(self, seen: Evaluation, units: Sequence[Wanted], place: Place, pictures: int = 1) -> torch.Tensor:
-        """The U-Net's output for the recorded input; cond rows come first."""
+    def answer(self, seen: Evaluation, units: Sequence[Wanted], place: Place) -> torch.Tensor:
+        """The U-Net's output for the recorded input."""
         stack = ControlStack([self._unit(unit, seen.hires) for unit in units if _acts(unit, seen.hires)])
         given = Step(
             x=seen.x,
             timestep=seen.time,
             context=seen.context,
-            cond=tuple(row < pictures for row in range(len(seen.x))),
-            progress=place.progress,
+            cond=seen.cond,
+            progress=place.progress(float(seen.time[0])),
             y=seen.y,
         )
         more = arguments(self._unet, stack(given), {})
@@ -95,7 +105,7 @@ class Oracle:
         schedule = Schedule(
             start=said.get("guidance_start", 0.0),
             end=said.get("guidance_end", 1.0),
-            basis=RangeBasis(said.get("range_basis", "webui")),
+            basis=RangeBasis(said.get("range_basis", self._basis)),
         )
         return ControlUnit(
             model=self._model(unit.file),

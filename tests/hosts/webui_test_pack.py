@@ -13,22 +13,37 @@ import json
 import os
 import pkgutil
 import time
+import weakref
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 from modules import paths, script_callbacks, scripts, shared
+from torch.utils._python_dispatch import TorchDispatchMode
 
 STATE: dict[str, Any] = {
     "record": False,
     "fail": None,
     "handle": None,
+    "watched": lambda: None,
     "calls": 0,
     "visit": None,
     "timed": False,
     "cut": False,
+    "meddled": 0,
 }
-RECORD: dict[str, Any] = {"tensors": {}, "evaluations": [], "hooks": 0, "times": [], "loads": 0}
+RECORD: dict[str, Any] = {
+    "tensors": {},
+    "evaluations": [],
+    "hooks": 0,
+    "times": [],
+    "loads": 0,
+    "denoiser": {},
+    "operations": {},
+    "takes turns": False,
+}
+TOKENS = 77  # of a prompt's first chunk; the host may repeat or cut what follows
 TARGET = Path(paths.data_path) / "record.safetensors"
 
 
@@ -49,7 +64,7 @@ class Recorder(scripts.Script):
             add_unit(p, visit["path"], visit["model"])
 
     def process(self, p: Any, *args: Any) -> None:
-        RECORD.update(tensors={}, evaluations=[], hooks=0, times=[])
+        RECORD.update(tensors={}, evaluations=[], hooks=0, times=[], denoiser={})
         STATE["calls"] = 0
         if STATE["record"]:
             torch.manual_seed(0)  # the host encodes pictures with random numbers of whoever came before
@@ -57,9 +72,9 @@ class Recorder(scripts.Script):
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         remove_handle()
         RECORD["hooks"] = hooks_of(unet_of(p.sd_model))
+        RECORD["takes turns"] = bool(getattr(p.sd_model, "lowvram", False))
         if STATE["record"] or STATE["fail"] or STATE["timed"]:
-            unet = unet_of(p.sd_model)
-            STATE["handle"] = unet.register_forward_hook(lambda *given: observe(p, *given), with_kwargs=True)
+            watch(p)
         if STATE["cut"]:
             STATE["cut"] = False
             cut_once(unet_of(p.sd_model))
@@ -74,15 +89,21 @@ class Recorder(scripts.Script):
             write_record()
 
 
+def watch(p: Any) -> None:
+    """Observe every call of the U-Net that computes now."""
+    remove_handle()
+    unet = unet_of(p.sd_model)
+    STATE["handle"] = unet.register_forward_hook(lambda *given: observe(p, *given), with_kwargs=True)
+    STATE["watched"] = weakref.ref(unet)
+
+
 def observe(p: Any, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
     """One evaluation of the U-Net is over."""
     fail = STATE["fail"]
     STATE["calls"] += 1
     if fail and STATE["calls"] == fail["call"]:
         STATE["fail"] = None
-        if fail["how"] == "raise":
-            raise RuntimeError("the test asked for a failure")
-        shared.state.interrupt()
+        act(fail["how"])
     if STATE["timed"]:
         RECORD["times"].append(time.process_time())
     if STATE["record"]:
@@ -93,7 +114,39 @@ def observe(p: Any, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], o
             named["y"] = given["y"]
         for name, value in named.items():
             RECORD["tensors"][f"{number}.{name}"] = value.detach().float().contiguous().clone()
-        RECORD["evaluations"].append(bool(getattr(p, "is_hr_pass", False)))
+        said = RECORD["denoiser"]
+        RECORD["evaluations"].append(
+            {
+                "hires": bool(getattr(p, "is_hr_pass", False)),
+                "call": said.get("call", 0),
+                "counted": said.get("step", 0),
+                "steps": said.get("steps", 1),
+                "cond": rows_of(given, said.get("uncond")),
+            }
+        )
+
+
+def listen(params: Any) -> None:
+    """The denoiser is about to evaluate the U-Net: count its calls, and keep what it says."""
+    if STATE["record"]:
+        if STATE["watched"]() is not unet_of(shared.sd_model):  # a refiner took over
+            watch(params.denoiser.p)
+        uncond = params.text_uncond
+        RECORD["denoiser"] = {
+            "call": RECORD["denoiser"].get("call", -1) + 1,
+            "step": params.sampling_step,
+            "steps": params.total_sampling_steps,
+            "uncond": uncond["crossattn"] if isinstance(uncond, dict) else uncond,
+        }
+
+
+def rows_of(given: dict[str, Any], uncond: Any) -> list[bool]:
+    """Which rows are cond: as Forge and reForge say for each part, else those that no negative prompt has."""
+    kinds = given.get("transformer_options", {}).get("cond_or_uncond")
+    if kinds is not None:
+        return [kind == 0 for kind in kinds for _ in range(len(given["x"]) // len(kinds))]
+    negative = [] if uncond is None else [each[:TOKENS] for each in uncond]
+    return [not any(torch.equal(row[:TOKENS], each.to(row)) for each in negative) for row in given["context"]]
 
 
 def add_unit(p: Any, path: str, model: str) -> None:
@@ -131,7 +184,7 @@ def cut_once(unet: Any) -> None:
 def write_record() -> None:
     from safetensors.torch import save_file
 
-    about = {"hires": json.dumps(RECORD["evaluations"])}
+    about = {"evaluations": json.dumps(RECORD["evaluations"])}
     save_file(RECORD["tensors"], TARGET, about)
 
 
@@ -145,6 +198,11 @@ def unet_of(model: Any) -> Any:
     """The U-Net of a checkpoint, also where it belongs to a patcher (Forge)."""
     owner = model.forge_objects.unet if hasattr(model, "forge_objects") else model
     return owner.model.diffusion_model
+
+
+def controls_of(model: Any) -> list[Any]:
+    """What has joined the patcher of a program that has one."""
+    return model.forge_objects.unet.list_controlnets() if hasattr(model, "forge_objects") else []
 
 
 def hooks_of(network: Any) -> int:
@@ -164,7 +222,10 @@ def count() -> dict[str, int]:
         "hooks": hooks_of(unet_of(shared.sd_model)),
         "callbacks": sum(map(len, script_callbacks.callback_map.values())),
         "memory": resident(),
+        "tensors": sum(isinstance(each, torch.Tensor) for each in gc.get_objects()),
         "during": RECORD["hooks"],
+        "controls": len(controls_of(shared.sd_model)),
+        "takes turns": RECORD["takes turns"],
     }
 
 
@@ -174,22 +235,35 @@ def resident() -> int:
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmRSS")))
 
 
-def break_once(function: str) -> None:
-    """The next call of a function, named by its path, raises."""
+def meddle(function: str, how: str = "raise", call: int = 1) -> None:
+    """One of the next calls of a function, named by its path, raises, or is the moment at which a user acts."""
     path, _, name = function.rpartition(".")
     owner = pkgutil.resolve_name(path)
     original = getattr(owner, name)
+    calls: list[None] = []
+    STATE["meddled"] += 1
 
-    broke: list[bool] = []
+    def meddled(*args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        if len(calls) == call:
+            STATE["meddled"] -= 1
+            setattr(owner, name, original)
+            act(how)
+        return original(*args, **kwargs)  # somebody may have kept this function
 
-    def broken(*args: Any, **kwargs: Any) -> Any:
-        setattr(owner, name, original)
-        if broke:  # somebody kept this function
-            return original(*args, **kwargs)
-        broke.append(True)
-        raise RuntimeError("the test broke this")
+    setattr(owner, name, meddled)
 
-    setattr(owner, name, broken)
+
+def act(how: str) -> None:
+    """What goes wrong, or what a user does."""
+    if how == "raise":
+        raise RuntimeError("the test asked for a failure")
+    {"interrupt": shared.state.interrupt, "skip": shared.state.skip, "stop": shared.state.stop_generating}[how]()
+
+
+def change(path: str, values: dict[str, Any]) -> None:
+    """Give entries of a dictionary of the process, named by its path, other values."""
+    pkgutil.resolve_name(path).update(values)
 
 
 def count_loads() -> None:
@@ -201,6 +275,36 @@ def count_loads() -> None:
         return original(*args, **kwargs)
 
     torch.nn.Module.load_state_dict = counted
+
+
+class Operations(TorchDispatchMode):
+    """Counts tensor operations, each with the shapes that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        shapes = [list(each.shape) for each in args if isinstance(each, torch.Tensor)]
+        self.counts[f"{func} {shapes}"] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations(count: bool) -> dict[str, int]:
+    """Tensor operations of the last request that was counted; whether the next one is."""
+    from modules.api import api
+
+    original, counted = api.process_images, dict(RECORD["operations"])
+
+    def process(p: Any) -> Any:
+        api.process_images = original
+        with Operations() as mode:
+            RECORD["operations"] = mode.counts
+            return original(p)
+
+    if count:
+        api.process_images = process
+    return counted
 
 
 def add_routes(_demo: Any, app: Any) -> None:
@@ -228,9 +332,14 @@ def add_routes(_demo: Any, app: Any) -> None:
 
     app.add_api_route("/test/tile", tile, methods=["POST"])
     app.add_api_route("/test/visit", visit, methods=["POST"])
-    app.add_api_route("/test/break", break_once, methods=["POST"])
+    app.add_api_route("/test/meddle", meddle, methods=["POST"])
+    app.add_api_route("/test/change", change, methods=["POST"])
+    app.add_api_route("/test/meddled", lambda: STATE["meddled"], methods=["GET"])
+    app.add_api_route("/test/act", act, methods=["POST"])
+    app.add_api_route("/test/operations", operations, methods=["POST"])
     app.add_api_route("/test/set", set_state, methods=["POST"])
     app.add_api_route("/test/count", count, methods=["GET"])
 
 
 script_callbacks.on_app_started(add_routes)
+script_callbacks.on_cfg_denoiser(listen)

@@ -19,7 +19,10 @@ NAME, OTHER = "small", "other"  # two checkpoints that differ in their weights
 WIDTH, HEADS, CONTEXT = 32, 4, 64
 V2, V2_HEAD = "v2", 16  # a checkpoint whose U-Net is that of SD 2.x and predicts velocities, with SD 1.x's text encoder
 XL = "xl"  # an SDXL checkpoint with one text encoder
-XL_WIDTH, XL_LEVELS, XL_DEPTHS, XL_HEAD = 64, (1, 2, 2), (0, 1, 2), 16
+XL_WIDTH, XL_LEVELS, XL_DEPTHS, XL_HEAD = 32, (1, 2, 4), (0, 1, 2), 16
+XL_PAIR = "xl-pair"  # the same base with SDXL's two text encoders, as Forge wants them
+XL_POOLED = 1280  # of the second encoder's answer: 2816 without what six numbers are made into
+XL_WORDS = 49408  # that encoder's; reForge writes its first and last token as the numbers 49406 and 49407
 XL_OUTDIMS = (704, 352, 352)  # of three pairs of numbers, so that the vector condition has SDXL's 2816 values
 AUTOENCODER_WIDTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -79,19 +82,30 @@ def _write_xl(webui: Path, folder: Path, text: Any) -> None:
     for embedder, size in zip(embedders[1:], XL_OUTDIMS, strict=True):
         embedder["params"]["outdim"] = size
     (folder / f"{XL}.yaml").write_text(yaml.safe_dump(config))
-    _write_xl_weights(parameters, text, folder / f"{XL}.safetensors")
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    one = {"conditioner.embedders.0.transformer.": CLIPTextModel(text)}
+    _write_xl_weights(parameters, one, folder / f"{XL}.safetensors")
+    half = _text_config(folder / "clip-half", CONTEXT // 2)
+    large = _text_config(folder / "clip-pooled", CONTEXT // 2, XL_POOLED, words=XL_WORDS)
+    whole = yaml.safe_load(source.read_text())  # reForge reads this, and takes sizes from the weights
+    whole["model"]["params"]["conditioner_config"]["params"]["emb_models"][0]["params"]["layer_idx"] = 1
+    (folder / f"{XL_PAIR}.yaml").write_text(yaml.safe_dump(whole))
+    pair = {
+        "conditioner.embedders.0.transformer.": CLIPTextModel(half),
+        "conditioner.embedders.1.transformer.": CLIPTextModelWithProjection(large),
+    }
+    _write_xl_weights(parameters, pair, folder / f"{XL_PAIR}.safetensors")
 
 
-def _write_xl_weights(parameters: dict[str, Any], text: Any, path: Path) -> None:
+def _write_xl_weights(parameters: dict[str, Any], encoders: dict[str, Any], path: Path) -> None:
     from ldm.models.autoencoder import AutoencoderKL
     from sgm.modules.diffusionmodules.openaimodel import UNetModel
-    from transformers import CLIPTextModel
 
-    first = parameters["first_stage_config"]["params"]
     networks = {
         "model.diffusion_model.": UNetModel(**parameters["network_config"]["params"]),
-        "first_stage_model.": AutoencoderKL(**first),
-        "conditioner.embedders.0.transformer.": CLIPTextModel(text),
+        "first_stage_model.": AutoencoderKL(**parameters["first_stage_config"]["params"]),
+        **encoders,
     }
     _fill(networks, path, seed=3)
 
@@ -126,26 +140,26 @@ def _fill(networks: dict[str, Any], path: Path, seed: int) -> None:
     save_file(state, path)
 
 
-def _text_config(folder: Path) -> Any:
+def _text_config(folder: Path, width: int = CONTEXT, projection: int = CONTEXT, words: int | None = None) -> Any:
     """A CLIP of two layers that reads single bytes: its vocabulary needs no file from anywhere."""
     from transformers import CLIPTextConfig
 
     folder.mkdir(exist_ok=True)
     letters = list(_byte_letters())
-    words = [*letters, *(letter + "</w>" for letter in letters), START, END]
+    known = [*letters, *(letter + "</w>" for letter in letters), START, END]
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}
     settings |= {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}), encoding="utf-8")
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(known)}), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    last = len(words) - 1
+    last = (words or len(known)) - 1
     config = CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=CONTEXT,
+        vocab_size=last + 1,
+        hidden_size=width,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
-        projection_dim=CONTEXT,
+        projection_dim=projection,
         max_position_embeddings=77,
         bos_token_id=last - 1,
         eos_token_id=last,

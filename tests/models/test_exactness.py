@@ -148,6 +148,21 @@ def test_difference_files_are_added_to_their_base(
         assert_close(one, other)
 
 
+@pytest.mark.parametrize("stored", [torch.float8_e4m3fn, torch.bfloat16])
+def test_difference_files_are_added_to_a_base_in_few_bits(
+    theirs: ControlNetModel, unet: UNet2DConditionModel, save: Save, stored: torch.dtype
+) -> None:
+    whole = to_ldm(theirs.state_dict())
+    base = {key: value.to(stored) for key, value in to_ldm(unet.state_dict()).items()}
+    difference = {key: value - base[key].float() if key in base else value for key, value in whole.items()}
+    path = save({**{f"control_model.{key}": value for key, value in difference.items()}, "difference": torch.ones(1)})
+    model = load_control_model(path, settings=HEADS, base_state=base)
+    step, more = _step(theirs)
+    hint = torch.rand(1, 3, 128, 128)
+    for one, other in zip(_ours(model, step, hint), _theirs(theirs, step, hint, more), strict=True):
+        assert_close(one, other)
+
+
 def test_the_rename_table_is_one_to_one(theirs: ControlNetModel, unet: UNet2DConditionModel) -> None:
     for network in (theirs, unet):
         state = network.state_dict()

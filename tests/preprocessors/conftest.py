@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 from controlstack.preprocessors import Preprocessor
-from controlstack.preprocessors.pool import PlainManager, Pool
+from controlstack.preprocessors.networks.pool import PlainManager, Pool
+from controlstack.preprocessors.networks.store import Store
 from controlstack.preprocessors.runtime import Runtime
-from controlstack.preprocessors.store import Store
 from skimage import data
 from torch import nn
 

@@ -18,11 +18,12 @@ import pytest
 import torch
 from controlstack.core.errors import DamagedModelError
 from controlstack.preprocessors import Output, Preprocessor, find
-from controlstack.preprocessors.anime_faces import FaceParts
-from controlstack.preprocessors.linearts import find_lines
-from controlstack.preprocessors.manga import MangaLines
-from controlstack.preprocessors.peers import peer
-from controlstack.preprocessors.regions import FACE_COLOURS, build, paint
+from controlstack.preprocessors.lines.linearts import find_lines
+from controlstack.preprocessors.lines.manga import MangaLines
+from controlstack.preprocessors.networks.peers import peer
+from controlstack.preprocessors.regions.anime_face import FACE_COLOURS
+from controlstack.preprocessors.regions.anime_face_network import FaceParts
+from controlstack.preprocessors.regions.mobile_sam import build, paint
 from torch import nn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -229,7 +230,7 @@ def test_the_package_itself_is_not_imported(networks: Any) -> None:
         import importlib.util, sys
         spec = importlib.util.spec_from_file_location("controlstack", {str(ROOT / "__init__.py")!r})
         sys.modules["controlstack"] = importlib.util.module_from_spec(spec)
-        from controlstack.preprocessors.peers import peer
+        from controlstack.preprocessors.networks.peers import peer
         peer("teed.ted").TED(), peer("hed").ControlNetHED_Apache2(), peer("normalbae.nets.NNET").NNET
         print(sorted({{"controlnet_aux", "mediapipe", "timm", "torchvision", "matplotlib"}} & set(sys.modules)))
     """

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from controlstack.core.errors import PreprocessorError
 from controlstack.preprocessors import REGISTRY, find
-from controlstack.preprocessors.inpaint import condition
-from controlstack.preprocessors.tiles import keep_colours
+from controlstack.preprocessors.pictures.inpaint import condition
+from controlstack.preprocessors.pictures.tiles import keep_colours
 from scipy import ndimage
 from skimage import color, data, filters
 

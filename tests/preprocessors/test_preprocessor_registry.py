@@ -14,7 +14,7 @@ import pytest
 from controlstack.core.errors import HintError, MissingDependencyError, PreprocessorError
 from controlstack.preprocessors import ABSENT, REGISTRY, RESOLUTION, Output, Parameter, Preprocessor, find, of_type
 from controlstack.preprocessors.lazy import LazyModule
-from controlstack.preprocessors.networks import files_of
+from controlstack.preprocessors.networks.network import files_of
 from controlstack.preprocessors.webui import CONTROL_TYPES, LABELS
 from skimage import data
 

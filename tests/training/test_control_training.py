@@ -188,6 +188,45 @@ def test_senseless_data_is_refused_with_a_sentence(tmp_path: Path) -> None:
         HintSource(column="hint").reader()(example)
 
 
+def _mixed_pictures(folder: Path) -> None:
+    """Pictures of different sizes whose hint is the picture itself."""
+    lines = []
+    for number, (height, width) in enumerate([(64, 96), (140, 100), (130, 333)]):
+        pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{number}.png"), cv2.GaussianBlur(pixels, (0, 0), 8))
+        lines.append({"file_name": f"{number}.png", "text": "a", "conditioning_image": f"{number}.png"})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+
+
+def test_pictures_of_any_size_are_cut_to_squares(settings: Settings, tmp_path: Path) -> None:
+    _mixed_pictures(tmp_path)
+    cut = replace(settings, data=tmp_path, hints=HintSource(), resolution=64, steps=2)
+    run = start(cut)
+    for example in read_examples(tmp_path, HintSource()):
+        picture, hint = HintSource().reader(64)(example)
+        assert picture.shape == hint.shape == (64, 64, 3)
+        assert np.abs(picture.astype(int) - hint).mean() < 8  # filters differ, places do not
+    assert len(list(train(run))) == 2
+
+
+def test_pictures_of_different_sizes_are_refused_with_a_way_out(settings: Settings, tmp_path: Path) -> None:
+    _mixed_pictures(tmp_path)
+    (tmp_path / "2.png").write_bytes((tmp_path / "0.png").read_bytes())
+    (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes())
+    cv2.imwrite(str(tmp_path / "1.png"), np.zeros((64, 64, 3), np.uint8))
+    run = start(replace(settings, data=tmp_path, hints=HintSource(), batch=3))
+    with pytest.raises(HintError, match=r"96x64.*--resolution"):
+        next(train(run))
+    with pytest.raises(HintError, match="multiple of 8"):
+        replace(settings, resolution=100)
+
+
+def test_what_has_no_room_is_read_again_and_the_same(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    roomy = list(train(start(settings)))
+    monkeypatch.setattr("controlstack.training.examples.KEPT", 0)
+    assert list(train(start(settings))) == roomy
+
+
 def test_a_missing_base_or_checkpoint_is_refused(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(HostError, match="--base"):
         start(replace(settings, base=tmp_path))

@@ -10,9 +10,9 @@ import pytest
 from controlstack.core.errors import ControlError
 from controlstack.core.fields import UnitArgs, parse_unit
 from controlstack.preprocessors import ABSENT, REGISTRY, find
-from controlstack.preprocessors.pool import PlainManager, Pool
+from controlstack.preprocessors.networks.pool import PlainManager, Pool
+from controlstack.preprocessors.networks.store import Store
 from controlstack.preprocessors.runtime import Runtime
-from controlstack.preprocessors.store import Store
 from controlstack.scripts.webui import choices
 from controlstack.scripts.webui.arguments import FIELDS, THRESHOLDS, from_page_unit
 from controlstack.scripts.webui.gradio_shim import with_drawing

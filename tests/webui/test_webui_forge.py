@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
+import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from controlstack.core.errors import HostError
 from controlstack.core.residuals import Residuals
+from controlstack.core.unit import Window
 from controlstack.scripts.webui.forge import PatchedControl, join
+from controlstack.scripts.webui.tiles import Tiles
 from torch import Tensor
 
 BLOCKS = 4
 
 
-class Patcher:
-    """As `UnetPatcher`: a chain of controls, and clones that share nothing but what is there already."""
+class Predictor:
+    """A noise schedule in which a sigma is a tenth of its timestep."""
 
-    def __init__(self, chain: Any = None) -> None:
-        self.chain = chain
+    @staticmethod
+    def timestep(sigma: Tensor) -> Tensor:
+        return sigma * 10
+
+    @staticmethod
+    def calculate_input(sigma: Tensor, x: Tensor) -> Tensor:
+        return x / 2
+
+
+class Patcher:
+    """As `UnetPatcher`: a chain of controls and options, and clones that share no list and no option."""
+
+    def __init__(self, schedule: str = "predictor") -> None:
+        self.chain: Any = None
+        self.options: dict[str, Any] = {}
+        unet = SimpleNamespace(input_blocks=range(BLOCKS))
+        self.model = SimpleNamespace(diffusion_model=unet, **{schedule: Predictor})
 
     def clone(self) -> Patcher:
-        return Patcher(self.chain)
+        other = copy.copy(self)
+        other.options = copy.deepcopy(self.options)
+        return other
 
     def add_patched_controlnet(self, control: Any) -> None:
         control.set_previous_controlnet(self.chain)
         self.chain = control
+
+    def add_conditioning_modifier(self, modifier: Any) -> None:
+        self.options.setdefault("conditioning_modifiers", []).append(modifier)
 
     def list_controlnets(self) -> list[Any]:
         found, control = [], self.chain
@@ -34,23 +57,30 @@ class Patcher:
             control = control.previous_controlnet
         return found
 
+    def sample(self, prompt: Tensor, *, handed: bool = False) -> tuple[Tensor, Any]:
+        """One evaluation as the program does it, and what the base model was given."""
+        options = dict(self.options)
+        for modifier in options.get("conditioning_modifiers", ()):
+            *_, options, _seed = modifier(self.model, None, None, None, None, 7.0, options, 1)
+        x, sigma, parts = torch.full((4, 2), 6.0), torch.full((4,), 30.0), {"cond_or_uncond": [1, 0]}
+        given: dict[str, Any] = {"c_crossattn": prompt, "y": None, "transformer_options": parts}
+        self.chain.transformer_options = {} if handed else parts
+        given["control"] = self.chain.get_control(x, sigma, given, 2, *([parts] if handed else []))
+        seen: list[Any] = []
+
+        def apply(x: Tensor, sigma: Tensor, **conditions: Any) -> Tensor:
+            seen.append(conditions)
+            return x * 1
+
+        wrapper = options.get("model_function_wrapper")
+        if wrapper is None:
+            return apply(x, sigma, **given), seen[0]
+        return wrapper(apply, {"input": x, "timestep": sigma, "c": given, "cond_or_uncond": [1, 0]}), seen[0]
+
 
 class Objects:
     def __init__(self) -> None:
         self.unet = Patcher()
-
-
-class Model:
-    """A noise schedule in which a sigma is a tenth of its timestep."""
-
-    class predictor:  # noqa: N801
-        @staticmethod
-        def timestep(sigma: Tensor) -> Tensor:
-            return sigma * 10
-
-        @staticmethod
-        def calculate_input(sigma: Tensor, x: Tensor) -> Tensor:
-            return x / 2
 
 
 class Other:
@@ -58,6 +88,7 @@ class Other:
 
     previous_controlnet = None
     calls: tuple[str, ...] = ()
+    given = 0
 
     def set_previous_controlnet(self, control: Any) -> None:
         self.previous_controlnet = control
@@ -74,7 +105,8 @@ class Other:
     def cleanup(self) -> None:
         self.calls += ("cleanup",)
 
-    def get_control(self, *_: Any) -> dict[str, list[Tensor | None]]:
+    def get_control(self, *given: Any) -> dict[str, list[Tensor | None]]:
+        self.given = len(given)
         return {"input": [], "middle": [torch.full((4, 1), 5.0)], "output": [torch.full((4, 1), 7.0), None, None, None]}
 
 
@@ -82,38 +114,41 @@ def one_skip(tensor: Tensor) -> Residuals:
     return Residuals(output=(None, tensor))
 
 
-def make(answer: Any = None) -> tuple[PatchedControl, list[Any]]:
+def make(answer: Any = None, schedule: str = "predictor", **more: Any) -> tuple[PatchedControl, list[Any]]:
     seen: list[Any] = []
 
     def evaluate(*given: Any) -> Residuals:
         seen.append(given)
         return one_skip(torch.ones(4, 1)) if answer is None else answer
 
-    return PatchedControl(evaluate, BLOCKS, size=1000), seen
+    return PatchedControl(evaluate, Patcher(schedule), 1000, Tiles(lambda: (6, 8)), **more), seen
 
 
-def ask(control: PatchedControl, kinds: list[int]) -> Any:
-    control.pre_run(Model, lambda percent: percent)
-    control.transformer_options = {"cond_or_uncond": kinds}
+def ask(control: PatchedControl, kinds: list[int], *, handed: bool = False) -> Any:
+    """handed: the options come with the call (reForge) instead of before it (Forge)."""
+    control.pre_run(None, lambda percent: percent)
+    options = {"cond_or_uncond": kinds}
+    if not handed:
+        control.transformer_options = options
     x, sigma = torch.full((4, 2), 6.0), torch.full((4,), 30.0)
-    return control.get_control(x, sigma, {"c_crossattn": torch.zeros(4, 7, 8), "y": None}, len(kinds))
+    conditions = {"c_crossattn": torch.zeros(4, 7, 8), "y": None}
+    return control.get_control(x, sigma, conditions, len(kinds), *([options] if handed else []))
 
 
-def test_an_evaluation_is_handed_over_scaled_and_with_its_cond_rows() -> None:
-    control, seen = make()
-    ask(control, [1, 0])
-    x, timestep, context, y, cond, onto = seen[0]
+@pytest.mark.parametrize("handed", [False, True])
+def test_an_evaluation_is_handed_over_scaled_and_with_its_cond_rows(handed: bool) -> None:
+    control, seen = make(schedule="model_sampling" if handed else "predictor")
+    ask(control, [1, 0], handed=handed)
+    x, timestep, context, y, parts, onto = seen[0]
     assert (x == 3).all() and (timestep == 300).all() and context.shape == (4, 7, 8)
-    assert (y, cond, onto) == (None, (False, False, True, True), None)
+    assert (y, parts, onto) == (None, (False, True), None)
 
 
-@pytest.mark.parametrize(
-    ("kinds", "cond"), [([0], (True,) * 4), ([0, 1], (True, True, False, False)), ([1], (False,) * 4)]
-)
-def test_any_order_of_parts(kinds: list[int], cond: tuple[bool, ...]) -> None:
+@pytest.mark.parametrize(("kinds", "parts"), [([0], (True,)), ([0, 1], (True, False)), ([1], (False,))])
+def test_any_order_of_parts(kinds: list[int], parts: tuple[bool, ...]) -> None:
     control, seen = make()
     ask(control, kinds)
-    assert seen[0][4] == cond
+    assert seen[0][4] == parts
 
 
 def test_lists_are_complete_since_the_program_takes_them_from_the_end() -> None:
@@ -124,12 +159,14 @@ def test_lists_are_complete_since_the_program_takes_them_from_the_end() -> None:
     assert [each is not None for each in ask(streams, [0])["input"]] == [False, False, False, True]
 
 
-def test_others_in_the_chain_come_first_and_are_looked_after() -> None:
+@pytest.mark.parametrize("handed", [False, True])
+def test_others_in_the_chain_come_first_and_are_looked_after(handed: bool) -> None:
     objects, other = Objects(), Other()
     objects.unet.add_patched_controlnet(other)
     control, seen = make()
     join(objects, control)
-    ask(control, [1, 0])
+    ask(control, [1, 0], handed=handed)
+    assert other.given == (4 if not handed else 5)
     onto = seen[0][5]
     assert float(onto.middle[0][0]) == 5 and float(onto.output[0][0]) == 7
     control.cleanup()
@@ -149,7 +186,55 @@ def test_joining_twice_is_joining_once_and_touches_no_shared_patcher() -> None:
     assert len(objects.unet.list_controlnets()) == 1
 
 
-def test_style_tokens_are_refused_aloud() -> None:
-    control, _ = make(Residuals(context=(torch.ones(4, 8, 8),)))
-    with pytest.raises(HostError, match="switch the unit with a style model off"):
-        ask(control, [1, 0])
+def test_leaving_puts_the_patcher_back_unless_somebody_has_changed_it() -> None:
+    objects = Objects()
+    shared = objects.unet
+    leave = join(objects, make()[0])
+    leave()
+    assert objects.unet is shared
+    leave = join(objects, make()[0])
+    objects.unet = theirs = objects.unet.clone()
+    leave()
+    assert objects.unet is theirs
+
+
+@pytest.mark.parametrize("handed", [False, True])
+def test_tokens_stand_beside_the_prompt_for_one_evaluation(handed: bool) -> None:
+    objects = Objects()
+    join(objects, make(Residuals(context=(torch.ones(4, 3, 8, dtype=torch.float16),)), tokens=True)[0])
+    prompt = torch.zeros(4, 7, 8)
+    for _ in range(2):
+        _, given = objects.unet.sample(prompt, handed=handed)
+        assert given["c_crossattn"].shape == (4, 10, 8) and given["c_crossattn"].dtype is torch.float32
+        assert (given["c_crossattn"][:, 7:] == 1).all() and prompt.shape == (4, 7, 8)
+
+
+def test_the_answer_is_finished_around_what_others_put_there_meanwhile() -> None:
+    objects = Objects()
+    control, _ = make(finish=lambda answer: answer + 1)
+    join(objects, control)
+    assert (objects.unet.sample(torch.zeros(4, 7, 8))[0] == 7).all()
+    other = objects.unet = objects.unet.clone()  # copies the options deeply, and must not copy the control
+    other.options["model_function_wrapper"] = lambda apply, given: (
+        10 * apply(given["input"], given["timestep"], **given["c"])
+    )
+    assert (other.sample(torch.zeros(4, 7, 8))[0] == 61).all()
+    assert other.list_controlnets() == [control]
+
+
+def test_tiles_that_are_cut_out_of_the_hint_and_put_back_are_known() -> None:
+    tiles = Tiles(lambda: (6, 8))
+    control = PatchedControl(lambda *_: Residuals(), Patcher(), 0, tiles)
+    assert control.cond_hint is None and control.cond_hint_original.shape == (1, 2, 48, 64)
+    control.cond_hint = whole = control.cond_hint_original.clone().to(dtype=torch.float32, device=control.device)
+    assert tiles.windows((6, 8), (6, 8)) == ()
+    control.cond_hint = torch.cat([whole[:, :, 0:32, 0:32], whole[:, :, 16:48, 32:64]])
+    assert tiles.windows((6, 8), (4, 4)) == (Window((6, 8), 0, 0), Window((6, 8), 2, 4))
+    control.cleanup()
+    assert control.cond_hint is None
+
+
+def test_where_residuals_are_all_nothing_is_wrapped() -> None:
+    objects = Objects()
+    join(objects, make()[0])
+    assert objects.unet.options == {} and (objects.unet.sample(torch.zeros(4, 7, 8))[0] == 6).all()

@@ -100,3 +100,19 @@ def test_the_device_is_home_on_a_cpu() -> None:
     network = make_network()
     with Residency(CPU, CPU, lambda: 0).ready(network) as ready:
         assert ready is network and places(network) == ["cpu"] * 6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_visits_change_no_precision(dtype: torch.dtype) -> None:
+    """Also none that the device cannot compute in: a network is moved, never cast."""
+    network = make_network().to(dtype)
+    before = [(each.dtype, each.data_ptr()) for each in network.parameters()]
+    residency = Residency(DEVICE, CPU, lambda: GIB)
+    residency.frugal = True
+    seen: list[torch.dtype] = []
+    network[0].register_forward_pre_hook(lambda layer, _: seen.extend(each.dtype for each in layer.parameters()))
+    with residency.ready(network), pytest.raises(RuntimeError):
+        network(torch.ones(1, 5, device=DEVICE))  # too wide: it fails in any precision
+    residency.release()
+    assert [(each.dtype, each.data_ptr()) for each in network.parameters()] == before
+    assert set(seen) == {dtype}

@@ -62,6 +62,21 @@ def test_colours_come_back_with_the_weight() -> None:
     torch.testing.assert_close(half(noisy, time, output), full / 2)
 
 
+@pytest.mark.parametrize("velocity", [False, True])
+@pytest.mark.parametrize("kind", ["inpaint_only", "tile_colorfix", "tile_colorfix+sharp"])
+def test_mending_what_is_seen_is_mending_what_is_said(kind: str, velocity: bool) -> None:
+    base = Base(velocity)
+    generator = torch.Generator().manual_seed(6)
+    noisy, clean = (torch.randn(2, 4, 4, 4, generator=generator).double() for _ in range(2))
+    time = torch.tensor([300.0, 300.0])
+    restoration = Restoration([wish(kind, weight=0.7)], base, lambda: (True, False))
+    restoration.prepare()
+    mended = restoration.mend(clean)
+    assert (mended - clean).abs().max() > 0.1
+    said = restoration(noisy, time, answer(base, noisy, time, clean))
+    torch.testing.assert_close(said, answer(base, noisy, time, mended))
+
+
 def test_sharpening_is_the_uncond_rows_affair() -> None:
     base = Base()
     noisy, time = torch.ones(2, 4, 4, 4).double(), torch.tensor([500.0, 500.0])

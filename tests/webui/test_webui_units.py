@@ -17,9 +17,9 @@ from controlstack.core.fields import HiresOption, UnionType, UnitArgs, curve_tex
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import Easing, Keyframe, RangeBasis
 from controlstack.core.unit import ControlMode
-from controlstack.preprocessors.pool import PlainManager, Pool
+from controlstack.preprocessors.networks.pool import PlainManager, Pool
+from controlstack.preprocessors.networks.store import Store
 from controlstack.preprocessors.runtime import Runtime
-from controlstack.preprocessors.store import Store
 from controlstack.scripts.webui import preprocessing
 from controlstack.scripts.webui.arguments import FIELDS, SLOTS, fill, raw_units, units_of
 from controlstack.scripts.webui.external import ControlNetUnit
@@ -251,6 +251,38 @@ def test_texts_of_other_programs() -> None:
     unit = parse_unit(infotext.read({"ControlNet 2": forge, "ControlNet": "x", "Seed": 1})[2])
     assert unit.enabled and unit.module == "None" and preprocessing.lookup(unit.module).id == "none"
     assert infotext.read_unit("nonsense") == {}
+
+
+def test_a_text_of_reforge_names_enums() -> None:
+    text = "Module: None, Model: a, Resize Mode: ResizeMode.OUTER_FIT, Control Mode: ControlMode.PROMPT, "
+    unit = parse_unit(infotext.read_unit(text + "Hr Option: HiResFixOption.LOW_RES_ONLY"))
+    assert (unit.resize_mode, unit.control_mode) == (ResizeMode.FILL, ControlMode.PROMPT)
+    assert unit.hr_option is HiresOption.LOW
+
+
+@pytest.mark.parametrize(
+    ("version", "basis"),
+    [
+        ("v1.10.1", RangeBasis.WEBUI),
+        ("1.10.1", RangeBasis.WEBUI),
+        ("v1.9.4-3-gabc1234", RangeBasis.WEBUI),
+        ("f2.0.1v1.10.1-previous-664-gd557aef9", RangeBasis.NOISE),
+        ("f1.0.0v2-v1.10.1RC-1.10.1", RangeBasis.NOISE),
+        ("f0.0.17v1.8.0rc-latest-276-g29be1da7", RangeBasis.NOISE),
+        ("classic", RangeBasis.NOISE),
+        ("neo", RangeBasis.NOISE),
+        ("ComfyUI", None),
+        ("1", None),
+        ("", None),
+    ],
+)
+def test_a_signed_text_says_what_its_ranges_mean(version: str, basis: RangeBasis | None) -> None:
+    text = "Module: none, Model: a, Guidance End: 0.5"
+    signed = infotext.read({"ControlNet 0": text, "Version": version})[0]
+    for host in RangeBasis:
+        assert parse_unit(signed, host).range_basis is (host if basis is None else basis)
+    said = infotext.read({"ControlNet 0": text + ", Range Basis: steps", "Version": version})[0]
+    assert parse_unit(said).range_basis is RangeBasis.STEPS
 
 
 # --- Preprocessors

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from controlstack.core.fields import HIRES_LABELS, MODE_LABELS, RESIZE_LABELS
+from controlstack.scripts.webui import preprocessing
 
 ROOT = Path(__file__).parents[2]
 LANGUAGES = sorted((ROOT / "localizations").glob("*.json"))
@@ -20,7 +21,8 @@ def strings() -> set[str]:
     files = [*(ROOT / "scripts" / "webui").glob("*.py")]
     nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
     found = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return found | {"Resolution", *HIRES_LABELS, *MODE_LABELS, *RESIZE_LABELS}
+    sliders = {slider["name"] for each in preprocessing.REGISTRY for slider in preprocessing.sliders(each)}
+    return found | sliders | {*HIRES_LABELS, *MODE_LABELS, *RESIZE_LABELS}
 
 
 def labels() -> set[str]:
@@ -28,7 +30,7 @@ def labels() -> set[str]:
     files = [ROOT / "scripts" / "webui" / name for name in ("unit_page.py", "preset_page.py")]
     calls = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
     words = (word for call in calls if isinstance(call, ast.Call) for word in call.keywords if word.arg in SHOWN)
-    return {word.value.value for word in words if isinstance(word.value, ast.Constant)}
+    return {word.value.value for word in words if isinstance(word.value, ast.Constant) and word.value.value}
 
 
 def test_there_are_languages() -> None:
@@ -42,3 +44,9 @@ def test_words_are_those_of_the_page(path: Path) -> None:
     examples = {each for each in labels() if each[:1].isdigit()}  # a curve reads the same everywhere
     assert labels() - examples - NAMES <= set(words)
     assert all(words.values())
+
+
+@pytest.mark.parametrize("path", LANGUAGES, ids=lambda path: path.stem)
+def test_every_slider_of_a_preprocessor_is_translated(path: Path) -> None:
+    named = {slider["name"] for each in preprocessing.REGISTRY for slider in preprocessing.sliders(each)}
+    assert named - set(json.loads(path.read_text(encoding="utf-8"))) == set()

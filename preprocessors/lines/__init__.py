@@ -1,0 +1,1 @@
+"""Hints of lines: edges, contours, line art, strokes."""

@@ -1,0 +1,113 @@
+"""What a preprocessor needs beside its code: weight files, packages, and the function that makes a network of them.
+
+Declarations only, from the standard library, so that a list of all preprocessors costs nothing. `store.py` finds the
+files, `pool.py` keeps the loaded networks.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ABSENT = "absent"  # of a package, as a reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """A zip file in which a weight file is published."""
+
+    member: str  # the end of the name of the one file in it
+    bytes: int | None = None  # of the archive itself
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFile:
+    """One file: what it is called, how it is recognised, and where it comes from.
+
+    `name` is its path below the store's own folder. `found_as` are its paths below the folders of other programs.
+    """
+
+    name: str
+    addresses: tuple[str, ...]  # of one and the same file, best first
+    licence: str
+    bytes: int | None = None  # None: not known; then nothing is compared
+    megabytes: float = 0  # about, for people, where nobody has published more; 0: not known
+    sha256: str = ""  # lower case hexadecimal; empty: not known
+    found_as: tuple[str, ...] = ()
+    archive: Archive | None = None  # what the addresses lead to, if that is not the file itself
+    packaged: str = ""  # a file that some versions of a package bring and that does as well, as PACKAGE/PATH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """A network as preprocessors share it: two that name the same `id` get the same object.
+
+    `load(*files)` gets the paths of `files` in their order and returns a torch module on the CPU, or any object that
+    computes with numpy and has no device.
+    """
+
+    id: str
+    files: tuple[WeightFile, ...]
+    load: Callable[..., object]
+    packages: tuple[str, ...] = ()  # names under which they are imported, with ">=VERSION" where it matters
+    install: str = ""  # what pip would call them, if that differs
+    memory: int = 2000  # bytes that a forward needs for each pixel of a picture, for the size of chunks
+
+
+def missing_packages(networks: Iterable[Network]) -> str:
+    """A sentence that names the packages that are not installed, or too old; empty if all are. Nothing is imported."""
+    lacks = {package: lack for network in networks for package in network.packages if (lack := _lack(package))}
+    if not lacks:
+        return ""
+    if old := [lack for lack in lacks.values() if lack is not ABSENT]:
+        return f"it needs {' and '.join(lacks)}, but {' and '.join(old)} is installed, which its program may rely on"
+    hints = [network.install for network in networks if network.install]
+    names = [f"'{package}'" if ">" in package else package for package in lacks]
+    words = [word for hint in hints or names for word in hint.split()]
+    return f"it needs {' and '.join(lacks)}: pip install {' '.join(dict.fromkeys(words))}"
+
+
+def files_of(networks: Sequence[Network]) -> tuple[WeightFile, ...]:
+    """All files of some networks, each once."""
+    return tuple(dict.fromkeys(file for network in networks for file in network.files))
+
+
+def licences(networks: Sequence[Network]) -> str:
+    """The licences of all weights of some networks, each once; empty for none."""
+    return "; ".join(dict.fromkeys(file.licence for file in files_of(networks)))
+
+
+def size_of(file: WeightFile) -> str:
+    """How large it is, for people, as exactly as it is known; empty if it is not."""
+    if file.bytes is not None:
+        return f"{file.bytes:,} bytes"
+    return f"about {file.megabytes:,g} MB" if file.megabytes else ""
+
+
+def file_name(file: WeightFile) -> str:
+    """The last part of its name."""
+    return Path(file.name).name
+
+
+def _lack(package: str) -> str:
+    """ABSENT, or name and version of what is too old; empty if `package`, which may say `>=VERSION`, is there."""
+    from importlib import metadata  # not at the top: a list of all preprocessors would pay for it
+
+    name, _, least = package.partition(">=")
+    try:
+        if importlib.util.find_spec(name) is None:
+            return ABSENT
+        found = metadata.version(name) if least else ""
+    except (ImportError, ValueError):  # a parent package that is broken, a module without a spec, no metadata
+        return ABSENT
+    return f"{name} {found}" if least and _numbers(found) < _numbers(least) else ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """4.57.0.dev0 as (4, 57, 0)."""
+    parts = itertools.takewhile(str.isdigit, version.split("."))
+    return tuple(int(part) for part in parts)

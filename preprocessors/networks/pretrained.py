@@ -1,0 +1,97 @@
+"""Networks in the file layout of transformers: `config.json` says what is built, one file beside it holds the tensors.
+
+The classes are the library's own, so a network is exactly what its authors published. Only tensors and numbers are
+read: no code of a repository is ever executed, and nothing is looked up in the network.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# transformers declares its classes lazily, which pyright cannot follow.
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...core.errors import DamagedModelError, MissingDependencyError
+from .loading import read_state, to_tensor
+from .network import Network, WeightFile
+from .weights import HUB
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..resize import Image
+
+SHOWN = 3  # keys in a message
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of its RGB in 0..1
+HALVES = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+def checkpoint(
+    repository: str, licence: str, *, file: str = "model.safetensors", megabytes: float = 0
+) -> tuple[WeightFile, WeightFile]:
+    """The configuration and the tensors of a repository of the hub, in a folder of the repository's name."""
+
+    def part(name: str, megabytes: float = 0) -> WeightFile:
+        path = f"{repository}/{name}"
+        address = f"{HUB}/{repository}/resolve/main/{name}"
+        return WeightFile(name=path, addresses=(address,), licence=licence, megabytes=megabytes)
+
+    return part("config.json"), part(file, megabytes)
+
+
+def transformer(
+    kind: str, name: str, files: Sequence[WeightFile], since: str, memory: int = 3000, packages: Sequence[str] = ()
+) -> Network:
+    """A network of the class `name` of transformers, which has it `since` a version and may need more packages."""
+    load = partial(load_pretrained, name=name)
+    needed = (f"transformers>={since}", *packages)
+    return Network(id=kind, files=tuple(files), load=load, packages=needed, memory=memory)
+
+
+def load_pretrained(config: Path, weights: Path, *, name: str) -> nn.Module:
+    """The network, float32, for inference.
+
+    DamagedModelError if the configuration is none, or if a tensor is missing or of another shape. Tensors that are
+    left over are of training (text encoders, position tables) and change nothing, since none is missing.
+    """
+    try:
+        kind = getattr(importlib.import_module("transformers"), name)
+        network, found = _built(kind, config, weights)
+    except (ImportError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise MissingDependencyError(f"the installed transformers cannot make {name} ({reason})") from error
+    _check(found, weights)
+    return network.float().eval().requires_grad_(False)
+
+
+def normalised(images: Image, network: nn.Module, scale: tuple[Sequence[float], Sequence[float]] = IMAGENET) -> Tensor:
+    """uint8 [B, H, W, 3] -> float [B, 3, H, W] where the network is, by the mean and deviation it was trained with."""
+    pixels = to_tensor(images, network) / 255
+    mean, deviation = (pixels.new_tensor(each)[:, None, None] for each in scale)
+    return (pixels - mean) / deviation
+
+
+def _built(kind: Any, config: Path, weights: Path) -> tuple[Any, Any]:
+    """The network, and what of its tensors the file lacks."""
+    try:
+        settings = kind.config_class.from_dict(json.loads(config.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedModelError(f"{config} is no configuration of {kind.__name__} ({error}): get it again") from error
+    return kind.from_pretrained(
+        None, config=settings, state_dict=read_state(weights), output_loading_info=True, ignore_mismatched_sizes=True
+    )
+
+
+def _check(found: Any, path: Path) -> None:
+    wrong = [*found["missing_keys"], *(str(each) for each in found["mismatched_keys"])]
+    if wrong:
+        shown = ", ".join(sorted(wrong)[:SHOWN])
+        raise DamagedModelError(
+            f"{path} does not fit its config.json: {shown} ({len(wrong)} in all) are missing or have another shape; "
+            "get both files from one place"
+        )

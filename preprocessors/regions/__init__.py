@@ -1,0 +1,1 @@
+"""Hints of regions: what is where, in flat colours."""

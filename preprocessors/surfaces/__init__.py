@@ -1,0 +1,1 @@
+"""Hints of surfaces: how near they are, and which way they face."""

@@ -1,0 +1,152 @@
+"""What other extensions take from `external_code`: the names, and the calls as they make them."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from controlstack.core.fields import InputMode, UnitArgs
+from controlstack.core.resize import ResizeMode
+from controlstack.core.unit import ControlMode
+from controlstack.models.families import controlnet
+from controlstack.scripts.webui import external
+from controlstack.scripts.webui.arguments import SLOTS, units_of, unsaid
+
+NAMES = {  # read in the sources of these extensions
+    "ADetailer": "get_models ControlNetUnit ControlMode.BALANCED update_cn_script_in_processing",
+    "Deforum": "get_models get_modules get_modules_detail ControlNetUnit update_cn_script_in_processing",
+    "Inpaint Anything": "is_cn_script to_processing_unit ResizeMode.RESIZE get_modules update_cn_script_in_processing",
+    "AnimateDiff": "find_cn_script get_all_units_in_processing",
+    "Replacer": "to_processing_unit get_models ResizeMode.OUTER_FIT",
+    "others": "get_all_units get_all_units_from get_single_unit_from get_max_models_num update_cn_script "
+    "update_cn_script_in_place pixel_perfect_resolution resize_mode_from_value to_base64_nparray get_api_version "
+    "InputMode.SIMPLE InputMode.BATCH InputMode.MERGE HiResFixOption.BOTH ControlNetUnionControlType.UNKNOWN",
+}
+
+
+@pytest.mark.parametrize("client", NAMES)
+def test_the_names_that_others_use_are_there(client: str) -> None:
+    for name in NAMES[client].split():
+        found: Any = external
+        for part in name.split("."):
+            found = getattr(found, part)
+        assert not inspect.isfunction(found) or found.__doc__
+
+
+def test_tiled_diffusion_finds_the_class_by_which_it_knows_us() -> None:
+    assert isinstance(controlnet.ControlNet, type) and external.NETWORKS == "scripts.cldm"
+
+
+class Script:
+    """A script as the host keeps it."""
+
+    def __init__(self, title: str, args_from: int, count: int) -> None:
+        self._title, self.args_from, self.args_to = title, args_from, args_from + count
+
+    def title(self) -> str:
+        return self._title
+
+
+@dataclass
+class Runner:
+    alwayson_scripts: list[Script] = field(
+        default_factory=lambda: [
+            Script("Seed", 1, 3),
+            Script("ControlNet", 4, SLOTS + 2),
+            Script("After", SLOTS + 6, 1),
+        ]
+    )
+
+
+@dataclass
+class Processing:
+    """A request; its arguments are a tuple for some callers and a list for others."""
+
+    script_args: Any
+    scripts: Runner = field(default_factory=Runner)
+
+
+def arguments() -> list[Any]:
+    return [0, "seed", -1, False, *[None] * SLOTS, "of", "the page", "after"]
+
+
+def unit(**settings: Any) -> external.ControlNetUnit:
+    return external.ControlNetUnit(enabled=True, model="canny", **settings)
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_units_are_put_into_a_request_and_others_keep_their_places(kind: type) -> None:
+    p = Processing(kind(arguments()))
+    external.update_cn_script_in_processing(p, [unit(weight=0.5), unit()], is_img2img=True, is_ui=False)
+    assert isinstance(p.script_args, kind) and len(p.script_args) == len(arguments())
+    assert [*p.script_args[:4], *p.script_args[-3:]] == [0, "seed", -1, False, "of", "the page", "after"]
+    assert [each.weight for each in external.get_all_units_in_processing(p)] == [0.5, 1.0]
+    found = units_of(p.script_args[4 : 4 + SLOTS + 2])
+    assert [each.weight for each in found] == [0.5, 1.0]
+
+
+def test_no_units_switch_those_of_the_page_off() -> None:
+    p = Processing(arguments())
+    external.update_cn_script_in_processing(p, [])
+    assert units_of(p.script_args[4 : 4 + SLOTS + 2]) == []
+
+
+def test_arguments_that_end_before_ours_are_left_alone() -> None:
+    p = Processing([0, 1])
+    external.update_cn_script_in_processing(p, [unit()])
+    assert p.script_args == [0, 1]
+
+
+def test_a_unit_as_deforum_makes_it() -> None:
+    """Numbers of numpy, words of older versions, an object with a mask; its tabs that are off have no picture."""
+    picture = np.zeros((8, 8, 3), np.uint8)
+    made = unit(
+        module="canny", weight=np.float64(0.6), resize_mode="Outer Fit (Shrink to Fit)", pixel_perfect=True,
+        control_mode="ControlNet is more important", low_vram=False, processor_res=64, threshold_a=64, threshold_b=64,
+        guidance_start=np.float64(0.1), guidance_end=np.float64(0.5), image={"image": picture, "mask": picture},
+    )  # fmt: skip
+    off = external.ControlNetUnit(enabled=False, image=None, weight=np.float64(9))
+    p = Processing(arguments())
+    external.update_cn_script_in_processing(p, [made, off])
+    (found,) = units_of(p.script_args[4 : 4 + SLOTS])
+    assert (found.weight, found.resize_mode, found.control_mode) == (0.6, ResizeMode.FILL, ControlMode.CONTROL)
+    assert found.guidance_end == 0.5 and found.input_mode is InputMode.SIMPLE
+
+
+def test_a_unit_as_inpaint_anything_makes_it() -> None:
+    made = external.to_processing_unit({"enabled": True, "model": "canny", "resize_mode": external.ResizeMode.RESIZE})
+    (found,) = units_of([made])
+    assert found.resize_mode is ResizeMode.JUST_RESIZE and external.to_processing_unit(made) is made
+
+
+def test_a_unit_as_adetailer_switches_it_off() -> None:
+    """It knows a unit by the name of its class, copies it, and sets two attributes."""
+    made = unit()
+    assert "controlnet" in type(made).__name__.lower()
+    changed = copy.copy(made)
+    changed.enabled = False
+    changed.input_mode = getattr(changed.input_mode, "SIMPLE", "simple")
+    assert units_of([changed]) == [] and len(units_of([made])) == 1
+
+
+def test_what_a_unit_is_made_of_is_what_we_read() -> None:
+    read = units_of([unit()])[0]
+    assert read == UnitArgs(enabled=True, model="canny")
+
+
+@pytest.mark.parametrize(
+    ("units", "expected"),
+    [
+        ([{"model": "canny", "image": "x"}], [0]),
+        ([{"enabled": False, "model": "canny"}, {"enabled": True, "model": "canny"}], []),
+        ([{"enabled": True, "model": "canny"}, {"input_image": "x", "model": "depth"}], [1]),
+        ([{"model": "None"}, {"weight": 1}, None], []),
+        ([external.ControlNetUnit(model="canny")], []),  # theirs has always been off
+    ],
+)
+def test_units_that_do_not_say_that_they_are_on(units: list[Any], expected: list[int]) -> None:
+    assert unsaid(units) == expected

@@ -1,0 +1,125 @@
+"""What extensions that draw in tiles do with the hint that they find, and what the units learn from it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from controlstack.core.errors import HostError
+from controlstack.core.residuals import Residuals
+from controlstack.core.unit import Window
+from controlstack.scripts.webui.denoiser import Denoising
+from controlstack.scripts.webui.tiles import Tiles, block_of, cut, joined
+
+CANVAS, TILE = (24, 40), (16, 8)  # latent pixels
+PLACES = ((0, 0), (8, 5), (3, 32))
+
+
+def tiler(tiles: Tiles, places: tuple[tuple[int, int], ...], rows: int = 2) -> torch.Tensor:
+    """Cut, join and repeat as Tiled Diffusion does for k-diffusion's samplers."""
+    whole = tiles.control_params[0].hint_cond
+    cutouts = [whole[:, :, 8 * y : 8 * (y + TILE[0]), 8 * x : 8 * (x + TILE[1])] for y, x in places]
+    batch = torch.cat(cutouts, dim=0).cpu()
+    return torch.cat([torch.cat([batch[i].unsqueeze(0)] * rows, dim=0) for i in range(len(places))], dim=0)
+
+
+def test_what_is_put_back_names_the_tiles() -> None:
+    tiles = Tiles(lambda: CANVAS)
+    for places in (PLACES, PLACES[1:], PLACES[:1]):
+        tiles.control_params[0].hint_cond = tiler(tiles, places).to("cpu")
+        assert tiles.windows(CANVAS, TILE) == tuple(Window(CANVAS, *place) for place in places)
+    assert tiles.windows(CANVAS, (8, 8)) == ()  # an evaluation that shows something else
+    assert tiles.windows((48, 80), TILE) == ()  # of another pass
+
+
+def test_tiles_that_alternate_are_named_once() -> None:
+    """For DDIM, Tiled Diffusion repeats the whole batch of tiles, more often than there are rows."""
+    tiles = Tiles(lambda: CANVAS)
+    tiles.control_params[0].hint_cond = tiler(tiles, PLACES, rows=1).repeat([4, 1, 1, 1])
+    assert [(each.top, each.left) for each in tiles.windows(CANVAS, TILE)] == list(PLACES)
+
+
+def test_the_whole_picture_is_no_tile() -> None:
+    tiles = Tiles(lambda: CANVAS)
+    entry = tiles.control_params[0]
+    for reset in (lambda: setattr(entry, "hint_cond", entry.hint_cond), tiles.forget):
+        entry.hint_cond = tiler(tiles, PLACES)
+        reset()
+        assert tiles.windows(CANVAS, TILE) == () == tiles.windows(CANVAS, CANVAS)
+    entry.hint_cond = tiler(tiles, PLACES)
+    assert entry.hint_cond.shape[2:] == (8 * CANVAS[0], 8 * CANVAS[1])  # what is cut next is cut from the whole
+
+
+def test_the_map_follows_a_size_that_changes() -> None:
+    """Others change a request's size after ours has seen it."""
+    sizes = [CANVAS]
+    tiles = Tiles(lambda: sizes[-1])
+    tiler(tiles, PLACES)
+    sizes.append((48, 48))
+    tiles.control_params[0].hint_cond = tiler(tiles, ((20, 30),))
+    assert tiles.windows((48, 48), TILE) == (Window((48, 48), 20, 30),)
+
+
+def test_the_map_stays_where_reading_it_waits_for_nobody() -> None:
+    tiles = Tiles(lambda: CANVAS)
+    assert tiler(tiles, PLACES).to("meta").device.type == "cpu"
+
+
+@pytest.mark.parametrize("given", ["picture", "scaled"])
+def test_what_is_no_part_of_the_map_is_refused(given: str) -> None:
+    tiles = Tiles(lambda: CANVAS)
+    picture = torch.rand(1, 3, 64, 64)
+    scaled = tiles.control_params[0].hint_cond[..., ::2, ::2]
+    with pytest.raises(HostError, match="another extension"):
+        tiles.control_params[0].hint_cond = picture if given == "picture" else scaled
+
+
+def test_latents_are_cut_for_each_block_of_rows() -> None:
+    latents, x = torch.rand(1, 4, *CANVAS), torch.rand(6, 4, *TILE)
+    shown = cut(latents, [Window(CANVAS, *place) for place in PLACES], x)
+    for row in range(6):
+        y, left = PLACES[row // 2]
+        torch.testing.assert_close(shown[row], latents[0, :, y : y + TILE[0], left : left + TILE[1]])
+    assert cut(latents, (), x) is latents
+
+
+def test_what_others_add_is_shared_out_to_the_blocks_and_comes_together_again() -> None:
+    given = Residuals(input=(torch.rand(6, 2, 3, 3),), output=(None, torch.rand(1, 2, 3, 3)), middle=(None,))
+    parts = [block_of(given, number, 2) for number in range(3)]
+    whole = joined([part for part in parts if part is not None])
+    assert given.input[0] is not None and whole.input[0] is not None and given.output[1] is not None
+    assert whole.input[0].equal(given.input[0])
+    assert whole.output[0] is None
+    assert whole.output[1] is not None
+    assert whole.output[1].equal(given.output[1].expand(6, 2, 3, 3))
+    assert block_of(None, 0, 2) is None
+
+
+def test_blocks_are_joined_by_place() -> None:
+    blocks = [
+        Residuals(input=(None, torch.full((2, 3), i)), output=(torch.full((2, 1), -i),), context=(torch.ones(2, 4, 5),))
+        for i in (1.0, 2.0)
+    ]
+    whole = joined(blocks)
+    assert whole.input[0] is None and whole.middle == ()
+    assert whole.input[1] is not None and whole.input[1][:, 0].tolist() == [1, 1, 2, 2]
+    assert whole.output[0] is not None and whole.output[0][:, 0].tolist() == [-1, -1, -2, -2]
+    assert whole.context[0] is not None and whole.context[0].shape == (4, 4, 5)
+    assert joined(blocks[:1]) is blocks[0]
+
+
+def test_each_tile_sees_the_rows_in_order() -> None:
+    """Two pictures: all rows at once tile by tile, or cond and uncond rows apart, each tile by tile."""
+    denoising = Denoising()
+    denoising.announce(4, 2, 0, 1)
+    denoising.hand(4)
+    assert [denoising.take(4, tile) for tile in "aba"] == [(True, True, False, False)] * 3
+    denoising.announce(4, 2, 0, 1)
+    for expected in (True, False):
+        denoising.hand(2)
+        assert [denoising.take(2, tile) for tile in "aba"] == [(expected, expected)] * 3
+    denoising.announce(4, 2, 0, 1)
+    denoising.hand(4)  # a region that evaluates its own prompt apart from its negative one, twice
+    assert [denoising.take(2, "a")[0] for _ in range(4)] == [True, False, True, False]
+    denoising.announce(4, 2, 0, 1)
+    denoising.hand(2)  # the denoiser leaves the uncond rows out
+    assert [denoising.take(2)[0] for _ in range(3)] == [True] * 3
