@@ -163,7 +163,11 @@ class Page:
     def _stroke(self, image: Any, points: Sequence[tuple[float, float]]) -> None:
         area = image.locator("img.forge-image" if self.forge else "canvas[key=interface]").first
         area.scroll_into_view_if_needed()
-        self.page.wait_for_timeout(SECOND)  # the canvas takes its size after the picture has loaded
+        if (
+            not self.forge
+        ):  # the canvas takes its size after the picture has loaded; till then it has that of any canvas
+            self.page.wait_for_function("(canvas) => canvas.width !== 300", arg=area.element_handle())
+        self.page.wait_for_timeout(SECOND)
         box = area.bounding_box()
         first, *others = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
         self.page.mouse.move(*first)
