@@ -390,7 +390,7 @@ class TestNetwork:
 
     def make(self, factor):
         annotators = next(module for name, module in sys.modules.items() if name.endswith("nodes.annotators"))
-        networks = sys.modules[annotators.Runtime.__module__.replace(".runtime", ".networks")]
+        networks = sys.modules[annotators.Runtime.__module__.replace(".runtime", ".networks.network")]
         layer = torch.nn.Linear(1, 1, bias=False)
         layer.weight.data.fill_(factor)
         network = networks.Network(id=f"test-{factor}", files=(), load=lambda: layer)
