@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import webui_host
 import webui_world
 from webui_host import Drawing, Host, Picture, encode
 
@@ -165,3 +167,14 @@ def test_equals_the_peer(webui: Host, webui_peer: Host, plain: Drawing, name: st
     for mine, other in zip(ours.pictures, theirs.pictures, strict=True):
         assert np.abs(mine.astype(int) - other).max() <= 1
     assert texts(ours) == texts(theirs)
+
+
+def test_beside_it_ours_is_off_and_says_what_to_do(
+    webui_path: Path, webui_models: Path, webui_peer: Host, tmp_path: Path
+) -> None:
+    peer = webui_host.find_peer()
+    assert peer is not None  # `webui_peer` runs it
+    alone = webui_peer.draw(unit(), width=SIZE, height=SIZE)
+    with webui_host.started(webui_path, tmp_path, webui_models, (webui_host.ROOT, peer)) as both:
+        assert (both.draw(unit(), width=SIZE, height=SIZE).pictures[0] == alone.pictures[0]).all()
+        assert re.search(r"so ControlStack is off\. To use it, untick '", both.log.read_text())
