@@ -35,7 +35,17 @@ def test_version_and_settings(webui: Host) -> None:
 
 def test_models(webui: Host) -> None:
     names = webui.get("controlnet/model_list")["model_list"]
-    assert [name.split(" [")[0] for name in names] == ["canny", "depth", "lora", "pose", "style", "t2i", "t2i_xl", "v2", "xl"]
+    assert [name.split(" [")[0] for name in names] == [
+        "canny",
+        "depth",
+        "lora",
+        "pose",
+        "style",
+        "t2i",
+        "t2i_xl",
+        "v2",
+        "xl",
+    ]
     assert webui.get("controlnet/model_list?update=false")["model_list"] == names
 
 

@@ -23,6 +23,10 @@ DEFAULTS = {f"{UNIT_1}/Preprocessor/value": "canny", f"{UNIT_1}/Threshold A/valu
 READY = "typeof controlstack === 'object' && uiCurrentTab !== null"
 # A1111's own handler of width and height returns more values than it has outputs (`onCalcResolutionHires`).
 ITS_OWN = "reading 'props'"
+FRAMES = """async () => {
+    for (let count = 0; count < 30; count++)
+        await new Promise(requestAnimationFrame);
+}"""
 COLOURS = """(element) => {
     const context = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
     const rgba = (colour) => {
@@ -163,9 +167,7 @@ class Page:
     def _stroke(self, image: Any, points: Sequence[tuple[float, float]]) -> None:
         area = image.locator("img.forge-image" if self.forge else "canvas[key=interface]").first
         area.scroll_into_view_if_needed()
-        if (
-            not self.forge
-        ):  # the canvas takes its size after the picture has loaded; till then it has that of any canvas
+        if not self.forge:  # until the picture has loaded, the canvas has the size of any canvas
             self.page.wait_for_function("(canvas) => canvas.width !== 300", arg=area.element_handle())
         self.page.wait_for_timeout(SECOND)
         box = area.bounding_box()
@@ -174,7 +176,9 @@ class Page:
         self.page.mouse.down()
         for point in others:
             self.page.mouse.move(*point, steps=30)  # the brush lags behind
+        self.page.evaluate(FRAMES)  # the brush follows frame by frame, and a busy machine draws few
         self.page.mouse.up()
+        self.page.evaluate(FRAMES)
         self.page.wait_for_timeout(SECOND)
 
     def preview(self, unit: int = 0) -> Picture:
