@@ -17,6 +17,7 @@ from webui_host import Drawing, Host, Picture, decode
 SECOND = 1000
 WAIT = 60 * SECOND  # for the host on a busy machine
 SIZE, STEPS = 64, 3
+TRIES = 3  # a canvas that is just laid out anew misses strokes, and a person draws again
 A1111, FORGE = "webui", "forge"  # what fixtures call them
 UNIT_1 = "customscript/controlnet.py/unit 1/txt2img"
 DEFAULTS = {f"{UNIT_1}/Preprocessor/value": "canny", f"{UNIT_1}/Threshold A/value": 55}
@@ -169,6 +170,12 @@ class Page:
         area.scroll_into_view_if_needed()
         if not self.forge:  # until the picture has loaded, the canvas has the size of any canvas
             self.page.wait_for_function("(canvas) => canvas.width !== 300", arg=area.element_handle())
+        for _ in range(TRIES):
+            self._drag(area, points)
+            if not image.get_by_text("Start drawing").count():  # gradio 3 says so until it has seen a stroke
+                return
+
+    def _drag(self, area: Any, points: Sequence[tuple[float, float]]) -> None:
         self.page.wait_for_timeout(SECOND)
         box = area.bounding_box()
         first, *others = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
@@ -176,9 +183,8 @@ class Page:
         self.page.mouse.down()
         for point in others:
             self.page.mouse.move(*point, steps=30)  # the brush lags behind
-        self.page.evaluate(FRAMES)  # the brush follows frame by frame, and a busy machine draws few
+        self.page.evaluate(FRAMES)  # it follows frame by frame, and a busy machine draws few
         self.page.mouse.up()
-        self.page.evaluate(FRAMES)
         self.page.wait_for_timeout(SECOND)
 
     def preview(self, unit: int = 0) -> Picture:
