@@ -17,11 +17,13 @@ import statistics
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from controlstack.core.base import Base
+from controlstack.core.rows import Twins
 from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlMode, ControlUnit, Place, Prepared, Prompt, Slot, Step
@@ -47,6 +49,15 @@ class MetaUnit(ControlUnit):
 
     def __post_init__(self) -> None:
         return None
+
+
+class MetaModel(ControlNetModel):
+    """A ControlNet on the meta device, where no values can be compared: rows of one picture are the same there."""
+
+    def __call__(
+        self, step: Step, prepared: Prepared, prompt: Prompt, slots: Collection[Slot]
+    ) -> Iterator[tuple[Slot, Tensor]]:
+        return super().__call__(replace(step, twins=lambda: Twins.of(step.pictures or ())), prepared, prompt, slots)
 
 
 class CountOperations(TorchDispatchMode):
@@ -115,9 +126,10 @@ def flops(run: Callable[[], object]) -> int:
 
 
 def step(context: Tensor, index: int = 0) -> Step:
-    """One evaluation: the uncond row, then the cond row."""
-    x, time = torch.randn(ROWS, 4, LATENT, LATENT), torch.ones(ROWS)
-    return Step(x=x, timestep=time, context=context, cond=(False, True), progress=progress_at(index, STEPS))
+    """One evaluation: the uncond row, then the cond row, of one picture."""
+    x, time = torch.randn(1, 4, LATENT, LATENT).repeat(ROWS, 1, 1, 1), torch.ones(ROWS)
+    progress = progress_at(index, STEPS)
+    return Step(x=x, timestep=time, context=context, cond=(False, True), progress=progress, pictures=(0,) * ROWS)
 
 
 def measure() -> dict[str, float]:
@@ -131,7 +143,7 @@ def measure() -> dict[str, float]:
         networks = [trainable_copy(unet) for _ in range(3)]
         context, hint = torch.randn(ROWS, 77, 768), torch.rand(1, 3, 8 * LATENT, 8 * LATENT)
         bare = flops(lambda: unet(torch.randn(ROWS, 4, LATENT, LATENT), torch.ones(ROWS), context))
-        units = [MetaUnit(model=ControlNetModel(net, name=str(k)), hint=hint) for k, net in enumerate(networks)]
+        units = [MetaUnit(model=MetaModel(net, name=str(k)), hint=hint) for k, net in enumerate(networks)]
         both = torch.cat([hint] * ROWS)
         one_set = ROWS * sum(width * side**2 for width, side in MAPS) * 4
         one_map = ROWS * MAPS[0][0] * MAPS[0][1] ** 2 * 4

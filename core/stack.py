@@ -3,13 +3,15 @@
 A unit that cannot act costs nothing: neither its network nor any tensor operation runs outside its range, at weight 0,
 with an empty mask or with block weights that are all zero. What does not change between steps (the hint's features, the
 prompt's keys and values, the masks at each block's size) is computed once and lives as long as the stack. Units on the
-same network run as one batched call. Nothing here waits for the device.
+same network run as one batched call. Rows that show the same picture are one row for as long as nothing sets them
+apart; that they do is looked at once per step, and only there does something wait for the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -21,8 +23,9 @@ from .host import Host, PlainHost
 from .memory import Memory
 from .residuals import Accumulator, Residuals
 from .resize import ResizeMode, fit
+from .rows import Twins, take_rows
 from .schedule import RangeBasis
-from .unit import ControlMode, ControlUnit, Prepared, Prompt, Slot, Step, Window, take_rows
+from .unit import ControlMode, ControlUnit, Prepared, Prompt, Slot, Step, Window
 
 # Bytes that a run keeps of hints and masks, and of prompts, beyond what one evaluation uses: some fifty tiles of SDXL's
 # features at 1024 px in fp16, and several regions' prompts.
@@ -72,8 +75,9 @@ class ControlStack:
         self._hints.begin()
         self._prompts.begin()
         total = Accumulator(len(step.cond), onto)
+        same = cache(lambda: _same_latents(step))
         for group in _by_network(self._active(step)):
-            for active, slot, residual in self._evaluate(group, step):
+            for active, slot, residual in self._evaluate(group, step, same):
                 scale = active.scales.get(slot)
                 if scale:
                     weighed = self._masked(residual, active.unit, active.rows, step)
@@ -105,18 +109,34 @@ class ControlStack:
                 fired.add(at)
                 yield _Active(unit, scales, multiplier, rows)
 
-    def _evaluate(self, group: Sequence[_Active], step: Step) -> Iterator[tuple[_Active, Slot, Tensor]]:
-        """Run one network for all units of a group, as one batch, and hand out each unit's share of each residual."""
+    def _evaluate(
+        self, group: Sequence[_Active], step: Step, same: Callable[[], bool]
+    ) -> Iterator[tuple[_Active, Slot, Tensor]]:
+        """Run one network for all units of a group, as one batch, and hand out each unit's share of each residual.
+
+        same: whether rows of one picture hold the same latents.
+        """
         model = group[0].unit.model
         rows = group[0].rows * len(group)
         wanted = frozenset(slot for active in group for slot in active.scales)
         with self._host.ready(model):
             prepared, prompt = self._prepared(group, step), self._prompt(group[0].unit, step, rows)
-            for slot, residual in model(step.rows(rows), prepared, prompt, wanted):
+            seen = replace(step.rows(rows), twins=lambda: self._twins(group, step) if same() else None)
+            for slot, residual in model(seen, prepared, prompt, wanted):
                 for active, share in zip(group, residual.chunk(len(group)), strict=True):
                     yield active, slot, share
                     del share
                 del residual
+
+    def _twins(self, group: Sequence[_Active], step: Step) -> Twins | None:
+        """Which rows of the group's batch show the same picture and the same hint."""
+        assert step.pictures is not None
+        labels: list[Hashable] = []
+        for active in group:
+            hints = _pictures(len(active.unit.hint), active.rows, step.window)
+            key = self._hint_key(active.unit, step)
+            labels += [(key, hint, step.pictures[row]) for hint, row in zip(hints, active.rows, strict=True)]
+        return Twins.of(labels)
 
     def _prepared(self, group: Sequence[_Active], step: Step) -> Prepared:
         """The hints' features, aligned with the rows of the group's batch: 1 row where one picture serves all."""
@@ -198,6 +218,12 @@ class ControlStack:
 
         key = ("mask", id(mask), unit.resize, area, frames, size, rows, residual.dtype, residual.device)
         return self._hints.keep(key, scaled)[0]
+
+
+def _same_latents(step: Step) -> bool:
+    """Whether rows that should show the same picture do: other extensions may have changed some of them."""
+    twins = None if step.pictures is None else Twins.of(step.pictures)
+    return twins is not None and twins.hold_for(step.x, step.timestep)
 
 
 def _is_masked_out(unit: ControlUnit) -> bool:

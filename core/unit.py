@@ -4,7 +4,7 @@ model promises (`ControlModel`)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
@@ -15,6 +15,7 @@ from torch import Tensor
 from .base import Base
 from .errors import HintError, UnitError
 from .resize import ResizeMode
+from .rows import Twins, take_rows
 from .schedule import Progress, Schedule
 
 
@@ -69,6 +70,9 @@ class Step:
     y: Tensor | None = None  # [B, A] vector condition (SDXL)
     window: Window | None = None  # None: the rows show the whole picture
     prompt: object | None = None  # stands for the context's values: the same object, the same values; None: `context`
+    pictures: tuple[int, ...] | None = None  # B values: rows of one number should hold the same latents; None: unknown
+    # Which rows share latents, time and hint: the stack tells the models. Asking waits for the device, once per step.
+    twins: Callable[[], Twins | None] = lambda: None
 
     def rows(self, rows: tuple[int, ...]) -> Step:
         """The step as seen by these rows alone, in this order, repeats allowed."""
@@ -81,6 +85,7 @@ class Step:
             context=take_rows(self.context, rows),
             y=None if self.y is None else take_rows(self.y, rows),
             cond=tuple(self.cond[row] for row in rows),
+            pictures=None if self.pictures is None else tuple(self.pictures[row] for row in rows),
         )
 
 
@@ -198,21 +203,3 @@ class ControlUnit:
             factors = (1.0,) * len(self.model.slots) if balanced else self.model.soft_weights
         scales = {slot: self.weight * factor for slot, factor in zip(self.model.slots, factors, strict=True)}
         return {slot: scale for slot, scale in scales.items() if scale}
-
-
-def take_rows(tensor: Tensor, rows: tuple[int, ...]) -> Tensor:
-    """These rows of a tensor [B, ...]: a view where they are neighbours, so that no index travels to the device."""
-    first, last = rows[0], rows[-1]
-    if rows == tuple(range(first, last + 1)):
-        return tensor[first : last + 1]
-    period = _period(rows)
-    if period < len(rows):
-        part = take_rows(tensor, rows[:period])
-        return part.repeat(len(rows) // period, *(1,) * (tensor.ndim - 1))
-    return torch.cat([tensor[row : row + 1] for row in rows])
-
-
-def _period(rows: tuple[int, ...]) -> int:
-    """The shortest prefix whose repetition is `rows`."""
-    count = len(rows)
-    return next(n for n in range(1, count + 1) if count % n == 0 and rows[:n] * (count // n) == rows)

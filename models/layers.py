@@ -21,6 +21,7 @@ STANDARD_GROUPS = 32  # of group normalisation, ldm `normalization`
 MAX_PERIOD = 10000.0  # of the sinusoids, Vaswani et al. 2017, section 3.5
 
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+Rows = Callable[[Tensor], Tensor]  # [n, ...] -> [B, ...]; what has B rows stays
 
 
 class Ops(Protocol):
@@ -33,6 +34,11 @@ class Ops(Protocol):
 
 
 TORCH_OPS = cast(Ops, nn)
+
+
+def as_it_is(tensor: Tensor) -> Tensor:
+    """The `Rows` of a stream that has all rows from its beginning."""
+    return tensor
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -108,8 +114,8 @@ class CrossAttention(nn.Module):
         """Keys and values of a context: two tensors [B, T, width]."""
         return self.to_k(context), self.to_v(context)
 
-    def forward(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self.to_out(self._attention(self.to_q(x), k, v, self._heads))
+    def forward(self, x: Tensor, k: Tensor, v: Tensor, widen: Rows = as_it_is) -> Tensor:
+        return self.to_out(self._attention(widen(self.to_q(x)), k, v, self._heads))
 
 
 class GEGLU(nn.Module):
@@ -136,7 +142,10 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention over the prompt, feed-forward, each with a residual."""
+    """Self-attention, cross-attention over the prompt, feed-forward, each with a residual.
+
+    x may have fewer rows than the prompt: `widen` gives it the prompt's rows where the prompt first sets them apart.
+    """
 
     def __init__(self, width: int, context: int, heads: int, kit: Kit) -> None:
         super().__init__()
@@ -145,10 +154,10 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(width, kit)
         self.norm1, self.norm2, self.norm3 = (kit.ops.LayerNorm(width) for _ in range(3))
 
-    def forward(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(self, x: Tensor, k: Tensor, v: Tensor, widen: Rows = as_it_is) -> Tensor:
         normed = self.norm1(x)
         x = x + self.attn1(normed, *self.attn1.project(normed))
-        x = x + self.attn2(self.norm2(x), k, v)
+        x = widen(x) + self.attn2(self.norm2(x), k, v, widen)
         return x + self.ff(self.norm3(x))
 
 
@@ -172,14 +181,14 @@ class SpatialTransformer(nn.Module):
         for block in self.transformer_blocks:
             yield from block.attn2.project(context)  # type: ignore[union-attr, operator]
 
-    def forward(self, x: Tensor, prompt: Iterator[Tensor]) -> Tensor:
-        """`prompt` yields what `project` yielded; each block takes its two."""
+    def forward(self, x: Tensor, prompt: Iterator[Tensor], widen: Rows = as_it_is) -> Tensor:
+        """`prompt` yields what `project` yielded; each block takes its two. `widen`: see `TransformerBlock`."""
         size = x.shape[-2:]
         h = self.norm(x)
         h = self.proj_in(h.flatten(2).transpose(1, 2)) if self._linear else self.proj_in(h).flatten(2).transpose(1, 2)
         for block in self.transformer_blocks:
-            h = block(h, next(prompt), next(prompt))  # [B, h * w, C]
+            h = block(h, next(prompt), next(prompt), widen)  # [B, h * w, C]
         if self._linear:
             h = self.proj_out(h)
         h = h.transpose(1, 2).reshape(*h.shape[:1], -1, *size)  # [B, C, h, w]
-        return x + (h if self._linear else self.proj_out(h))
+        return widen(x) + (h if self._linear else self.proj_out(h))

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..core.base import Base
 from ..core.lists import to_residuals
-from ..core.unit import Place, Prepared, Prompt, Slot, Step, take_rows
+from ..core.rows import take_rows
+from ..core.unit import Place, Prepared, Prompt, Slot, Step
 from ..models.registry import outline
 
 SLOTS = 64  # blocks of the largest network that a host could bring

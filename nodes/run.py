@@ -112,6 +112,7 @@ class Run:
             y=None if label is None else label.to(x.device, dtype),
             window=window,
             prompt=self._prompts.setdefault(prompts, object()) if call.options.get("uuids") else None,
+            pictures=tuple(row % (len(x) // call.chunks) for row in range(len(x))),
         )
 
 

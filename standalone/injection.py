@@ -78,6 +78,7 @@ class Injection:
             cond=tuple(row >= rows - self._pictures for row in range(rows)),
             progress=self._progress(),
             y=_vector(unet, kwargs.get("added_cond_kwargs")),
+            pictures=tuple(row % self._pictures for row in range(rows)),
         )
 
     def _progress(self) -> Progress:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ...core.base import SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT, Base
 from ...core.errors import UnsupportedModelError
+from ...core.rows import Twins
 from ...core.unit import Place, Prepared, Prompt, Slot, Step
 from ..family import Family, Shapes
 from ..layers import (
@@ -32,7 +33,9 @@ from ..layers import (
     Kit,
     Ops,
     ResBlock,
+    Rows,
     SpatialTransformer,
+    as_it_is,
     attend,
     timestep_embedding,
 )
@@ -133,25 +136,37 @@ class ControlNet(nn.Module):
         return tuple(kv for layer in layers if isinstance(layer, SpatialTransformer) for kv in layer.project(context))
 
     def residuals(
-        self, x: Tensor, timestep: Tensor, features: Tensor, prompt: Prompt, y: Tensor | None, slots: Collection[Slot]
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        features: Tensor,
+        prompt: Prompt,
+        y: Tensor | None,
+        slots: Collection[Slot],
+        twins: Twins | None = None,
     ) -> Iterator[tuple[Slot, Tensor]]:
         """Compute block by block and yield the wanted residuals; blocks below the last wanted one never run.
 
         x [B, C, h, w], timestep [B], features [1 or B, channels, h, w] from the hint encoder, y [B, label].
+        twins: rows with the same x, timestep, features and y; they are one row until the prompt sets them apart.
         """
+        widen = as_it_is
+        if twins is not None:
+            x, timestep, features, widen = *map(twins.narrow, (x, timestep, features)), twins.widen
+            y = None if y is None else twins.narrow(y)
         emb = self._embed(timestep, y, x.dtype)
         left, keys_and_values, h = len(slots), iter(prompt), x
         for i, block in enumerate(self.input_blocks):
-            h = _run(cast(nn.ModuleList, block), h, emb, keys_and_values)
+            h = _run(cast(nn.ModuleList, block), h, emb, keys_and_values, widen)
             if i == 0:
                 h = h + features
             if (slot := Slot(Place.OUTPUT, i)) in slots:
-                yield slot, self.zero_convs[i](h)
+                yield slot, widen(self.zero_convs[i](h))
                 left -= 1
             if not left:
                 return
-        h = _run(self.middle_block, h, emb, keys_and_values)
-        yield Slot(Place.MIDDLE), self.middle_block_out(h)
+        h = _run(self.middle_block, h, emb, keys_and_values, widen)
+        yield Slot(Place.MIDDLE), widen(self.middle_block_out(h))
 
     def forward(
         self, x: Tensor, timestep: Tensor, hint: Tensor, context: Tensor, y: Tensor | None = None
@@ -211,7 +226,8 @@ class ControlNetModel:
     ) -> Iterator[tuple[Slot, Tensor]]:
         x = step.x[:, : self.network.config.latent_channels].to(self.dtype)  # inpainting bases have more channels
         y = None if step.y is None else step.y.to(self.dtype)
-        for slot, residual in self.network.residuals(x, step.timestep, prepared[0], prompt, y, slots):
+        twins = step.twins() if y is None else None  # the vectors of uncond and cond differ from the first block on
+        for slot, residual in self.network.residuals(x, step.timestep, prepared[0], prompt, y, slots, twins):
             yield slot, residual.mean((2, 3), keepdim=True).expand_as(residual) if self.pool else residual
             del residual  # free before the next one is computed
 
@@ -224,12 +240,12 @@ def _soft_weights(count: int) -> tuple[float, ...]:
     return tuple(SOFT_BASE ** (SOFT_LENGTH - 1 - i) for i in range(count))
 
 
-def _run(block: nn.ModuleList, h: Tensor, emb: Tensor, prompt: Iterator[Tensor]) -> Tensor:
+def _run(block: nn.ModuleList, h: Tensor, emb: Tensor, prompt: Iterator[Tensor], widen: Rows) -> Tensor:
     for layer in block:
         if isinstance(layer, ResBlock):
-            h = layer(h, emb)
+            h = layer(h, emb if len(h) == len(emb) else widen(emb))
         elif isinstance(layer, SpatialTransformer):
-            h = layer(h, prompt)
+            h = layer(h, prompt, widen)
         else:
             h = layer(h)
     return h

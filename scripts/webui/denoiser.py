@@ -61,6 +61,11 @@ class Denoising:
         self._cursors[part] = start + count
         return tuple(row % self._rows < self._cond_rows for row in range(start, start + count))
 
+    @property
+    def pictures(self) -> int:
+        """How many pictures an evaluation shows; 0 where nobody knows. Each has one uncond row."""
+        return self._rows - self._cond_rows
+
     def progress(self, noise: Callable[[], float]) -> Progress:
         """The progress in every basis; `noise` is asked only if somebody looks at it, for it waits for the device."""
         lagging = min(1.0, self._host_step / self._steps)  # samplers that choose their steps count beyond them
@@ -79,6 +84,11 @@ class Denoising:
         if self._first_noise is None:
             self._first_noise = behind
         return max(0.0, (behind - self._first_noise) / (1 - self._first_noise)) if self._first_noise < 1 else 0.0
+
+
+def pictures_of(rows: int, each: int, count: int) -> tuple[int, ...]:
+    """A number for what each row shows: `count` pictures in turn, of another part of them in every block of `each`."""
+    return tuple(row - row % each + row % each % count for row in range(rows))
 
 
 def order_of(sampler: Any) -> int | None:

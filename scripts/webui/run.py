@@ -16,6 +16,7 @@ from ...core.fields import UnitArgs
 from ...core.residuals import Residuals
 from ...core.unit import Place, Slot, Step, Window
 from . import forge
+from .denoiser import pictures_of
 from .injection import Injection, base_of
 from .memory import network_of, size_of
 from .passes import Pass, Passes
@@ -175,6 +176,7 @@ class Run:
         self._parts = parts
         taken = [part.denoising.take(each, block) if parts is None else _rows(parts, each) for block in blocks]
         self._cond = tuple(row for block in taken for row in block)
+        pictures = part.denoising.pictures if parts is None else each // len(parts)
         step = Step(
             x=x,
             timestep=timestep,
@@ -182,6 +184,7 @@ class Run:
             cond=self._cond,
             progress=part.denoising.progress(lambda: 1 - float(timestep.flatten()[0]) / LAST_TIMESTEP),
             y=y,
+            pictures=pictures_of(len(x), each, pictures) if pictures else None,
         )
         if not self._windows:
             return part.stack(step, onto)

@@ -265,6 +265,22 @@ class TestPartialLoad:
         return (control_net,)
 
 
+class TestWitness:
+    """CONTROL_NET of ours that writes into the log how many rows its network begins with, and how many it ends with."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONTROL_NET",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"control_net": ("CONTROL_NET",), "token": ("STRING", {"default": ""})}}
+
+    def make(self, control_net, token):
+        network = control_net.get_models()[0].model
+        for layer in (network.input_blocks[0][0], network.middle_block_out[0]):
+            layer.register_forward_pre_hook(lambda _layer, args: print(f"{token}: {len(args[0])} rows", flush=True))
+        return (control_net,)
+
+
 class TestTwoDevices:
     """MODEL that the host shares between two devices, which are the CPU under two names."""
 
@@ -412,6 +428,7 @@ NODES = (
     TestFailure,
     TestTile,
     TestPartialLoad,
+    TestWitness,
     TestUnion,
     TestUnknown,
     TestDeaf,

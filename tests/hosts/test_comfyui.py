@@ -196,6 +196,24 @@ def controlled(host: Host, **settings: Any) -> Tensor:
     return scene.draw(host)
 
 
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [({}, {1, 2}), ({"batch": 2}, {2, 4}), ({"mode": "control"}, {1}), ({"kind": "SDXL", "file": "xl"}, {2})],
+)
+def test_a_picture_is_one_row_until_its_prompts_set_it_apart(
+    comfyui: Host, settings: dict[str, Any], rows: set[int]
+) -> None:
+    own = {name: value for name, value in settings.items() if name in Scene.__dataclass_fields__}
+    more = {name: value for name, value in settings.items() if name not in own}
+    scene, token = Scene(**own), f"witness {settings}"
+    control = scene.ours(more.pop("file", "canny"))
+    seen = scene.graph.add("TestWitness", control_net=control, token=token)
+    scene.apply(scene.unit(seen, scene.picture(), **more))
+    scene.draw(comfyui)
+    said = re.findall(re.escape(token) + r": (\d+) rows", comfyui.log.read_text())
+    assert set(map(int, said)) == rows
+
+
 def test_an_own_chain_may_begin_with_the_hosts_control(comfyui: Host) -> None:
     reference, scene = Scene(), Scene()
     for seed, file in enumerate(("canny", "depth")):

@@ -77,6 +77,17 @@ def test_every_evaluation_equals_our_core_outside_the_host(webui: Host, oracle: 
             assert (seen.out - answer).abs().max() <= TOLERANCE * answer.abs().max(), (hires, place)
 
 
+@pytest.mark.parametrize(
+    ("settings", "begin", "end"),
+    [({}, 1, 2), ({"batch_size": 2}, 2, 4), ({"prompt": "a cat AND a dog"}, 1, 3)],
+)
+def test_a_picture_is_one_row_until_its_prompts_set_it_apart(
+    webui: Host, settings: dict[str, Any], begin: int, end: int
+) -> None:
+    drawing = webui.draw(unit().request, record=True, **settings)
+    assert {(seen.control_rows[0], seen.control_rows[-1]) for seen in drawing.evaluations} == {(begin, end)}
+
+
 @pytest.mark.parametrize("mode", ["Balanced", "My prompt is more important", "ControlNet is more important"])
 def test_sdxl_equals_our_core(webui: Host, webui_models: Path, mode: str) -> None:
     oracle = Oracle(webui_models, webui_world.XL)

@@ -95,6 +95,14 @@ def test_every_evaluation_equals_our_core_outside_the_host(ours: Host, oracle: O
             assert (seen.out - answer).abs().max() <= TOLERANCE * answer.abs().max(), (hires, place)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_picture_is_one_row_until_its_prompts_set_it_apart(ours: Host, count: int) -> None:
+    drawing = ours.draw(unit().request, record=True, batch_size=count)
+    found = {(seen.control_rows[0], seen.control_rows[-1]) for seen in drawing.evaluations}
+    assert (count, 2 * count) in found
+    assert found <= {(count, 2 * count), (count, count)}  # Classic leaves out the negative prompt now and then
+
+
 @pytest.mark.parametrize("mode", ["Balanced", "My prompt is more important", "ControlNet is more important"])
 def test_sdxl_equals_our_core(program: Path, ours: Host, forge_models: Path, mode: str) -> None:
     if webui_host.name_of(program) == "CLASSIC":

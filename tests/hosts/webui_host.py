@@ -65,6 +65,7 @@ class Evaluation:
     counted: int  # the host's own counter of steps at that time, of how many
     steps: int
     cond: tuple[bool, ...]  # which rows are cond, by the prompts they were given
+    control_rows: tuple[int, ...]  # that each block of our networks was given, in turn
 
 
 @dataclass(frozen=True)
@@ -279,4 +280,5 @@ def _evaluation(file: Any, names: set[str], number: int, said: dict[str, Any]) -
         name: file.get_tensor(f"{number}.{name}") if f"{number}.{name}" in names else None
         for name in ("x", "time", "context", "out", "y")
     }
-    return Evaluation(**tensors, **{**said, "cond": tuple(said["cond"])})
+    rows = {name: tuple(said[name]) for name in ("cond", "control_rows")}
+    return Evaluation(**tensors, **{**said, **rows})

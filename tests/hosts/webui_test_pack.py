@@ -20,12 +20,14 @@ from typing import Any
 
 import torch
 from modules import paths, script_callbacks, scripts, shared
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 STATE: dict[str, Any] = {
     "record": False,
     "fail": None,
     "handle": None,
+    "witness": None,
     "watched": lambda: None,
     "calls": 0,
     "visit": None,
@@ -40,6 +42,7 @@ RECORD: dict[str, Any] = {
     "times": [],
     "loads": 0,
     "denoiser": {},
+    "rows": [],
     "operations": {},
     "takes turns": False,
 }
@@ -64,7 +67,7 @@ class Recorder(scripts.Script):
             add_unit(p, visit["path"], visit["model"])
 
     def process(self, p: Any, *args: Any) -> None:
-        RECORD.update(tensors={}, evaluations=[], hooks=0, times=[], denoiser={})
+        RECORD.update(tensors={}, evaluations=[], hooks=0, times=[], denoiser={}, rows=[])
         STATE["calls"] = 0
         if STATE["record"]:
             torch.manual_seed(0)  # the host encodes pictures with random numbers of whoever came before
@@ -95,6 +98,15 @@ def watch(p: Any) -> None:
     unet = unet_of(p.sd_model)
     STATE["handle"] = unet.register_forward_hook(lambda *given: observe(p, *given), with_kwargs=True)
     STATE["watched"] = weakref.ref(unet)
+    if STATE["record"]:
+        STATE["witness"] = register_module_forward_pre_hook(witness)
+
+
+def witness(module: Any, args: tuple[Any, ...]) -> None:
+    """Note the rows that every block of our networks is given."""
+    kind = type(module)
+    if kind.__name__ == "ResBlock" and kind.__module__ == "controlstack.models.layers":
+        RECORD["rows"].append(len(args[0]))
 
 
 def observe(p: Any, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -115,6 +127,7 @@ def observe(p: Any, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], o
         for name, value in named.items():
             RECORD["tensors"][f"{number}.{name}"] = value.detach().float().contiguous().clone()
         said = RECORD["denoiser"]
+        rows, RECORD["rows"] = RECORD["rows"], []
         RECORD["evaluations"].append(
             {
                 "hires": bool(getattr(p, "is_hr_pass", False)),
@@ -122,6 +135,7 @@ def observe(p: Any, _unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], o
                 "counted": said.get("step", 0),
                 "steps": said.get("steps", 1),
                 "cond": rows_of(given, said.get("uncond")),
+                "control_rows": rows,
             }
         )
 
@@ -189,9 +203,10 @@ def write_record() -> None:
 
 
 def remove_handle() -> None:
-    if STATE["handle"] is not None:
-        STATE["handle"].remove()
-        STATE["handle"] = None
+    for name in ("handle", "witness"):
+        if STATE[name] is not None:
+            STATE[name].remove()
+            STATE[name] = None
 
 
 def unet_of(model: Any) -> Any:

@@ -75,6 +75,18 @@ def test_one_controlnet_equals_diffusers(tiny: Base, build: Build, weight: float
     _assert_same(got, expected, _ours(tiny.pipeline, [], **_size()))
 
 
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_a_picture_is_one_row_until_its_prompts_set_it_apart(tiny: Base, build: Build, pictures: int) -> None:
+    seen: set[int] = set()
+    _, model = build(tiny, 1)
+    begin, end = (model.network.get_submodule(name) for name in ("input_blocks.0.0", "middle_block_out.0"))
+    for layer in (begin, end):
+        layer.register_forward_pre_hook(lambda _layer, args: seen.add(len(args[0])))
+    with Injection(tiny.pipeline, ControlStack([ControlUnit(model=model, hint=_hint())]), pictures=pictures):
+        tiny.pipeline(**PROMPT, **COMMON, num_images_per_prompt=pictures, height=SIDE, width=SIDE)
+    assert seen == {pictures, 2 * pictures}
+
+
 def test_two_controlnets_and_a_range_equal_diffusers(tiny: Base, build: Build) -> None:
     (first, one), (second, two) = build(tiny, 1), build(tiny, 2)
     theirs = _theirs(StableDiffusionControlNetPipeline, tiny, controlnet=[first, second])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from controlstack.core.schedule import RangeBasis
-from controlstack.scripts.webui.denoiser import Denoising, order_of
+from controlstack.scripts.webui.denoiser import Denoising, order_of, pictures_of
 
 
 def scheduled(model: Any, x: Any, sigmas: Any) -> None: ...
@@ -76,3 +76,16 @@ def test_cond_rows_come_first_however_they_are_called(calls: tuple[int, ...], ro
     denoising = Denoising()
     denoising.announce(4, 2, 0, 3)
     assert [row for count in calls for row in denoising.take(count)] == rows
+
+
+@pytest.mark.parametrize(("rows", "cond", "pictures"), [(4, 2, 2), (3, 2, 1), (2, 2, 0)])
+def test_every_picture_has_one_uncond_row(rows: int, cond: int, pictures: int) -> None:
+    denoising = Denoising()
+    assert denoising.pictures == 0
+    denoising.announce(rows, cond, 0, 3)
+    assert denoising.pictures == pictures
+
+
+def test_rows_of_different_tiles_show_different_pictures() -> None:
+    assert pictures_of(8, 4, 2) == (0, 1, 0, 1, 4, 5, 4, 5)
+    assert pictures_of(3, 3, 1) == (0, 0, 0)
