@@ -3,9 +3,10 @@
     PYTHONPATH=tests/hosts WEBUI_PATH=... [WEBUI_PEER_PATH=...] python benchmarks/webui.py [--rounds N] [--json FILE]
 
 Two real WebUIs run beside each other on one thread each, one with ControlStack, one with sd-webui-controlnet if it is
-there, with the same small checkpoint and control models. They take turns, and each figure is the median over rounds of
-a ratio within a round, so that what else the machine does falls on both. A step's time is the CPU time of the process
-between the ends of two successive evaluations of the U-Net, the sampler's own part included.
+there, with the same small checkpoint and control models. They take turns, and each request with units stands beside
+one without. Each figure is the median over rounds of a ratio within a round, so that what else the machine does falls
+on both. A step's time is the CPU time of the process between the ends of two successive evaluations of the U-Net, the
+sampler's own part included.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from webui_host import Host
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, HEADS = 128, 8  # of the U-Net: four tenths of SD 1.5's width
-SIZE, STEPS = 256, 8  # pixels, and steps of a request
-COUNTS = (0, 1, 2, 3)  # units that are compared
+SIZE, STEPS = 256, 12  # pixels, and steps of a request
 CONTROL = "1, control mode"
+CASES = ("1", "2", "3", CONTROL)  # how many units
 RUNS = 10  # requests with three units, for the loads
 FILES = ("first", "second", "third")
+
+Round = dict[str, dict[str, tuple[float, float]]]  # host -> case -> seconds of a step without units and with them
 
 
 def main() -> None:
@@ -68,23 +71,23 @@ def start(stack: ExitStack, folder: Path, width: int) -> dict[str, Host]:
     }
 
 
-def measure_round(hosts: dict[str, Host], number: int) -> dict[str, dict[str, float]]:
-    """CPU seconds per step by host and number of units; the order changes from round to round."""
+def measure_round(hosts: dict[str, Host], number: int) -> Round:
+    """CPU seconds per step without and with units; the order changes from round to round."""
     names = sorted(hosts, reverse=bool(number % 2))
-    found: dict[str, dict[str, float]] = {name: {} for name in names}
-    for case in (*map(str, COUNTS), CONTROL):
+    found: Round = {name: {} for name in names}
+    for case in CASES:
         for name in names:
-            found[name][case] = seconds(hosts[name], case)
+            found[name][case] = (seconds(hosts[name], "0"), seconds(hosts[name], case))
     return found
 
 
 def seconds(host: Host, case: str) -> float:
-    """The median step of one request."""
+    """The fastest step of one request: every step does the same, and whatever disturbs one makes it slower."""
     host.post("test/timed?on=true")
     settings = {"control_mode": "ControlNet is more important"} if case == CONTROL else {}
     host.draw(*units(int(case[0]), **settings), steps=STEPS, width=SIZE, height=SIZE, sampler_name="Euler")
     ends = host.get("test/times")["seconds"]
-    return statistics.median(b - a for a, b in pairwise(ends))
+    return min(b - a for a, b in pairwise(ends))
 
 
 def loads(host: Host) -> int:
@@ -107,28 +110,32 @@ def units(count: int, **settings: Any) -> list[dict[str, Any]]:
 
 def table(found: dict[str, Any]) -> str:
     """Markdown: a row for each number of units."""
-    rounds: Sequence[dict[str, dict[str, float]]] = found["rounds"]
+    rounds: Sequence[Round] = found["rounds"]
     names = sorted(rounds[0])
-    base = {name: statistics.median(each[name]["0"] for each in rounds) for name in names}
+    base = {name: statistics.median(bare for each in rounds for bare, _ in each[name].values()) for name in names}
     lines = [
         "| CPU time of a step over the one without units | " + " | ".join(names) + " |",
         "|---|" + "---|" * len(names),
         "| none | " + " | ".join(f"1 ({base[name]:.2f} s)" for name in names) + " |",
     ]
-    for case in (*map(str, COUNTS[1:]), CONTROL):
-        ratios = [statistics.median(each[name][case] / each[name]["0"] for each in rounds) for name in names]
+    for case in CASES:
+        ratios = [statistics.median(each[name][case][1] / each[name][case][0] for each in rounds) for name in names]
         lines.append(f"| {case} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
     lines.append(
         "| models loaded in 10 requests with 3 | " + " | ".join(str(found["loads"][each]) for each in names) + " |"
     )
     if "peer" in names:
-        for case in (*map(str, COUNTS[1:]), CONTROL):
-            added = [
-                (each["ours"][case] - each["ours"]["0"]) / (each["peer"][case] - each["peer"]["0"]) for each in rounds
-            ]
-            spread = f"{min(added):.2f} to {max(added):.2f}"
-            lines.append(f"| {case}: added time, ours over the peer's | {statistics.median(added):.2f} ({spread}) | |")
+        for case in CASES:
+            shares = [added(each["ours"][case]) / added(each["peer"][case]) for each in rounds]
+            spread = f"{min(shares):.2f} to {max(shares):.2f}"
+            lines.append(f"| {case}: added time, ours over the peer's | {statistics.median(shares):.2f} ({spread}) | |")
     return "\n".join(lines)
+
+
+def added(times: tuple[float, float]) -> float:
+    """What units add to a step, as a share of it."""
+    bare, controlled = times
+    return controlled / bare - 1
 
 
 if __name__ == "__main__":
