@@ -26,6 +26,7 @@ PACKS = [
     Path(__file__).with_name(name)
     for name in ("comfyui_test_pack.py", "comfyui_world_pack.py", "comfyui_estimators_pack.py")
 ]
+MEMORY_PACK = Path(__file__).with_name("comfyui_memory_pack.py")
 USUAL = (Path.home() / "ComfyUI", Path.home() / "comfy" / "ComfyUI")  # of git clone, of comfy-cli
 START = 300  # seconds that a first start may take
 RUN = 300
@@ -143,22 +144,27 @@ class Host:
 
 
 @contextmanager
-def started(path: Path, base: Path, flags: Sequence[str] = (), peers: Sequence[Path] = ()) -> Iterator[Host]:
-    """Start the host with our folder, the test packs and `peers` as its only custom nodes; stop it at the end."""
+def started(
+    path: Path, base: Path, flags: Sequence[str] = (), peers: Sequence[Path] = (), vram_state: str | None = None
+) -> Iterator[Host]:
+    """Start the host with our folder, the test packs and `peers` as its only custom nodes; stop it at the end.
+
+    vram_state: of the host's names, as if the CPU were an accelerator with little memory.
+    """
     packs = base / "custom_nodes"
     for folder in ("custom_nodes", "input", "output", "temp", "user", "models/controlnet"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     (packs / "ControlStack").symlink_to(ROOT, target_is_directory=True)
     for peer in peers:
         (packs / peer.name).symlink_to(peer, target_is_directory=True)
-    for pack in PACKS:
+    for pack in PACKS if vram_state is None else (*PACKS, MEMORY_PACK):
         shutil.copy(pack, packs)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [python_of(path), "main.py", "--cpu", "--port", str(port), "--base-directory", str(base)]
     command += ["--disable-auto-launch", "--disable-api-nodes", "--use-pytorch-cross-attention", *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TEST_VRAM_STATE": vram_state or ""}
     log = base / "host.log"
     with log.open("w") as sink:
         process = subprocess.Popen(command, cwd=path, env=environment, stdout=sink, stderr=subprocess.STDOUT)
