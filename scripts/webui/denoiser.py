@@ -10,7 +10,7 @@ cache and, when a run fails, the pictures after it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from ...core.schedule import Progress, RangeBasis
@@ -60,6 +60,10 @@ class Denoising:
             start = self._first
         self._cursors[part] = start + count
         return tuple(row % self._rows < self._cond_rows for row in range(start, start + count))
+
+    def flags(self, rows: Sequence[int]) -> tuple[bool, ...]:
+        """True for each cond row among these, counted from the first of those that were handed over."""
+        return tuple(self._first + row < self._cond_rows for row in rows)
 
     def progress(self, noise: Callable[[], float]) -> Progress:
         """The progress in every basis; `noise` is asked only if somebody looks at it, for it waits for the device."""

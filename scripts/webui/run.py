@@ -170,11 +170,8 @@ class Run:
         """parts: which parts of the rows are cond, where the program says so; onto: what its own controls add."""
         part = self._pass()
         self._windows = self._shown(x, part)
-        blocks = self._windows or (None,)
-        each = len(x) // len(blocks)
         self._parts = parts
-        taken = [part.denoising.take(each, block) if parts is None else _rows(parts, each) for block in blocks]
-        self._cond = tuple(row for block in taken for row in block)
+        self._cond = self._flags(len(x), part, parts)
         step = Step(
             x=x,
             timestep=timestep,
@@ -185,11 +182,21 @@ class Run:
         )
         if not self._windows:
             return part.stack(step, onto)
+        each = len(x) // len(self._windows)
         found: list[Residuals] = []
         for number, block in enumerate(self._windows):
             rows = step.rows(tuple(range(number * each, (number + 1) * each)))
             found.append(part.stack(replace(rows, window=block), block_of(onto, number, each)))
         return joined(found)
+
+    def _flags(self, count: int, part: Pass, parts: tuple[bool, ...] | None) -> tuple[bool, ...]:
+        """Which of the next `count` rows are cond."""
+        if self.tiles is not None and not self._windows and (rows := self.tiles.rows(count)):
+            return part.denoising.flags(rows)
+        blocks = self._windows or (None,)
+        each = count // len(blocks)
+        taken = [part.denoising.take(each, block) if parts is None else _rows(parts, each) for block in blocks]
+        return tuple(row for block in taken for row in block)
 
     def _shown(self, x: Tensor, part: Pass) -> tuple[Window, ...]:
         """The parts of the picture that this evaluation shows, if others say so; a warning if they cut in silence."""
@@ -212,6 +219,8 @@ class Run:
 
     def _hand(self, _network: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._pass().denoising.hand(len(args[0]))
+        if self.tiles is not None:
+            self.tiles.hand(len(args[0]))
 
     def _finish(self, x: Tensor, timestep: Tensor, output: Tensor) -> Tensor:
         return self._pass().restoration(x, timestep, output, lambda latents: cut(latents, self._windows, x))

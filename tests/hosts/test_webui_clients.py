@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import webui_host
-from controlstack.scripts.webui.arguments import FIELDS, SLOTS
+from controlstack.scripts.webui.arguments import FIELDS
 from PIL import Image
 from webui_host import Drawing, Host, Picture, decode, encode
 from webui_oracle import Oracle, Place, Wanted
@@ -38,7 +38,7 @@ def unit(**settings: Any) -> dict[str, Any]:
 
 
 def page_unit(**settings: Any) -> list[Any]:
-    """The values of one tab of the page, which follow whole units in the arguments."""
+    """The values of one tab of the page, which are the arguments of another script of ours."""
     values = dict.fromkeys(FIELDS) | {"module": "none", "weight": 1.0, "processor_res": 64}
     return list((values | {"guidance_start": 0.0, "guidance_end": 1.0} | settings).values())
 
@@ -95,12 +95,12 @@ def test_adetailer_draws_with_a_unit_of_its_own(adetailer: Host, selected: bool)
 def test_adetailer_without_a_unit_switches_ours_off(adetailer: Host, selected: bool, page: bool) -> None:
     """Units of clients, and those of two tabs of the page."""
     options = {"override_settings": {"ad_only_selected_scripts": selected}}
-    sent = [unit(), unit(model="depth")]
+    sent, fields = [unit(), unit(model="depth")], []
     if page:
         tabs = [page_unit(enabled=True, model=name, module="canny") for name in ("canny", "depth")]
-        sent = [*[None] * SLOTS, *tabs[0], *tabs[1]]
+        sent, fields = [], [*tabs[0], *tabs[1]]
         options |= {"init_images": [encode(photograph(3))], "route": "img2img", "denoising_strength": 0.7}
-    asked = {"ControlNet": sent}
+    asked = {"ControlNet": sent, "ControlStack": fields}
     first = adetailer.draw(scripts=asked, **options)
     assert differ(first, adetailer.draw(**options)) > 1
     wanted = redrawn(adetailer, first.pictures[0], selected=selected)

@@ -76,3 +76,14 @@ def test_cond_rows_come_first_however_they_are_called(calls: tuple[int, ...], ro
     denoising = Denoising()
     denoising.announce(4, 2, 0, 3)
     assert [row for count in calls for row in denoising.take(count)] == rows
+
+
+def test_rows_that_are_picked_out_of_the_batch_are_known_by_their_numbers() -> None:
+    denoising = Denoising()
+    denoising.announce(6, 3, 0, 1)
+    denoising.hand(6)
+    assert denoising.flags((1, 2, 4, 5)) == (True, True, False, False)
+    denoising.announce(6, 3, 0, 1)
+    for cond in (True, False):  # handed over apart
+        denoising.hand(3)
+        assert denoising.flags((0, 2)) == (cond, cond)
