@@ -23,6 +23,7 @@ from .arguments import fill, raw_units
 from .foreign import (
     ControlMode,
     ControlModelType,
+    ControlNetUiGroup,
     ControlNetUnionControlType,
     ControlNetUnit,
     HiResFixOption,
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("controlstack")
 
 __all__ = [
-    "ControlMode", "ControlModelType", "ControlNetUnionControlType", "ControlNetUnit", "HiResFixOption", "InputMode",
-    "ResizeMode",
+    "ControlMode", "ControlModelType", "ControlNetUiGroup", "ControlNetUnionControlType", "ControlNetUnit",
+    "HiResFixOption", "InputMode", "ResizeMode",
 ]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +52,11 @@ NAMES = (
     "extensions.{}.scripts.external_code",
     "{}.external_code",
     "{}.args",
-    "scripts.hook",  # where AnimateDiff finds ControlModelType
+)
+OTHERS = (  # of its files, of which others take one thing each; where somebody has such a module already, it stays
+    "scripts.hook",  # AnimateDiff: ControlModelType
+    "scripts.controlnet_ui.controlnet_ui_group",  # Replacer: ControlNetUiGroup
+    "annotator.util",  # Replacer and Segment Anything: HWC3
 )
 NETWORKS = "scripts.cldm"  # Tiled Diffusion looks for units only where this module has a class ControlNet
 
@@ -65,6 +70,8 @@ def publish() -> None:
     names = {name.format(folder) for name in NAMES[:2] for folder in folders}
     names |= {name.format(PEER) for name in NAMES[2:]}
     sys.modules.update(dict.fromkeys(names, sys.modules[__name__]))
+    for name in OTHERS:
+        sys.modules.setdefault(name, sys.modules[__name__])
     sys.modules[NETWORKS] = controlnet
 
 
@@ -181,3 +188,8 @@ def pixel_perfect_resolution(image: Image, target_H: int, target_W: int, resize_
 def to_base64_nparray(encoding: str) -> Image:
     """A picture from base64 text."""
     return read_picture(encoding)
+
+
+def HWC3(picture: Any) -> Image:  # noqa: N802
+    """A picture of one, three or four channels as RGB [H, W, 3]."""
+    return read_picture(picture)

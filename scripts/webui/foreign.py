@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from enum import Enum
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 from ...core.fields import ALIASES, UnitArgs
 
@@ -114,6 +115,13 @@ class ControlNetUnit:
 
     def __repr__(self) -> str:
         return f"ControlNetUnit({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
+class ControlNetUiGroup:
+    """sd-webui-controlnet's page, as far as Replacer asks for it while it makes its own, without our units."""
+
+    a1111_context: ClassVar[Any] = SimpleNamespace()  # where it leaves its own widgets
+    all_ui_groups: ClassVar[list[Any]] = []
 
 
 class EmptySlot(ControlNetUnit):

@@ -235,3 +235,31 @@ def test_inpaint_anything(webui_clients: Host, module: str) -> None:
     wanted = webui_clients.draw(asked, route="img2img", **settings)
     assert (found == wanted.pictures[0]).all()
     assert differ(wanted, webui_clients.draw(route="img2img", **settings)) > 1
+
+
+# --- Replacer
+
+
+@pytest.mark.parametrize("module", [None, "canny", "inpaint_only"])
+def test_replacer(webui_clients: Host, module: str | None) -> None:
+    """Without a unit, as its page, which shows none of ours; with one, as its API."""
+    if "REPLACER_PATH" not in os.environ:
+        pytest.skip("no Replacer: set REPLACER_PATH to the folder of sd-webui-replacer")
+    mask = np.zeros((SIZE, SIZE, 3), np.uint8)
+    mask[20:50, 10:40] = 255
+    scene, painted = encode(photograph(6)), encode(mask)
+    sampling: dict[str, Any] = {"denoising_strength": 0.8, "sampler_name": "Euler a", "cfg_scale": 7}
+    area: dict[str, Any] = {"inpaint_full_res": False, "inpainting_fill": 1, "mask_blur": 0}
+    sent = None if module is None else unit(module=module, image=None)
+    body = {"picture": scene, "mask": painted, "unit": sent, "settings": {**BASE, **sampling, **area}}
+    found = decode(webui_clients.post("test/replacer", body)["images"][0])
+    settings: dict[str, Any] = {"route": "img2img", "init_images": [scene], **sampling}
+    if module == "inpaint_only":  # it leaves the painting to the unit
+        image = {"image": scene, "mask": painted}
+        asked = [unit(module=module, image=image, resize_mode="Resize and Fill", inpaint_crop_input_image=False)]
+    else:
+        asked = [] if sent is None else [sent]
+        settings |= {**area, "mask": painted}
+    wanted = webui_clients.draw(*asked, **settings)
+    assert (found == wanted.pictures[0]).all()
+    assert not asked or differ(wanted, webui_clients.draw(**settings)) > 1

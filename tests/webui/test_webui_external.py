@@ -25,7 +25,8 @@ NAMES = {  # read in the sources of these extensions
     "Inpaint Anything": "is_cn_script to_processing_unit ResizeMode.RESIZE get_modules update_cn_script_in_processing",
     "AnimateDiff": "find_cn_script get_all_units_in_processing ControlModelType.IPAdapter "
     "ControlModelType.Controlllite",
-    "Replacer": "to_processing_unit get_models ResizeMode.OUTER_FIT",
+    "Replacer": "to_processing_unit get_models ResizeMode.OUTER_FIT HWC3 ControlNetUiGroup.a1111_context "
+    "ControlNetUiGroup.all_ui_groups",
     "others": "get_all_units get_all_units_from get_single_unit_from get_max_models_num update_cn_script "
     "update_cn_script_in_place pixel_perfect_resolution resize_mode_from_value to_base64_nparray get_api_version "
     "InputMode.SIMPLE InputMode.BATCH InputMode.MERGE HiResFixOption.BOTH ControlNetUnionControlType.UNKNOWN",
