@@ -16,6 +16,7 @@ from webui_units import TOLERANCE, photograph, same, unit
 SIZE, STEPS = 64, 3
 SHORT, LONG = 4, 6  # frames, of which 4 are drawn at a time
 CONTROL = "ControlNet is more important"
+BOTH_PASSES = {"enable_hr": True, "hr_scale": 1, "hr_upscaler": "Latent", "denoising_strength": 0.7}
 
 
 def film(frames: int, **settings: Any) -> dict[str, Any]:
@@ -63,6 +64,19 @@ def test_units_act_on_all_frames(
     assert webui_video.count()["hooks"] == 0
     assert same(webui_video.draw(), plain)
     assert "Error running" not in webui_video.log.read_text()
+
+
+def test_a_film_in_two_passes(webui_video: Host, oracle: Oracle) -> None:
+    """Long films are drawn a few frames at a time in the hires pass, too."""
+    units = (unit(1, control_mode=CONTROL, hr_option="High res only"), unit(2, "depth"))
+    drawing = drawn(webui_video, LONG, *units, **BOTH_PASSES)
+    for hires in (False, True):
+        evaluations = [seen for seen in drawing.evaluations if seen.hires is hires]
+        calls = sorted({each.call for each in evaluations})
+        assert len(calls) == STEPS < len(evaluations) and {len(each.x) for each in evaluations} == {2 * SHORT}
+        for seen in evaluations:
+            answer = oracle.answer(seen, units, Place(calls.index(seen.call), 0, STEPS))
+            assert (seen.out - answer).abs().max() <= TOLERANCE * answer.abs().max(), (hires, seen.call)
 
 
 @pytest.fixture
