@@ -112,7 +112,7 @@ class SmallXL(known.SDXL):
         names = {{"conditioner.embedders.0.": "clip_l.", "conditioner.embedders.1.": "clip_g."}}
         found = utils.state_dict_prefix_replace(state_dict, names, filter_keys=True)
         found["clip_g.text_projection"] = found.pop("clip_g.transformer.text_projection.weight").T.contiguous()
-        return found
+        return found | {{"cond_stage_model." + name: value for name, value in found.items()}}  # as Classic has them
 
     def clip_target(self, state_dict={{}}):
         return supported_models_base.ClipTarget(Words, Pair)

@@ -97,8 +97,6 @@ def test_every_evaluation_equals_our_core_outside_the_host(ours: Host, oracle: O
 
 @pytest.mark.parametrize("mode", ["Balanced", "My prompt is more important", "ControlNet is more important"])
 def test_sdxl_equals_our_core(program: Path, ours: Host, forge_models: Path, mode: str) -> None:
-    if webui_host.name_of(program) == "CLASSIC":
-        pytest.skip("the small SDXL checkpoint is not made for its loader")
     oracle = Oracle(forge_models, webui_world.XL_PAIR, RangeBasis.NOISE)
     wanted = (unit(file="xl", control_mode=mode, guidance_end=0.7), unit(1, "xl", weight=0.5))
     chosen = {"override_settings": {"sd_model_checkpoint": webui_world.XL_PAIR}}
