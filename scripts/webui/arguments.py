@@ -1,9 +1,10 @@
-"""The script's arguments: first slots for whole units, then the page's fields, unit by unit.
+"""What a request says about units: first slots for whole units, then the page's fields, unit by unit.
 
 Callers of the API send one object per unit, and the WebUI puts the n-th one into the n-th argument, as many as the
-script has. So the slots come first, and there are more of them than tabs. The page's own widgets follow, one argument
-each, so that the WebUI can keep their defaults in ui-config.json and fill them from a picture's text. If a slot is
-filled, the fields are not looked at.
+script has. So the script has slots, more of them than tabs, and nothing else, since other extensions take each of its
+arguments for a unit. The page's widgets are the arguments of another script (`page_script`), one each, so that the
+WebUI can keep their defaults in ui-config.json and fill them from a picture's text; they are put behind the slots
+before anything is read. If a slot is filled, the fields are not looked at.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from ...core.errors import UnitError
 from ...core.fields import FROM_PREPROCESSOR, NO_MODEL, InputMode, UnitArgs, parse_unit
 from ...core.schedule import RangeBasis
 from ...preprocessors.images import READS
+from .foreign import FRAMES, ClientUnit, ControlNetUnit, EmptySlot, as_given, is_empty
 from .gradio_shim import with_drawing
 from .preprocessing import lookup, thresholds
 
 SLOTS = 16  # units in one request of the API; more are dropped by the WebUI before anybody of ours sees them
-NOTHING: Mapping[str, Any] = {"enabled": False}
 
 # The sliders of a preprocessor's own numbers; as many as any of them has. Clients know the first two.
 THRESHOLDS = ("threshold_a", "threshold_b", "threshold_c", "threshold_d", "threshold_e")
@@ -34,16 +35,24 @@ FIELDS = (
 
 
 def units_of(args: Sequence[Any], basis: RangeBasis = RangeBasis.WEBUI) -> list[UnitArgs]:
-    """The enabled units among a script's arguments, checked. UnitError for what is no unit.
+    """The enabled units among a script's arguments, checked. UnitError for what is no unit, or follows a video.
 
     basis: what a range means in this program, where a unit does not say so.
     """
-    return [unit for unit in (parse_unit(each, basis) for each in raw_units(args)) if unit.enabled]
+    given = raw_units(args)
+    units = [parse_unit(each, basis) for each in given]
+    for index, (raw, unit) in enumerate(zip(given, units, strict=True)):
+        if unit.enabled and getattr(raw, FRAMES, False):
+            raise UnitError(
+                f"unit {index} is to see another picture of a video in each frame (AnimateDiff), and units have one "
+                "for all frames: give it a picture, or switch it off"
+            )
+    return [unit for unit in units if unit.enabled]
 
 
 def raw_units(args: Sequence[Any]) -> list[Any]:
-    """All units among a script's arguments as they were given: objects of callers, or the page's as dictionaries."""
-    given = [each for each in args[:SLOTS] if each is not None]
+    """All units among a request's arguments as they were given: objects of callers, or the page's as dictionaries."""
+    given = [as_given(each) for each in args[:SLOTS] if not is_empty(each)]
     return given if given else from_page(args[SLOTS:])
 
 
@@ -51,7 +60,7 @@ def unsaid(args: Sequence[Any]) -> list[int]:
     """The numbers of clients' units that name a model, but not whether they are on: they are off."""
     return [
         index
-        for index, unit in enumerate(args[:SLOTS])
+        for index, unit in enumerate(map(as_given, args[:SLOTS]))
         if isinstance(unit, Mapping) and unit.get("enabled") is None and unit.get("model") not in (None, "", NO_MODEL)
     ]
 
@@ -68,8 +77,18 @@ def fill(args: list[Any], start: int, units: Sequence[Any]) -> None:
     """Put whole units into the slots of a script whose arguments begin at `start`; none switches all off."""
     if len(units) > SLOTS:
         raise UnitError(f"{len(units)} units were given, and a request takes {SLOTS}: leave some out")
-    slots = list(units) or [dict(NOTHING)]
-    args[start : start + SLOTS] = [*slots, *[None] * (SLOTS - len(slots))]
+    slots = [ControlNetUnit() if is_empty(each) else each for each in units] or [ControlNetUnit()]
+    args[start : start + SLOTS] = [*slots, *empty_slots(SLOTS - len(slots))]
+
+
+def as_units(args: Sequence[Any]) -> list[Any]:
+    """A script's arguments with clients' objects as units, since other extensions ask all of them for `enabled`."""
+    return [ClientUnit(each) if isinstance(each, Mapping) else each for each in args]
+
+
+def empty_slots(count: int = SLOTS) -> list[EmptySlot]:
+    """As many; each is its own, since others may fill it in."""
+    return [EmptySlot() for _ in range(count)]
 
 
 def from_page_unit(values: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ cache and, when a run fails, the pictures after it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from ...core.schedule import Progress, RangeBasis
@@ -61,10 +61,9 @@ class Denoising:
         self._cursors[part] = start + count
         return tuple(row % self._rows < self._cond_rows for row in range(start, start + count))
 
-    @property
-    def pictures(self) -> int:
-        """How many pictures an evaluation shows; 0 where nobody knows. Each has one uncond row."""
-        return self._rows - self._cond_rows
+    def flags(self, rows: Sequence[int]) -> tuple[bool, ...]:
+        """True for each cond row among these, counted from the first of those that were handed over."""
+        return tuple(self._first + row < self._cond_rows for row in rows)
 
     def progress(self, noise: Callable[[], float]) -> Progress:
         """The progress in every basis; `noise` is asked only if somebody looks at it, for it waits for the device."""
@@ -86,9 +85,14 @@ class Denoising:
         return max(0.0, (behind - self._first_noise) / (1 - self._first_noise)) if self._first_noise < 1 else 0.0
 
 
-def pictures_of(rows: int, each: int, count: int) -> tuple[int, ...]:
-    """A number for what each row shows: `count` pictures in turn, of another part of them in every block of `each`."""
-    return tuple(row - row % each + row % each % count for row in range(rows))
+def pictures_of(cond: Sequence[bool], each: int) -> tuple[int, ...] | None:
+    """A number for the picture that each row shows; None where nobody knows.
+
+    Every picture has one uncond row, and the pictures come in turn. each: rows of a block; other blocks show other
+    parts of the pictures.
+    """
+    count = sum(not positive for positive in cond[:each])
+    return tuple(row - row % each + row % each % count for row in range(len(cond))) if count else None
 
 
 def order_of(sampler: Any) -> int | None:

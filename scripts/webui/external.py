@@ -12,17 +12,25 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.fields import ALIASES, UnitArgs
 from ...core.resize import pixel_perfect
 from ...models.families import controlnet
 from . import preprocessing
 from .api import VERSION
 from .arguments import fill, raw_units
+from .foreign import (
+    ControlMode,
+    ControlModelType,
+    ControlNetUiGroup,
+    ControlNetUnionControlType,
+    ControlNetUnit,
+    HiResFixOption,
+    InputMode,
+    ResizeMode,
+)
+from .page_script import with_page
 from .pictures import read_picture
 from .rival import PEER
 from .services import services
@@ -33,6 +41,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("controlstack")
 
+__all__ = [
+    "ControlMode", "ControlModelType", "ControlNetUiGroup", "ControlNetUnionControlType", "ControlNetUnit",
+    "HiResFixOption", "InputMode", "ResizeMode",
+]  # fmt: skip
+
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = (
     "scripts.external_code",
@@ -40,96 +53,12 @@ NAMES = (
     "{}.external_code",
     "{}.args",
 )
+OTHERS = (  # of its files, of which others take one thing each; where somebody has such a module already, it stays
+    "scripts.hook",  # AnimateDiff: ControlModelType
+    "scripts.controlnet_ui.controlnet_ui_group",  # Replacer: ControlNetUiGroup
+    "annotator.util",  # Replacer and Segment Anything: HWC3
+)
 NETWORKS = "scripts.cldm"  # Tiled Diffusion looks for units only where this module has a class ControlNet
-
-
-class ControlMode(Enum):
-    """Whose word counts more."""
-
-    BALANCED = "Balanced"
-    PROMPT = "My prompt is more important"
-    CONTROL = "ControlNet is more important"
-
-
-class ResizeMode(Enum):
-    """How a picture is fitted to the result."""
-
-    RESIZE = "Just Resize"
-    INNER_FIT = "Crop and Resize"
-    OUTER_FIT = "Resize and Fill"
-
-    def int_value(self) -> int:
-        """Its number in the WebUI's own list."""
-        return list(ResizeMode).index(self)
-
-
-class InputMode(Enum):
-    """Where a unit's pictures come from."""
-
-    SIMPLE = "simple"
-    BATCH = "batch"
-    MERGE = "merge"
-
-
-class HiResFixOption(Enum):
-    """In which pass a unit acts."""
-
-    BOTH = "Both"
-    LOW_RES_ONLY = "Low res only"
-    HIGH_RES_ONLY = "High res only"
-
-
-class ControlNetUnionControlType(Enum):
-    """What a union model's hint shows."""
-
-    OPENPOSE = "OpenPose"
-    DEPTH = "Depth"
-    SOFT_EDGE = "Soft Edge"
-    HARD_EDGE = "Hard Edge"
-    NORMAL_MAP = "Normal Map"
-    SEGMENTATION = "Segmentation"
-    TILE = "Tile"
-    INPAINT = "Inpaint"
-    UNKNOWN = "Unknown"
-
-
-_LEFT_TO_US = {  # enums of our own, which other extensions do not know
-    "resize_mode": ResizeMode.INNER_FIT,
-    "control_mode": ControlMode.BALANCED,
-    "hr_option": HiResFixOption.BOTH,
-    "union_control_type": ControlNetUnionControlType.UNKNOWN,
-    "input_mode": InputMode.SIMPLE,
-    "range_basis": None,  # what the program means by a range
-}
-_DEFAULTS = {each.name: _LEFT_TO_US.get(each.name, getattr(UnitArgs(), each.name)) for each in fields(UnitArgs)}
-
-
-class ControlNetUnit:
-    """A unit as other extensions make and change it; what makes no sense is said when the request begins."""
-
-    def __init__(self, **given: Any) -> None:
-        vars(self).update(_DEFAULTS | {ALIASES.get(name, name): value for name, value in given.items()})
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ControlNetUnit:
-        """The same from a client's object."""
-        return cls(**values)
-
-    def dict(self) -> dict[str, Any]:
-        """All fields by name."""
-        return dict(vars(self))
-
-    def copy(self) -> ControlNetUnit:
-        """Another one with the same values."""
-        return ControlNetUnit(**vars(self))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ControlNetUnit) and vars(self) == vars(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"ControlNetUnit({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
 def publish() -> None:
@@ -141,6 +70,8 @@ def publish() -> None:
     names = {name.format(folder) for name in NAMES[:2] for folder in folders}
     names |= {name.format(PEER) for name in NAMES[2:]}
     sys.modules.update(dict.fromkeys(names, sys.modules[__name__]))
+    for name in OTHERS:
+        sys.modules.setdefault(name, sys.modules[__name__])
     sys.modules[NETWORKS] = controlnet
 
 
@@ -190,7 +121,10 @@ def get_all_units_in_processing(p: Any) -> list[ControlNetUnit]:
 def get_all_units(script_runner: Any, script_args: Sequence[Any]) -> list[ControlNetUnit]:
     """The units among the arguments of all scripts."""
     script = find_cn_script(script_runner)
-    return [] if script is None else get_all_units_from(script_args[script.args_from : script.args_to])
+    if script is None:
+        return []
+    own = script_args[script.args_from : script.args_to]
+    return get_all_units_from(with_page(script_runner, own, script_args))
 
 
 def get_all_units_from(script_args: Sequence[Any]) -> list[ControlNetUnit]:
@@ -254,3 +188,8 @@ def pixel_perfect_resolution(image: Image, target_H: int, target_W: int, resize_
 def to_base64_nparray(encoding: str) -> Image:
     """A picture from base64 text."""
     return read_picture(encoding)
+
+
+def HWC3(picture: Any) -> Image:  # noqa: N802
+    """A picture of one, three or four channels as RGB [H, W, 3]."""
+    return read_picture(picture)

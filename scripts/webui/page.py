@@ -10,7 +10,6 @@ from typing import Any
 
 from ...core.errors import ControlError
 from . import choices, paste, preset_page, preview, unit_events
-from .arguments import SLOTS
 from .gradio_shim import on, on_load
 from .services import services
 from .settings import unit_count
@@ -23,11 +22,10 @@ WATCHED, LAST = ("steps", "width", "height", "denoising_strength"), "gallery"
 
 
 def build(script: Any, is_img2img: bool) -> list[Any]:
-    """All arguments of the script, in the order of `arguments`."""
+    """All arguments of the page's script: the fields of each unit, in the order of `arguments`."""
     import gradio as gr
 
     tab = "img2img" if is_img2img else "txt2img"
-    slots = [gr.State(None) for _ in range(SLOTS)]
     with (
         gr.Group(elem_id=f"{tab}_controlnet", elem_classes=["controlnet"]),
         gr.Accordion("ControlNet", open=False, elem_id="controlnet"),
@@ -35,7 +33,7 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
         script.pages = _tabs(tab, unit_count())
     script.infotext_fields = [field for page in script.pages for field in _pasted_fields(page)]
     script.paste_field_names = [key for _, key in script.infotext_fields if not key.endswith(f" {paste.SAID}")]
-    return [*slots, *(each for page in script.pages for each in page.arguments)]
+    return [each for page in script.pages for each in page.arguments]
 
 
 def watch(script: Any, component: Any, elem_id: str | None) -> None:

@@ -10,16 +10,20 @@ from typing import Any
 from .services import services
 
 
-def register() -> type:
-    """Register all callbacks and return the script class; beside another ControlNet, one that says what to do."""
+def register() -> tuple[type, type | None]:
+    """Register all callbacks; the classes of the scripts: the units and their page.
+
+    Beside another ControlNet there is one script, which says what to do.
+    """
     from modules import script_callbacks
 
     from . import api, external, grid, page, paste, rival, settings
+    from .page_script import make_page_script
     from .script import make_script
 
     other = rival.find()
     if other is not None:
-        return rival.make_notice(other)
+        return rival.make_notice(other), None
 
     external.publish()
     script_callbacks.on_app_started(api.add_routes)
@@ -28,7 +32,7 @@ def register() -> type:
     script_callbacks.on_ui_settings(settings.register)
     script_callbacks.on_before_ui(grid.register)
     script_callbacks.on_ui_tabs(page.separate_defaults)
-    return make_script()
+    return make_script(), make_page_script()
 
 
 def announce(params: Any) -> None:

@@ -171,12 +171,9 @@ class Run:
         """parts: which parts of the rows are cond, where the program says so; onto: what its own controls add."""
         part = self._pass()
         self._windows = self._shown(x, part)
-        blocks = self._windows or (None,)
-        each = len(x) // len(blocks)
         self._parts = parts
-        taken = [part.denoising.take(each, block) if parts is None else _rows(parts, each) for block in blocks]
-        self._cond = tuple(row for block in taken for row in block)
-        pictures = part.denoising.pictures if parts is None else each // len(parts)
+        self._cond = self._flags(len(x), part, parts)
+        each = len(x) // (len(self._windows) or 1)
         step = Step(
             x=x,
             timestep=timestep,
@@ -184,7 +181,7 @@ class Run:
             cond=self._cond,
             progress=part.denoising.progress(lambda: 1 - float(timestep.flatten()[0]) / LAST_TIMESTEP),
             y=y,
-            pictures=pictures_of(len(x), each, pictures) if pictures else None,
+            pictures=pictures_of(self._cond, each),
         )
         if not self._windows:
             return part.stack(step, onto)
@@ -193,6 +190,15 @@ class Run:
             rows = step.rows(tuple(range(number * each, (number + 1) * each)))
             found.append(part.stack(replace(rows, window=block), block_of(onto, number, each)))
         return joined(found)
+
+    def _flags(self, count: int, part: Pass, parts: tuple[bool, ...] | None) -> tuple[bool, ...]:
+        """Which of the next `count` rows are cond."""
+        if self.tiles is not None and not self._windows and (rows := self.tiles.rows(count)):
+            return part.denoising.flags(rows)
+        blocks = self._windows or (None,)
+        each = count // len(blocks)
+        taken = [part.denoising.take(each, block) if parts is None else _rows(parts, each) for block in blocks]
+        return tuple(row for block in taken for row in block)
 
     def _shown(self, x: Tensor, part: Pass) -> tuple[Window, ...]:
         """The parts of the picture that this evaluation shows, if others say so; a warning if they cut in silence."""
@@ -215,6 +221,8 @@ class Run:
 
     def _hand(self, _network: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._pass().denoising.hand(len(args[0]))
+        if self.tiles is not None:
+            self.tiles.hand(len(args[0]))
 
     def _finish(self, x: Tensor, timestep: Tensor, output: Tensor) -> Tensor:
         return self._pass().restoration(x, timestep, output, lambda latents: cut(latents, self._windows, x))

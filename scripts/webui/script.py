@@ -1,4 +1,4 @@
-"""The script as the WebUI sees it: title, arguments, and the hooks it calls for each request."""
+"""The script as the WebUI sees it: title, one argument for each unit, and the hooks it calls for each request."""
 
 # pyright: reportMissingImports=false
 # The host's own modules exist only inside it.
@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import ControlError
 from ...core.fields import UnitArgs
 from . import sampling
-from .arguments import SLOTS, units_of, unsaid
+from .arguments import SLOTS, as_units, empty_slots, units_of, unsaid
 from .batches import Batches
+from .page_script import with_page
 from .preparing import write_text
 from .services import services
 from .tiles import LATENT, Tiles
 
 if TYPE_CHECKING:
     from .run import Run
-    from .unit_page import UnitPage
 
 log = logging.getLogger("controlstack")
 
@@ -41,11 +41,11 @@ class Hooks:
     """What the host calls, in this order for each request; `ui` once for each tab."""
 
     sorting_priority = 10
-    is_img2img: bool  # set by the host
+    create_group = False  # nothing of it is seen: the page is another script's
+    args_from: int  # these two are set by the host
+    args_to: int
 
     def __init__(self) -> None:
-        self.pages: list[UnitPage] = []
-        self.watched: dict[str, Any] = {}  # the host's own widgets that the page looks at
         self._tiles: Tiles | None = None  # of the request that is being prepared
 
     def title(self) -> str:
@@ -57,14 +57,16 @@ class Hooks:
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img: bool) -> list[Any]:
-        from .page import build
+        import gradio as gr
 
-        return build(self, is_img2img)
+        return [gr.State(each) for each in empty_slots()]
 
-    def after_component(self, component: Any, **kwargs: Any) -> None:
-        from .page import watch
-
-        watch(self, component, kwargs.get("elem_id"))
+    def setup(self, p: Any, *args: Any) -> None:
+        """The request is complete, and nobody has looked at it yet."""
+        if any(isinstance(each, Mapping) for each in args):
+            changed = list(p.script_args)
+            changed[self.args_from : self.args_to] = as_units(args)
+            p.script_args = type(p.script_args)(changed)
 
     @property
     def latest_network(self) -> Tiles | None:
@@ -74,13 +76,13 @@ class Hooks:
 
     def before_process(self, p: Any, *args: Any) -> None:
         vars(p).pop(REQUEST, None)  # of the run before, where a script draws one request several times
-        _request(p).batches = Batches(p, args)
+        _request(p).batches = Batches(p, with_page(p.scripts, args, p.script_args))
 
     def process(self, p: Any, *args: Any) -> None:
         request = _request(p)
         if request.batches is not None:
             request.batches.fix_seeds(p)
-        found = _foresee(p, args, request.batches)
+        found = _foresee(p, with_page(p.scripts, args, p.script_args), request.batches)
         hooked = found and not services().host.patches  # a patcher's programs look at their controls instead
         request.tiles = self._tiles = Tiles(lambda: canvas(p)) if hooked else None
 
@@ -91,9 +93,10 @@ class Hooks:
             return
         if request.run is not None:
             save_maps(request.run, p)
-        for index in unsaid(args):
+        given = with_page(p.scripts, args, p.script_args)
+        for index in unsaid(given):
             warn(p, f"unit {index} is off, since it does not say that it is on: send enabled: true with it")
-        collect = functools.partial(_collect, p, args, request.batches, batch_number)
+        collect = functools.partial(_collect, p, given, request.batches, batch_number)
         request.run = sampling.begin(services(), p, collect, request.tiles)
 
     def process_before_every_sampling(self, p: Any, *args: Any, **_: Any) -> None:

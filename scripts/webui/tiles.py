@@ -4,7 +4,9 @@ The interface is sd-webui-controlnet's: its script has a `latest_network` with `
 `hint_cond`, a tensor in pixels. Tiled Diffusion reads it once, cuts all tiles out of it, and puts the present ones back
 before each evaluation of the U-Net. Here one map, whose pixels say where they are, stands for the hints of all units:
 what comes back names the tiles, so hints, masks and pictures of any number are cut exactly, and no other extension is
-changed or known by name.
+changed or known by name. Likewise for an extension that draws a few pictures of the batch at a time, as AnimateDiff
+does with the frames of a long film: `hr_hint_cond` stands for the rows that the denoiser hands to its network, and what
+comes back are the numbers of those that are drawn.
 """
 
 from __future__ import annotations
@@ -18,18 +20,28 @@ from torch import Tensor
 from ...core.errors import HostError
 from ...core.residuals import Residuals
 from ...core.unit import Window
+from .foreign import ControlModelType
 
 LATENT = 8  # pixels of a latent pixel
+REFUSED = (
+    "another extension gives units a control image of its own for {}, and they take only parts of what they gave out: "
+    "switch that extension or the units off"
+)
 
 
-class PlaceMap(Tensor):
-    """[N, 2, H, W] in pixels: the row and the column of each one's latent pixel; cutting and joining keep the class.
+class Mark(Tensor):
+    """Stands for a hint. It stays on the CPU whatever device is asked for, so that reading it never waits for one."""
 
-    It stays on the CPU whatever device is asked for, so that reading it never waits for one.
-    """
-
-    def to(self, *_args: Any, **_kwargs: Any) -> PlaceMap:  # type: ignore[override]
+    def to(self, *_args: Any, **_kwargs: Any) -> Mark:  # type: ignore[override]
         return self
+
+
+class PlaceMap(Mark):
+    """[N, 2, H, W] in pixels: the row and the column of each one's latent pixel; cutting and joining keep the class."""
+
+
+class RowNumbers(Mark):
+    """[N]: the number of each row of the batch."""
 
 
 class Tiles:
@@ -41,6 +53,16 @@ class Tiles:
     def forget(self) -> None:
         """The next evaluation shows the whole picture, unless somebody says otherwise."""
         self.control_params[0].windows = ()
+        self.hand(0)
+
+    def hand(self, rows: int) -> None:
+        """The denoiser hands so many rows to its network, which may be given a few of them at a time."""
+        self.control_params[0].handed, self.control_params[0].rows = rows, None
+
+    def rows(self, count: int) -> tuple[int, ...]:
+        """Which of the rows that were handed over the next evaluation of `count` has; () if nobody has named them."""
+        rows = self.control_params[0].rows
+        return tuple(rows.tolist()) if rows is not None and len(rows) == count else ()
 
     def windows(self, canvas: tuple[int, int], size: tuple[int, int]) -> tuple[Window, ...]:
         """The parts that the next evaluation of `size` shows, each as one block of rows; () if nobody has named any."""
@@ -51,9 +73,13 @@ class Tiles:
 class Shown:
     """An entry of `control_params`. `hint_cond` always reads as the map of the whole picture."""
 
+    control_model_type = ControlModelType.ControlNet
+
     def __init__(self, canvas: Callable[[], tuple[int, int]]) -> None:
         self.canvas = self.size = (0, 0)
         self.windows: tuple[Window, ...] = ()
+        self.handed = 0
+        self.rows: RowNumbers | None = None
         self._measure = canvas
         self._map: PlaceMap | None = None
 
@@ -68,11 +94,19 @@ class Shown:
     @hint_cond.setter
     def hint_cond(self, tiles: Tensor) -> None:
         if not isinstance(tiles, PlaceMap):
-            raise HostError(
-                "another extension gives units a control image of its own for a part of the picture (hint_cond), and "
-                "they take only parts of what they gave out: switch that extension or the units off"
-            )
+            raise HostError(REFUSED.format("a part of the picture (hint_cond)"))
         self.size, self.windows = windows_of(tiles, self.canvas)
+
+    @property
+    def hr_hint_cond(self) -> Tensor:
+        """The numbers of the rows, [N], those that were put here or all. sd-webui-controlnet has hires hints here."""
+        return torch.arange(self.handed).as_subclass(RowNumbers) if self.rows is None else self.rows
+
+    @hr_hint_cond.setter
+    def hr_hint_cond(self, rows: Tensor) -> None:
+        if not isinstance(rows, RowNumbers):
+            raise HostError(REFUSED.format("the hires pass (hr_hint_cond)"))
+        self.rows = rows
 
 
 def place_map(canvas: tuple[int, int]) -> PlaceMap:

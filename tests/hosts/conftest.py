@@ -148,6 +148,20 @@ def webui_clients(
 
 
 @pytest.fixture(scope="session")
+def webui_video(
+    webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[webui_host.Host]:
+    """A running WebUI with our extension and AnimateDiff."""
+    animatediff = webui_host.find_animatediff()
+    if animatediff is None:
+        pytest.skip("no AnimateDiff: set WEBUI_ANIMATEDIFF_PATH to a folder of sd-webui-animatediff, with imageio")
+    extensions, packs = (webui_host.ROOT, animatediff), ("webui_video_pack.py",)
+    base = tmp_path_factory.mktemp("video")
+    with webui_host.started(webui_path, base, webui_models, extensions, packs=packs) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
 def webui_with_page(
     webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[webui_host.Host]:

@@ -18,6 +18,7 @@ FLAGS = ("--always-cpu", "--all-in-fp32", "--attention-pytorch")
 SOURCE = Path("backend") / "huggingface"
 SD1, SDXL = Path("runwayml") / "stable-diffusion-v1-5", Path("stabilityai") / "stable-diffusion-xl-base-1.0"
 BUILT_IN = "sd_forge_controlnet"
+SIZE = 64  # of pictures, on the page
 WIDTHS = (1, 2, 4, 4)  # of the autoencoder's levels
 AUTOENCODER = {
     "block_out_channels": [webui_world.AUTOENCODER_WIDTH * width for width in WIDTHS], "layers_per_block": 1,
@@ -112,7 +113,7 @@ class SmallXL(known.SDXL):
         names = {{"conditioner.embedders.0.": "clip_l.", "conditioner.embedders.1.": "clip_g."}}
         found = utils.state_dict_prefix_replace(state_dict, names, filter_keys=True)
         found["clip_g.text_projection"] = found.pop("clip_g.transformer.text_projection.weight").T.contiguous()
-        return found
+        return found | {{"cond_stage_model." + name: value for name, value in found.items()}}  # as Classic has them
 
     def clip_target(self, state_dict={{}}):
         return supported_models_base.ClipTarget(Words, Pair)
@@ -153,6 +154,8 @@ def prepare(path: Path, base: Path, models: Path, *, built_in: bool) -> None:
     settings = {"disabled_extensions": [] if built_in else [BUILT_IN]}
     # reForge would download a network for previews, and look for a text encoder apart from the checkpoint's.
     settings |= {"live_previews_enable": False, "sd_text_encoder": "None"}
+    # Forge's page takes its sizes from here some time after it was opened, and would undo what a test has typed.
+    settings |= {f"sd_{tab}_{side}": SIZE for tab in ("t2i", "i2i") for side in ("width", "height")}
     (base / "config.json").write_text(json.dumps(settings))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import webui_host
-from controlstack.scripts.webui.arguments import FIELDS, SLOTS
+from controlstack.scripts.webui.arguments import FIELDS
 from PIL import Image
 from webui_host import Drawing, Host, Picture, decode, encode
 from webui_oracle import Oracle, Place, Wanted
@@ -38,7 +38,7 @@ def unit(**settings: Any) -> dict[str, Any]:
 
 
 def page_unit(**settings: Any) -> list[Any]:
-    """The values of one tab of the page, which follow whole units in the arguments."""
+    """The values of one tab of the page, which are the arguments of another script of ours."""
     values = dict.fromkeys(FIELDS) | {"module": "none", "weight": 1.0, "processor_res": 64}
     return list((values | {"guidance_start": 0.0, "guidance_end": 1.0} | settings).values())
 
@@ -95,12 +95,12 @@ def test_adetailer_draws_with_a_unit_of_its_own(adetailer: Host, selected: bool)
 def test_adetailer_without_a_unit_switches_ours_off(adetailer: Host, selected: bool, page: bool) -> None:
     """Units of clients, and those of two tabs of the page."""
     options = {"override_settings": {"ad_only_selected_scripts": selected}}
-    sent = [unit(), unit(model="depth")]
+    sent, fields = [unit(), unit(model="depth")], []
     if page:
         tabs = [page_unit(enabled=True, model=name, module="canny") for name in ("canny", "depth")]
-        sent = [*[None] * SLOTS, *tabs[0], *tabs[1]]
+        sent, fields = [], [*tabs[0], *tabs[1]]
         options |= {"init_images": [encode(photograph(3))], "route": "img2img", "denoising_strength": 0.7}
-    asked = {"ControlNet": sent}
+    asked = {"ControlNet": sent, "ControlStack": fields}
     first = adetailer.draw(scripts=asked, **options)
     assert differ(first, adetailer.draw(**options)) > 1
     wanted = redrawn(adetailer, first.pictures[0], selected=selected)
@@ -235,3 +235,31 @@ def test_inpaint_anything(webui_clients: Host, module: str) -> None:
     wanted = webui_clients.draw(asked, route="img2img", **settings)
     assert (found == wanted.pictures[0]).all()
     assert differ(wanted, webui_clients.draw(route="img2img", **settings)) > 1
+
+
+# --- Replacer
+
+
+@pytest.mark.parametrize("module", [None, "canny", "inpaint_only"])
+def test_replacer(webui_clients: Host, module: str | None) -> None:
+    """Without a unit, as its page, which shows none of ours; with one, as its API."""
+    if "REPLACER_PATH" not in os.environ:
+        pytest.skip("no Replacer: set REPLACER_PATH to the folder of sd-webui-replacer")
+    mask = np.zeros((SIZE, SIZE, 3), np.uint8)
+    mask[20:50, 10:40] = 255
+    scene, painted = encode(photograph(6)), encode(mask)
+    sampling: dict[str, Any] = {"denoising_strength": 0.8, "sampler_name": "Euler a", "cfg_scale": 7}
+    area: dict[str, Any] = {"inpaint_full_res": False, "inpainting_fill": 1, "mask_blur": 0}
+    sent = None if module is None else unit(module=module, image=None)
+    body = {"picture": scene, "mask": painted, "unit": sent, "settings": {**BASE, **sampling, **area}}
+    found = decode(webui_clients.post("test/replacer", body)["images"][0])
+    settings: dict[str, Any] = {"route": "img2img", "init_images": [scene], **sampling}
+    if module == "inpaint_only":  # it leaves the painting to the unit
+        image = {"image": scene, "mask": painted}
+        asked = [unit(module=module, image=image, resize_mode="Resize and Fill", inpaint_crop_input_image=False)]
+    else:
+        asked = [] if sent is None else [sent]
+        settings |= {**area, "mask": painted}
+    wanted = webui_clients.draw(*asked, **settings)
+    assert (found == wanted.pictures[0]).all()
+    assert not asked or differ(wanted, webui_clients.draw(**settings)) > 1

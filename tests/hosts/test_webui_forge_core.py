@@ -105,8 +105,6 @@ def test_a_picture_is_one_row_until_its_prompts_set_it_apart(ours: Host, count: 
 
 @pytest.mark.parametrize("mode", ["Balanced", "My prompt is more important", "ControlNet is more important"])
 def test_sdxl_equals_our_core(program: Path, ours: Host, forge_models: Path, mode: str) -> None:
-    if webui_host.name_of(program) == "CLASSIC":
-        pytest.skip("the small SDXL checkpoint is not made for its loader")
     oracle = Oracle(forge_models, webui_world.XL_PAIR, RangeBasis.NOISE)
     wanted = (unit(file="xl", control_mode=mode, guidance_end=0.7), unit(1, "xl", weight=0.5))
     chosen = {"override_settings": {"sd_model_checkpoint": webui_world.XL_PAIR}}

@@ -155,6 +155,32 @@ def inpaint_anything(body: dict[str, Any]) -> dict[str, Any]:
         module.restore_alwayson_scripts(p.scripts)
 
 
+def replacer(body: dict[str, Any]) -> dict[str, Any]:
+    """What Replacer does with a unit: at its start, on its page, and for a request with its `inpaint`."""
+    import gradio as gr
+
+    theirs = load("REPLACER_PATH", "", "replacer.extensions.replacer_extensions")
+    module = theirs.controlnet
+    module.initCNScript()
+    if body["unit"] is None:
+        with gr.Blocks():
+            given = [each.value for each in module.SCRIPT.ui(True)]
+    else:
+        given, _ = theirs.prepareScriptsArgs_api({"controlnet": {"args": [body["unit"]]}})
+    theirs.background_extensions.SCRIPTS = []
+    settings = SimpleNamespace(
+        cn_args=given, soft_inpaint_args=[], animatediff_args=None, previous_frame_into_controlnet=None, mask_blur=0,
+        originalH=None, originalW=None, inpainting_fill=1,
+    )  # fmt: skip
+    p = request("img2img", body["settings"], body["picture"])
+    p.image_mask = decode(body["mask"])
+    module.enableInpaintModeForCN(settings, p, None)
+    theirs.applyScripts(p, settings)
+    theirs.restoreTemporaryChangedThings()
+    with call_queue.queue_lock:
+        return drawn(p)
+
+
 def decode(text: str | None) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(text or ""))).convert("RGB")
 
@@ -170,6 +196,7 @@ def add_routes(_demo: Any, app: Any) -> None:
     encode_alike()
     app.add_api_route("/test/deforum", deforum, methods=["POST"])
     app.add_api_route("/test/inpaint_anything", inpaint_anything, methods=["POST"])
+    app.add_api_route("/test/replacer", replacer, methods=["POST"])
     app.add_api_route("/test/deforum_page", deforum_page, methods=["GET"])
 
 

@@ -96,6 +96,12 @@ def find_tiled() -> Path | None:
     return Path(named) if named and (Path(named) / "tile_methods").is_dir() else None
 
 
+def find_animatediff() -> Path | None:
+    """AnimateDiff (sd-webui-animatediff), named by WEBUI_ANIMATEDIFF_PATH."""
+    named = os.environ.get("WEBUI_ANIMATEDIFF_PATH")
+    return Path(named) if named and (Path(named) / "motion_module.py").is_file() else None
+
+
 def find_adetailer() -> Path | None:
     """ADetailer, named by WEBUI_ADETAILER_PATH."""
     named = os.environ.get("WEBUI_ADETAILER_PATH")

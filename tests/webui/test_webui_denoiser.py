@@ -78,14 +78,22 @@ def test_cond_rows_come_first_however_they_are_called(calls: tuple[int, ...], ro
     assert [row for count in calls for row in denoising.take(count)] == rows
 
 
-@pytest.mark.parametrize(("rows", "cond", "pictures"), [(4, 2, 2), (3, 2, 1), (2, 2, 0)])
-def test_every_picture_has_one_uncond_row(rows: int, cond: int, pictures: int) -> None:
-    denoising = Denoising()
-    assert denoising.pictures == 0
-    denoising.announce(rows, cond, 0, 3)
-    assert denoising.pictures == pictures
+def test_every_picture_has_one_uncond_row() -> None:
+    assert pictures_of((True, True, False, False), 4) == (0, 1, 0, 1)
+    assert pictures_of((True, True, False), 3) == (0, 0, 0)
+    assert pictures_of((True, True), 2) is None
 
 
 def test_rows_of_different_tiles_show_different_pictures() -> None:
-    assert pictures_of(8, 4, 2) == (0, 1, 0, 1, 4, 5, 4, 5)
-    assert pictures_of(3, 3, 1) == (0, 0, 0)
+    assert pictures_of((True, True, False, False) * 2, 4) == (0, 1, 0, 1, 4, 5, 4, 5)
+
+
+def test_rows_that_are_picked_out_of_the_batch_are_known_by_their_numbers() -> None:
+    denoising = Denoising()
+    denoising.announce(6, 3, 0, 1)
+    denoising.hand(6)
+    assert denoising.flags((1, 2, 4, 5)) == (True, True, False, False)
+    denoising.announce(6, 3, 0, 1)
+    for cond in (True, False):  # handed over apart
+        denoising.hand(3)
+        assert denoising.flags((0, 2)) == (cond, cond)

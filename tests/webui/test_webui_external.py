@@ -9,19 +9,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from controlstack.core.errors import UnitError
 from controlstack.core.fields import InputMode, UnitArgs
 from controlstack.core.resize import ResizeMode
 from controlstack.core.unit import ControlMode
 from controlstack.models.families import controlnet
 from controlstack.scripts.webui import external
-from controlstack.scripts.webui.arguments import SLOTS, units_of, unsaid
+from controlstack.scripts.webui.arguments import FIELDS, SLOTS, as_units, empty_slots, raw_units, units_of, unsaid
+from controlstack.scripts.webui.foreign import EmptySlot
+from controlstack.scripts.webui.page_script import PageHooks
 
 NAMES = {  # read in the sources of these extensions
     "ADetailer": "get_models ControlNetUnit ControlMode.BALANCED update_cn_script_in_processing",
     "Deforum": "get_models get_modules get_modules_detail ControlNetUnit update_cn_script_in_processing",
     "Inpaint Anything": "is_cn_script to_processing_unit ResizeMode.RESIZE get_modules update_cn_script_in_processing",
-    "AnimateDiff": "find_cn_script get_all_units_in_processing",
-    "Replacer": "to_processing_unit get_models ResizeMode.OUTER_FIT",
+    "AnimateDiff": "find_cn_script get_all_units_in_processing ControlModelType.IPAdapter "
+    "ControlModelType.Controlllite",
+    "Replacer": "to_processing_unit get_models ResizeMode.OUTER_FIT HWC3 ControlNetUiGroup.a1111_context "
+    "ControlNetUiGroup.all_ui_groups",
     "others": "get_all_units get_all_units_from get_single_unit_from get_max_models_num update_cn_script "
     "update_cn_script_in_place pixel_perfect_resolution resize_mode_from_value to_base64_nparray get_api_version "
     "InputMode.SIMPLE InputMode.BATCH InputMode.MERGE HiResFixOption.BOTH ControlNetUnionControlType.UNKNOWN",
@@ -56,8 +61,8 @@ class Runner:
     alwayson_scripts: list[Script] = field(
         default_factory=lambda: [
             Script("Seed", 1, 3),
-            Script("ControlNet", 4, SLOTS + 2),
-            Script("After", SLOTS + 6, 1),
+            Script("ControlNet", 4, SLOTS),
+            Script("After", SLOTS + 4, 1),
         ]
     )
 
@@ -71,7 +76,7 @@ class Processing:
 
 
 def arguments() -> list[Any]:
-    return [0, "seed", -1, False, *[None] * SLOTS, "of", "the page", "after"]
+    return [0, "seed", -1, False, *empty_slots(), "after"]
 
 
 def unit(**settings: Any) -> external.ControlNetUnit:
@@ -83,16 +88,91 @@ def test_units_are_put_into_a_request_and_others_keep_their_places(kind: type) -
     p = Processing(kind(arguments()))
     external.update_cn_script_in_processing(p, [unit(weight=0.5), unit()], is_img2img=True, is_ui=False)
     assert isinstance(p.script_args, kind) and len(p.script_args) == len(arguments())
-    assert [*p.script_args[:4], *p.script_args[-3:]] == [0, "seed", -1, False, "of", "the page", "after"]
+    assert [*p.script_args[:4], *p.script_args[-1:]] == [0, "seed", -1, False, "after"]
     assert [each.weight for each in external.get_all_units_in_processing(p)] == [0.5, 1.0]
-    found = units_of(p.script_args[4 : 4 + SLOTS + 2])
+    found = units_of(p.script_args[4 : 4 + SLOTS])
     assert [each.weight for each in found] == [0.5, 1.0]
 
 
 def test_no_units_switch_those_of_the_page_off() -> None:
     p = Processing(arguments())
     external.update_cn_script_in_processing(p, [])
-    assert units_of(p.script_args[4 : 4 + SLOTS + 2]) == []
+    assert units_of([*p.script_args[4 : 4 + SLOTS], *page(enabled=True)]) == []
+    assert all(not each.enabled for each in p.script_args[4 : 4 + SLOTS])  # others ask all of them
+
+
+def page(**settings: Any) -> list[Any]:
+    """The arguments of the page's script, with one tab."""
+    values = dict.fromkeys(FIELDS) | {"module": "none", "model": "canny", "weight": 0.3}
+    return list((values | {"guidance_start": 0.0, "guidance_end": 1.0} | settings).values())
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_units_of_the_page_are_found_while_nobody_has_given_others(filled: bool) -> None:
+    tabs = PageHooks()
+    tabs.args_from, tabs.args_to = SLOTS + 5, SLOTS + 5 + len(FIELDS)
+    p = Processing([*arguments(), *page(enabled=True)])
+    p.scripts.alwayson_scripts.append(tabs)  # type: ignore[arg-type]
+    if filled:
+        external.update_cn_script_in_processing(p, [unit(weight=0.5)])
+    assert [each.weight for each in external.get_all_units_in_processing(p)] == [0.5 if filled else 0.3]
+    p.scripts.alwayson_scripts.pop()  # another extension's list of scripts, without the page
+    assert len(external.get_all_units_in_processing(p)) == filled
+
+
+# --- What AnimateDiff does with all arguments of the script that is called ControlNet
+
+
+def as_animatediff(args: list[Any]) -> None:
+    """What `set_p` of its AnimateDiffProcess reads and sets, with a video."""
+    for each in args:
+        if not each.enabled:
+            continue
+        if (each.input_mode.name == "SIMPLE" and each.image is None) or (
+            each.input_mode.name == "BATCH" and not each.batch_images
+        ):
+            each.input_mode, each.batch_images = each.input_mode.__class__.BATCH, "a folder"
+        assert each.batch_images.split("\n")
+        if each.input_mode.name == "BATCH":
+            each.animatediff_batch = True
+
+
+def test_animatediff_passes_by_what_is_off() -> None:
+    args = as_units([{"enabled": False, "model": "canny"}, {"model": "canny"}, *empty_slots(SLOTS - 2)])
+    as_animatediff(args)
+    assert units_of(args) == [] and unsaid(args) == [1]
+
+
+def test_animatediff_leaves_units_with_pictures_alone() -> None:
+    """What a client has said counts to the word: fields that we do not know, names of older versions."""
+    said = {"enabled": True, "model": "canny", "input_image": "abc", "guidance": 0.5, "unknown": 1}
+    args = copy.deepcopy(as_units([said, *empty_slots(SLOTS - 1)]))
+    as_animatediff(args)
+    assert raw_units(args) == [said] and raw_units(as_units([said]))[0] is said
+    assert units_of(args) == units_of([said])
+
+
+def test_a_unit_for_the_frames_of_a_video_is_refused() -> None:
+    args = as_units([{"enabled": True, "model": "canny"}, *empty_slots(SLOTS - 1)])
+    as_animatediff(args)
+    with pytest.raises(UnitError, match=r"unit 0 .* video in each frame .* one for all frames"):
+        units_of(args)
+    args[0].enabled = False
+    assert units_of(args) == []
+
+
+def test_what_others_change_of_a_clients_unit_counts() -> None:
+    (made,) = as_units([{"enabled": True, "model": "canny", "weight": 0.5, "control_mode": 2}])
+    made.weight = 0.7
+    (found,) = units_of([made])
+    assert (found.weight, found.control_mode) == (0.7, ControlMode.CONTROL)
+
+
+def test_a_slot_that_somebody_switches_on_is_a_unit() -> None:
+    slots = empty_slots()
+    assert raw_units(slots) == [] and len(slots) == SLOTS and all(isinstance(each, EmptySlot) for each in slots)
+    slots[3].enabled, slots[3].model = True, "canny"
+    assert [each.model for each in units_of(slots)] == ["canny"]
 
 
 def test_arguments_that_end_before_ours_are_left_alone() -> None:

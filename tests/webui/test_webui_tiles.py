@@ -8,6 +8,7 @@ from controlstack.core.errors import HostError
 from controlstack.core.residuals import Residuals
 from controlstack.core.unit import Window
 from controlstack.scripts.webui.denoiser import Denoising
+from controlstack.scripts.webui.foreign import ControlModelType
 from controlstack.scripts.webui.tiles import Tiles, block_of, cut, joined
 
 CANVAS, TILE = (24, 40), (16, 8)  # latent pixels
@@ -123,3 +124,41 @@ def test_each_tile_sees_the_rows_in_order() -> None:
     denoising.announce(4, 2, 0, 1)
     denoising.hand(2)  # the denoiser leaves the uncond rows out
     assert [denoising.take(2)[0] for _ in range(3)] == [True] * 3
+
+
+def draw_some(tiles: Tiles, rows: list[int]) -> None:
+    """As AnimateDiff takes a few rows out of the batch."""
+    (control,) = tiles.control_params
+    assert control.control_model_type not in [ControlModelType.IPAdapter, ControlModelType.Controlllite]
+    if control.hr_hint_cond.shape[0] > len(rows):
+        control.backup = control.hr_hint_cond  # type: ignore[attr-defined]
+        control.hr_hint_cond = control.hr_hint_cond[rows]
+    control.hr_hint_cond = control.hr_hint_cond.to(device="meta")
+
+
+def put_back(tiles: Tiles, rows: list[int]) -> None:
+    """As AnimateDiff does after its evaluation of them."""
+    (control,) = tiles.control_params
+    if getattr(control, "backup", None) is not None:
+        control.backup[rows] = control.hr_hint_cond.to(device="cpu")  # type: ignore[attr-defined]
+        control.hr_hint_cond = control.backup  # type: ignore[attr-defined]
+
+
+def test_a_few_rows_of_the_batch_are_known_by_their_numbers() -> None:
+    tiles = Tiles(lambda: CANVAS)
+    for _ in range(2):
+        tiles.hand(12)
+        assert tiles.rows(8) == ()
+        for rows in ([0, 1, 2, 3, 6, 7, 8, 9], [4, 5, 0, 1, 10, 11, 6, 7]):
+            draw_some(tiles, rows)
+            assert tiles.rows(8) == tuple(rows) and tiles.rows(12) == ()
+            put_back(tiles, rows)
+            assert tiles.rows(8) == ()
+    tiles.hand(8)  # as many as are drawn at a time
+    draw_some(tiles, list(range(8)))
+    assert tiles.rows(8) == tuple(range(8))
+
+
+def test_rows_of_others_are_refused() -> None:
+    with pytest.raises(HostError, match="hr_hint_cond"):
+        Tiles(lambda: CANVAS).control_params[0].hr_hint_cond = torch.rand(1, 3, 64, 64)
