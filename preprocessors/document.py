@@ -5,6 +5,7 @@ The page and the programs show the same names, ranges and defaults, because both
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from .absent import ABSENT
 from .base import Output, Parameter, Preprocessor
 from .images import read_image, write_image
 from .networks.network import WeightFile, files_of, size_of
+from .poses.faces import draw_faces
 from .poses.points import Person, Point, Poses
 from .regions import palettes
 from .regions.anime_face import FACE_COLOURS
@@ -21,6 +23,7 @@ from .registry import REGISTRY, find
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image as PillowImage
 
     from .base import Image
@@ -45,6 +48,8 @@ POINTS = (  # of the astronaut's body, in OpenPose's order, as a person sees the
     (113, 61), (111, 132), (53, 128), (32, 207), (72, 248), (168, 135), (187, 203), None, None, None, None, None, None,
     None, (101, 50), (124, 51), (87, 62), (137, 63),
 )  # fmt: skip
+FACE = PICTURES / "face_mesh.json"  # points of the astronaut's face as mediapipe finds them, enlarged: number to place
+MESH = 478  # points of a face
 SWATCHES = 15  # colours in a row of a legend
 MEGABYTE = 10**6
 VEIL = 255, 0, 255  # colour of masked pixels in the pictures, which no photograph has
@@ -141,7 +146,8 @@ def write(docs: Path = DOCS) -> None:
     drawn = _drawn()
     for preprocessor in filter(has_picture, REGISTRY):
         if preprocessor.id in drawn:
-            _write_picture(docs / picture_path(preprocessor), _visible(drawn[preprocessor.id](), photo))
+            draw, _ = drawn[preprocessor.id]
+            _write_picture(docs / picture_path(preprocessor), _visible(draw(), photo))
             continue
         settings: dict[str, Any] = {**SHOWN.get(preprocessor.id, {})}
         if preprocessor.takes_mask:
@@ -150,20 +156,35 @@ def write(docs: Path = DOCS) -> None:
     (docs / "preprocessors.md").write_text(page(), encoding="utf-8", newline="\n")
 
 
-def _drawn() -> dict[str, Callable[[], Image]]:
-    """What of preprocessors with networks can be shown without them: how a body is drawn, and what colours mean."""
+def _drawn() -> dict[str, tuple[Callable[[], Image], str]]:
+    """What of preprocessors with networks can be shown without them, and what must be known to understand it."""
+    body = "was drawn of points that a person set, not of what the networks find"
+    face = "shows the points that mediapipe finds in the photograph's face, enlarged"
+    colours = "shows the colours of its classes, row by row in their order"
     return {
-        **{name: partial(_body, name) for name in ("openpose", "rtmpose", "vitpose")},
-        "seg_ofade20k": lambda: _legend(palettes.ade20k()),
-        "seg_m2fade20k": lambda: _legend(palettes.ade20k()),
-        "seg_ofcoco": lambda: _legend(palettes.coco()),
-        "seg_anime_face": lambda: _legend(np.array(FACE_COLOURS, np.uint8)),
+        **{name: (partial(_body, name), body) for name in ("openpose", "rtmpose", "vitpose")},
+        "mediapipe_face": (_face, face),
+        "seg_ofade20k": (lambda: _legend(palettes.ade20k()), colours),
+        "seg_m2fade20k": (lambda: _legend(palettes.ade20k()), colours),
+        "seg_ofcoco": (lambda: _legend(palettes.coco()), colours),
+        "seg_anime_face": (lambda: _legend(np.array(FACE_COLOURS, np.uint8)), colours),
     }
 
 
 def _body(name: str) -> Image:
     points = tuple(None if place is None else Point(*place, 1.0) for place in POINTS)
     return find(name).draw(Poses(width=256, height=256, people=(Person(body=points),)))
+
+
+def _face() -> Image:
+    points = np.zeros((MESH, 2))
+    for number, place in json.loads((DOCS / FACE).read_text(encoding="utf-8")).items():
+        points[int(number)] = place
+
+    def find(_image: Image, _faces: int, _confidence: float) -> list[NDArray[np.float64]]:
+        return [points / 256]
+
+    return draw_faces(np.zeros((256, 256, 3), np.uint8), find, faces=1, confidence=1.0)
 
 
 def _legend(colours: Image) -> Image:
@@ -247,10 +268,9 @@ def _facts(preprocessor: Preprocessor) -> Iterator[str]:
 
 def _picture_fact(preprocessor: Preprocessor) -> Iterator[str]:
     """What must be known to understand its picture."""
-    if preprocessor.finds_poses:
-        yield "- The picture above was drawn of points that a person set, not of what the networks find."
-    elif preprocessor.networks:
-        yield "- The picture above shows the colours of its classes, row by row in their order."
+    if preprocessor.networks:
+        _, fact = _drawn()[preprocessor.id]
+        yield f"- The picture above {fact}."
     elif preprocessor.id in SHOWN:
         shown = ", ".join(f"{name} {value:g}" for name, value in SHOWN[preprocessor.id].items())
         yield f"- The picture above was made with {shown}."

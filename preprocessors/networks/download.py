@@ -58,7 +58,7 @@ def download(
             wanted = _Wanted(target, size, sha256, progress or _silent, check)
             if archive is not None:
                 wanted = _Packed(wanted, archive)
-            _check_space(target, wanted.room)
+            _check_space(target, wanted.room, wanted.arrived)
             _from_any(addresses, wanted)
     except OSError as error:
         raise PreprocessorError(f"cannot write {target}: {error.strerror or error}") from error
@@ -257,12 +257,13 @@ def _finish(wanted: _Wanted) -> None:
     wanted.complete()
 
 
-def _check_space(target: Path, size: int | None) -> None:
+def _check_space(target: Path, size: int | None, arrived: int) -> None:
+    """What has arrived takes no more room, wherever the download goes on."""
     free = shutil.disk_usage(target.parent).free
-    if size is not None and free < size:
+    if size is not None and free < size - arrived:
         raise PreprocessorError(
-            f"{target.name} needs {size:,} bytes, but {target.parent} has only {free:,} left: make room, or choose "
-            "another folder"
+            f"{target.name} needs {size - arrived:,} bytes, but {target.parent} has only {free:,} left: make room, or "
+            "choose another folder"
         )
 
 

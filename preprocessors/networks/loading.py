@@ -9,12 +9,12 @@ and take the file's tensors as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.errors import DamagedModelError
+from ...core.errors import DamagedModelError, PreprocessorError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +29,15 @@ else:
 WRAPPERS = ("state_dict", "model", "params_ema", "params", "depth_model")  # keys under which files hold the tensors
 PARALLEL = "module."  # prefix that DataParallel adds
 DRAWING = ("uniform_", "normal_", "trunc_normal_", "erfinv_")  # what fills new layers, as far as torch has it
+SCHEMES = (
+    "uniform_",
+    "normal_",
+    "trunc_normal_",
+    "kaiming_uniform_",
+    "kaiming_normal_",
+    "xavier_uniform_",
+    "xavier_normal_",
+)  # fmt: skip  (of torch.nn.init; some are overridable as a whole, and then what they call is not)
 SHOWN = 3  # keys in a message
 UNREADABLE = (
     RuntimeError,
@@ -117,22 +126,38 @@ def to_tensor(images: Image, network: nn.Module) -> Tensor:
 
 
 def to_array(tensor: Tensor) -> NDArray[np.float32]:
-    """A result on the CPU as float32."""
-    return tensor.detach().float().cpu().numpy()
+    """A result on the CPU as float32; PreprocessorError if some of it is no number, which would be drawn as black."""
+    result = tensor.detach().float().cpu().numpy()
+    if not np.isfinite(result).all():
+        raise PreprocessorError(
+            "the network computed values that are no numbers: its weights are damaged, or too large for the precision "
+            "it runs in; get the file again, or run the preprocessor on the CPU"
+        )
+    return result
 
 
-def _without_chance() -> AbstractContextManager[object]:
-    """Random numbers are not drawn in this thread: the file overwrites them, and drawing takes most of the time."""
+@contextmanager
+def _without_chance() -> Generator[None, None, None]:
+    """Random numbers are not drawn in this thread: the file overwrites them, and drawing takes most of the time.
+
+    What is drawn by other means does not change the state of torch's random numbers.
+    """
     import torch
+    from torch.nn import init
     from torch.overrides import TorchFunctionMode
 
     drawing = {getattr(torch.Tensor, name) for name in DRAWING if hasattr(torch.Tensor, name)}
+    drawing |= {getattr(init, name) for name in SCHEMES}
 
     class WithoutChance(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            return args[0] if func in drawing else func(*args, **(kwargs or {}))
+            given = kwargs or {}
+            if func in drawing:
+                return args[0] if args else given["tensor"]
+            return func(*args, **given)
 
-    return WithoutChance()
+    with torch.random.fork_rng(devices=[]), WithoutChance():
+        yield
 
 
 def _read_safetensors(path: Path) -> object:

@@ -45,23 +45,32 @@ def checkpoint(
 
 
 def transformer(
-    kind: str, name: str, files: Sequence[WeightFile], since: str, memory: int = 3000, packages: Sequence[str] = ()
+    kind: str,
+    name: str,
+    files: Sequence[WeightFile],
+    since: str,
+    memory: int = 3000,
+    packages: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> Network:
-    """A network of the class `name` of transformers, which has it `since` a version and may need more packages."""
-    load = partial(load_pretrained, name=name)
+    """A network of the class `name` of transformers, which has it `since` a version and may need more packages.
+
+    `without` names switches of its configuration that turn off parts which nobody here asks.
+    """
+    load = partial(load_pretrained, name=name, without=tuple(without))
     needed = (f"transformers>={since}", *packages)
     return Network(id=kind, files=tuple(files), load=load, packages=needed, memory=memory)
 
 
-def load_pretrained(config: Path, weights: Path, *, name: str) -> nn.Module:
-    """The network, float32, for inference.
+def load_pretrained(config: Path, weights: Path, *, name: str, without: Sequence[str] = ()) -> nn.Module:
+    """The network, float32, for inference; `without` are switches of its configuration that are turned off.
 
     DamagedModelError if the configuration is none, or if a tensor is missing or of another shape. Tensors that are
     left over are of training (text encoders, position tables) and change nothing, since none is missing.
     """
     try:
         kind = getattr(importlib.import_module("transformers"), name)
-        network, found = _built(kind, config, weights)
+        network, found = _built(kind, config, weights, without)
     except (ImportError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise MissingDependencyError(f"the installed transformers cannot make {name} ({reason})") from error
@@ -76,10 +85,11 @@ def normalised(images: Image, network: nn.Module, scale: tuple[Sequence[float], 
     return (pixels - mean) / deviation
 
 
-def _built(kind: Any, config: Path, weights: Path) -> tuple[Any, Any]:
+def _built(kind: Any, config: Path, weights: Path, without: Sequence[str]) -> tuple[Any, Any]:
     """The network, and what of its tensors the file lacks."""
     try:
-        settings = kind.config_class.from_dict(json.loads(config.read_text(encoding="utf-8")))
+        said = json.loads(config.read_text(encoding="utf-8"))
+        settings = kind.config_class.from_dict({**said, **dict.fromkeys(without, False)})
     except (ValueError, TypeError, KeyError) as error:
         raise DamagedModelError(f"{config} is no configuration of {kind.__name__} ({error}): get it again") from error
     return kind.from_pretrained(

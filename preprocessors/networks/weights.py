@@ -47,7 +47,7 @@ HED = from_hub(
     sha256="5ca93762ffd68a29fee1af9d495bf6aab80ae86f08905fb35472a083a4c7a8fa",
 )  # fmt: skip
 PIDINET = from_hub(
-    ANNOTATORS, "table5_pidinet.pth", "research only; contact the authors otherwise", folder="pidinet", megabytes=2.9,
+    ANNOTATORS, "table5_pidinet.pth", "research only; contact the authors otherwise", folder="pidinet", size=2_871_148,
     sha256="80860ac267258b5f27486e0ef152a211d0b08120f62aeb185a050acc30da486c",
 )  # fmt: skip
 TEED = from_hub(
@@ -79,7 +79,7 @@ MIDAS = from_hub(
     sha256="501f0c75b3bca7daec6b3682c5054c09b366765aef6fa3a09d03a5cb4b230853",
 )  # fmt: skip
 LERES = from_hub(
-    ANNOTATORS, "res101.pth", UNSTATED.format(code="of LeReS, for research"), folder="leres", megabytes=500,
+    ANNOTATORS, "res101.pth", UNSTATED.format(code="of LeReS, for research"), folder="leres", size=530_760_553,
     sha256="1d696b2ef3e8336b057d0c15bc82d2fecef821bfebe5ef9d7671a5ec5dde520b",
 )  # fmt: skip
 ZOE = from_hub(
@@ -99,7 +99,7 @@ ANIME_FACES = from_hub(  # nobody has published its digest
     folder="anime_face_segment",
 )  # fmt: skip
 NORMAL_BAE = from_hub(
-    ANNOTATORS, "scannet.pt", "MIT", folder="normal_bae", megabytes=291,
+    ANNOTATORS, "scannet.pt", "MIT", folder="normal_bae", size=290_767_728,
     sha256="03dbf1600c51ee3d45c29f77b77bf1a3b7a24c3452dba62a4ae658f37330c209",
 )  # fmt: skip
 OPENPOSE_BODY = from_hub(
@@ -122,7 +122,9 @@ DWPOSE = from_hub(
     "yzd-v/DWPose", "dw-ll_ucoco_384.onnx", "Apache-2.0", size=134_399_116, folder="openpose",
     sha256="724f4ff2439ed61afb86fb8a1951ec39c6220682803b4a8bd4f598cd913b1843",
 )  # fmt: skip
-RTMPOSE_ANIMAL = from_hub("hr16/UnJIT-DWPose", "rtmpose-m_ap10k_256.onnx", "Apache-2.0", folder="openpose")
+RTMPOSE_ANIMAL = from_hub(
+    "hr16/UnJIT-DWPose", "rtmpose-m_ap10k_256.onnx", "Apache-2.0", folder="openpose", megabytes=54.5
+)
 RTMPOSE = WeightFile(
     name="rtmpose-m_halpe26_256x192.onnx",
     addresses=(

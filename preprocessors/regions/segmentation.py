@@ -85,7 +85,7 @@ def _entry(kind: str, title: str, doc: str, run: Any, network: Network, *aliases
 
 
 def _oneformer(kind: str, repository: str) -> Network:
-    files = checkpoint(repository, "MIT", file="pytorch_model.bin")
+    files = checkpoint(repository, "MIT", file="pytorch_model.bin", megabytes=880)
     return transformer(kind, "OneFormerForUniversalSegmentation", files, since="4.46", memory=8000, packages=MATCHING)
 
 

@@ -169,14 +169,14 @@ def _entry(kind: str, title: str, doc: str, repository: str, licence: str, **mor
     )
 
 
-def _first(size: str, letter: str, kind: str, doc: str) -> Preprocessor:
+def _first(size: str, letter: str, kind: str, doc: str, sha256: str = "") -> Preprocessor:
     """Version 1; `found_as` are the authors' files where sd-webui-controlnet and comfyui_controlnet_aux put them."""
     file = f"depth_anything_vit{letter}14.pth"
     found = f"depth_anything/{file}", f"LiheYoung/Depth-Anything/checkpoints/{file}"
     repository = f"LiheYoung/depth-anything-{size}-hf"
     return _entry(
         kind, f"Depth Anything V1 ({size})", doc, repository, APACHE, spread=False, found_as=found,
-        megabytes=MEGABYTES[size],
+        megabytes=MEGABYTES[size], sha256=sha256,
     )  # fmt: skip
 
 
@@ -198,6 +198,12 @@ DEPTH_ANYTHING_V2 = _second(
 )  # fmt: skip
 DEPTH_ANYTHING_V2_BASE = _second("base", "b", "depth_anything_v2_base", LARGER, NOT_COMMERCIAL)
 DEPTH_ANYTHING_V2_LARGE = _second("large", "l", "depth_anything_v2_large", LARGEST_DOC, NOT_COMMERCIAL)
-DEPTH_ANYTHING = _first("small", "s", "depth_anything", "Relative depth by the first version, softer than the second.")
+DEPTH_ANYTHING = _first(
+    "small", "s", "depth_anything", "Relative depth by the first version, softer than the second.",
+    sha256="7997c812d8964a741eec21e6816ec2db1e442b5109ea2e7db26dcb03c9060ef0",
+)  # fmt: skip
 DEPTH_ANYTHING_BASE = _first("base", "b", "depth_anything_base", LARGER)
-DEPTH_ANYTHING_LARGE = _first("large", "l", "depth_anything_large", LARGEST_DOC)
+DEPTH_ANYTHING_LARGE = _first(
+    "large", "l", "depth_anything_large", LARGEST_DOC,
+    sha256="bc27360a3e6906e5ddd8f618e2dcde11362327361918b8f76793e42e25de31b3",
+)  # fmt: skip

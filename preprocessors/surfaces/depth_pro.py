@@ -1,7 +1,7 @@
 """Depth Pro, through transformers: near is white.
 
 Source: Bochkovskii et al., Depth Pro, 2024. It predicts inverse metric depth up to the focal length; levels are spread
-over the picture, so the focal length does not matter.
+over the picture, so the focal length does not matter, and the third of the network that guesses it is left out.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -61,9 +61,10 @@ DEPTH_PRO = Preprocessor(
         transformer(
             "depth_pro",
             "DepthProForDepthEstimation",
-            checkpoint("apple/DepthPro-hf", "Apple's research licence: not for commercial use"),
+            checkpoint("apple/DepthPro-hf", "Apple's research licence: not for commercial use", megabytes=1900),
             since="4.49",
             memory=8000,
+            without=("use_fov_model",),
         ),
     ),
     batchable=True,

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from controlstack.core.errors import DamagedModelError
+from controlstack.core.errors import DamagedModelError, PreprocessorError
 from controlstack.preprocessors import Output, Preprocessor, find
 from controlstack.preprocessors.lines.linearts import find_lines
 from controlstack.preprocessors.lines.manga import MangaLines
@@ -221,6 +221,15 @@ def test_bad_files_are_named(damage: str, networks: Any, tmp_path: Path) -> None
         }[damage]
         torch.save(changed, path)
     with pytest.raises(DamagedModelError, match=r"7_model.pth"):
+        preprocessor(networks.photo(), runtime=networks.runtime(tmp_path))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_an_error_and_no_black_hint(value: float, networks: Any, tmp_path: Path) -> None:
+    preprocessor, network = prepared(networks, "lineart_anime_denoise", tmp_path)
+    network.conv15.model[2].bias.data.fill_(value)
+    preprocessor = networks.stored(preprocessor, network, tmp_path)
+    with pytest.raises(PreprocessorError, match="no numbers"):
         preprocessor(networks.photo(), runtime=networks.runtime(tmp_path))
 
 

@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from controlstack.core.errors import PreprocessorError
@@ -379,6 +380,19 @@ def test_a_full_disk_is_said_before_and_during(server: Server, store: Store, mon
     with pytest.raises(PreprocessorError, match=r"cannot write .*net.pth: No space left on device"):
         store.fetch(wanted(server))
     assert store.find(wanted(server)) is None
+
+
+def test_what_arrived_needs_no_more_room(server: Server, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = store.folder / "edges" / "net.pth.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(CONTENT[:700_000])
+    rest = len(CONTENT) - 700_000
+    for free in (rest - 1, rest):
+        monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        if free < rest:
+            with pytest.raises(PreprocessorError, match=rf"needs {rest:,} bytes, but .* has only {free:,} left"):
+                store.fetch(wanted(server))
+    assert store.fetch(wanted(server)).read_bytes() == CONTENT
 
 
 def test_an_interrupt_leaves_only_what_can_be_resumed(server: Server, store: Store) -> None:

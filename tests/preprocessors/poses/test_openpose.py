@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
-import sys
-import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ import torch
 from controlstack.core.errors import PreprocessorError
 from controlstack.preprocessors import find
 from controlstack.preprocessors.networks.network import Network
+from controlstack.preprocessors.networks.peers import peer
 from controlstack.preprocessors.poses import openpose
 from controlstack.preprocessors.poses.drawing import draw
 from controlstack.preprocessors.poses.openpose import Box, face_box, hand_boxes, read_face, read_hand
@@ -77,15 +74,13 @@ CROWDS = {
 SIZES = [("three", (511, 513)), ("three", (720, 700)), ("one", (64, 200)), *((crowd, (256, 384)) for crowd in CROWDS)]
 
 
-def peers() -> Any:
-    """The detectors' module of controlnet-aux, without its siblings."""
-    for package in ("controlnet_aux", "scipy", "huggingface_hub", "torchvision"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"needs {package}, to compare with controlnet-aux")
-    package = types.ModuleType("detectors_of_tests")
-    package.__path__ = list(importlib.util.find_spec("controlnet_aux").submodule_search_locations)
-    sys.modules.setdefault("detectors_of_tests", package)
-    return importlib.import_module("detectors_of_tests.open_pose")
+COMPARED = "controlnet_aux", "scipy", "huggingface_hub"  # what its bodies and hands need; faces need torchvision too
+
+
+def bodies() -> Any:
+    """What finds bodies; its file and `util` import each other, which works only in this order."""
+    peer("open_pose.util")
+    return peer("open_pose.body").Body
 
 
 class Painted(nn.Module):
@@ -110,12 +105,11 @@ def cells_of(size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
 
 @OLD
 @pytest.mark.parametrize(("crowd", "size"), SIZES)
-def test_the_same_people_are_found_as_by_controlnet_aux(crowd: str, size: tuple[int, int]) -> None:
-    module = peers()
+def test_the_same_people_are_found_as_by_controlnet_aux(crowd: str, size: tuple[int, int], networks: Any) -> None:
+    networks.needs(*COMPARED)
     cells, used = cells_of(size)
     heat, fields = paint(CROWDS[crowd], cells)
-    body = module.Body.__new__(module.Body)
-    body.model = Painted(fields, heat)
+    body = around(bodies(), Painted(fields, heat))
     found = body.format_body_result(*body(np.zeros((*size, 3), np.uint8)))
     theirs = [[point and (point.x, point.y, point.score) for point in each.keypoints] for each in found]
     ours = find_people(heat, fields, size, used)
@@ -255,52 +249,62 @@ def around(kind: type, network: nn.Module) -> Any:
 
 @OLD
 @pytest.mark.parametrize("size", [(96, 130), (200, 101)])
-def test_pictures_reach_the_network_as_in_controlnet_aux(size: tuple[int, int]) -> None:
-    module = peers()
+def test_pictures_reach_the_network_as_in_controlnet_aux(size: tuple[int, int], networks: Any) -> None:
+    networks.needs(*COMPARED)
     network = Coarse(38, 19)
     image = cv2.resize(data.astronaut(), size[::-1], interpolation=cv2.INTER_AREA)
-    found = module.OpenposeDetector(around(module.Body, network)).detect_poses(image)
+    detector = around(bodies(), network)
+    found = detector.format_body_result(*detector(np.ascontiguousarray(image[..., ::-1])))
     (ours,) = openpose.find_poses(image[None], network)
     assert (ours.height, ours.width) == size
     assert len(ours.people) > 1
     assert [[point and (point.x, point.y) for point in each.body] for each in ours.people] == [
-        [point and (round(point.x * size[1]), round(point.y * size[0])) for point in each.body.keypoints]
-        for each in found
+        [point and (point.x, point.y) for point in each.keypoints] for each in found
     ]
 
 
 @OLD
 @pytest.mark.parametrize("side", [64, 150])
-def test_hands_and_faces_are_read_as_in_controlnet_aux(side: int) -> None:
-    module = peers()
-    image = np.ascontiguousarray(cv2.resize(data.astronaut(), (256, 256), interpolation=cv2.INTER_AREA)[..., ::-1])
-    box = Box(20, 30, side)
-    crop = image[30 : 30 + side, 20 : 20 + side]
+def test_hands_are_read_as_in_controlnet_aux(side: int, networks: Any) -> None:
+    networks.needs(*COMPARED)
+    image = blue_first()
     network = Coarse(22, wrap=next)
-    ((_, hand),) = openpose._hands(image, [None, box], network)
-    for point, (x, y) in zip(hand, around(module.Hand, network)(crop), strict=True):
+    ((_, hand),) = openpose._hands(image, [None, Box(20, 30, side)], network)
+    crop = image[30 : 30 + side, 20 : 20 + side]
+    for point, (x, y) in zip(hand, around(peer("open_pose.hand").Hand, network)(crop), strict=True):
         assert (x, y) == (0, 0) if point is None else (20 + x, 30 + y) == point[:2]
     assert len({point for point in hand if point}) > 5
+
+
+@OLD
+@pytest.mark.parametrize("side", [64, 150])
+def test_faces_are_read_as_in_controlnet_aux(side: int, networks: Any) -> None:
+    networks.needs(*COMPARED, "torchvision")
+    image = blue_first()
     network = Coarse(71, wrap=list)
-    ((_, face),) = openpose._faces(image, [box], network)
-    detector = around(module.Face, network)
-    peaks = detector.compute_peaks_from_heatmaps(detector(crop)[:70])
+    ((_, face),) = openpose._faces(image, [Box(20, 30, side)], network)
+    detector = around(peer("open_pose.face").Face, network)
+    peaks = detector.compute_peaks_from_heatmaps(detector(image[30 : 30 + side, 20 : 20 + side])[:70])
     assert [point[:2] for point in face if point] == [(20 + x, 30 + y) for x, y in peaks]
     assert len(peaks) > 40
 
 
+def blue_first() -> np.ndarray:
+    return np.ascontiguousarray(cv2.resize(data.astronaut(), (256, 256), interpolation=cv2.INTER_AREA)[..., ::-1])
+
+
 @OLD
 @pytest.mark.parametrize("name", ["openpose", "openpose_hand", "openpose_face"])
-def test_files_in_their_real_layout_are_loaded(name: str, tmp_path: Path) -> None:
+def test_files_in_their_real_layout_are_loaded(name: str, networks: Any, tmp_path: Path) -> None:
     """Random weights at true shapes; files of bodies and hands leave a part of each key out."""
-    peers()
     network = find(name).networks[-1]
+    networks.needs(*COMPARED, *network.packages)
     source, kind = {
         "openpose": ("open_pose.model", "bodypose_model"),
         "openpose_hand": ("open_pose.model", "handpose_model"),
         "openpose_face": ("open_pose.face", "FaceNet"),
     }[name]
-    whole = getattr(importlib.import_module(f"detectors_of_tests.{source}"), kind)()
+    whole = getattr(peer(source), kind)()
     torch.manual_seed(0)
     for tensor in whole.state_dict().values():
         tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5 if tensor.dim() > 1 else 0.05)

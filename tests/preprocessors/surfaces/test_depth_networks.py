@@ -169,19 +169,22 @@ def leres_hints(networks: Any, network: nn.Module, image: np.ndarray) -> dict[st
     return {"depth_leres": cv2.cvtColor(255 - cv2.convertScaleAbs(share, alpha=255 / 65535), cv2.COLOR_GRAY2RGB)}
 
 
-CASES: dict[str, tuple[Any, Any, Any, float]] = {
-    "midas": (build_midas, dict, midas_hints, 0.7),
+PACKAGES = "controlnet_aux", "einops", "huggingface_hub"
+CASES: dict[str, tuple[Any, Any, Any, float, tuple[str, ...]]] = {
+    "midas": (build_midas, dict, midas_hints, 0.7, (*PACKAGES, "timm", "torchvision")),
     "bae": (
         build_bae,
         lambda state: {"model": {f"module.{key}": value for key, value in state.items()}},
         bae_hints,
         0.6,
+        (*PACKAGES, "torchvision"),
     ),
     "leres": (
         build_leres,
         lambda state: {"depth_model": {f"module.{key}": value for key, value in state.items()}},
         leres_hints,
         0.6,
+        PACKAGES,
     ),
 }
 
@@ -190,8 +193,8 @@ CASES: dict[str, tuple[Any, Any, Any, float]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_hints_equal_those_of_controlnet_aux(case: str, networks: Any, tmp_path: Path) -> None:
     """True shapes, random weights, files in their real layout."""
-    networks.needs("controlnet_aux", "timm", "torchvision", "einops", "huggingface_hub", "skimage")
-    build, layout, theirs, gain = CASES[case]
+    build, layout, theirs, gain, packages = CASES[case]
+    networks.needs(*packages)
     network, image = networks.randomise(build(), gain), networks.photo()
     expected = theirs(networks, network, image)
     ready = networks.runtime(tmp_path)
