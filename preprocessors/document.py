@@ -80,7 +80,8 @@ hosts and of other preprocessor packages, and in the cache of the Hugging Face h
 Many networks are classes of controlnet-aux, which is imported file by file: install it by
 `pip install --no-deps controlnet-aux==0.0.10`, because its requirements would replace the host's torch.
 Weights that may be used for everything are those of `depth_anything_v2`, `normal_bae`, `dw_openpose_full`, `mlsd` and
-`seg_ofade20k`; some publishers state no licence for theirs, and OpenPose's and PiDiNet's are not for commercial use.
+`seg_ofade20k`; some publishers state no licence for theirs, and those of OpenPose, PiDiNet, TEED and anime faces are
+not for commercial use.
 
 Preprocessors of poses tell what they found, and draw what an editor changed, without their weights:
 

@@ -13,6 +13,8 @@ from .network import Archive, WeightFile
 HUB = "https://huggingface.co"
 ANNOTATORS = "lllyasviel/Annotators"
 UNSTATED = "none stated by the publisher; code {code}"
+QINGLONG = "CC-BY-NC-SA-4.0, as its repository says: not for commercial use; code MIT"
+MISTO = "CreativeML OpenRAIL++-M, as its repository says: with rules of use; code MIT"
 CMU = "CMU OpenPose: academic or non-commercial use only"
 
 
@@ -51,11 +53,11 @@ PIDINET = from_hub(
     sha256="80860ac267258b5f27486e0ef152a211d0b08120f62aeb185a050acc30da486c",
 )  # fmt: skip
 TEED = from_hub(
-    "bdsqlsz/qinglong_controlnet-lllite", "Annotators/7_model.pth", UNSTATED.format(code="MIT"), size=247_232,
+    "bdsqlsz/qinglong_controlnet-lllite", "Annotators/7_model.pth", QINGLONG, size=247_232,
     sha256="b9037964149c55156c6adbffdfbd7e8ca7d2ef2a4d90573520efa7f3a1aacf06", folder="TEED",
 )  # fmt: skip
 MTEED = from_hub(
-    "TheMistoAI/MistoLine", "Anyline/MTEED.pth", UNSTATED.format(code="MIT"), size=248_298, folder="Anyline",
+    "TheMistoAI/MistoLine", "Anyline/MTEED.pth", MISTO, size=248_298, folder="Anyline",
     sha256="a3c2d8a8ce9422555c787160bd46362d761325a565333c0e3f6a53e0bae2abdb",
 )  # fmt: skip
 LINEART = from_hub(
@@ -95,8 +97,8 @@ MOBILE_SAM = from_hub(
     sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
 )  # fmt: skip
 ANIME_FACES = from_hub(  # nobody has published its digest
-    "bdsqlsz/qinglong_controlnet-lllite", "Annotators/UNet.pth", UNSTATED.format(code="MIT"),
-    folder="anime_face_segment",
+    "bdsqlsz/qinglong_controlnet-lllite", "Annotators/UNet.pth", QINGLONG, folder="anime_face_segment",
+    megabytes=6.2,
 )  # fmt: skip
 NORMAL_BAE = from_hub(
     ANNOTATORS, "scannet.pt", "MIT", folder="normal_bae", size=290_767_728,

@@ -114,8 +114,9 @@ def _step(plane: Floats, place: int) -> Floats:
 
 
 DETECTOR = transformer(
-    "rtdetr", "RTDetrForObjectDetection", checkpoint("PekingU/rtdetr_r50vd_coco_o365", "Apache-2.0"), since="4.48",
-    memory=4000, packages=("scipy",),
+    "rtdetr", "RTDetrForObjectDetection",
+    checkpoint("PekingU/rtdetr_r50vd_coco_o365", "Apache-2.0", megabytes=172),
+    since="4.48", memory=4000, packages=("scipy",),
 )  # fmt: skip
 NETWORK = transformer(
     "vitpose",

@@ -114,7 +114,10 @@ SEG_M2FADE20K = _entry(
         "mask2former_ade20k",
         "Mask2FormerForUniversalSegmentation",
         checkpoint(
-            "facebook/mask2former-swin-small-ade-semantic", "code MIT; weights: other", file="pytorch_model.bin"
+            "facebook/mask2former-swin-small-ade-semantic",
+            "code MIT; weights: other",
+            file="pytorch_model.bin",
+            megabytes=276,
         ),
         since="4.46",
         memory=6000,

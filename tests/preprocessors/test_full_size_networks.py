@@ -4,7 +4,7 @@
 
 The number of parameters tells that the sizes are the published ones (papers, model cards and sizes of files, in
 millions). ONNX files are graphs of our own with the inputs and outputs of the published ones. No environment needs to
-have all packages: what is greyed out is skipped, with the reason that users read. Depth Pro takes five minutes on one
+have all packages: what is greyed out is skipped, with the reason that users read. Depth Pro takes three minutes on one
 core, since it looks at 35 windows of any picture, and 7 GB of memory; the others take seconds.
 """
 

@@ -54,7 +54,7 @@ def depth_pro() -> nn.Module:
         transformers.DepthProConfig(
             patch_size=32, fusion_hidden_size=8, intermediate_hook_ids=[1, 0], intermediate_feature_dims=[8, 8],
             scaled_images_ratios=[0.25, 0.5, 1], scaled_images_overlap_ratios=[0.0, 0.5, 0.25],
-            scaled_images_feature_dims=[8, 8, 8], merge_padding_value=1, use_fov_model=False, num_fov_head_layers=0,
+            scaled_images_feature_dims=[8, 8, 8], merge_padding_value=1, use_fov_model=True, num_fov_head_layers=0,
             image_model_config=dict(part), patch_model_config=dict(part), fov_model_config=dict(part),
         )
     )  # fmt: skip
@@ -135,6 +135,13 @@ def test_depth_pro_equals_the_librarys_call(tmp_path: Path) -> None:
     hint = preprocessor(image, runtime=runtime)
     assert len(np.unique(hint)) > 100
     assert np.abs(hint[..., 0] - expected).max() < 1
+    whole = sum(each.numel() for each in network.parameters())
+    with runtime.ready(preprocessor.networks[0]) as loaded:
+        assert isinstance(loaded, nn.Module)
+        assert sum(each.numel() for each in loaded.parameters()) == whole - sum(
+            each.numel() for name, each in network.named_parameters() if name.startswith("fov_model.")
+        )
+    assert runtime.pool.bytes < 4 * whole  # nobody asks for the focal length
 
 
 @torch.no_grad()
