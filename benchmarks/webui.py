@@ -29,7 +29,7 @@ from webui_host import Host
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, HEADS = 128, 8  # of the U-Net: four tenths of SD 1.5's width
-SIZE, STEPS = 256, 12  # pixels, and steps of a request
+SIZE, STEPS = 256, 8  # pixels, and steps of a request
 CONTROL = "1, control mode"
 CASES = ("1", "2", "3", CONTROL)  # how many units
 RUNS = 10  # requests with three units, for the loads
@@ -77,7 +77,8 @@ def measure_round(hosts: dict[str, Host], number: int) -> Round:
     found: Round = {name: {} for name in names}
     for case in CASES:
         for name in names:
-            found[name][case] = (seconds(hosts[name], "0"), seconds(hosts[name], case))
+            found[name][case] = bare, controlled = (seconds(hosts[name], "0"), seconds(hosts[name], case))
+            print(f"round {number + 1}: {name}, {case}: {bare:.3f} s, {controlled:.3f} s", file=sys.stderr, flush=True)
     return found
 
 
