@@ -18,6 +18,7 @@ import webui_world
 from webui_host import Drawing, Host, Picture, encode
 
 TOLERANCE = 1e-4  # of the answer's range
+RARE = 1e-3  # part of a picture's values that may differ by more than 1: a random decoder is steep in places
 SIZE = 128
 
 
@@ -165,7 +166,8 @@ def test_equals_the_peer(webui: Host, webui_peer: Host, plain: Drawing, name: st
     assert max(differences) < TOLERANCE, [f"{each:.0e}" for each in differences]
     assert [each.shape for each in ours.pictures] == [each.shape for each in theirs.pictures]
     for mine, other in zip(ours.pictures, theirs.pictures, strict=True):
-        assert np.abs(mine.astype(int) - other).max() <= 1
+        far_off = np.abs(mine.astype(int) - other) > 1
+        assert far_off.mean() < RARE
     assert texts(ours) == texts(theirs)
 
 
