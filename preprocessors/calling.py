@@ -133,11 +133,28 @@ def _run(preprocessor: Declaration, call: Call, networks: Sequence[object]) -> A
     if preprocessor.batchable:
         given = {} if call.masks is None else {"mask": call.masks}
         return _colour(preprocessor.run(call.batch, *networks, **given, **call.arguments), 4)
-    results: list[Image] = []
+    results = _one_by_one(preprocessor, call, networks)
+    return _colour(next(results), 3)[None] if len(call.batch) == 1 else _gathered(results, len(call.batch))
+
+
+def _one_by_one(preprocessor: Declaration, call: Call, networks: Sequence[object]) -> Iterator[Any]:
     for row, image in enumerate(call.batch):
         given = {} if call.masks is None else {"mask": call.masks[row]}
-        results.append(_colour(preprocessor.run(image, *networks, **given, **call.arguments), 3))
-    return results[0][None] if len(results) == 1 else np.stack(results)
+        yield preprocessor.run(image, *networks, **given, **call.arguments)
+
+
+def _gathered(results: Iterator[Any], count: int) -> Any:
+    """Pictures as one batch, each written to its place as it comes: a second copy of all would cost more than Canny."""
+    batch: Any = None
+    for row, result in enumerate(results):
+        gray = result.ndim == 2 and result.dtype == np.uint8
+        if batch is None:
+            batch = np.empty((count, *result.shape, *((3,) if gray else ())), result.dtype)
+        if gray:
+            gray_to_rgb(result, into=batch[row])
+        else:
+            batch[row] = result
+    return batch
 
 
 def _colour(result: Any, rank: int) -> Any:

@@ -205,9 +205,9 @@ def _levels(mask: Mask, low: int, high: int) -> Image:
     return np.where(mask, np.uint8(high), np.uint8(low))
 
 
-def gray_to_rgb(gray: Image) -> Image:
-    """[H, W] as three equal channels."""
-    return _pixels(cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB))
+def gray_to_rgb(gray: Image, into: Image | None = None) -> Image:
+    """[H, W] as three equal channels; `into` is an array [H, W, 3] that is to hold them."""
+    return _pixels(cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB, dst=into))
 
 
 def _pixels(image: object) -> Image:
