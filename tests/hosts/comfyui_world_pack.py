@@ -55,7 +55,6 @@ def _model(folder):
     names = ("context_dim", "model_channels", "use_linear_in_transformer", "adm_in_channels", "use_temporal_attention")
     known = {name: config[name] for name in names}
     family = type("TinyWorld", (comfy.supported_models.SD15,), {"unet_config": known})
-    comfy.supported_models.models.insert(0, family)
     chosen = family(config)
     chosen.latent_format = _Scaled(json.loads((folder / "vae" / "config.json").read_text())["scaling_factor"])
     chosen.set_inference_dtype(torch.float32, None)
