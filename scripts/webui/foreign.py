@@ -8,7 +8,10 @@ from enum import Enum
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-from ...core.fields import ALIASES, UnitArgs
+from ...core.fields import ALIASES, InputMode, UnitArgs
+from ...core.fields import UnionType as ControlNetUnionControlType
+
+__all__ = ["ControlNetUnionControlType", "InputMode"]  # members and texts of ours are those of sd-webui-controlnet
 
 
 class ControlMode(Enum):
@@ -31,34 +34,12 @@ class ResizeMode(Enum):
         return list(ResizeMode).index(self)
 
 
-class InputMode(Enum):
-    """Where a unit's pictures come from."""
-
-    SIMPLE = "simple"
-    BATCH = "batch"
-    MERGE = "merge"
-
-
 class HiResFixOption(Enum):
     """In which pass a unit acts."""
 
     BOTH = "Both"
     LOW_RES_ONLY = "Low res only"
     HIGH_RES_ONLY = "High res only"
-
-
-class ControlNetUnionControlType(Enum):
-    """What a union model's hint shows."""
-
-    OPENPOSE = "OpenPose"
-    DEPTH = "Depth"
-    SOFT_EDGE = "Soft Edge"
-    HARD_EDGE = "Hard Edge"
-    NORMAL_MAP = "Normal Map"
-    SEGMENTATION = "Segmentation"
-    TILE = "Tile"
-    INPAINT = "Inpaint"
-    UNKNOWN = "Unknown"
 
 
 class ControlModelType(Enum):
@@ -69,12 +50,10 @@ class ControlModelType(Enum):
     Controlllite = "Controlllite"
 
 
-_LEFT_TO_US = {  # enums of our own, which other extensions do not know
+_LEFT_TO_US = {  # ours have other members than the enums that other extensions know
     "resize_mode": ResizeMode.INNER_FIT,
     "control_mode": ControlMode.BALANCED,
     "hr_option": HiResFixOption.BOTH,
-    "union_control_type": ControlNetUnionControlType.UNKNOWN,
-    "input_mode": InputMode.SIMPLE,
     "range_basis": None,  # what the program means by a range
 }
 FRAMES = "animatediff_batch"  # AnimateDiff sets this on a unit that is to see another picture in each frame
