@@ -12,8 +12,8 @@ from ..core.errors import HintError
 from ..core.resize import ResizeMode, pixel_perfect
 from ..preprocessors import find
 from ..preprocessors.poses.points import to_json
-from .annotators import runtime
 from .choice import CHOICE, SEED
+from .host.annotators import runtime
 
 LATENT = 8  # pixels per latent pixel
 

@@ -8,8 +8,8 @@ from typing import Any
 from comfy_api.latest import io
 from server import PromptServer
 
-from .area import with_area
-from .control import StackControl
+from .host.area import with_area
+from .host.control import StackControl
 from .report import Report, lines
 from .schema import UnitsType, schema
 from .spec import Units

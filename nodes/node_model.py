@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .loading import files, load, path_of
+from .host.loading import files, load, path_of
 from .schema import schema
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from .control import StackControl
+from .host.control import StackControl
 from .plot import plot
 from .report import Report, lines
 from .schema import schema

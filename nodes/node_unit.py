@@ -16,7 +16,7 @@ from ..core.unit import ControlMode
 from .blocks import BlockWeights
 from .choice import RESOLUTION, preprocessor_input, unusable
 from .hints import make_hint, resolution_of
-from .member import member_of
+from .host.member import member_of
 from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 

@@ -1,7 +1,9 @@
 """The WebUI edge: the only code that knows AUTOMATIC1111's WebUI, Forge and gradio.
 
-`register` is where everything begins: `script` has the hooks that the WebUI calls for each request, `run` does one
-request, `page` draws the accordion, `api` and `external` answer programs. `host` is the one door to the WebUI's own
-modules for a run. `arguments`, `batch`, `choices`, `contents`, `files`, `paste`, `pictures`, `preprocessing` and
-`presets` work without a host, and are tested so.
+`register` is where everything begins, and `script` has the hooks that the WebUI calls for each request. The rooms:
+
+- `page/` draws the accordion and the settings.
+- `clients/` answers programs: the routes of the API, other extensions.
+- `request/` turns what was asked for into units, and runs them.
+- `host/` holds the WebUI's own side: its U-Net, its patcher, its memory, its folders.
 """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .services import services
+from .request.services import services
 
 
 def register() -> tuple[type, type | None]:
@@ -17,8 +17,9 @@ def register() -> tuple[type, type | None]:
     """
     from modules import script_callbacks
 
-    from . import api, external, grid, page, paste, rival, settings
-    from .page_script import make_page_script
+    from .clients import api, external, rival
+    from .page import grid, page, paste, settings
+    from .page.page_script import make_page_script
     from .script import make_script
 
     other = rival.find()

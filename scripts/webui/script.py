@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import ControlError
 from ...core.fields import UnitArgs
-from . import sampling
-from .arguments import SLOTS, as_units, empty_slots, units_of, unsaid
-from .batches import Batches
-from .page_script import with_page
-from .preparing import write_text
-from .services import services
-from .tiles import LATENT, Tiles
+from .host.tiles import LATENT, Tiles
+from .page.page_script import with_page
+from .request import sampling
+from .request.arguments import SLOTS, as_units, empty_slots, units_of, unsaid
+from .request.batches import Batches
+from .request.preparing import write_text
+from .request.services import services
 
 if TYPE_CHECKING:
-    from .run import Run
+    from .request.run import Run
 
 log = logging.getLogger("controlstack")
 
@@ -168,7 +168,7 @@ def _foresee(p: Any, args: Sequence[Any], batches: Batches | None) -> bool:
 
 
 def _collect(p: Any, args: Sequence[Any], batches: Batches | None, number: int) -> list[UnitArgs]:
-    from .remote import with_attributes
+    from .clients.remote import with_attributes
 
     def own() -> list[UnitArgs]:
         return units_of(args, services().host.basis)

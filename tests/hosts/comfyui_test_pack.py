@@ -405,7 +405,7 @@ class TestNetwork:
         return {"required": {"factor": ("FLOAT", {"default": 0.5})}}
 
     def make(self, factor):
-        annotators = next(module for name, module in sys.modules.items() if name.endswith("nodes.annotators"))
+        annotators = next(module for name, module in sys.modules.items() if name.endswith("nodes.host.annotators"))
         networks = sys.modules[annotators.Runtime.__module__.replace(".runtime", ".networks.network")]
         layer = torch.nn.Linear(1, 1, bias=False)
         layer.weight.data.fill_(factor)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import webui_host
-from controlstack.scripts.webui.arguments import FIELDS
+from controlstack.scripts.webui.request.arguments import FIELDS
 from PIL import Image
 from webui_host import Drawing, Host, Picture, decode, encode
 from webui_oracle import Oracle, Place, Wanted

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from controlstack.core.fields import UNION_LABELS
-from controlstack.scripts.webui import preprocessing
+from controlstack.scripts.webui.request import preprocessing
 from webui_page import A1111, FORGE, Page, shoot
 
 FOLDER = Path(__file__).parents[2] / "localizations"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from controlstack.scripts.webui.arguments import FIELDS
+from controlstack.scripts.webui.request.arguments import FIELDS
 from PIL import Image
 from webui_host import Drawing, Host, RequestError, decode
 from webui_oracle import Oracle, Place, Wanted

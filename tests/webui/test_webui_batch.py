@@ -11,9 +11,9 @@ import torch
 from controlstack.core.errors import UnitError
 from controlstack.core.fields import UnitArgs
 from controlstack.core.schedule import RangeBasis
-from controlstack.scripts.webui.arguments import FIELDS, SLOTS
-from controlstack.scripts.webui.batch import Batch, batch_of, pictures_in
-from controlstack.scripts.webui.choices import display
+from controlstack.scripts.webui.page.choices import display
+from controlstack.scripts.webui.request.arguments import FIELDS, SLOTS
+from controlstack.scripts.webui.request.batch import Batch, batch_of, pictures_in
 from PIL import Image
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig
-from controlstack.scripts.webui.cache import ModelCache
-from controlstack.scripts.webui.memory import GIB, network_of, size_of
+from controlstack.scripts.webui.host.cache import ModelCache
+from controlstack.scripts.webui.host.memory import GIB, network_of, size_of
 from safetensors.torch import save_file
 
 CONFIG = AdapterConfig(channels=(8, 16, 32, 32), inner=(8, 16, 32, 32), depth=1, kernel=1, hint_channels=3, xl=False)

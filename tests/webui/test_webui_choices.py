@@ -13,10 +13,10 @@ from controlstack.preprocessors import ABSENT, REGISTRY, find
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
 from controlstack.preprocessors.runtime import Runtime
-from controlstack.scripts.webui import choices
-from controlstack.scripts.webui.arguments import FIELDS, THRESHOLDS, from_page_unit
-from controlstack.scripts.webui.gradio_shim import with_drawing
-from controlstack.scripts.webui.preprocessing import OWN_SIZE
+from controlstack.scripts.webui.page import choices
+from controlstack.scripts.webui.page.gradio_shim import with_drawing
+from controlstack.scripts.webui.request.arguments import FIELDS, THRESHOLDS, from_page_unit
+from controlstack.scripts.webui.request.preprocessing import OWN_SIZE
 
 MODELS = ["control_depth [00000000]", "old_canny [11111111]", "control_v11p_sd15_canny [22222222]"]
 ABOUT = " (about: it depends on the sampler)"

@@ -9,8 +9,8 @@ import torch
 from controlstack.core.base import Base
 from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
 from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig
-from controlstack.scripts.webui.contents import Content, Contents
-from controlstack.scripts.webui.files import ModelFiles
+from controlstack.scripts.webui.host.files import ModelFiles
+from controlstack.scripts.webui.page.contents import Content, Contents
 from safetensors.torch import save_file
 
 WIDTHS = (32, 32, 32, 64, 64)

@@ -14,10 +14,18 @@ from controlstack.core.fields import InputMode, UnitArgs
 from controlstack.core.resize import ResizeMode
 from controlstack.core.unit import ControlMode
 from controlstack.models.families import controlnet
-from controlstack.scripts.webui import external
-from controlstack.scripts.webui.arguments import FIELDS, SLOTS, as_units, empty_slots, raw_units, units_of, unsaid
-from controlstack.scripts.webui.foreign import EmptySlot
-from controlstack.scripts.webui.page_script import PageHooks
+from controlstack.scripts.webui.clients import external
+from controlstack.scripts.webui.host.foreign import EmptySlot
+from controlstack.scripts.webui.page.page_script import PageHooks
+from controlstack.scripts.webui.request.arguments import (
+    FIELDS,
+    SLOTS,
+    as_units,
+    empty_slots,
+    raw_units,
+    units_of,
+    unsaid,
+)
 
 NAMES = {  # read in the sources of these extensions
     "ADetailer": "get_models ControlNetUnit ControlMode.BALANCED update_cn_script_in_processing",

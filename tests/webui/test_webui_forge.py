@@ -10,8 +10,8 @@ import pytest
 import torch
 from controlstack.core.residuals import Residuals
 from controlstack.core.unit import Window
-from controlstack.scripts.webui.forge import PatchedControl, join
-from controlstack.scripts.webui.tiles import Tiles
+from controlstack.scripts.webui.host.patched import PatchedControl, join
+from controlstack.scripts.webui.host.tiles import Tiles
 from torch import Tensor
 
 BLOCKS = 4

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from controlstack.scripts.webui.host import WebUI
+from controlstack.scripts.webui.host.webui import WebUI
 from torch import nn
 
 

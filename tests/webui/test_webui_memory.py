@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from controlstack.scripts.webui.memory import GIB, WORKSPACE, Residency, Stream, size_of
+from controlstack.scripts.webui.host.memory import GIB, WORKSPACE, Residency, Stream, size_of
 from torch import nn
 
 CPU, DEVICE = torch.device("cpu"), torch.device("meta")  # meta computes shapes: no GPU is needed to see who is where
@@ -80,7 +80,7 @@ def test_as_much_stays_as_fits_beside_the_work() -> None:
     room = size_of(network[0])
     residency = Residency(DEVICE, CPU, lambda: WORKSPACE + room)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("controlstack.scripts.webui.memory.ROOM", 1 << 40)  # nothing fits as a whole
+        patch.setattr("controlstack.scripts.webui.host.memory.ROOM", 1 << 40)  # nothing fits as a whole
         with residency.ready(network):
             assert places(network) == ["meta"] * 2 + ["cpu"] * 4
 

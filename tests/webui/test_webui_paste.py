@@ -9,12 +9,12 @@ import pytest
 from controlstack.core import infotext
 from controlstack.core.fields import BASIS_LABELS, label_of, parse_unit
 from controlstack.core.schedule import RangeBasis
-from controlstack.scripts.webui import paste
-from controlstack.scripts.webui.arguments import FIELDS, THRESHOLDS, from_page_unit
-from controlstack.scripts.webui.files import ModelFiles
-from controlstack.scripts.webui.grid import AXES, setter
-from controlstack.scripts.webui.preprocessing import with_defaults
-from controlstack.scripts.webui.remote import GRID
+from controlstack.scripts.webui.clients.remote import GRID
+from controlstack.scripts.webui.host.files import ModelFiles
+from controlstack.scripts.webui.page import paste
+from controlstack.scripts.webui.page.grid import AXES, setter
+from controlstack.scripts.webui.request.arguments import FIELDS, THRESHOLDS, from_page_unit
+from controlstack.scripts.webui.request.preprocessing import with_defaults
 
 PEER = (
     "Module: canny, Model: {}, Weight: 0.7, Resize Mode: Just Resize, Processor Res: 256, Threshold A: 30, "

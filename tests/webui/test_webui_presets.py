@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from controlstack.core.errors import UnitError
 from controlstack.core.fields import parse_unit
-from controlstack.scripts.webui.choices import display
-from controlstack.scripts.webui.presets import Presets
+from controlstack.scripts.webui.page.choices import display
+from controlstack.scripts.webui.page.presets import Presets
 
 UNIT = parse_unit(
     {"enabled": True, "module": "canny", "model": "a [01234567]", "weight": 0.5, "curve": "0: 1; 1: 0",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from controlstack.core.resize import ResizeMode
-from controlstack.scripts.webui.fitting import fit_hint
-from controlstack.scripts.webui.restoring import Restoration, Wish, finish_picture, visible
+from controlstack.scripts.webui.request.fitting import fit_hint
+from controlstack.scripts.webui.request.restoring import Restoration, Wish, finish_picture, visible
 
 SIZE = 32
 

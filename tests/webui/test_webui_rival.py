@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from controlstack.scripts.webui.rival import FORGE, PEER, advice, is_rival
+from controlstack.scripts.webui.clients.rival import FORGE, PEER, advice, is_rival
 
 
 def test_another_controlnet_is_recognised_by_what_it_is(tmp_path: Path) -> None:

@@ -20,11 +20,11 @@ from controlstack.core.unit import ControlMode
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
 from controlstack.preprocessors.runtime import Runtime
-from controlstack.scripts.webui import preprocessing
-from controlstack.scripts.webui.arguments import FIELDS, SLOTS, fill, raw_units, units_of
-from controlstack.scripts.webui.external import ControlNetUnit
-from controlstack.scripts.webui.files import ModelFiles, short_hash
-from controlstack.scripts.webui.pictures import input_of, read_mask, rgba_pictures
+from controlstack.scripts.webui.clients.external import ControlNetUnit
+from controlstack.scripts.webui.host.files import ModelFiles, short_hash
+from controlstack.scripts.webui.request import preprocessing
+from controlstack.scripts.webui.request.arguments import FIELDS, SLOTS, fill, raw_units, units_of
+from controlstack.scripts.webui.request.pictures import input_of, read_mask, rgba_pictures
 from PIL import Image
 
 RED = np.full((4, 6, 3), (255, 0, 0), np.uint8)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from controlstack.core.fields import HIRES_LABELS, MODE_LABELS, RESIZE_LABELS
-from controlstack.scripts.webui import preprocessing
+from controlstack.scripts.webui.request import preprocessing
 
 ROOT = Path(__file__).parents[2]
 LANGUAGES = sorted((ROOT / "localizations").glob("*.json"))
@@ -18,7 +18,7 @@ NAMES = {"txt2img", "img2img", "ControlNet", "Image", "Mask"}  # the host transl
 
 def strings() -> set[str]:
     """Every text in the sources of the page."""
-    files = [*(ROOT / "scripts" / "webui").glob("*.py")]
+    files = [*(ROOT / "scripts" / "webui").rglob("*.py")]
     nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
     found = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     sliders = {slider["name"] for each in preprocessing.REGISTRY for slider in preprocessing.sliders(each)}
@@ -27,7 +27,7 @@ def strings() -> set[str]:
 
 def labels() -> set[str]:
     """The texts that widgets are given by name."""
-    files = [ROOT / "scripts" / "webui" / name for name in ("unit_page.py", "preset_page.py")]
+    files = [ROOT / "scripts" / "webui" / "page" / name for name in ("unit_page.py", "preset_page.py")]
     calls = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
     words = (word for call in calls if isinstance(call, ast.Call) for word in call.keywords if word.arg in SHOWN)
     return {word.value.value for word in words if isinstance(word.value, ast.Constant) and word.value.value}

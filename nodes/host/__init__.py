@@ -1,0 +1,1 @@
+"""The side of ComfyUI: its controls, runs, clock, regions, tiles and model loading."""

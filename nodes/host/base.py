@@ -1,0 +1,61 @@
+"""What the loaded base model is, and the errors of units that cannot act on it, before the first step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from ...core.base import Base, check_fits
+from ...core.errors import HostError, IncompatibleModelError
+from ...core.unit import ControlUnit
+
+
+def blocks_of(model: Any) -> int | None:
+    """How many input blocks its U-Net has; None: it is no U-Net of the latent-diffusion kind."""
+    blocks = getattr(model.diffusion_model, "input_blocks", None)
+    return None if blocks is None else len(blocks)
+
+
+def base_of(model: Any) -> Base:
+    """The widths of the host's base model (`comfy.model_base.BaseModel`) that control models must share."""
+    config = model.model_config.unet_config
+    if blocks_of(model) is None:
+        return Base(context=config.get("context_dim"))
+    width, per_level = config["model_channels"], config["num_res_blocks"]
+    multiples = config["channel_mult"]
+    counts = [per_level] * len(multiples) if isinstance(per_level, int) else per_level
+    blocks = [width]
+    for level, (multiple, count) in enumerate(zip(multiples, counts, strict=True)):
+        blocks += [width * multiple] * count
+        if level < len(multiples) - 1:
+            blocks.append(width * multiple)  # the halving
+    return Base(context=config.get("context_dim"), label=config.get("adm_in_channels") or 0, blocks=tuple(blocks))
+
+
+def check_units(model: Any, units: Sequence[ControlUnit], own: Sequence[bool]) -> None:
+    """Raise, naming the unit and both sides, unless every unit can act on this base model.
+
+    own: which units hold networks of ours, for the U-Nets of Stable Diffusion alone.
+    """
+    network = model.diffusion_model
+    if not _takes_control(network):
+        raise HostError(
+            f"the loaded model ({type(network).__name__}) ignores control: its units would do nothing. "
+            "Choose another checkpoint, or take Apply Control Units out"
+        )
+    base = base_of(model)
+    for number, (unit, ours) in enumerate(zip(units, own, strict=True), start=1):
+        if ours and blocks_of(model) is None:
+            raise IncompatibleModelError(
+                f"unit {number}: '{unit.model.name}' was trained for {unit.model.base.name}, the loaded checkpoint is "
+                f"{type(network).__name__}: choose a Stable Diffusion checkpoint, or a control model for this one"
+            )
+        try:
+            check_fits(unit.model.name, unit.model.base, base)
+        except IncompatibleModelError as error:
+            raise IncompatibleModelError(f"unit {number}: {error}") from None
+
+
+def _takes_control(network: Any) -> bool:
+    return "control" in inspect.signature(network.forward).parameters

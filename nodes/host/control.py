@@ -1,0 +1,202 @@
+"""Our units as one control object of the host: all of a stack in one, shared by the positive and the negative prompt.
+
+The host copies control objects between graphs and may run one twice, so what the user said (`UnitSpec`) is kept apart
+from what a run knows (`Run`), which begins in `pre_run` and ends in `cleanup`. The host leaves `cleanup` out when a run
+is interrupted or fails; a callback on its model patcher is then what ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import comfy.controlnet
+import comfy.model_management
+import comfy.patcher_extension
+import torch
+from torch import Tensor
+
+from ...core.errors import HostError
+from ...core.lists import Lists
+from ...core.schedule import RangeBasis, Schedule
+from ...core.unit import ControlUnit
+from ..report import Report
+from ..spec import Units, UnitSpec
+from .area import KEY as AREA
+from .area import Canvas
+from .base import check_units
+from .foreign import Call
+from .member import Foreign, Member, Own, member_of
+from .run import Run
+from .tiles import Part, part_of, place_map
+
+KEY = "controlstack"
+LATENT = 8  # pixels per latent pixel
+ACTIVATIONS = 0.5  # share of the base network's that one control network needs: it is the encoder half
+BYTES = 0.01 * 2**20  # of activations per latent pixel and byte of the dtype, as the host estimates its U-Nets
+
+
+class StackControl(comfy.controlnet.ControlBase):
+    """The units of one Apply node. `last` is the report of the latest run."""
+
+    def __init__(self, specs: Units = (), vae: Any = None, tell: Callable[[Report], None] | None = None) -> None:
+        super().__init__()
+        self.specs, self.vae, self.canvas = specs, vae, Canvas()
+        self.members: tuple[Member, ...] = tuple(member_of(spec, vae) for spec in specs)
+        self.cond_hint_original = _places(specs)
+        self.last: Report | None = None
+        self._tell = tell
+        self._run: Run | None = None
+
+    def units(self) -> Sequence[ControlUnit]:
+        """The units as the core has them; errors name what is wrong with one."""
+        part = None if self.cond_hint_original is None else part_of(self.cond_hint_original)
+        return tuple(_unit(spec, member, part) for spec, member in zip(self.specs, self.members, strict=True))
+
+    def copy(self) -> StackControl:
+        copied = StackControl(self.specs, self.vae, self._tell)
+        copied.canvas = self.canvas  # which the prompts know
+        self.copy_to(copied)
+        return copied
+
+    def deepclone_multigpu(self, load_device: Any, autoregister: bool = False) -> StackControl:
+        """The same units with networks of their own on another device, for hosts that share a step among devices.
+
+        The clone reads its part of each step; the report is of the main device, which takes part in every step.
+        """
+        cloned, moved = self.copy(), cache(lambda member: member.on(load_device))
+        cloned.members, cloned._tell = tuple(moved(member) for member in self.members), None
+        if autoregister:
+            self.multigpu_clones[load_device] = cloned
+        return cloned
+
+    def get_models(self) -> list[Any]:
+        """Every network once, also where several units or an earlier control share it."""
+        found = super().get_models()
+        for member in self.members:
+            found += [patcher for patcher in member.patchers if patcher not in found]
+        return found
+
+    def get_extra_hooks(self) -> list[Any]:
+        return super().get_extra_hooks() + [hook for each in self._foreign() for hook in each.get_extra_hooks()]
+
+    def inference_memory_requirements(self, dtype: torch.dtype) -> float:
+        """Bytes of activations. Units run one after the other, so the largest counts."""
+        needs = [self._activations(unit, dtype) for unit in self.units()]
+        needs += [control.inference_memory_requirements(dtype) for control in self._foreign()]
+        return super().inference_memory_requirements(dtype) + max(needs, default=0)
+
+    def pre_run(self, model: Any, percent_to_timestep_function: Callable[[float], float]) -> None:
+        """Begin a run. The host calls this once for each prompt that holds the control."""
+        super().pre_run(model, percent_to_timestep_function)
+        for control in self._foreign():
+            control.pre_run(model, percent_to_timestep_function)
+        if self._run is None or not self._run.belongs_to(model):
+            units = self.units()
+            check_units(model, units, [isinstance(member, Own) for member in self.members])
+            self._run = Run(model, percent_to_timestep_function, units, self.members, self.canvas)
+            self._begin_with(model.current_patcher)
+
+    def get_control(
+        self, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], batched_number: int, transformer_options: dict[str, Any]
+    ) -> Lists | None:
+        """The residuals of this step, ours after those of earlier controls."""
+        if self._run is None:
+            raise HostError("the host asked for control outside a run: it did not call pre_run")
+        if AREA in cond and cond[AREA] is None:
+            self.canvas.show(*x_noisy.shape[-2:])
+        area, before = cond.get(AREA), None
+        if self.previous_controlnet is not None:
+            before = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
+        cond.pop(AREA, None)  # the base network does not see it; an earlier control of ours has taken it already
+        return self._run.residuals(Call(x_noisy, t, cond, batched_number, transformer_options), area, before)
+
+    def cleanup(self) -> None:
+        """End the run and keep its report."""
+        super().cleanup()
+        for control in self._foreign():
+            control.cleanup()
+        run, self._run = self._run, None
+        if run is None:
+            return
+        self.last = run.close()
+        if self._tell is not None:
+            self._tell(self.last)
+
+    def _foreign(self) -> list[Any]:
+        return [member.model.control for member in self.members if isinstance(member, Foreign)]
+
+    def _activations(self, unit: ControlUnit, dtype: torch.dtype) -> float:
+        """Of one unit, for cond and uncond rows; a hint is as large as the picture, as far as can be known here."""
+        pixels = len(unit.hint) * unit.hint[0, 0].numel() / LATENT**2
+        return 2 * pixels * comfy.model_management.dtype_size(dtype) * BYTES * ACTIVATIONS
+
+    def _begin_with(self, patcher: Any) -> None:
+        """Meet the other controls of the run, and end it when the host is done with the model, however that comes."""
+        if patcher is None:  # a pack that samples by itself, and has to call cleanup
+            self.canvas.begin([])
+            return
+        beside = patcher.get_attachment(KEY) or []
+        patcher.set_attachments(KEY, beside)
+        self.canvas.begin(beside)
+        event, key = comfy.patcher_extension.CallbacksMP.ON_CLEANUP, f"{KEY}.{id(self)}"
+
+        def end(ended: Any) -> None:
+            ended.remove_callbacks_with_key(event, key)
+            ended.remove_attachments(KEY)
+            self.cleanup()
+
+        patcher.remove_callbacks_with_key(event, key)
+        patcher.add_callback_with_key(event, key, end)
+
+
+def _unit(spec: UnitSpec, member: Member, part: Part | None) -> ControlUnit:
+    """One unit, of the whole picture or of the part that somebody draws alone."""
+    hint, mask = (shown if shown is None or part is None else part.cut(shown) for shown in (spec.hint, spec.mask))
+    assert hint is not None
+    return ControlUnit(
+        model=member.model,
+        hint=hint.movedim(-1, 1)[:, :3],
+        weight=spec.weight,
+        schedule=spec.schedule,
+        mode=spec.mode,
+        resize=spec.resize,
+        mask=None if mask is None else mask[:, None],
+        block_weights=spec.block_weights,
+    )
+
+
+def _places(specs: Units) -> Tensor | None:
+    """A map as large as the largest hint, so that cuts in it are as fine as they can matter."""
+    sizes = [(spec.hint.shape[1], spec.hint.shape[2]) for spec in specs]
+    return place_map(*max(sizes, key=lambda size: size[0] * size[1])) if sizes else None
+
+
+class LoadedControl(StackControl):
+    """One control model, as our loader gives it out. The host's own Apply nodes can use it as any other."""
+
+    def __init__(self, own: Own) -> None:
+        super().__init__()
+        self.members = (own,)
+
+    @property
+    def own(self) -> Own:
+        """The one member."""
+        (member,) = self.members
+        assert isinstance(member, Own)
+        return member
+
+    def units(self) -> Sequence[ControlUnit]:
+        """What the host's Apply node said: an image, a strength, and a range on the noise schedule."""
+        name, image = self.own.model.name, self.cond_hint_original
+        if image is None:
+            raise HostError(f"'{name}' has no hint: connect it to a node that applies it")
+        start, end = self.timestep_percent_range
+        schedule = Schedule(start=start, end=end, basis=RangeBasis.NOISE)
+        return (ControlUnit(model=self.own.model, hint=image[:, :3], weight=self.strength, schedule=schedule),)
+
+    def copy(self) -> LoadedControl:
+        copied = LoadedControl(self.own)
+        self.copy_to(copied)
+        return copied

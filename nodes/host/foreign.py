@@ -1,0 +1,128 @@
+"""Control models of the host and of other packs as members of our stack, through their one public method.
+
+Whatever a `get_control` computes (ControlNets for Flux, SD3 and Qwen, Control-LoRAs, subclasses nobody has heard of) it
+computes at strength 1 over the whole run; weight, range, mode, mask and rows are then ours, the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.base import Base
+from ...core.lists import to_residuals
+from ...core.rows import take_rows
+from ...core.unit import Place, Prepared, Prompt, Slot, Step
+from ...models.registry import outline
+
+SLOTS = 64  # blocks of the largest network that a host could bring
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """The host's own arguments of one `get_control`."""
+
+    x: Tensor
+    sigma: Tensor
+    cond: Mapping[str, Any]
+    chunks: int
+    options: Mapping[str, Any]
+
+    def rows(self, rows: tuple[int, ...]) -> Call:
+        """The call for these rows alone, which are whole chunks."""
+        total = len(self.x)
+        if rows == tuple(range(total)):
+            return self
+        per_chunk = total // self.chunks
+        kept = [row // per_chunk for row in rows[::per_chunk]]
+        options = dict(self.options)
+        for key in ("cond_or_uncond", "uuids"):
+            if key in options:
+                options[key] = [options[key][chunk] for chunk in kept]
+        cond = {key: _cut(value, total, rows) for key, value in self.cond.items()}
+        return Call(take_rows(self.x, rows), take_rows(self.sigma, rows), cond, len(kept), options)
+
+
+class ForeignModel:
+    """A control of the host as the stack sees it. `enter` it before the stack evaluates a step."""
+
+    def __init__(self, control: Any, *, name: str, hint_channels: int, vae: Any = None) -> None:
+        self.control = control.copy()
+        self.control.set_previous_controlnet(None)
+        self.name, self._vae, self._hint = name, vae, None
+        known = outline(_shapes(control))
+        self.base = Base() if known is None else known.base
+        self.slots = _any_slots() if known is None else known.slots
+        self.soft_weights = (1.0,) * len(self.slots) if known is None else known.soft_weights
+        self.hint_channels = hint_channels
+        self.hint_scale = int(control.compression_ratio * (1 if vae is None else vae.spacial_compression_encode()))
+        self.cond_only = False
+        self._call: Call | None = None
+        self._blocks: int | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether its blocks are known, so that they can be weighed one by one."""
+        return len(self.slots) < SLOTS
+
+    def around(self, control: Any) -> ForeignModel:
+        """The same around another control, such as its copy for another device."""
+        return ForeignModel(control, name=self.name, hint_channels=self.hint_channels, vae=self._vae)
+
+    def enter(self, call: Call, blocks: int | None) -> None:
+        """Take the host's arguments of the step that comes, and the number of input blocks of its U-Net."""
+        self._call, self._blocks = call, blocks
+
+    def prepare(self, hint: Tensor) -> Prepared:
+        return (hint,)  # encoding it is the control's affair, which keeps the result
+
+    def encode(self, context: Tensor) -> Prompt:
+        return ()
+
+    def __call__(
+        self, step: Step, prepared: Prepared, prompt: Prompt, slots: Collection[Slot]
+    ) -> Iterator[tuple[Slot, Tensor]]:
+        assert self._call is not None
+        call = self._call.rows(_rows(self._call, step))
+        if prepared[0] is not self._hint:
+            self._hint = prepared[0]
+            # A picture for each row of a chunk, laid out as the host lays its pictures out: convolutions round by it.
+            hint = self._hint[: len(call.x) // call.chunks].contiguous(memory_format=torch.channels_last)
+            self.control.set_cond_hint(hint, 1.0, (0.0, 1.0), vae=self._vae)
+            self.control.cond_hint = None  # what it made of the hint before
+        found = self.control.get_control(call.x, call.sigma, call.cond, call.chunks, call.options)
+        if found is None:
+            return
+        yield from (pair for pair in to_residuals(found, self._blocks).slots() if pair[0] in slots)
+
+
+def _rows(call: Call, step: Step) -> tuple[int, ...]:
+    """Which rows of the call a step shows: all of them, or those of the positive prompts."""
+    if len(step.cond) == len(call.x):
+        return tuple(range(len(call.x)))
+    per_chunk = len(call.x) // call.chunks
+    marks = call.options["cond_or_uncond"]
+    return tuple(row for row in range(len(call.x)) if marks[row // per_chunk] == 0)
+
+
+def _cut(value: Any, total: int, rows: tuple[int, ...]) -> Any:
+    if isinstance(value, Tensor) and value.ndim and len(value) == total:
+        return take_rows(value, rows)
+    return value
+
+
+def _shapes(control: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the network behind a control; nothing where it shows none."""
+    networks = [getattr(patcher, "model", None) for patcher in control.get_models()]
+    network = next((each for each in networks if isinstance(each, torch.nn.Module)), None)
+    network = getattr(control, "t2i_model", network)
+    return {} if network is None else {name: tuple(each.shape) for name, each in network.state_dict().items()}
+
+
+def _any_slots() -> tuple[Slot, ...]:
+    places = (Place.INPUT, Place.MIDDLE, Place.OUTPUT)
+    return tuple(Slot(place, index) for place in places for index in range(SLOTS))

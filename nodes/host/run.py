@@ -1,0 +1,191 @@
+"""One sampling run of a stack: what begins in `pre_run`, lives through the steps, and ends in `cleanup`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.model_management
+import torch
+
+from ...core.errors import HintError, ScheduleError
+from ...core.lists import Lists, to_lists, to_residuals
+from ...core.schedule import RangeBasis, fires_on
+from ...core.stack import ControlStack
+from ...core.unit import ControlModel, ControlUnit, Step, Window
+from ..report import Report, UnitReport, curve_of
+from .area import Canvas
+from .base import blocks_of
+from .clock import Clock
+from .flexible import flexible, may_resize
+from .foreign import Call
+from .member import Foreign, Member
+
+_log = logging.getLogger("controlstack")
+
+
+class Run:
+    """The units of one control object during one pass of a sampler."""
+
+    def __init__(
+        self,
+        model: Any,
+        percent_to_sigma: Callable[[float], float],
+        units: Sequence[ControlUnit],
+        members: Sequence[Member],
+        canvas: Canvas,
+    ) -> None:
+        self._model, self._sigma_at = model, percent_to_sigma
+        self._units, self._members = units, members
+        self._blocks = blocks_of(model)
+        self._host = _RunHost()
+        self._stack = ControlStack(units, self._host)
+        self._canvas = canvas
+        self._clock: Clock | None = None
+        self._prompts: dict[object, object] = {}
+
+    def belongs_to(self, model: Any) -> bool:
+        """Whether it runs on this base model."""
+        return self._model is model
+
+    def residuals(self, call: Call, area: tuple[int, int, int, int] | None, before: Any) -> Lists | None:
+        """What the host adds at this step: `before`, from earlier controls, and what the units add."""
+        if self._clock is None:
+            self._clock = self._begin(call)
+            _check_counts(self._units, call)
+        for member in self._members:
+            if isinstance(member, Foreign):
+                member.model.enter(call, self._blocks)
+        step = self._step(call, area, self._clock)
+        found = self._stack(step, None if before is None else to_residuals(before, self._blocks))
+        if not found:
+            return None
+        lists = to_lists(found, self._blocks)
+        return flexible(lists) if may_resize(call.options) else lists
+
+    def close(self) -> Report:
+        """Release what was kept between steps, and say what was done."""
+        steps = [] if self._clock is None else self._clock.all()
+        sharing = Counter(id(unit.model) for unit in self._units)
+        report = tuple(
+            UnitReport(
+                name=unit.model.name,
+                firing=firing,
+                curve=curve_of(unit, steps),
+                seconds=self._host.seconds[id(unit.model)] / sharing[id(unit.model)],
+                size=sum(patcher.model_size() for patcher in member.patchers),
+            )
+            for unit, firing, member in zip(self._units, self._stack.firings(), self._members, strict=True)
+        )
+        self._stack.close()
+        return report
+
+    def _begin(self, call: Call) -> Clock:
+        """The clock of the pass; raises before its first step if a unit can never act."""
+        sigmas = call.options.get("sample_sigmas", call.sigma[:1]).tolist()
+        marks = {mark for unit in self._units for mark in _marks(unit)}
+        clock = Clock(self._sigma_at, sigmas, marks)
+        for number, unit in enumerate(self._units, start=1):
+            if not fires_on(unit.schedule, clock.all()):
+                _never(number, unit, clock)
+        return clock
+
+    def _step(self, call: Call, area: tuple[int, int, int, int] | None, clock: Clock) -> Step:
+        sampling, x = self._model.model_sampling, call.x
+        dtype = self._model.manual_cast_dtype or self._model.get_dtype()
+        context = call.cond.get("crossattn_controlnet", call.cond.get("c_crossattn"))
+        label = call.cond.get("y")
+        window = _window(call, area, self._canvas)
+        frames = None if window is None else window.frames
+        # The host makes a new tensor of the same prompt at each step; the ids of its prompts stay the same all run.
+        prompts = (*call.options.get("uuids", ()), frames)
+        return Step(
+            x=sampling.calculate_input(call.sigma, x).to(dtype),
+            timestep=sampling.timestep(call.sigma).float(),
+            context=x.new_zeros(len(x), 1, 1) if context is None else context.to(x.device, dtype),
+            cond=_cond_rows(call),
+            progress=clock.at(float(call.sigma[0])),
+            y=None if label is None else label.to(x.device, dtype),
+            window=window,
+            prompt=self._prompts.setdefault(prompts, object()) if call.options.get("uuids") else None,
+            pictures=tuple(row % (len(x) // call.chunks) for row in range(len(x))),
+        )
+
+
+class _RunHost:
+    """The host as the core sees it: it has loaded every network before the run; we time them."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[int] = Counter()
+
+    @contextmanager
+    def ready(self, model: ControlModel) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.seconds[id(model)] += time.perf_counter() - begin  # pyright: ignore[reportArgumentType]
+
+    def check_interrupt(self) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def _marks(unit: ControlUnit) -> Iterator[float]:
+    """The places on the noise schedule that a unit names."""
+    schedule = unit.schedule
+    if schedule.basis is RangeBasis.NOISE:
+        yield from (schedule.start, schedule.end, *(frame.at for frame in schedule.keyframes))
+
+
+def _never(number: int, unit: ControlUnit, clock: Clock) -> None:
+    """A unit that acts on no step of the pass: an error where nothing else can be meant.
+
+    A range on the noise schedule may well lie outside an image-to-image pass, or the second of two passes that share
+    their prompts; then it is said, and the pass runs.
+    """
+    schedule = unit.schedule
+    said = f"unit {number} ({unit.model.name}) fires on 0 of {clock.steps} steps"
+    where = f"its range is {schedule.start:g} to {schedule.end:g} ({schedule.basis.value})"
+    if schedule.basis is RangeBasis.NOISE and not clock.whole:
+        _log.warning("%s of this pass: %s, and the pass runs only a part of the noise schedule", said, where)
+        return
+    raise ScheduleError(f"{said}: {where}. Widen it, use more steps, or disable the unit")
+
+
+def _check_counts(units: Sequence[ControlUnit], call: Call) -> None:
+    """Raise unless every unit has one hint and mask for all, or the same for so many pictures in turn."""
+    window = _frame_window(call)
+    pictures = len(call.x) // call.chunks if window is None else window.total_frames
+    for number, unit in enumerate(units, start=1):
+        for what, given in (("hints", unit.hint), ("masks", unit.mask)):
+            if given is not None and pictures % len(given):
+                raise HintError(
+                    f"unit {number} ({unit.model.name}) has {len(given)} {what} for {pictures} pictures: give one, or "
+                    "one for each"
+                )
+
+
+def _window(call: Call, area: tuple[int, int, int, int] | None, canvas: Canvas) -> Window | None:
+    frames = _frames(_frame_window(call))
+    if area is not None:
+        return Window(canvas=canvas.size, top=area[2], left=area[3], frames=frames)
+    return None if frames is None else Window(canvas=(call.x.shape[-2], call.x.shape[-1]), frames=frames)
+
+
+def _frame_window(call: Call) -> Any:
+    """The host's context window over the pictures of a batch, if there is one."""
+    window = call.options.get("context_window")
+    return None if getattr(window, "dim", 0) else window
+
+
+def _frames(window: Any) -> tuple[int, ...] | None:
+    """Which frames the rows show, as the window itself cuts them out: newer hosts put an anchor before the others."""
+    return None if window is None else tuple(window.get_tensor(torch.arange(window.total_frames)).tolist())
+
+
+def _cond_rows(call: Call) -> tuple[bool, ...]:
+    """The host marks whole chunks: 0 for positive prompts, 1 for negative ones."""
+    per_chunk = len(call.x) // call.chunks
+    return tuple(mark == 0 for mark in call.options["cond_or_uncond"] for _ in range(per_chunk))

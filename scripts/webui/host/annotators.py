@@ -1,0 +1,96 @@
+"""The networks of preprocessors in the WebUI: its folders, its device, its memory, its progress and its Stop button."""
+
+# pyright: reportMissingImports=false
+# The host's own modules exist only inside it.
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from ....core.errors import HostError
+from ....preprocessors.networks.pool import CPU_MEMORY, Pool
+from ....preprocessors.networks.store import Store
+from ....preprocessors.runtime import Runtime
+
+if TYPE_CHECKING:
+    from .webui import WebUI
+
+MEGABYTE = 10**6
+DOWNLOAD = "controlstack_download"  # setting: whether weights are fetched when they are first needed, as users know it
+
+
+class StoppedError(HostError):
+    """A user stopped what was being prepared; the WebUI itself ends the request."""
+
+
+def make_runtime(host: WebUI) -> Runtime:
+    """The one runtime of the process."""
+    own, *others = host.network_folders()
+    own.mkdir(parents=True, exist_ok=True)
+    return Runtime(
+        store=Store(
+            own,
+            others,
+            automatic=bool(host.option(DOWNLOAD, True)),
+            progress=_report_download,
+            check_interrupt=_check_interrupt,
+        ),
+        pool=Pool(HostManager(host)),
+        progress=_report,
+        check_interrupt=_check_interrupt,
+    )
+
+
+class HostManager:
+    """Networks share the device with control models, and leave it when room is needed."""
+
+    def __init__(self, host: WebUI) -> None:
+        self._host = host
+
+    def adopt(self, name: str, network: object, size: int) -> object:
+        """The network is its own handle."""
+        return network
+
+    def ready(self, handle: object) -> AbstractContextManager[object]:
+        """Torch modules are moved; other objects have no device."""
+        from torch import nn
+
+        return self._on_device(handle) if isinstance(handle, nn.Module) else nullcontext(handle)
+
+    def release(self, handle: object) -> None:
+        """Off the device; nothing but the pool's reference held its memory."""
+        self._host.residency.forget(handle)
+
+    def free_memory(self) -> int:
+        """What the device says is free; on a CPU a fixed amount."""
+        return self._host.free() if self._host.device.type == "cuda" else CPU_MEMORY
+
+    @contextmanager
+    def _on_device(self, network: Any) -> Iterator[Any]:
+        from modules import devices
+
+        with devices.without_autocast(), self._host.residency.ready(network):
+            yield network
+
+
+def _report(done: int, total: int) -> None:
+    from modules import shared
+
+    shared.state.textinfo = f"ControlNet preprocessor: {done} of {total}" if total > 1 else None
+
+
+def _report_download(done: int, total: int | None) -> None:
+    from modules import shared
+
+    of = f" of {total / MEGABYTE:,.0f}" if total else ""
+    shared.state.textinfo = f"ControlNet preprocessor: {done / MEGABYTE:,.0f}{of} MB of weights downloaded"
+
+
+def _check_interrupt() -> None:
+    """The error ends only what is being prepared: the sampler, which comes next, ends before its first step."""
+    from modules import shared
+
+    if shared.state.interrupted:
+        raise StoppedError("the preprocessor was stopped")

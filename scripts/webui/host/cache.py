@@ -1,0 +1,73 @@
+"""Control models that stay in memory after the disk, for the requests to come."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ....core.unit import ControlModel
+from ....models.loading import read_header
+from ....models.registry import DIFFERENCE, load_control_model
+from .memory import network_of, size_of
+
+log = logging.getLogger("controlstack")
+
+
+class ModelCache:
+    """Control models by file, the least recently used go first.
+
+    budget: bytes; the models of the current run are kept in any case, else a run with one model too many would load all
+    of them again each time.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._models: OrderedDict[_Key, ControlModel] = OrderedDict()
+        self._is_difference: dict[tuple[Path, int], bool] = {}
+
+    def get(
+        self, path: Path, dtype: torch.dtype, checkpoint: str, base_state: Callable[[], Mapping[str, Tensor]]
+    ) -> ControlModel:
+        """The model of a file, loaded at most once. `base_state` is asked only for files that hold differences."""
+        changed = path.stat().st_mtime_ns
+        difference = self._holds_differences(path, changed)
+        key = _Key(path, changed, dtype, checkpoint if difference else "")
+        if key not in self._models:
+            log.info("loading %s", path)
+            self._models[key] = load_control_model(path, dtype=dtype, base_state=base_state() if difference else None)
+        self._models.move_to_end(key)
+        return self._models[key]
+
+    def trim(self, used: list[ControlModel]) -> None:
+        """Forget the oldest models beyond the budget, but none of `used`."""
+        keep = {id(model) for model in used}
+        for key, model in list(self._models.items()):
+            if sum(size_of(network_of(each)) for each in self._models.values()) <= self.budget:
+                return
+            if id(model) not in keep:
+                del self._models[key]
+
+    def clear(self) -> None:
+        """Forget all models."""
+        self._models.clear()
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def _holds_differences(self, path: Path, changed: int) -> bool:
+        if (path, changed) not in self._is_difference:
+            self._is_difference[path, changed] = DIFFERENCE in read_header(path).shapes
+        return self._is_difference[path, changed]
+
+
+class _Key(NamedTuple):
+    path: Path
+    changed: int  # the file's time in nanoseconds
+    dtype: torch.dtype
+    checkpoint: str  # of the base model, for files that hold differences to it

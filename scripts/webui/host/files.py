@@ -1,0 +1,95 @@
+"""The control models on disk, under the names that the WebUI shows: `stem [hash8]`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ....core.errors import ModelError
+from ....core.fields import NO_MODEL
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
+HASH_OFFSET, HASH_LENGTH, HASH_SHOWN = 0x100000, 0x10000, 8  # the WebUI's short hash, `sd_models.model_hash`
+NEAR = 3  # names in a message
+
+
+class ModelFiles:
+    """The files of some folders; `refresh` reads the folders again, and hashes only what is new or has changed."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = tuple(folders)
+        self._hashes: dict[tuple[Path, int, int], str] = {}
+        self._files: dict[str, Path] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the folders again."""
+        found = sorted({path.resolve() for folder in self._folders for path in _files(folder)}, key=_order)
+        self._files = {f"{path.stem} [{self._hash(path)}]": path for path in found if path.stem != NO_MODEL}
+
+    @property
+    def names(self) -> list[str]:
+        """`stem [hash8]` of every model, sorted."""
+        return list(self._files)
+
+    def find(self, name: str) -> tuple[str, Path]:
+        """(full name, path) by full name, by stem in any case, or by the shortest name that holds the text.
+
+        The same order as sd-webui-controlnet's, since clients rely on short names. ModelError names the nearest.
+        """
+        stripped = name.strip().strip('"')
+        if not stripped or stripped.lower() == NO_MODEL.lower():
+            raise ModelError("a unit is on, but has no model: choose one, or switch the unit off")
+        match = stripped if stripped in self._files else _closest(stripped.lower(), self._files)
+        if match is None:
+            raise ModelError(f"there is no control model '{name}': {self._offer(stripped)}")
+        path = self._files[match]
+        if not path.is_file():
+            raise ModelError(f"the control model '{match}' is gone from {path}: refresh the list")
+        return match, path
+
+    def _hash(self, path: Path) -> str:
+        state = path.stat()
+        key = (path, state.st_size, state.st_mtime_ns)
+        if key not in self._hashes:
+            self._hashes[key] = short_hash(path)
+        return self._hashes[key]
+
+    def _offer(self, name: str) -> str:
+        import difflib
+
+        if not self._files:
+            return f"put one into {self._folders[0]}"
+        stems = {full.rpartition(" [")[0].lower(): full for full in self._files}
+        wanted = name.rpartition(" [")[0].lower() or name.lower()
+        near = difflib.get_close_matches(wanted, stems, n=NEAR, cutoff=0.4)
+        return f"did you mean {' or '.join(stems[each] for each in near)}?" if near else "refresh the list"
+
+
+def short_hash(path: Path) -> str:
+    """8 digits of the SHA-256 of 64 KiB at 1 MiB into the file."""
+    with path.open("rb") as file:
+        file.seek(HASH_OFFSET)
+        return hashlib.sha256(file.read(HASH_LENGTH)).hexdigest()[:HASH_SHOWN]
+
+
+def _closest(wanted: str, files: Mapping[str, Path]) -> str | None:
+    by_stem = {full.rpartition(" [")[0].lower(): full for full in files}
+    if wanted in by_stem:
+        return by_stem[wanted]
+    holding = sorted((stem for stem in by_stem if wanted in stem), key=len)
+    if holding:
+        return by_stem[holding[0]]
+    stem = wanted.rpartition(" [")[0]  # the hash in an old picture's text is that of another copy of the file
+    return by_stem.get(stem)
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    if not folder.is_dir():
+        return ()
+    return (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def _order(path: Path) -> tuple[str, str]:
+    return path.name.lower(), str(path)

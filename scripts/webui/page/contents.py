@@ -1,0 +1,101 @@
+"""Which models a control type offers: by what is in the files, and by their names where weights cannot tell.
+
+No weight says what a hint has to show, so "Depth" goes by names as in sd-webui-controlnet. What a file is and which
+base model it was made for stands in its header, and is not guessed from its name.
+"""
+
+# pyright: reportMissingImports=false
+# The host's own modules exist only inside it.
+
+from __future__ import annotations
+
+import functools
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ....core.base import Base, check_fits
+from ....core.errors import ControlError, IncompatibleModelError
+from ....models.families import t2i_adapter
+from ....models.loading import PICKLES, read_header
+from ....models.registry import identify
+from ..host.files import ModelFiles
+from ..host.hooked import base_of
+from ..request import preprocessing
+
+log = logging.getLogger("controlstack")
+
+# Control types that are a kind of network.
+FAMILIES = {"T2I-Adapter": {t2i_adapter.FAMILY.title, t2i_adapter.STYLE_FAMILY.title}}
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds; both are None where that is unknown or no control model of ours."""
+
+    family: str | None = None
+    base: Base | None = None
+
+
+class Contents:
+    """What the files hold; each is looked at once, until it changes."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Path, int], Content] = {}
+
+    def offer(self, tag: str, files: ModelFiles, base: Base | None) -> list[str]:
+        """The names of the models for a control type on a base model; None: any base model."""
+        if tag == preprocessing.ALL:
+            return files.names
+        named = set(preprocessing.models_of_type(tag, files.names))
+        return [name for name in files.names if self._suits(tag, name in named, files.find(name)[1], base)]
+
+    def of(self, path: Path) -> Content:
+        """What a file holds. Pickles are not read for this: that means reading the whole file."""
+        key = (path, path.stat().st_mtime_ns)
+        if key not in self._known:
+            self._known[key] = Content() if path.suffix.lower() in PICKLES else _read(path)
+        return self._known[key]
+
+    def _suits(self, tag: str, named: bool, path: Path, base: Base | None) -> bool:
+        content = self.of(path)
+        by_content = content.family in FAMILIES.get(tag, ())
+        if not named and not by_content:
+            return False
+        return base is None or content.base is None or _fits(content.base, base)
+
+
+@functools.cache
+def contents() -> Contents:
+    """The one instance."""
+    return Contents()
+
+
+def current_base() -> Base | None:
+    """The loaded base model; None while there is none, or where the host keeps it otherwise. This loads none."""
+    from modules import sd_models
+
+    loaded = getattr(sd_models.model_data, "sd_model", None)
+    unet = getattr(getattr(loaded, "model", None), "diffusion_model", None)
+    return base_of(unet) if hasattr(unet, "channel_mult") else None
+
+
+def _read(path: Path) -> Content:
+    try:
+        header = read_header(path)
+        family = identify(header)
+        named = family.rename({name: torch.empty(shape, device="meta") for name, shape in header.shapes.items()})
+        return Content(family.title, family.base({name: tuple(each.shape) for name, each in named.items()}))
+    except ControlError as error:  # it is offered by its name; loading it says this too
+        log.info("%s", error)
+        return Content()
+
+
+def _fits(made_for: Base, base: Base) -> bool:
+    try:
+        check_fits("", made_for, base)
+    except IncompatibleModelError:
+        return False
+    return True

@@ -1,0 +1,128 @@
+"""A picture's text, or a preset, put back into the page: units that it names are switched on, the others off.
+
+A text without units changes nothing, so pasting a prompt keeps what the user has set up.
+"""
+
+# pyright: reportMissingImports=false
+# The host's own modules exist only inside it.
+
+from __future__ import annotations
+
+import html
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ....core import infotext
+from ....core.errors import ControlError, ModelError
+from ....core.fields import NO_MODEL, parse_unit
+from ....core.schedule import RangeBasis
+from ..request import preprocessing
+from ..request.arguments import FIELDS, THRESHOLDS
+from ..request.services import services
+from . import choices
+from .settings import READ, unit_count
+
+if TYPE_CHECKING:
+    from ..host.files import ModelFiles
+
+log = logging.getLogger("controlstack")
+
+# Not fields of a unit: the page's filter, which must not hide what was pasted, and the line that says what is amiss.
+TYPE, SAID = "type", "said"
+# What a text can set; pictures and folders stay as they are.
+PASTED = tuple(
+    name for name in FIELDS
+    if name not in ("image", "drawn", "mask", "effective_region_mask", "region_drawn", "multi_images", "batch_folder",
+                    "output_folder", "input_mode", "loopback", "low_vram", "inpaint_crop_input_image")
+)  # fmt: skip
+
+
+def key_of(index: int, name: str) -> str:
+    """The name under which a pasted field travels, as in sd-webui-controlnet."""
+    return f"ControlNet {index} {name}"
+
+
+def widget_values(
+    fields: Mapping[str, object], files: ModelFiles, basis: RangeBasis = RangeBasis.WEBUI
+) -> tuple[dict[str, Any], list[str]]:
+    """The page's values for a unit's fields, and what is amiss with them in sentences.
+
+    basis: what a range means in this program, where the fields do not say so.
+    A model that is not there leaves none chosen, so that generating says so instead of using another one.
+    """
+    try:
+        values = choices.display(parse_unit(fields, basis))
+    except ControlError as error:
+        return {"enabled": False}, [f"a unit was left out: {error}"]
+    if values["model"].lower() == NO_MODEL.lower():
+        return values | {"model": NO_MODEL}, []
+    try:
+        return values | {"model": files.find(values["model"])[0]}, []
+    except ModelError as error:
+        return values | {"model": NO_MODEL}, [str(error)]
+
+
+def explode(
+    parameters: dict[str, Any], count: int, files: ModelFiles, basis: RangeBasis = RangeBasis.WEBUI
+) -> list[str]:
+    """Add an entry for each widget to a picture's parsed parameters; what is amiss in sentences.
+
+    count: tabs of the page. basis: what a range means in this program, where the text does not say so.
+    """
+    units = infotext.read(parameters)
+    if not units:
+        return []
+    problems = [f"the text has unit {index}, and the page has {count}: raise the number of units in the settings"
+                for index in units if index >= count]  # fmt: skip
+    for index in range(count):
+        values, amiss = widget_values(units[index], files, basis) if index in units else ({"enabled": False}, [])
+        problems += amiss
+        for name, update in updates(values, files.names, amiss).items():
+            parameters[key_of(index, name)] = update
+    return problems
+
+
+def line(text: str, *, wrong: bool = False) -> str:
+    """A line of the page below the widget that it is about; wrong: it says why something cannot work."""
+    return f'<span class="cnet-plan-line{" cnet-plan-wrong" if wrong else ""}">{html.escape(text)}</span>'
+
+
+def updates(values: Mapping[str, Any], models: list[str], amiss: Sequence[str] = ()) -> dict[str, Any]:
+    """What the host does with each widget; amiss: what the unit says of it."""
+    found: dict[str, Any] = {name: values[name] for name in PASTED if name in values}
+    found[SAID] = line(" ".join(amiss), wrong=True) if amiss else ""
+    if "module" not in values:
+        return {name: _update(value=value) for name, value in found.items()}
+    sliders = dict(zip(("processor_res", *THRESHOLDS), choices.sliders(values["module"]), strict=True))
+    hidden = {"processor_res": bool(values["pixel_perfect"])}
+    for name, slider in sliders.items():
+        found[name] = _update(
+            value=values[name] if slider.visible else slider.value, visible=slider.visible and not hidden.get(name),
+            label=slider.label, minimum=slider.minimum, maximum=slider.maximum, step=slider.step,
+        )  # fmt: skip
+    found["module"] = _update(value=values["module"], choices=choices.modules())
+    found["model"] = _update(value=values["model"], choices=[NO_MODEL, *models])
+    found[TYPE] = _update(value=preprocessing.ALL)
+    return {name: value if isinstance(value, dict) else _update(value=value) for name, value in found.items()}
+
+
+def pasted(_text: str, parameters: dict[str, Any]) -> None:
+    """The host's callback."""
+    host, files = services().host, services().files
+    if host.option(READ, True):
+        warn(explode(parameters, unit_count(), files, host.basis))
+
+
+def warn(problems: list[str]) -> None:
+    """In the console and, while a page listens, in its corner."""
+    import gradio as gr
+
+    for problem in problems:
+        log.warning(problem)
+        gr.Warning(f"ControlNet: {problem}")
+
+
+def _update(**changes: Any) -> dict[str, Any]:
+    """`gr.update` of both versions, which needs no gradio."""
+    return {**changes, "__type__": "update"}

@@ -1,0 +1,56 @@
+"""The button that runs a preprocessor and shows its hint, before any picture is made."""
+
+# pyright: reportMissingImports=false
+# The host's own modules exist only inside it.
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ....core.errors import ControlError, HintError
+from ....core.fields import parse_unit
+from ....core.resize import pixel_perfect
+from ..request import preprocessing
+from ..request.arguments import THRESHOLDS, from_page_unit
+from ..request.pictures import input_of, rgba_pictures
+from ..request.services import services
+from .gradio_shim import on
+from .unit_events import as_message
+from .unit_page import UnitPage
+
+if TYPE_CHECKING:
+    from ..request.pictures import Image
+
+IGNORE_MASK = "controlnet_ignore_noninpaint_mask"  # a setting
+INPUTS = ("image", "drawn", "mask", "module", "processor_res", *THRESHOLDS, "pixel_perfect", "resize_mode")
+
+
+def connect(page: UnitPage, width: Any, height: Any) -> None:
+    """Connect the button; `width` and `height` are the tab's sliders, for pixel perfect."""
+    outputs = [page.extras["preview"], page.extras["show_preview"]]
+    on(page.extras["run"].click, _run, [*page.pick(*INPUTS), width, height], outputs, progress=True)
+
+
+def _run(*given: Any) -> Any:  # gradio resolves annotations, so they name only what exists at run time
+    *values, width, height = given
+    try:
+        with services().host.alone("controlnet preview"):  # it may need the memory that a generation is using
+            return hint(dict(zip(INPUTS, values, strict=True)), (int(height), int(width))), True
+    except ControlError as error:
+        raise as_message(error) from error
+
+
+def hint(values: Mapping[str, Any], target: tuple[int, int]) -> Image:
+    """What the unit's preprocessor makes of its picture; `target`: (height, width) of the picture to generate."""
+    unit = preprocessing.with_defaults(parse_unit(from_page_unit({"enabled": True, **values})))
+    pictures = rgba_pictures(unit.image)
+    if not pictures:
+        raise HintError("there is no picture to look at: put one into the unit first")
+    if preprocessing.lookup(unit.module).takes_mask:
+        source, mask = pictures[0][..., :3], pictures[0][..., 3]
+    else:
+        source, mask = input_of(pictures[0], bool(services().host.option(IGNORE_MASK, False))), None
+    size = (source.shape[0], source.shape[1])
+    resolution = pixel_perfect(size, target, unit.resize_mode) if unit.pixel_perfect else None
+    return services().preprocess(unit, source.copy(), resolution, mask=mask)

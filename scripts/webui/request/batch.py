@@ -1,0 +1,96 @@
+"""Pictures of folders, and pictures that follow from the one before: other units for each of the host's batches.
+
+The host draws `n_iter` batches in one request. A folder raises that number to its pictures, and before each batch the
+units are prepared anew, so nothing of the host is replaced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ....core.errors import UnitError
+from ....core.fields import InputMode, UnitArgs, parse_unit
+from ....core.schedule import RangeBasis
+from ....preprocessors.images import READS
+from .arguments import raw_units
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+
+class Batch:
+    """The units of a request of the page, some of which have a folder or use their last result."""
+
+    def __init__(self, units: Sequence[Mapping[str, Any]], allowed: bool = True) -> None:
+        """allowed: whether this caller may name folders of the server. UnitError for folders that cannot be."""
+        self._units = units
+        named = [unit for unit in units if _has_folder(unit)]
+        if named and not allowed:
+            raise UnitError("a unit has a folder, which only the page may name, and not with --hide-ui-dir-config")
+        self._files = {id(unit): pictures_in(str(unit.get("batch_folder") or "")) for unit in named}
+        outputs = [str(unit.get("output_folder") or "").strip().strip('"') for unit in named]
+        self.output = next((Path(each) for each in outputs if each), None)
+        self._last: Any = None
+
+    @property
+    def count(self) -> int | None:
+        """How many batches the folders make: as many as the shortest has pictures; None without folders."""
+        return min((len(files) for files in self._files.values()), default=None)
+
+    def units(self, number: int, basis: RangeBasis = RangeBasis.WEBUI) -> list[UnitArgs]:
+        """The enabled units for batch `number`. basis: what a range means here, where a unit does not say so."""
+        return [parse_unit(self._filled(unit, number), basis) for unit in self._units]
+
+    def remember(self, picture: Any) -> None:
+        """Keep a result, float [3, H, W] in 0..1, for the units that loop; cut to 8 bits as the host saves it."""
+        self._last = (picture.clamp(0, 1) * 255).byte().permute(1, 2, 0).cpu().numpy()
+
+    def name(self, number: int, index: int) -> str:
+        """The file that a result gets in the output folder: as its input, numbered where there are several."""
+        first = next(iter(self._files.values()))
+        return first[number].stem + (f"-{index}" if index else "")
+
+    def _filled(self, unit: Mapping[str, Any], number: int) -> dict[str, Any]:
+        image = unit.get("image")
+        if id(unit) in self._files:
+            image = _open(self._files[id(unit)][number])
+        if number and unit.get("loopback") and self._last is not None:
+            image = self._last
+        return {**unit, "image": image}
+
+
+def batch_of(args: Sequence[Any], allowed: bool) -> Batch | None:
+    """The batch that a script's arguments ask for, if any unit that is on does."""
+    units = [unit for unit in raw_units(args) if not isinstance(unit, Mapping) or unit.get("enabled")]
+    if not all(isinstance(unit, Mapping) for unit in units):
+        return None  # objects of other extensions have neither
+    return Batch(units, allowed) if any(_has_folder(unit) or unit.get("loopback") for unit in units) else None
+
+
+def _has_folder(unit: Mapping[str, Any]) -> bool:
+    """Whether the page says so; clients of the API may send the mode without it, for a unit of one picture."""
+    return unit.get("input_mode") == InputMode.BATCH.value and "batch_folder" in unit
+
+
+def pictures_in(folder: str) -> list[Path]:
+    """The pictures of a folder in the order that people expect: frame2 before frame10. UnitError if there are none."""
+    path = Path(folder.strip().strip('"'))
+    if not folder.strip() or not path.is_dir():
+        raise UnitError(f"the batch folder '{folder}' does not exist: name a folder of the server, or use Single Image")
+    found = [each for each in path.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file()]
+    if not found:
+        raise UnitError(f"the batch folder '{folder}' has no pictures ({', '.join(SUFFIXES)})")
+    return sorted(found, key=lambda each: [int(part) if part.isdigit() else part.lower()
+                                           for part in re.split(r"(\d+)", each.name)])  # fmt: skip
+
+
+def _open(path: Path) -> Any:
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=READS) as picture:
+            return picture.copy()
+    except OSError as error:
+        raise UnitError(f"the picture {path} cannot be read: {error}") from error

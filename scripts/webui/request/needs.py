@@ -1,0 +1,56 @@
+"""What a run needs: from the WebUI around it, and from what outlives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ....core.schedule import RangeBasis
+from ....core.unit import ControlModel
+from ..host.cache import ModelCache
+from ..host.files import ModelFiles
+from .preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+class Host(Protocol):
+    """What a run needs from the WebUI; `host.WebUI` is the real one."""
+
+    def ready(self, model: ControlModel) -> Any: ...
+    def check_interrupt(self) -> None: ...
+    def before_run(self, low_vram: bool) -> None: ...
+    def after_run(self, low_vram: bool) -> None: ...
+    def alone(self, job: str) -> Any: ...
+    def option(self, name: str, default: Any) -> Any: ...
+    def encode(self, picture: Tensor) -> Tensor: ...
+    def signal(self, timestep: Tensor) -> Tensor: ...
+    @property
+    def predicts_velocity(self) -> bool: ...
+    @property
+    def patches(self) -> bool: ...
+    @property
+    def basis(self) -> RangeBasis: ...
+    @property
+    def unet(self) -> Any: ...
+    @property
+    def patched(self) -> Any: ...
+    @property
+    def checkpoint(self) -> str: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+@dataclass(kw_only=True)
+class Services:
+    """What outlives a run."""
+
+    host: Host
+    files: ModelFiles
+    models: ModelCache
+    preprocess: Preprocessing
+    active: Run | None = None  # the run whose hooks are in place

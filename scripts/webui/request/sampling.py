@@ -1,0 +1,90 @@
+"""A run around a request's own `sample`, which raises what went wrong before and undoes everything afterwards.
+
+The WebUI prints and drops what a script raises, and then draws an uncontrolled picture. Therefore a request's own
+`sample` is wrapped: what went wrong before is raised there, where it ends the request, and the hooks live inside one
+`with` around the sampling, which closes on success, error and interrupt alike.
+"""
+
+# pyright: reportMissingImports=false
+# fastapi comes with the host.
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from ....core.errors import ControlError
+from ....core.fields import UnitArgs
+from ..host.annotators import StoppedError
+from .run import Run
+
+if TYPE_CHECKING:
+    from ..host.tiles import Tiles
+    from .needs import Services
+
+log = logging.getLogger("controlstack")
+
+
+def begin(
+    services: Services, p: Any, collect: Callable[[], Sequence[UnitArgs]], tiles: Tiles | None = None
+) -> Run | None:
+    """Prepare a request's units; whatever is wrong with them is raised when the WebUI starts to sample."""
+    end(p)
+    sampling = Sampling(p, vars(p).get("sample"))
+    try:
+        units = collect()
+        if not units:
+            return None
+        sampling.run = Run(services, p, units, tiles)
+    except StoppedError:
+        log.info("stopped before the units were ready")  # the WebUI samples no step of it
+    except ControlError as error:
+        log.error("%s", error)
+        sampling.error = error
+    except Exception as error:
+        sampling.error = error
+        raise  # the WebUI prints where it came from
+    finally:
+        if sampling.run is not None or sampling.error is not None:
+            p.sample = sampling
+    return sampling.run
+
+
+def end(p: Any) -> None:
+    """Give a request its own `sample` back; scripts such as loopback run the same request again."""
+    mine = vars(p).get("sample")
+    if isinstance(mine, Sampling):
+        if mine.original is None:
+            del p.sample
+        else:
+            p.sample = mine.original
+
+
+class Sampling:
+    """Stands in for `p.sample` of one request; `begin` puts it there."""
+
+    def __init__(self, p: Any, original: Callable[..., Any] | None) -> None:
+        self.p, self.original = p, original
+        self.run: Run | None = None
+        self.error: Exception | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.error is not None:
+            raise for_caller(self.p, self.error) from self.error
+        sample = type(self.p).sample.__get__(self.p) if self.original is None else self.original
+        try:
+            with self.run.attached() if self.run is not None else nullcontext():
+                return sample(*args, **kwargs)
+        except ControlError as error:
+            raise for_caller(self.p, error) from error
+
+
+def for_caller(p: Any, error: Exception) -> Exception:
+    """A caller of the API gets 422 and the sentence; the page shows the sentence itself."""
+    if not getattr(p, "is_api", False) or not isinstance(error, ControlError):
+        return error
+    from fastapi import HTTPException
+
+    return HTTPException(status_code=422, detail=f"ControlNet: {error}")
