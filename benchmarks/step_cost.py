@@ -29,7 +29,7 @@ from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlMode, ControlUnit, Place, Prepared, Prompt, Slot, Step
 from controlstack.models.families.controlnet import ControlNet, ControlNetModel
 from controlstack.models.naming import to_diffusers
-from controlstack.standalone.injection import arguments
+from controlstack.pipelines.attached import arguments
 from controlstack.training.copy import trainable_copy
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .base import LATENT
 from .errors import HintError
 from .host import Host, PlainHost
 from .memory import Memory
@@ -30,7 +31,6 @@ from .unit import ControlMode, ControlUnit, Prepared, Prompt, Slot, Step, Window
 # Bytes that a run keeps of hints and masks, and of prompts, beyond what one evaluation uses: some fifty tiles of SDXL's
 # features at 1024 px in fp16, and several regions' prompts.
 HINTS_KEPT, PROMPTS_KEPT = 512 << 20, 128 << 20
-MASK_SCALE = 8  # mask pixels per latent pixel: a mask is drawn on the picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ class ControlStack:
         frames = None if step.window is None else step.window.frames
 
         def scaled() -> tuple[Tensor]:
-            shown = self._shown(mask, unit.resize, step, MASK_SCALE)
+            shown = self._shown(mask, unit.resize, step, LATENT)
             small = F.interpolate(shown, size, mode="bilinear").to(residual.dtype)
             return (small if len(mask) == 1 else take_rows(small, _pictures(len(mask), rows, step.window)),)
 

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....core.base import LATENT
 from ....core.errors import HostError
 from ....core.residuals import Residuals
 from ....core.unit import Window
 from .foreign import ControlModelType
 
-LATENT = 8  # pixels of a latent pixel
 REFUSED = (
     "another extension gives units a control image of its own for {}, and they take only parts of what they gave out: "
     "switch that extension or the units off"

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ..core.base import LATENT
 from ..core.errors import HostError
 from ..models.families.controlnet import ControlNetConfig
 from ..models.loading import Header, read_header, read_settings, read_tensors
@@ -187,7 +188,7 @@ def _autoencoder(shapes: Shapes, kind: Kind) -> Config:
         "up_block_types": ["UpDecoderBlock2D"] * len(levels),
         "scaling_factor": kind.scaling,
         "force_upcast": kind is SDXL,  # its activations overflow fp16
-        "sample_size": kind.side * 8,
+        "sample_size": kind.side * LATENT,
     }
 
 
