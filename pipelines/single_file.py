@@ -72,7 +72,7 @@ def load_single_file(path: Path, dtype: torch.dtype, prediction: str | None = No
     import diffusers
 
     if path.suffix.lower() not in SINGLE_FILES or not path.is_file():
-        raise HostError(f"there is no checkpoint '{path}': give a diffusers folder or a .safetensors file")
+        raise HostError(f"there is no checkpoint '{path}': give a diffusers folder or a .safetensors file as --base")
     header = read_header(path)
     kind = kind_of(path.name, header.shapes)
     scheduler = {**SCHEDULE, **dict(kind.scheduler), **_prediction(path, header, prediction)}
