@@ -6,7 +6,7 @@ also after an exception or an interrupt, the U-Net has no trace of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ class Injection:
             context=kwargs["encoder_hidden_states"],
             cond=tuple(row >= rows - self._pictures for row in range(rows)),
             progress=self._progress(),
-            y=_vector(unet, kwargs.get("added_cond_kwargs")),
+            y=vector_condition(unet, kwargs.get("added_cond_kwargs")),
             pictures=tuple(row % self._pictures for row in range(rows)),
         )
 
@@ -129,8 +129,11 @@ def _intrablock(unet: Any, residuals: Effects) -> list[Tensor]:
     return levels
 
 
-def _vector(unet: Any, added: dict[str, Tensor] | None) -> Tensor | None:
-    """SDXL's vector condition y [B, A], as the U-Net itself puts it together: pooled text, then sizes as sinusoids."""
+def vector_condition(unet: Any, added: Mapping[str, Tensor] | None) -> Tensor | None:
+    """Return SDXL's vector condition y [B, A] as the U-Net puts it together: pooled text, then sizes as sinusoids.
+
+    added: `text_embeds` [B, P] and `time_ids` [B, 6]; None, or without them, for other base models, which have none.
+    """
     if not added or "text_embeds" not in added:
         return None
     text, times = added["text_embeds"], added["time_ids"]
