@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..core.errors import HostError
 from ..core.control import ControlModel
+from ..core.errors import HostError
 from ..models.naming import to_ldm
 from .quiet import quiet
 from .single_file import load_single_file

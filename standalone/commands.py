@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..pipelines.drawing import Request, Result
-    from ..preprocessors.runtime import Runtime
+    from ..preprocessors.perform import Runtime
     from .units import Loaded, UnitText
 
 DTYPES = ("fp32", "fp16", "bf16")
@@ -154,7 +154,7 @@ def _preprocess(args: argparse.Namespace) -> int:
 def _runtime(args: argparse.Namespace) -> Runtime:
     from ..preprocessors.networks.pool import PlainManager, Pool
     from ..preprocessors.networks.store import Store, default_folder
-    from ..preprocessors.runtime import Runtime
+    from ..preprocessors.perform import Runtime
 
     return Runtime(store=Store(default_folder(), args.weights), pool=Pool(PlainManager(args.device)))
 
