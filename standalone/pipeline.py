@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..core.control import ControlModel
 from ..core.errors import HostError
 from ..core.stack import ControlStack, Firing
-from ..core.unit import ControlModel, ControlUnit
+from ..core.unit import ControlUnit
 from ..models.naming import to_ldm
 from ..models.quiet import quiet
 from ..preprocessors import MAX_PIXELS
@@ -128,6 +129,14 @@ class Base:
 
     def check_interrupt(self) -> None:
         """Nothing to ask: on a terminal an interrupt is a KeyboardInterrupt."""
+
+    @torch.no_grad()
+    def encode(self, picture: torch.Tensor) -> torch.Tensor:
+        """Return the latents of pictures [N, 3, H, W] in 0..1, as the U-Net receives them."""
+        vae = self.pipeline.vae
+        code = vae.encode((picture * 2 - 1).to(vae.device, vae.dtype))
+        latents = code.latent_dist.mode() if hasattr(code, "latent_dist") else code.latents
+        return latents * vae.config.scaling_factor
 
     @torch.no_grad()
     def autoencode(self, images: Image) -> Image:

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..core.control import ControlModel
 from ..core.errors import HintError
 from ..core.schedule import Schedule
-from ..core.unit import ControlModel, ControlUnit
+from ..core.unit import ControlUnit
 from ..preprocessors import find
 from .metrics import colour_accuracy, depth_error, edge_f1
 from .tiny.scenes import Picture, Scene, draw, scenes

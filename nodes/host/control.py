@@ -95,7 +95,7 @@ class StackControl(comfy.controlnet.ControlBase):
         if self._run is None or not self._run.belongs_to(model):
             units = self.units()
             check_units(model, units, [isinstance(member, Own) for member in self.members])
-            self._run = Run(model, percent_to_timestep_function, units, self.members, self.canvas)
+            self._run = Run(model, percent_to_timestep_function, units, self.members, self.canvas, self.vae)
             self._begin_with(model.current_patcher)
 
     def get_control(

@@ -174,7 +174,7 @@ def test_guess_mode_equals_diffusers(request: pytest.FixtureRequest, build: Buil
     expected = theirs(
         **PROMPT, **COMMON, **_size(), image=_hint(), guess_mode=True, controlnet_conditioning_scale=weight
     ).images
-    weights = tuple(torch.logspace(-1, 0, len(model.slots)).tolist())
+    weights = tuple(torch.logspace(-1, 0, len(model.points)).tolist())
     unit = ControlUnit(model=model, hint=_hint(), weight=weight, mode=ControlMode.CONTROL, block_weights=weights)
     got = _ours(base.pipeline, [unit], **_size())
     _assert_same(got, expected, _ours(base.pipeline, [], **_size()))

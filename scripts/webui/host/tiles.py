@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....core.effects import Effects
 from ....core.errors import HostError
-from ....core.residuals import Residuals
-from ....core.unit import Window
+from ....core.step import Window
 from .foreign import ControlModelType
 
 LATENT = 8  # pixels of a latent pixel
@@ -138,21 +138,32 @@ def cut(latents: Tensor, windows: Sequence[Window], like: Tensor) -> Tensor:
     return torch.cat([part.expand(rows, -1, -1, -1) for part in parts])
 
 
-def block_of(given: Residuals | None, number: int, rows: int) -> Residuals | None:
-    """What is added to block `number` of so many rows, [rows, ...], of what is added to all, [B or 1, ...]."""
+def block_of(given: Effects | None, number: int, rows: int) -> Effects | None:
+    """Return what other controls add to block `number` of so many rows, [rows, ...], of what they add to all rows."""
     if given is None:
         return None
     start = number * rows
-    places = (given.input, given.middle, given.output, given.context)
-    return Residuals(*(tuple(_part(each, start, rows) for each in place) for place in places))
+    places = (given.input, given.middle, given.output, given.tokens)
+    return Effects(*(tuple(_part(each, start, rows) for each in place) for place in places))
 
 
-def joined(blocks: Sequence[Residuals]) -> Residuals:
-    """The residuals of equally large blocks of rows, on which the same units act, as those of all rows."""
+def joined(blocks: Sequence[Effects]) -> Effects:
+    """Return the effects on equally large blocks of rows, on which the same units act, as those on all rows."""
     if len(blocks) == 1:
         return blocks[0]
-    places = zip(*((each.input, each.middle, each.output, each.context) for each in blocks), strict=True)
-    return Residuals(*(tuple(map(_cat, zip(*place, strict=True))) for place in places))
+    places = zip(*((each.input, each.middle, each.output, each.tokens) for each in blocks), strict=True)
+    shifts = {point: _shift_of([each.shifts[point] for each in blocks]) for point in blocks[0].shifts}
+    added = [tuple(map(_cat, zip(*place, strict=True))) for place in places]
+    return Effects(*added, shifts=shifts)  # pyright: ignore[reportArgumentType]
+
+
+def _shift_of(parts: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+    """Return one shift of all rows: each block of rows has its own."""
+
+    def shift(h: Tensor) -> Tensor:
+        return torch.cat([change(rows) for change, rows in zip(parts, h.chunk(len(parts)), strict=True)])
+
+    return shift
 
 
 def _part(tensor: Tensor | None, start: int, rows: int) -> Tensor | None:

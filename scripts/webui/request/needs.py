@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from ....core.control import ControlModel
 from ....core.schedule import RangeBasis
-from ....core.unit import ControlModel
 from ..host.cache import ModelCache
 from ..host.files import ModelFiles
 from .preprocessing import Preprocessing

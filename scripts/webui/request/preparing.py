@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ....core import infotext
 from ....core.base import check_fits
+from ....core.control import ControlModel, HintSpace
 from ....core.errors import UnsupportedModelError
 from ....core.fields import InputMode, UnitArgs
 from ....core.resize import pixel_perfect
-from ....core.unit import ControlModel
 from ..host.hooked import base_of
 from . import preprocessing
 from .inputs import Input, choose, seed_of
@@ -46,7 +46,7 @@ def prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared:
     given = choose(unit, p, index, ignore_mask, preprocessor.takes_mask)
     model = services.models.get(path, host.dtype, host.checkpoint, lambda: _base_state(host))
     check_fits(model.name, model.base, base_of(host.unet))
-    if model.hint_scale is None:
+    if model.hint_space is HintSpace.EMBEDDING:
         raise UnsupportedModelError(
             f"'{model.name}' is a style adapter and reads what CLIP sees in a picture, which no preprocessor here "
             "makes: choose a model that reads the picture itself"
