@@ -32,7 +32,7 @@ from controlstack.core.step import Step
 from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.families.controlnet import ControlNet, ControlNetModel
 from controlstack.models.naming import to_diffusers
-from controlstack.standalone.injection import arguments
+from controlstack.pipelines.attached import arguments
 from controlstack.training.copy import trainable_copy
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -104,9 +104,12 @@ class CountBytes(TorchDispatchMode):
 class Maps(ControlModel):
     """A control model that makes SD 1.5's residual maps and nothing else."""
 
-    name, network, base = "maps", None, Base()
+    name, base = "maps", Base()
     points = (*(skip(i) for i in range(len(MAPS) - 1)), MIDDLE)
     soft_weights = (1.0,) * len(MAPS)
+
+    def __init__(self) -> None:
+        self.network = object()  # of its own: models on one network are one call
 
     def __call__(
         self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]

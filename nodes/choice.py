@@ -8,8 +8,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..preprocessors import REGISTRY, find
-from ..preprocessors.base import Parameter, Preprocessor
+from ..preprocessors.declaration import Parameter
 from ..preprocessors.networks.network import licences, missing_packages
+from ..preprocessors.perform import Preprocessor
 
 CHOICE = "preprocessor"  # of the input that chooses one; its parameters come beside it
 SEED, LARGEST_SEED = "seed", 2**32 - 1  # of preprocessors that draw lots

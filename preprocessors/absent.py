@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..core.errors import PreprocessorError
-from .base import Output, Preprocessor
+from .declaration import Output
+from .perform import Preprocessor
 
 if TYPE_CHECKING:
-    from .base import Image
+    from .resize import Image
 
 INSIGHTFACE = "it needs the face recognition of insightface, whose models are not free for most uses"
 TORCHSCRIPT = "its TorchScript network needs an operator that few machines have"

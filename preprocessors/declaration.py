@@ -16,6 +16,7 @@ from typing import Any
 from ..core.errors import PreprocessorError
 from .networks.network import Network
 
+MAX_PIXELS = 64_000_000  # of one picture; more is a mistake or an attack, and would not fit beside a model
 PAD = 64  # pixels; sd-webui-controlnet pads to it (`resize_image_with_pad`), and networks need a multiple of 8 to 64
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .absent import ABSENT
-from .base import Output, Parameter, Preprocessor
+from .declaration import Output, Parameter
 from .images import read_image, write_image
 from .networks.network import WeightFile, files_of, size_of
+from .perform import Preprocessor
 from .poses.faces import draw_faces
 from .poses.points import Person, Point, Poses
 from .regions import palettes
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image as PillowImage
 
-    from .base import Image
+    from .resize import Image
 else:
     from .lazy import PillowImage, np
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import HintError
-from .call import MAX_PIXELS
+from .declaration import MAX_PIXELS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from ..core.errors import PreprocessorError
 from .absent import ABSENT
-from .base import Preprocessor, nearest
+from .declaration import nearest
 from .lines import edges, linearts, softedge, strokes
+from .perform import Preprocessor
 from .pictures import color, inpaint, lama, ready, tiles
 from .poses import dwpose, faces, openpose, vitpose
 from .regions import anime_face, mobile_sam, segment_anything, segmentation

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from ..preprocessors import ABSENT, REGISTRY, Preprocessor
 from ..preprocessors.networks.network import WeightFile, file_name, licences, missing_packages, size_of
 from ..preprocessors.networks.store import Store
+from ..preprocessors.perform import Runtime
 from ..preprocessors.registry import names
-from ..preprocessors.runtime import Runtime
 from .progress import download_bar
 
 FREE = "none needed"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..core.errors import HintError, PreprocessorError
 from ..preprocessors import Output, Preprocessor
 from ..preprocessors.images import READS, make_folder, read_image, read_mask, write_image
-from ..preprocessors.runtime import Runtime
+from ..preprocessors.perform import Runtime
 from .pose_files import SUFFIX as POSES
 from .pose_files import draw, draw_file, write_poses
 from .videos import SUFFIXES as VIDEOS

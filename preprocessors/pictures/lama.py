@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ...core.errors import MissingDependencyError
-from ..base import Output, Preprocessor
+from ..declaration import Output
 from ..networks import weights
 from ..networks.loading import fill, read_state, to_array, to_tensor
 from ..networks.network import Network
+from ..perform import Preprocessor
 from ..resize import pad_to_multiple, resize_mask, scale_short_side
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from ..base import Image
+    from ..resize import Image
 else:
     from ..lazy import cv2, np
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..base import Output, Parameter, Preprocessor
+from ..declaration import Output, Parameter
+from ..perform import Preprocessor
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..base import Image
+    from ..resize import Image
 else:
     from ..lazy import np
 

@@ -210,7 +210,7 @@ def test_the_list_names_weights_packages_and_licences(tmp_path: Path) -> None:
     from controlstack.preprocessors.networks.network import Network, WeightFile
     from controlstack.preprocessors.networks.pool import PlainManager, Pool
     from controlstack.preprocessors.networks.store import Store
-    from controlstack.preprocessors.runtime import Runtime
+    from controlstack.preprocessors.perform import Runtime
     from controlstack.standalone.availability import state
 
     runtime = Runtime(store=Store(tmp_path), pool=Pool(PlainManager("cpu")))

@@ -201,7 +201,7 @@ def test_leaving_puts_the_patcher_back_unless_somebody_has_changed_it() -> None:
 @pytest.mark.parametrize("handed", [False, True])
 def test_tokens_stand_beside_the_prompt_for_one_evaluation(handed: bool) -> None:
     objects = Objects()
-    join(objects, make(Effects(context=(torch.ones(4, 3, 8, dtype=torch.float16),)), tokens=True)[0])
+    join(objects, make(Effects(tokens=(torch.ones(4, 3, 8, dtype=torch.float16),)), tokens=True)[0])
     prompt = torch.zeros(4, 7, 8)
     for _ in range(2):
         _, given = objects.unet.sample(prompt, handed=handed)

@@ -97,14 +97,14 @@ def test_what_others_add_is_shared_out_to_the_blocks_and_comes_together_again() 
 
 def test_blocks_are_joined_by_place() -> None:
     blocks = [
-        Effects(input=(None, torch.full((2, 3), i)), output=(torch.full((2, 1), -i),), context=(torch.ones(2, 4, 5),))
+        Effects(input=(None, torch.full((2, 3), i)), output=(torch.full((2, 1), -i),), tokens=(torch.ones(2, 4, 5),))
         for i in (1.0, 2.0)
     ]
     whole = joined(blocks)
     assert whole.input[0] is None and whole.middle == ()
     assert whole.input[1] is not None and whole.input[1][:, 0].tolist() == [1, 1, 2, 2]
     assert whole.output[0] is not None and whole.output[0][:, 0].tolist() == [-1, -1, -2, -2]
-    assert whole.context[0] is not None and whole.context[0].shape == (4, 4, 5)
+    assert whole.tokens[0] is not None and whole.tokens[0].shape == (4, 4, 5)
     assert joined(blocks[:1]) is blocks[0]
 
 

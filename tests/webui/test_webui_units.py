@@ -19,7 +19,7 @@ from controlstack.core.schedule import Easing, Keyframe, RangeBasis
 from controlstack.core.unit import ControlMode
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
-from controlstack.preprocessors.runtime import Runtime
+from controlstack.preprocessors.perform import Runtime
 from controlstack.scripts.webui.clients.external import ControlNetUnit
 from controlstack.scripts.webui.host.files import ModelFiles, short_hash
 from controlstack.scripts.webui.request import preprocessing

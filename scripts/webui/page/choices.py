@@ -21,8 +21,8 @@ from ....core.fields import (
     parse_unit,
 )
 from ....core.schedule import fires_on, progress_at
-from ....preprocessors.base import Preprocessor
 from ....preprocessors.networks.network import file_name, licences, missing_packages
+from ....preprocessors.perform import Preprocessor
 from ..request import preprocessing
 from ..request.arguments import THRESHOLDS
 

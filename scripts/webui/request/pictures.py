@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from ....core.errors import HintError
-from ....preprocessors.base import MAX_PIXELS
+from ....preprocessors.declaration import MAX_PIXELS
 from ....preprocessors.images import DAMAGED, READS
 
 if TYPE_CHECKING:

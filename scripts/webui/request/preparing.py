@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ....core import infotext
-from ....core.base import check_fits
+from ....core.base import LATENT, check_fits
 from ....core.control import ControlModel, HintSpace
 from ....core.errors import UnsupportedModelError
 from ....core.fields import InputMode, UnitArgs
@@ -93,7 +93,7 @@ def _kind(preprocessor: str, p: Any) -> str:
 
 def _first_size(p: Any) -> tuple[int, int]:
     """(height, width) of the first pass: pixel perfect looks at nothing else."""
-    return p.height // 8 * 8, p.width // 8 * 8
+    return p.height // LATENT * LATENT, p.width // LATENT * LATENT
 
 
 def _base_state(host: Host) -> Mapping[str, Tensor]:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from ....core.fields import FROM_PREPROCESSOR, NO_MODEL, UnitArgs
 from ....preprocessors import REGISTRY, find
-from ....preprocessors.base import Parameter, Preprocessor
+from ....preprocessors.declaration import Parameter
+from ....preprocessors.perform import Preprocessor
 from ....preprocessors.webui import LABELS
 
 if TYPE_CHECKING:
-    from ....preprocessors.runtime import Runtime
+    from ....preprocessors.perform import Runtime
     from .pictures import Image
 
 log = logging.getLogger("controlstack")

@@ -15,10 +15,11 @@ from controlstack.core.errors import HostError, IncompatibleModelError
 from controlstack.core.schedule import Schedule
 from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlMode, ControlUnit
-from controlstack.standalone.demo import BASE
-from controlstack.standalone.injection import Injection, base_of
-from controlstack.standalone.pipeline import Base, Offload, Request, generate, load_base
-from controlstack.standalone.schedulers import NAMES, make_scheduler, scheduler_name
+from controlstack.pipelines.attached import Injection, base_of
+from controlstack.pipelines.bases import Base, Offload, load_base
+from controlstack.pipelines.drawing import Request, generate
+from controlstack.pipelines.schedulers import NAMES, make_scheduler, scheduler_name
+from controlstack.pipelines.tiny_world import BASE
 from diffusers import (
     MultiAdapter,
     StableDiffusionAdapterPipeline,

@@ -1,0 +1,225 @@
+"""Our stack inside a diffusers pipeline: a hook on the U-Net adds what the units say.
+
+The pipeline, its scheduler and the U-Net's forward stay as they are. `inject` returns a context manager; afterwards,
+also after an exception or an interrupt, the U-Net has no trace of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.attach import Locate, Patches, Site, Value, attach, attention_site, change_weights, record
+from ..core.base import Base, check_fits
+from ..core.effects import Effects
+from ..core.points import Block, Part, Point
+from ..core.rows import take_rows
+from ..core.schedule import Progress, progress_at
+from ..core.stack import ControlStack
+from ..core.step import Step
+from ..core.unit import ControlUnit
+from ..models.naming import to_ldm
+
+LAYERS_KEY, WIDTHS_KEY = "layers_per_block", "block_out_channels"
+
+
+def base_of(unet: Any) -> Base:
+    """The widths of a diffusers U-Net that control models must share."""
+    config = unet.config
+    widths, layers = config[WIDTHS_KEY], config[LAYERS_KEY]
+    blocks = [widths[0]]
+    for level, width in enumerate(widths):
+        blocks += [width] * layers
+        if level < len(widths) - 1:
+            blocks.append(width)  # the halving
+    label = config.get("projection_class_embeddings_input_dim") or 0
+    return Base(context=config["cross_attention_dim"], label=label, blocks=tuple(blocks))
+
+
+def check_units(units: Sequence[ControlUnit], unet: Any) -> None:
+    """Raise IncompatibleModelError unless every unit's model was made for this base."""
+    base = base_of(unet)
+    for unit in units:
+        check_fits(unit.model.name, unit.model.base, base)
+
+
+def locate_in(unet: Any) -> Locate:
+    """Return where the points of a diffusers U-Net are.
+
+    diffusers lays the layers of an ldm block apart: a residual block, a transformer, and in the decoder an upsampler.
+    """
+    encoder, decoder = _encoder_blocks(unet), _decoder_blocks(unet)
+    middle = [*_beside(unet.mid_block.resnets[:1], unet.mid_block.attentions)]
+    widths = base_of(unet).blocks or ()
+    blocks = {Block.INPUT: encoder, Block.MIDDLE: middle, Block.OUTPUT: decoder}
+
+    def locate(point: Point) -> Site:
+        if point.part is Part.SKIP:  # a decoder's residual block receives its stream and the skip as one
+            resnet = decoder[len(decoder) - 1 - point.index][0]
+            return Site(resnet, Value.LAST_CHANNELS, widths[point.index])
+        if point.block is Block.MIDDLE and point.part is Part.STREAM:
+            return Site(unet.mid_block, Value.OUTPUT)
+        layers = blocks[point.block][point.index]
+        if point.part is Part.STREAM:
+            return Site(layers[-1], Value.OUTPUT)
+        transformer = next(layer for layer in layers if hasattr(layer, "transformer_blocks"))
+        return attention_site(transformer.transformer_blocks[point.depth], point.part)
+
+    return locate
+
+
+def _beside(resnets: Any, attentions: Any) -> Iterator[list[Any]]:
+    """Yield the residual blocks of a level, each with its transformer where the level has any."""
+    for index, resnet in enumerate(resnets):
+        yield [resnet, attentions[index]] if attentions else [resnet]
+
+
+def _encoder_blocks(unet: Any) -> list[list[Any]]:
+    """Return the layers of each input block of ldm: the first convolution, residual blocks, halvings."""
+    blocks = [[unet.conv_in]]
+    for level in unet.down_blocks:
+        blocks += _beside(level.resnets, getattr(level, "attentions", None))
+        blocks += [[each] for each in level.downsamplers or ()]
+    return blocks
+
+
+def _decoder_blocks(unet: Any) -> list[list[Any]]:
+    """Return the layers of each output block of ldm; the last of a level also enlarges."""
+    blocks: list[list[Any]] = []
+    for level in unet.up_blocks:
+        blocks += _beside(level.resnets, getattr(level, "attentions", None))
+        blocks[-1] = [*blocks[-1], *(level.upsamplers or ())]
+    return blocks
+
+
+class Injection:
+    """One run of a pipeline: counts the evaluations of its U-Net and translates between diffusers and the stack.
+
+    pictures: rows of the batch that show a picture each; with guidance the U-Net sees the uncond rows before them.
+    The stack's changes to weights last as long as the injection.
+    """
+
+    def __init__(self, pipeline: Any, stack: ControlStack, pictures: int) -> None:
+        self._pipeline, self._stack, self._pictures = pipeline, stack, pictures
+        self._patches = Patches()  # as long as the run
+        self._attached = Patches()  # as long as one evaluation
+        self._given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        self._alone = False
+        self._evaluations = 0
+        self._times: list[float] = []
+
+    def __enter__(self) -> Injection:
+        unet = self._pipeline.unet
+        try:
+            if any(unit.model.delta is not None for unit in self._stack.units):
+                change_weights(self._patches, self._stack.units, to_ldm(dict(unet.named_parameters())))
+            self._patches.hook(unet.register_forward_pre_hook(self._before, with_kwargs=True))
+            self._patches.hook(unet.register_forward_hook(self._after, always_call=True))
+        except BaseException:
+            self._patches.eject()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._attached.eject()
+        self._patches.eject()
+        self._stack.close()
+
+    def _before(self, unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if self._alone:
+            return args, kwargs
+        self._given = (args, kwargs)
+        step = self._step(unet, args[0], args[1], kwargs)
+        self._evaluations += 1
+        effects = self._stack(step)
+        if not effects:
+            return args, kwargs
+        attach(self._attached, Effects(input=effects.input, shifts=effects.shifts), locate_in(unet))
+        return args, {**kwargs, **arguments(unet, effects, kwargs)}
+
+    def _after(self, *_: object) -> None:
+        """Take this evaluation's effects away; also called when the U-Net has failed."""
+        if not self._alone:
+            self._attached.eject()
+            self._given = ((), {})
+
+    def _evaluate_alone(self, x: Tensor, rows: tuple[int, ...], points: Collection[Point]) -> dict[Point, Tensor]:
+        """Evaluate the U-Net without effects on other latents, with these rows' prompts: `Step.evaluate`."""
+        (_, time, *_), kwargs = self._given
+        found: dict[Point, Tensor] = {}
+        self._alone = True
+        try:
+            with Patches() as patches:
+                record(patches, points, locate_in(self._pipeline.unet), found)
+                self._pipeline.unet(x, time, **_rows_of(kwargs, rows))
+        finally:
+            self._alone = False
+        return found
+
+    def _step(self, unet: Any, x: Tensor, time: Tensor, kwargs: dict[str, Any]) -> Step:
+        rows = len(x)
+        return Step(
+            x=x,
+            timestep=torch.as_tensor(time, device=x.device).expand(rows),
+            context=kwargs["encoder_hidden_states"],
+            cond=tuple(row >= rows - self._pictures for row in range(rows)),
+            progress=self._progress(),
+            y=vector_condition(unet, kwargs.get("added_cond_kwargs")),
+            pictures=tuple(row % self._pictures for row in range(rows)),
+            evaluate=self._evaluate_alone,
+        )
+
+    def _progress(self) -> Progress:
+        """Where the run stands; samplers of second order evaluate each step twice, and both belong to it."""
+        scheduler = self._pipeline.scheduler
+        if not self._times:  # read once: a value on the device would stall every step
+            self._times = scheduler.timesteps[-self._pipeline.num_timesteps :].tolist()
+        count = -(-len(self._times) // scheduler.order)
+        at = min(self._evaluations, len(self._times) - 1)
+        noise = 1 - self._times[at] / (scheduler.config["num_train_timesteps"] - 1)
+        return progress_at(at // scheduler.order, count, noise=min(1.0, max(0.0, noise)))
+
+
+def arguments(unet: Any, effects: Effects, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return skips, middle and tokens as the keyword arguments of `UNet2DConditionModel.forward`.
+
+    These are what diffusers itself adds, before other parts of its forward (FreeU) see them; the rest needs hooks.
+    """
+    more: dict[str, Any] = {}
+    if effects.output or effects.middle:
+        count = len(base_of(unet).blocks or ())
+        middle = effects.middle[0] if effects.middle else None
+        some = next(tensor for tensor in (*effects.output, middle) if tensor is not None)
+        nothing = some.new_zeros(())
+        skips = (*effects.output, *(None,) * (count - len(effects.output)))
+        more["down_block_additional_effects"] = tuple(nothing if skip is None else skip for skip in skips)
+        more["mid_block_additional_residual"] = nothing if middle is None else middle
+    tokens = [token for token in effects.tokens if token is not None]
+    if tokens:
+        more["encoder_hidden_states"] = torch.cat([kwargs["encoder_hidden_states"], *tokens], dim=1)
+    return more
+
+
+def _rows_of(values: dict[str, Any], rows: tuple[int, ...]) -> dict[str, Any]:
+    """Return a U-Net's keyword arguments for these rows of its batch, also those that lie in dictionaries."""
+    cut: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Tensor) and value.ndim:
+            cut[name] = take_rows(value, rows)
+        else:
+            cut[name] = _rows_of(value, rows) if isinstance(value, dict) else value
+    return cut
+
+
+def vector_condition(unet: Any, added: Mapping[str, Tensor] | None) -> Tensor | None:
+    """Return SDXL's vector condition y [B, A] as the U-Net puts it together: pooled text, then sizes as sinusoids.
+
+    added: `text_embeds` [B, P] and `time_ids` [B, 6]; None, or without them, for other base models, which have none.
+    """
+    if not added or "text_embeds" not in added:
+        return None
+    text, times = added["text_embeds"], added["time_ids"]
+    return torch.cat([text, unet.add_time_proj(times.flatten()).reshape(len(text), -1).to(text.dtype)], dim=-1)
