@@ -1,7 +1,7 @@
 """PyTorch's old file formats, through its weights-only loader: it builds tensors and refuses everything else.
 
-Such a file is a program for a small machine, so a short one could ask for much: what it unpacks to is bounded by its own
-size, before and after it is read.
+Such a file is a program for a small machine, so a short one could ask for much: what it unpacks to is bounded by its
+own size, before and after it is read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Number formats of weights: which are permitted, 8-bit floats made wider, scaled files read right or refused.
 
 An 8-bit weight is stored plain, or divided by a scale that stands beside it. The old form of scaled files has
-`<layer>.scale_weight` and a marker `scaled_fp8`: weight times scale is the true weight. Newer forms have several scales,
-blocks of them, or other number formats, and say so by names of their own; they are refused by those names.
+`<layer>.scale_weight` and a marker `scaled_fp8`: weight times scale is the true weight. Newer forms have several
+scales, blocks of them, or other number formats, and say so by names of their own; they are refused by those names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where settings of a model stand: its metadata, diffusers' configuration and a JSON file beside it, the user's word."""
+"""Where settings of a model stand: its metadata, diffusers' configuration, a JSON file beside it, the user's word."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_settings(
 
 
 def _of_metadata(header: Header, known: Collection[str]) -> dict[str, str]:
-    """Return the settings in a file's metadata, misspelt ones too, which are refused later; the rest says other things."""
+    """Return the settings in a file's metadata, misspelt ones too, which are refused later; the rest is no setting."""
     own = {key[len(PREFIX) :]: value for key, value in header.metadata.items() if key.startswith(PREFIX)}
     return {key: value for key, value in own.items() if key in known or nearest(key, known)}
 
