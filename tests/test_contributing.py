@@ -92,7 +92,7 @@ def test_the_family_is_small() -> None:
 @pytest.mark.parametrize("weight", [1.0, 0.5])
 def test_the_family_works(weight: float) -> None:
     tint = load("models/families/tint.py")
-    network = tint.Tint(3, 6, Kit())
+    network = tint.Tint(6, Kit())
     hint = torch.rand(1, 3, 32, 32)
     step = Step(
         x=torch.rand(2, 4, 4, 4),
