@@ -185,6 +185,8 @@ class Family(ABC, Generic[Network, Options]):
         return self.wrap(self._create(shapes, self.unsaid(), STANDARD), self.title, self.unsaid(), None)
 
     def _create(self, shapes: Shapes, settings: Options, kit: Kit) -> Network:
+        if empty := next((name for name, shape in shapes.items() if 0 in shape and "." in name), None):
+            raise DamagedModelError(f"'{shown(empty)}' holds no values ({list(shapes[empty])}): get the file again")
         with torch.device("meta"):
             return self.create(shapes, settings, kit)
 

@@ -209,7 +209,10 @@ OTHERS: tuple[tuple[Test, str], ...] = (
         "a U-Net of diffusers without a control model: give it as part of the base model",
     ),
     (lambda n: n.base("output_blocks.0"), "a U-Net without a control model: give it as part of the base model"),
-    (lambda n: n.part("text_model") and not n.part("vision_model"), "a text encoder: load it as such"),
+    (
+        lambda n: (n.part("text_model") and not n.part("vision_model")) or n.under("embeddings.token_embedding"),
+        "a text encoder: load it as such",
+    ),
     (lambda n: n.under("transformer.resblocks"), "a text encoder (OpenCLIP): load it as such"),
     (
         lambda n: n.under("encoder.block.0.layer.0.SelfAttention"),

@@ -52,16 +52,17 @@ def _beside(path: Path, known: Collection[str]) -> dict[str, Any]:
         return {}
     try:
         table = read_table(beside, "settings file")
-    except ModelError as error:
+    except ModelError:
         if _mentions(beside, known):
             raise
-        log.warning("%s; it holds no settings of the model and is left alone", error)
-        return {}
+        table = {}
+        log.warning("'%s' is no file of settings for the model beside it, and is left alone", shown(beside))
     table = {key.removeprefix(PREFIX): value for key, value in table.items()}
-    if not any(key in known or nearest(key, known) for key in table):
-        log.warning("'%s' holds no settings of the model beside it and is left alone", shown(beside))
-        return {}
-    return table
+    if any(key in known or nearest(key, known) for key in table):
+        return table
+    if table:
+        log.warning("'%s' holds no settings of the model beside it, and is left alone", shown(beside))
+    return {}
 
 
 def _mentions(path: Path, known: Collection[str]) -> bool:
