@@ -23,13 +23,16 @@ from typing import Any
 
 import torch
 from controlstack.core.base import Base
+from controlstack.core.control import ControlModel, Prepared, Prompt
+from controlstack.core.points import MIDDLE, Point, skip
 from controlstack.core.rows import Twins
 from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
-from controlstack.core.unit import ControlMode, ControlUnit, Place, Prepared, Prompt, Slot, Step
+from controlstack.core.step import Step
+from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.families.controlnet import ControlNet, ControlNetModel
 from controlstack.models.naming import to_diffusers
-from controlstack.standalone.injection import arguments
+from controlstack.pipelines.attached import arguments
 from controlstack.training.copy import trainable_copy
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -55,9 +58,9 @@ class MetaModel(ControlNetModel):
     """A ControlNet on the meta device, where no values can be compared: rows of one picture are the same there."""
 
     def __call__(
-        self, step: Step, prepared: Prepared, prompt: Prompt, slots: Collection[Slot]
-    ) -> Iterator[tuple[Slot, Tensor]]:
-        return super().__call__(replace(step, twins=lambda: Twins.of(step.pictures or ())), prepared, prompt, slots)
+        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
+    ) -> Iterator[tuple[Point, Tensor]]:
+        return super().__call__(replace(step, twins=lambda: Twins.of(step.pictures or ())), prepared, prompt, points)
 
 
 class CountOperations(TorchDispatchMode):
@@ -98,23 +101,20 @@ class CountBytes(TorchDispatchMode):
             self._alive[key] = (size, shown - 1)
 
 
-class Maps:
+class Maps(ControlModel):
     """A control model that makes SD 1.5's residual maps and nothing else."""
 
-    name, base, hint_channels, hint_scale, cond_only = "maps", Base(), 3, 8, False
-    slots = (*(Slot(Place.OUTPUT, i) for i in range(len(MAPS) - 1)), Slot(Place.MIDDLE))
+    name, base = "maps", Base()
+    points = (*(skip(i) for i in range(len(MAPS) - 1)), MIDDLE)
     soft_weights = (1.0,) * len(MAPS)
 
-    def prepare(self, hint: Tensor) -> Prepared:
-        return (hint,)
-
-    def encode(self, context: Tensor) -> Prompt:
-        return ()
+    def __init__(self) -> None:
+        self.network = object()  # of its own: models on one network are one call
 
     def __call__(
-        self, step: Step, prepared: Prepared, prompt: Prompt, slots: Collection[Slot]
-    ) -> Iterator[tuple[Slot, Tensor]]:
-        for slot, (width, side) in zip(self.slots, MAPS, strict=True):
+        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
+    ) -> Iterator[tuple[Point, Tensor]]:
+        for slot, (width, side) in zip(self.points, MAPS, strict=True):
             yield slot, torch.empty(len(step.cond), width, side, side, device="meta")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .errors import IncompatibleModelError
 
+LATENT = 8  # picture pixels per latent pixel, of the autoencoders of Stable Diffusion
 SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT = 768, 1024, 2048  # width of the prompt's tokens
 _NAMES = {SD1_CONTEXT: "SD 1.x", SD2_CONTEXT: "SD 2.x", SDXL_CONTEXT: "SDXL"}
 

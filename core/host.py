@@ -5,7 +5,10 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-from .unit import ControlModel
+from torch import Tensor
+
+from .control import ControlModel
+from .errors import HostError
 
 
 class Host(Protocol):
@@ -19,12 +22,21 @@ class Host(Protocol):
         """Raise the host's own interruption if the user asked to stop."""
         ...
 
+    def encode(self, picture: Tensor) -> Tensor:
+        """Return the latents of pictures [N, 3, H, W] in 0..1, scaled as the base network receives them."""
+        ...
+
 
 class PlainHost:
-    """A host that leaves every network where it is and is never interrupted."""
+    """A host that leaves every network where it is, is never interrupted, and has no autoencoder."""
 
     def ready(self, model: ControlModel) -> AbstractContextManager[object]:
+        """Do nothing: the network stays where it is."""
         return nullcontext(model)
 
     def check_interrupt(self) -> None:
-        return None
+        """Do nothing: nobody interrupts."""
+
+    def encode(self, picture: Tensor) -> Tensor:
+        """Raise HostError: there is no autoencoder."""
+        raise HostError("a control reads latents, and this program has no autoencoder to make them: leave it out")

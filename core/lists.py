@@ -1,4 +1,4 @@
-"""Residuals between our places and the lists of ComfyUI and Forge, whose base networks consume them from the end.
+"""Effects between our places and the lists of ComfyUI and Forge, whose base networks consume them from the end.
 
 A U-Net takes the last element of `input` at its first block, and of `output` at its deepest, so lists must be complete.
 Transformers index their lists from the front.
@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from .residuals import Residuals
+from .effects import Effects
 
 Lists = dict[str, list[Tensor | None]]
 
 
-def to_lists(residuals: Residuals, blocks: int | None) -> Lists:
+def to_lists(residuals: Effects, blocks: int | None) -> Lists:
     """Fresh lists for a U-Net of so many input blocks, or (None) for another network."""
     streams, skips = list(residuals.input), list(residuals.output)
     if blocks is not None:
@@ -24,10 +24,10 @@ def to_lists(residuals: Residuals, blocks: int | None) -> Lists:
     return {"input": streams, "middle": list(residuals.middle), "output": skips}
 
 
-def to_residuals(lists: Any, blocks: int | None) -> Residuals:
+def to_residuals(lists: Any, blocks: int | None) -> Effects:
     """What a control of the host returned."""
     streams = list(lists.get("input", ()))
-    return Residuals(
+    return Effects(
         input=tuple(streams if blocks is None else streams[::-1]),
         middle=tuple(lists.get("middle", ())),
         output=tuple(lists.get("output", ())),

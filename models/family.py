@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.base import Base
-from ..core.unit import ControlModel
+from ..core.control import ControlModel
 from .layers import Kit
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..core.control import ControlModel
 from ..core.errors import DamagedModelError, IncompatibleModelError, UnsupportedModelError
-from ..core.unit import ControlModel
 from .families import controlnet, t2i_adapter
 from .family import Family, Shapes
 from .layers import Kit

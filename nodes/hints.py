@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.base import LATENT
 from ..core.errors import HintError
 from ..core.resize import ResizeMode, pixel_perfect
 from ..preprocessors import find
 from ..preprocessors.poses.points import to_json
 from .choice import CHOICE, SEED
 from .host.annotators import runtime
-
-LATENT = 8  # pixels per latent pixel
 
 
 def make_hint(image: Tensor, choice: Mapping[str, Any], resolution: int | None, mask: Tensor | None = None) -> Tensor:

@@ -191,4 +191,4 @@ def _name(control: Any) -> str:
 
 
 def _blocks(control: Any, hint: Tensor) -> int:
-    return len(member_of(UnitSpec(control=control, hint=hint, name=_name(control)), control.vae).model.slots)
+    return len(member_of(UnitSpec(control=control, hint=hint, name=_name(control)), control.vae).model.points)

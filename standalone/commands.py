@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from ..pipelines.drawing import Request, Result
     from ..preprocessors.perform import Runtime
-    from .pipeline import Request, Result
     from .units import Loaded, UnitText
 
 DTYPES = ("fp32", "fp16", "bf16")
@@ -160,8 +160,9 @@ def _runtime(args: argparse.Namespace) -> Runtime:
 
 
 def _generate(args: argparse.Namespace) -> int:
+    from ..pipelines.bases import Offload, UnetState, load_base
+    from ..pipelines.drawing import generate
     from ..preprocessors.images import check_folder
-    from .pipeline import Offload, UnetState, generate, load_base
     from .units import load_units, parse_unit
 
     check_folder(args.output)
@@ -187,8 +188,8 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _request(args: argparse.Namespace, units: Sequence[UnitText]) -> Request:
+    from ..pipelines.drawing import Request
     from ..preprocessors.images import read_image
-    from .pipeline import Request
     from .prompts import make_prompt
 
     start = None if args.image is None else read_image(args.image)
@@ -213,9 +214,9 @@ def _request(args: argparse.Namespace, units: Sequence[UnitText]) -> Request:
 
 def _write(folder: Path, request: Request, loaded: Sequence[Loaded], result: Result) -> None:
     """Pictures with what made them, the hints, and a sheet of all."""
+    from ..pipelines.sheets import sheet
     from ..preprocessors.images import make_folder, write_image
     from .report import describe, metadata
-    from .sheets import sheet
 
     make_folder(folder)
     number = 1 + max((int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit()), default=0)

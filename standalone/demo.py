@@ -5,29 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..pipelines.tiny_world import BASE, CELL, CONTROLS, IMAGES, SIDE, STEPS, TINY
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from ..core.unit import ControlUnit
-    from .pipeline import Base
+    from ..pipelines.bases import Base
 
     Image = NDArray[np.uint8]
 
-TINY = Path(__file__).parent / "tiny"
-BASE, CONTROLS, IMAGES = TINY / "base", TINY / "controls", TINY / "images"
-SIDE = 128  # pixels, the size the tiny model was trained at
-CELL = 8  # pixels of the colour grid that its color control was trained on
-STEPS, GUIDANCE = 20, 2.0
+GUIDANCE = 2.0
 HINTS = {"canny": "preprocessor=canny", "color": f"preprocessor=color_grid,cell={CELL}"}
 NAME = "controlstack-demo.png"
 
 
 def run_demo(folder: Path, seed: int = 0) -> Path:
     """Draw the sheet into `folder` and say what is done; returns its path."""
+    from ..pipelines.bases import load_base
+    from ..pipelines.sheets import sheet
     from ..preprocessors.images import check_folder, make_folder, write_image
-    from .pipeline import load_base
-    from .sheets import sheet
 
     check_folder(folder)
     print(f"Loading the tiny model from {TINY} ...")
@@ -44,7 +42,7 @@ def run_demo(folder: Path, seed: int = 0) -> Path:
 def _row(base: Base, image: Path, seed: int) -> list[tuple[str, Image]]:
     import torch
 
-    from .pipeline import Request, generate
+    from ..pipelines.drawing import Request, generate
     from .units import load_units, parse_unit
 
     texts = [parse_unit(f"image={image},model={CONTROLS / kind}.safetensors,{hint}") for kind, hint in HINTS.items()]

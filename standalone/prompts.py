@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import HostError
-from .pipeline import DEFAULT_PROMPT
+from ..pipelines.drawing import DEFAULT_PROMPT
 
 Image = NDArray[np.uint8]
 LONGEST = 40  # tokens of a caption

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 from ..core.stack import Firing
-from .pipeline import Request
+from ..pipelines.drawing import Request
 from .units import Loaded
 
 KEY = "controlstack"  # of the machine-readable text in a PNG file

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..core.control import ControlModel
 from ..core.errors import UnitError
 from ..core.resize import ResizeMode, pixel_perfect
 from ..core.schedule import RangeBasis, Schedule
-from ..core.unit import ControlMode, ControlModel, ControlUnit
+from ..core.unit import ControlMode, ControlUnit
 from ..models.registry import load_control_model
 from ..preprocessors import RESOLUTION, find
 from ..preprocessors.images import read_image, read_mask

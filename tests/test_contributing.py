@@ -13,7 +13,8 @@ from controlstack.core.base import Base, check_fits
 from controlstack.core.errors import DamagedModelError, IncompatibleModelError, PreprocessorError
 from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
-from controlstack.core.unit import ControlUnit, Step
+from controlstack.core.step import Step
+from controlstack.core.unit import ControlUnit
 from controlstack.models import registry as models
 from controlstack.preprocessors import registry as preprocessors
 from safetensors.torch import save_file

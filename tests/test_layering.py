@@ -12,13 +12,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-SHARED = {"core", "models", "preprocessors"}
+SHARED = {"core", "models", "preprocessors", "units"}
 EDGES = {"nodes", "scripts", "standalone", "training"}
+FLOORS = {*SHARED, "pipelines", *EDGES}
 MAY_IMPORT = {
     "core": {"core"},
     "models": {"core", "models"},
     "preprocessors": {"core", "preprocessors"},
-    **{edge: {edge, *SHARED} for edge in EDGES},
+    "units": SHARED,
+    "pipelines": {"pipelines", *SHARED},
+    "nodes": {"nodes", *SHARED},
+    "scripts": {"scripts", *SHARED},
+    "standalone": {"standalone", "pipelines", *SHARED},
+    "training": {"training", "pipelines", *SHARED},
 }
 HOSTS = {
     "nodes": {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "server"},
@@ -29,6 +35,8 @@ EAGER = {
     "core": {"torch"},
     "models": {"torch", "safetensors"},
     "preprocessors": {"torch", "numpy", "cv2"},
+    "units": {"torch", "numpy"},
+    "pipelines": {"torch", "numpy", "cv2"},
 }
 IMPORTS = (ast.Import, ast.ImportFrom)
 ASSIGNMENTS = (ast.Assign, ast.AnnAssign)
@@ -41,7 +49,7 @@ DOING = {  # called at import time, these do more than define a value
 
 
 def package_files() -> list[Path]:
-    folders = sorted(SHARED | EDGES)
+    folders = sorted(FLOORS)
     inside = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
     return [*sorted(ROOT.glob("*.py")), *inside]
 
@@ -82,7 +90,7 @@ def _imports(tree: ast.AST, parts: tuple[str, ...]) -> Iterator[str]:
     for level, module, names in _imported(tree):
         top = module.split(".")[0]
         if level == 0:
-            if top == "controlstack" or top in SHARED | EDGES:
+            if top == "controlstack" or top in FLOORS:
                 yield f"imports {module} absolutely; inside the package every import is relative"
             if top in forbidden_hosts:
                 yield f"imports {module}, a host, outside its edge"
@@ -91,7 +99,7 @@ def _imports(tree: ast.AST, parts: tuple[str, ...]) -> Iterator[str]:
         if level - 1 > len(package):
             yield f"imports {'.' * level}{module}, above the package"
         targets = {top} if here == () and module else set(names) if here == () else {here[0]}
-        for target in targets & (SHARED | EDGES | {"tests", "benchmarks", "install"}) - MAY_IMPORT[layer]:
+        for target in targets & (FLOORS | {"tests", "benchmarks", "install"}) - MAY_IMPORT[layer]:
             yield f"imports {target}, which {layer} must not know"
 
 
@@ -153,6 +161,11 @@ def test_file_keeps_the_rules(path: Path) -> None:
         ("models/families/a.py", "from ...preprocessors import perform", "preprocessors, which models must not know"),
         ("preprocessors/a.py", "from ..models import loading", "models, which preprocessors must not know"),
         ("standalone/a.py", "from ..training import loop", "training, which standalone must not know"),
+        ("units/a.py", "from ..pipelines import bases", "pipelines, which units must not know"),
+        ("models/a.py", "from ..units import make", "units, which models must not know"),
+        ("nodes/a.py", "from ..pipelines import bases", "pipelines, which nodes must not know"),
+        ("scripts/webui/a.py", "from ...pipelines import bases", "pipelines, which scripts must not know"),
+        ("pipelines/a.py", "from ..standalone import demo", "standalone, which pipelines must not know"),
         ("scripts/webui/a.py", "from ...nodes import x", "nodes, which scripts must not know"),
         ("nodes/a.py", "from ..tests import helper", "tests, which nodes must not know"),
         ("core/a.py", "from ...elsewhere import x", "above the package"),
@@ -164,6 +177,8 @@ def test_file_keeps_the_rules(path: Path) -> None:
         ("standalone/a.py", "importlib.import_module('gradio')", "a host, outside its edge"),
         ("core/a.py", "import numpy", "numpy at import time"),
         ("preprocessors/a.py", "from skimage import color", "skimage at import time"),
+        ("pipelines/a.py", "import diffusers", "diffusers at import time"),
+        ("units/a.py", "import cv2", "cv2 at import time"),
         ("__init__.py", "from .core import unit", "the standard library alone"),
         ("install.py", "import torch", "the standard library alone"),
         ("core/a.py", "for i in range(3):\n    pass", "only definitions"),
@@ -188,6 +203,8 @@ def test_each_rule_can_fail(path: str, source: str, complaint: str) -> None:
         ("scripts/webui/a.py", "import gradio\nfrom modules import shared\nfrom . import other"),
         ("scripts/controlnet.py", "load().register()"),
         ("__init__.py", "async def comfy_entrypoint():\n    from .nodes import extension\n    return extension()"),
+        ("training/a.py", "from ..pipelines.bases import load_pipeline\nfrom ..units import make"),
+        ("units/a.py", "from ..models import registry\nfrom ..preprocessors import find"),
         ("standalone/a.py", "if TYPE_CHECKING:\n    import diffusers\nREAD = lambda path: open(path)"),
     ],
 )
@@ -221,7 +238,7 @@ def circle_of(graph: dict[str, set[str]]) -> list[str]:
     return next((each for node in sorted(graph) if (each := walk(node, []))), [])
 
 
-@pytest.mark.parametrize("folder", ["core", "models", "preprocessors"])
+@pytest.mark.parametrize("folder", [name for name in sorted(FLOORS) if (ROOT / name).is_dir()])
 def test_imports_form_no_circle(folder: str) -> None:
     # Not for types and not inside functions either: whoever reads a file must be able to stop at what lies below it.
     files = [path for path in package_files() if path.is_relative_to(ROOT / folder)]

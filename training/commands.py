@@ -1,4 +1,4 @@
-"""The commands of training: `train`, and `tiny`, which makes the tiny world again."""
+"""The commands of training: `train`, `evaluate`, and `tiny`, which makes the tiny world again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import evaluate_command
 from .tiny import commands as tiny
 
 if TYPE_CHECKING:
@@ -19,15 +20,21 @@ INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Mount `train` and `tiny`."""
+    """Mount `train`, `evaluate` and `tiny`."""
     _add_train(subparsers.add_parser("train", help="train a ControlNet", description=__doc__))
+    evaluate_command.add_arguments(subparsers.add_parser("evaluate", help="measure how well pictures obey their hints"))
     world = subparsers.add_parser("tiny", help="make the tiny world again", description=tiny.__doc__)
     tiny.add_parsers(world.add_subparsers(required=True, metavar="COMMAND"))
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--base", type=Path, required=True, help="diffusers folder of the base model, which stays as it is")
+    add(
+        "--base",
+        type=Path,
+        required=True,
+        help="diffusers folder or checkpoint file of the base model, which stays as it is",
+    )
     add("--data", type=Path, required=True, help="folder with prompt.json or metadata.jsonl")
     add("--out", type=Path, required=True, help="the .safetensors file to write")
     add("--start", type=Path, help="go on from this ControlNet file; default: from a fresh copy of the base")

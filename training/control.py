@@ -20,12 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..core.base import LATENT
 from ..core.errors import HintError, HostError, ScheduleError
 from ..models.families.controlnet import ControlNet
-from ..models.quiet import quiet
+from ..pipelines.bases import load_pipeline
 from .copy import continued, settings_of, trainable_copy
 from .data import Example, HintSource, read_examples
-from .examples import LATENT_SCALE, Examples
+from .examples import Examples
 from .progress import replace_folder
 from .words import Words, emptied, read_words
 
@@ -41,7 +42,7 @@ LAST_SEED = 2**32 - 1  # of numpy's global generator, which accelerate seeds too
 class Settings:
     """What the user said about a training; the defaults are the paper's where it has one."""
 
-    base: Path  # diffusers folder of SD 1.x, SD 2.x or SDXL
+    base: Path  # diffusers folder or checkpoint file of SD 1.x, SD 2.x or SDXL
     data: Path
     start: Path | None = None  # go on from this ControlNet; None: from a fresh copy of the base
     hints: HintSource = field(default_factory=HintSource)
@@ -74,8 +75,8 @@ class Settings:
         for name, (good, expected) in bounds.items():
             if not good:
                 raise ScheduleError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected {expected}")
-        if self.resolution < 0 or self.resolution % LATENT_SCALE:
-            raise HintError(f"--resolution is {self.resolution}, expected a multiple of {LATENT_SCALE} pixels")
+        if self.resolution < 0 or self.resolution % LATENT:
+            raise HintError(f"--resolution is {self.resolution}, expected a multiple of {LATENT} pixels")
         if not 0 <= self.ema < 1:
             raise ScheduleError(f"the decay of the moving average is {self.ema}, expected 0 (none) to less than 1")
         if self.samples < 0:
@@ -192,16 +193,11 @@ def _split(examples: list[Example], settings: Settings) -> tuple[list[Example], 
     return examples[:-HELD_OUT], examples[-HELD_OUT:]
 
 
-def load_frozen(folder: Path, device: torch.device) -> Any:
-    """The base as a diffusers pipeline in fp32, without gradients, with the noise schedule that it was trained on."""
-    from diffusers import DDIMScheduler, DiffusionPipeline
+def load_frozen(path: Path, device: torch.device) -> Any:
+    """Return a base's diffusers pipeline in fp32, without gradients, with the noise schedule that it was trained on."""
+    from diffusers import DDIMScheduler
 
-    if not (folder / "model_index.json").is_file():
-        raise HostError(f"'{folder}' is no diffusers folder (it has no model_index.json): give one with --base")
-    with quiet():
-        base = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    if not hasattr(base, "unet") or not hasattr(base, "text_encoder"):
-        raise HostError(f"'{folder}' is a {type(base).__name__}, expected Stable Diffusion with a U-Net as --base")
+    base = load_pipeline(path, torch.float32)
     base.to(device)
     for part in base.components.values():
         if isinstance(part, nn.Module):

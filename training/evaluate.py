@@ -16,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..core.control import ControlModel
 from ..core.errors import HintError
 from ..core.schedule import Schedule
-from ..core.unit import ControlModel, ControlUnit
+from ..core.unit import ControlUnit
+from ..pipelines.tiny_world import CANNY_HIGH, CANNY_LOW, CELL
 from ..preprocessors import find
 from .metrics import colour_accuracy, depth_error, edge_f1
 from .tiny.scenes import Picture, Scene, draw, scenes
@@ -27,8 +29,7 @@ Image = NDArray[np.uint8]
 Draw = Callable[[Sequence[ControlUnit]], Image]  # units -> [N, H, W, 3]
 
 SEED = 10_000  # of the scenes; training begins at small seeds
-CANNY: dict[str, Any] = {"low": 50, "high": 100}  # what the canny control was trained on
-CELL = 8  # pixels, what the color control was trained on
+CANNY: dict[str, Any] = {"low": CANNY_LOW, "high": CANNY_HIGH}
 CEILING = "the autoencoder alone (ceiling)"
 SHEET_SCENES = 6  # more would not be looked at
 

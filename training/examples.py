@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.base import LATENT
 from ..core.errors import HintError
 from .data import Example, Image
 from .words import tokenise
 
-LATENT_SCALE = 8  # pixels per latent pixel
 KEPT = 4 << 30  # bytes of encoded examples that stay in memory; the others are read again
 
 Read = Callable[[Example], tuple[Image, Image]]  # example -> (picture, hint)
@@ -67,10 +67,10 @@ class Examples:
     def _load(self, example: Example) -> dict[str, Tensor]:
         picture, hint = self._read(example)
         height, width = picture.shape[:2]
-        if height % LATENT_SCALE or width % LATENT_SCALE:
+        if height % LATENT or width % LATENT:
             raise HintError(
                 f"'{example.picture}' is {width}x{height}: both sides must be multiples of "
-                f"{LATENT_SCALE}; --resolution, such as 512, cuts them"
+                f"{LATENT}; --resolution, such as 512, cuts them"
             )
         return {
             "latents": self._encode(picture),

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..pipelines.attached import vector_condition
+
 PENULTIMATE = -2  # hidden state that SDXL reads
 
 
@@ -26,11 +28,8 @@ class Words:
     added: Mapping[str, Tensor] | None = None
 
     def vector(self, unet: Any) -> Tensor | None:
-        """The vector condition y [B, A] as the U-Net puts it together: pooled text, then the sizes as sinusoids."""
-        if self.added is None:
-            return None
-        text, sizes = self.added["text_embeds"], self.added["time_ids"]
-        return torch.cat([text, unet.add_time_proj(sizes.flatten()).reshape(len(text), -1).to(text.dtype)], dim=1)
+        """Return the vector condition y [B, A]; None where the base has none."""
+        return vector_condition(unet, self.added)
 
 
 def tokenise(base: Any, prompts: Sequence[str]) -> Tensor:

@@ -21,9 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from ...core.base import SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT, Base
+from ...core.control import ControlModel, Prepared, Prompt
 from ...core.errors import UnsupportedModelError
+from ...core.points import MIDDLE, Point, skip
 from ...core.rows import Twins
-from ...core.unit import Place, Prepared, Prompt, Slot, Step
+from ...core.step import Step
 from ..family import Family, Shapes
 from ..layers import (
     STANDARD_GROUPS,
@@ -44,7 +46,6 @@ from ..naming import to_ldm
 PREFIX = "control_model."  # of the control model in a training checkpoint of the original code
 SOFT_BASE = 0.825  # guess mode, lllyasviel/ControlNet gradio_canny2image.py: strength * 0.825 ** (12 - i)
 SOFT_LENGTH = 13  # the list belongs to SD 1.x; for SDXL sd-webui-controlnet cuts it to 10, and users rely on that
-HINT_SCALE = 8  # the hint encoder halves the size three times, as the autoencoder does
 STANDARD_HINT_STEM = (16, 16, 32, 32, 96, 96, 256)  # channels of the hint encoder, cldm.py `input_hint_block`
 # Attention heads leave no trace in the shapes. SD 1.x has 8 of them, its successors make them 64 channels wide.
 _HEADS = {SD1_CONTEXT: (8, None), SD2_CONTEXT: (None, 64), SDXL_CONTEXT: (None, 64)}
@@ -142,9 +143,9 @@ class ControlNet(nn.Module):
         features: Tensor,
         prompt: Prompt,
         y: Tensor | None,
-        slots: Collection[Slot],
+        slots: Collection[Point],
         twins: Twins | None = None,
-    ) -> Iterator[tuple[Slot, Tensor]]:
+    ) -> Iterator[tuple[Point, Tensor]]:
         """Compute block by block and yield the wanted residuals; blocks below the last wanted one never run.
 
         x [B, C, h, w], timestep [B], features [1 or B, channels, h, w] from the hint encoder, y [B, label].
@@ -160,13 +161,13 @@ class ControlNet(nn.Module):
             h = _run(cast(nn.ModuleList, block), h, emb, keys_and_values, widen)
             if i == 0:
                 h = h + features
-            if (slot := Slot(Place.OUTPUT, i)) in slots:
+            if (slot := skip(i)) in slots:
                 yield slot, widen(self.zero_convs[i](h))
                 left -= 1
             if not left:
                 return
         h = _run(self.middle_block, h, emb, keys_and_values, widen)
-        yield Slot(Place.MIDDLE), widen(self.middle_block_out(h))
+        yield MIDDLE, widen(self.middle_block_out(h))
 
     def forward(
         self, x: Tensor, timestep: Tensor, hint: Tensor, context: Tensor, y: Tensor | None = None
@@ -181,7 +182,7 @@ class ControlNet(nn.Module):
         return emb if self.config.label is None else emb + self.label_emb(y)
 
 
-class ControlNetModel:
+class ControlNetModel(ControlModel):
     """A ControlNet as the stack sees it.
 
     pool: average each residual over the picture, so that it carries no position ("shuffle", ControlNet 1.1).
@@ -208,9 +209,9 @@ class ControlNetModel:
         config = network.config
         widths = (config.channels, *(block.channels for block in config.blocks))
         self.base = Base(context=config.context, label=config.label or 0, blocks=widths)
-        self.slots = (Slot(Place.MIDDLE),) if config.only_middle else _slots(config)
-        self.soft_weights = (1.0,) if config.only_middle else _soft_weights(len(self.slots))
-        self.hint_channels, self.hint_scale = config.hint_channels, HINT_SCALE
+        self.points = (MIDDLE,) if config.only_middle else _slots(config)
+        self.soft_weights = (1.0,) if config.only_middle else _soft_weights(len(self.points))
+        self.hint_channels = config.hint_channels
 
     def prepare(self, hint: Tensor) -> Prepared:
         """hint [N, hint_channels, 8h, 8w] -> its features [N, channels, h, w]."""
@@ -222,8 +223,8 @@ class ControlNetModel:
         return () if self.network.config.context is None else self.network.project(context.to(self.dtype))
 
     def __call__(
-        self, step: Step, prepared: Prepared, prompt: Prompt, slots: Collection[Slot]
-    ) -> Iterator[tuple[Slot, Tensor]]:
+        self, step: Step, prepared: Prepared, prompt: Prompt, slots: Collection[Point]
+    ) -> Iterator[tuple[Point, Tensor]]:
         x = step.x[:, : self.network.config.latent_channels].to(self.dtype)  # inpainting bases have more channels
         y = None if step.y is None else step.y.to(self.dtype)
         twins = step.twins() if y is None else None  # the vectors of uncond and cond differ from the first block on
@@ -232,8 +233,8 @@ class ControlNetModel:
             del residual  # free before the next one is computed
 
 
-def _slots(config: ControlNetConfig) -> tuple[Slot, ...]:
-    return (*(Slot(Place.OUTPUT, i) for i in range(len(config.blocks) + 1)), Slot(Place.MIDDLE))
+def _slots(config: ControlNetConfig) -> tuple[Point, ...]:
+    return (*(skip(i) for i in range(len(config.blocks) + 1)), MIDDLE)
 
 
 def _soft_weights(count: int) -> tuple[float, ...]:

@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.base import Base
-from ...core.unit import Place, Prepared, Prompt, Slot, Step
+from ...core.control import ControlModel, HintSpace, Prepared, Prompt
+from ...core.points import MIDDLE, PROMPT, Point, stream
+from ...core.step import Step
 from ..family import Family, Shapes
 from ..layers import TORCH_OPS, Kit, Ops
 
@@ -27,8 +29,8 @@ HINT_SCALE = 8  # hint pixels per latent pixel
 LEVELS = 4
 UNSHUFFLE, UNSHUFFLE_XL = 8, 16  # pixels that become channels
 SOFT_WEIGHTS = (0.25, 0.62, 0.825, 1.0)  # sd-webui-controlnet, hook.py, for "my prompt is more important"
-SLOTS = tuple(Slot(Place.INPUT, i) for i in (2, 5, 8, 11))
-SLOTS_XL = (*(Slot(Place.INPUT, i) for i in (3, 5, 8)), Slot(Place.MIDDLE))
+SLOTS = tuple(stream(i) for i in (2, 5, 8, 11))
+SLOTS_XL = (*(stream(i) for i in (3, 5, 8)), MIDDLE)
 LEVELS_OF_BLOCKS = (0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3)  # which level's width each input block of the U-Net has
 LEVELS_OF_BLOCKS_XL = (0, 0, 0, 0, 1, 1, 1, 2, 2)
 STYLE_HEADS = 8
@@ -142,12 +144,11 @@ class Adapter(nn.Module):
                 yield x
 
 
-class AdapterModel:
+class AdapterModel(ControlModel):
     """A full, light or SDXL adapter as the stack sees it."""
 
     cond_only = False
     hint_channels = 3
-    hint_scale = HINT_SCALE
 
     def __init__(self, network: Adapter, *, name: str, dtype: torch.dtype | None = None) -> None:
         self.network, self.name = network, name
@@ -155,7 +156,7 @@ class AdapterModel:
         config = network.config
         levels = LEVELS_OF_BLOCKS_XL if config.xl else LEVELS_OF_BLOCKS
         self.base = Base(blocks=tuple(config.channels[level] for level in levels))
-        self.slots = SLOTS_XL if config.xl else SLOTS
+        self.points = SLOTS_XL if config.xl else SLOTS
         self.soft_weights = SOFT_WEIGHTS
 
     def prepare(self, hint: Tensor) -> Prepared:
@@ -172,9 +173,9 @@ class AdapterModel:
         return ()
 
     def __call__(
-        self, step: Step, prepared: Prepared, prompt: Prompt, slots: Collection[Slot]
-    ) -> Iterator[tuple[Slot, Tensor]]:
-        yield from ((slot, feature) for slot, feature in zip(self.slots, prepared, strict=True) if slot in slots)
+        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
+    ) -> Iterator[tuple[Point, Tensor]]:
+        yield from ((point, feature) for point, feature in zip(self.points, prepared, strict=True) if point in points)
 
 
 class StyleBlock(nn.Module):
@@ -210,12 +211,12 @@ class StyleAdapter(nn.Module):
         return self.ln_post(x[:, -count:]) @ self.proj
 
 
-class StyleModel:
+class StyleModel(ControlModel):
     """The style adapter as the stack sees it: its hint is the last hidden state of CLIP ViT-L/14, [N, 257, 1024]."""
 
     cond_only = True  # an uncond prompt has no style
-    hint_scale = None
-    slots = (Slot(Place.CONTEXT),)
+    hint_space = HintSpace.EMBEDDING
+    points = (PROMPT,)
     soft_weights = (1.0,)
 
     def __init__(self, network: StyleAdapter, *, name: str, dtype: torch.dtype | None = None) -> None:
@@ -232,9 +233,9 @@ class StyleModel:
         return ()
 
     def __call__(
-        self, step: Step, prepared: Prepared, prompt: Prompt, slots: Collection[Slot]
-    ) -> Iterator[tuple[Slot, Tensor]]:
-        yield self.slots[0], prepared[0]
+        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
+    ) -> Iterator[tuple[Point, Tensor]]:
+        yield self.points[0], prepared[0]
 
 
 def _halved(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
+from ...core.base import LATENT
 from ...core.errors import HostError
 from ...core.lists import Lists
 from ...core.schedule import RangeBasis, Schedule
@@ -32,7 +33,6 @@ from .run import Run
 from .tiles import Part, part_of, place_map
 
 KEY = "controlstack"
-LATENT = 8  # pixels per latent pixel
 ACTIVATIONS = 0.5  # share of the base network's that one control network needs: it is the encoder half
 BYTES = 0.01 * 2**20  # of activations per latent pixel and byte of the dtype, as the host estimates its U-Nets
 
@@ -95,7 +95,7 @@ class StackControl(comfy.controlnet.ControlBase):
         if self._run is None or not self._run.belongs_to(model):
             units = self.units()
             check_units(model, units, [isinstance(member, Own) for member in self.members])
-            self._run = Run(model, percent_to_timestep_function, units, self.members, self.canvas)
+            self._run = Run(model, percent_to_timestep_function, units, self.members, self.canvas, self.vae)
             self._begin_with(model.current_patcher)
 
     def get_control(

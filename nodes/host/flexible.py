@@ -1,4 +1,4 @@
-"""Residuals that fit themselves to the base network where another node changes its sizes on the way.
+"""Effects that fit themselves to the base network where another node changes its sizes on the way.
 
 Deep Shrink and its like halve the base network's maps inside its forward, which no control can know. The host would
 drop the residual with a line in its log; these are resized to the map that they are added to.

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from ...core.base import Base
+from ...core.control import ControlModel, Prepared, Prompt
 from ...core.lists import to_residuals
+from ...core.points import Block, Point, skip, stream
 from ...core.rows import take_rows
-from ...core.unit import Place, Prepared, Prompt, Slot, Step
+from ...core.step import Step
 from ...models.registry import outline
 
 SLOTS = 64  # blocks of the largest network that a host could bring
@@ -47,27 +49,26 @@ class Call:
         return Call(take_rows(self.x, rows), take_rows(self.sigma, rows), cond, len(kept), options)
 
 
-class ForeignModel:
+class ForeignModel(ControlModel):
     """A control of the host as the stack sees it. `enter` it before the stack evaluates a step."""
 
     def __init__(self, control: Any, *, name: str, hint_channels: int, vae: Any = None) -> None:
         self.control = control.copy()
         self.control.set_previous_controlnet(None)
-        self.name, self._vae, self._hint = name, vae, None
+        self.name, self.network, self._vae, self._hint = name, self.control, vae, None
         known = outline(_shapes(control))
         self.base = Base() if known is None else known.base
-        self.slots = _any_slots() if known is None else known.slots
-        self.soft_weights = (1.0,) * len(self.slots) if known is None else known.soft_weights
+        self.points = _any_points() if known is None else known.points
+        self.soft_weights = (1.0,) * len(self.points) if known is None else known.soft_weights
         self.hint_channels = hint_channels
         self.hint_scale = int(control.compression_ratio * (1 if vae is None else vae.spacial_compression_encode()))
-        self.cond_only = False
         self._call: Call | None = None
         self._blocks: int | None = None
 
     @property
     def known(self) -> bool:
         """Whether its blocks are known, so that they can be weighed one by one."""
-        return len(self.slots) < SLOTS
+        return len(self.points) < SLOTS
 
     def around(self, control: Any) -> ForeignModel:
         """The same around another control, such as its copy for another device."""
@@ -80,12 +81,9 @@ class ForeignModel:
     def prepare(self, hint: Tensor) -> Prepared:
         return (hint,)  # encoding it is the control's affair, which keeps the result
 
-    def encode(self, context: Tensor) -> Prompt:
-        return ()
-
     def __call__(
-        self, step: Step, prepared: Prepared, prompt: Prompt, slots: Collection[Slot]
-    ) -> Iterator[tuple[Slot, Tensor]]:
+        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
+    ) -> Iterator[tuple[Point, Tensor]]:
         assert self._call is not None
         call = self._call.rows(_rows(self._call, step))
         if prepared[0] is not self._hint:
@@ -97,7 +95,7 @@ class ForeignModel:
         found = self.control.get_control(call.x, call.sigma, call.cond, call.chunks, call.options)
         if found is None:
             return
-        yield from (pair for pair in to_residuals(found, self._blocks).slots() if pair[0] in slots)
+        yield from (pair for pair in to_residuals(found, self._blocks).tensors() if pair[0] in points)
 
 
 def _rows(call: Call, step: Step) -> tuple[int, ...]:
@@ -123,6 +121,6 @@ def _shapes(control: Any) -> dict[str, tuple[int, ...]]:
     return {} if network is None else {name: tuple(each.shape) for name, each in network.state_dict().items()}
 
 
-def _any_slots() -> tuple[Slot, ...]:
-    places = (Place.INPUT, Place.MIDDLE, Place.OUTPUT)
-    return tuple(Slot(place, index) for place in places for index in range(SLOTS))
+def _any_points() -> tuple[Point, ...]:
+    numbers = range(SLOTS)
+    return (*map(stream, numbers), *(Point(Block.MIDDLE, i) for i in numbers), *map(skip, numbers))

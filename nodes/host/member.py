@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...core.control import ControlModel
 from ...core.errors import HostError, UnitError, UnsupportedModelError
-from ...core.unit import ControlMode, ControlModel, Place
+from ...core.points import PROMPT
+from ...core.unit import ControlMode
 from ..spec import UnitSpec
 from .foreign import ForeignModel
 
@@ -47,7 +49,7 @@ def member_of(spec: UnitSpec, vae: Any) -> Member:
     """The member of one unit; raises what can be known to be wrong before a run."""
     own = getattr(spec.control, "own", None)
     if isinstance(own, Own):
-        if any(slot.place is Place.CONTEXT for slot in own.model.slots):
+        if any(slot == PROMPT for slot in own.model.points):
             raise UnsupportedModelError(
                 f"'{spec.name}' is a style adapter, which adds to the prompt and not to the picture: "
                 "use the host's Load Style Model and Apply Style Model"

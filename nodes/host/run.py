@@ -11,12 +11,15 @@ from typing import Any
 
 import comfy.model_management
 import torch
+from torch import Tensor
 
-from ...core.errors import HintError, ScheduleError
+from ...core.control import ControlModel
+from ...core.errors import HintError, HostError, ScheduleError
 from ...core.lists import Lists, to_lists, to_residuals
 from ...core.schedule import RangeBasis, fires_on
 from ...core.stack import ControlStack
-from ...core.unit import ControlModel, ControlUnit, Step, Window
+from ...core.step import Step, Window
+from ...core.unit import ControlUnit
 from ..report import Report, UnitReport, curve_of
 from .area import Canvas
 from .base import blocks_of
@@ -38,11 +41,12 @@ class Run:
         units: Sequence[ControlUnit],
         members: Sequence[Member],
         canvas: Canvas,
+        vae: Any = None,
     ) -> None:
         self._model, self._sigma_at = model, percent_to_sigma
         self._units, self._members = units, members
         self._blocks = blocks_of(model)
-        self._host = _RunHost()
+        self._host = _RunHost(vae, model.process_latent_in)
         self._stack = ControlStack(units, self._host)
         self._canvas = canvas
         self._clock: Clock | None = None
@@ -119,14 +123,23 @@ class Run:
 class _RunHost:
     """The host as the core sees it: it has loaded every network before the run; we time them."""
 
-    def __init__(self) -> None:
+    def __init__(self, vae: Any, process: Callable[[Tensor], Tensor]) -> None:
+        """vae: of the host, or None; process: latents of the VAE -> as the base network receives them."""
         self.seconds: Counter[int] = Counter()
+        self._vae, self._process = vae, process
 
     @contextmanager
     def ready(self, model: ControlModel) -> Iterator[None]:
         begin = time.perf_counter()
         yield
         self.seconds[id(model)] += time.perf_counter() - begin  # pyright: ignore[reportArgumentType]
+
+    def encode(self, picture: Tensor) -> Tensor:
+        """Return latents as the base network receives them, by the VAE of the Apply node."""
+        if self._vae is None:
+            raise HostError("a control reads latents and needs a VAE: connect one to Apply Control Units")
+        latents = self._vae.encode(picture.movedim(1, -1)[..., :3])
+        return self._process(latents).to(picture.device)
 
     def check_interrupt(self) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...core.base import LATENT
 from ...core.errors import ControlError
 from ...core.fields import UnitArgs
-from .host.tiles import LATENT, Tiles
+from .host.tiles import Tiles
 from .page.page_script import with_page
 from .request import sampling
 from .request.arguments import SLOTS, as_units, empty_slots, units_of, unsaid

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from controlstack.cli import main
-from controlstack.standalone.demo import BASE, CONTROLS, IMAGES
+from controlstack.pipelines.tiny_world import BASE, CONTROLS, IMAGES
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor

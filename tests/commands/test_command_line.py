@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from controlstack.cli import main
-from controlstack.standalone.demo import BASE, CONTROLS, IMAGES
+from controlstack.pipelines.tiny_world import BASE, CONTROLS, IMAGES
 from PIL import Image
 
 CANNY = f"image={IMAGES / 'scene-1.png'},preprocessor=canny,low=50,high=100,model={CONTROLS / 'canny.safetensors'}"

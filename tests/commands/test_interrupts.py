@@ -12,7 +12,7 @@ import pytest
 import torch
 from controlstack.cli import main
 from controlstack.models.families.controlnet import ControlNet
-from controlstack.standalone.demo import BASE, CONTROLS, IMAGES
+from controlstack.pipelines.tiny_world import BASE, CONTROLS, IMAGES
 from controlstack.training.tiny.scenes import write_dataset
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from controlstack.core.schedule import progress_at
-from controlstack.core.unit import Step
+from controlstack.core.step import Step
 from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig, ControlNetModel
 
 CONFIG = ControlNetConfig(

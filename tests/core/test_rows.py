@@ -9,7 +9,8 @@ import pytest
 import torch
 from controlstack.core.rows import Twins, take_rows
 from controlstack.core.stack import ControlStack
-from controlstack.core.unit import ControlMode, ControlUnit, Step, Window
+from controlstack.core.step import Step, Window
+from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.families.controlnet import Block, ControlNetConfig, ControlNetModel
 from torch import Tensor
 

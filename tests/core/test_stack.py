@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from controlstack.core.control import ControlModel
+from controlstack.core.effects import Accumulator, Effects
 from controlstack.core.errors import HintError, ScheduleError, UnitError
-from controlstack.core.residuals import Accumulator, Residuals
+from controlstack.core.points import MIDDLE, Point, skip
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import Keyframe, Schedule
 from controlstack.core.stack import ControlStack
-from controlstack.core.unit import ControlMode, ControlModel, ControlUnit, Place, Slot, Step, Window
+from controlstack.core.step import Step, Window
+from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.families.controlnet import ControlNetConfig, ControlNetModel
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -127,7 +130,7 @@ def test_cond_only_runs_the_cond_rows_alone(model: ControlNetModel, make_step: M
     unit = ControlUnit(model=model, hint=hint, mode=ControlMode.CONTROL, weight=0.8)
     got = listed(ControlStack([unit]), step)
     assert seen == [2]
-    count = len(model.slots)
+    count = len(model.points)
     for i, (tensor, full) in enumerate(zip(got, plain(model, step, hint), strict=True)):
         assert tensor[:2].abs().max() == 0
         expected = full[2:] * 0.8 * 0.825 ** (12 - i)
@@ -211,20 +214,20 @@ def test_many_windows_are_kept_within_a_bound_and_one_picture_whole(
     places = [Window(canvas=(16, 16), top=top, left=left) for top in range(0, 9, 2) for left in range(0, 9, 2)]
     units = [ControlUnit(model=make_model(seed), hint=hint, mask=mask) for seed in range(2)]
     unbounded = ControlStack(units)
-    monkeypatch.setattr("controlstack.core.stack.HINTS_KEPT", 300_000)
+    monkeypatch.setattr("controlstack.core.kept.HINTS_KEPT", 300_000)
     bounded = ControlStack(units)
     for index in range(2):
         for place in places:
             step = replace(make_step(index), window=place, context=context)
             for one, other in zip(listed(bounded, step), listed(unbounded, step), strict=True):
                 assert one.equal(other)
-    assert bounded.kept_bytes() < 400_000 < 600_000 < unbounded.kept_bytes()
+    assert bounded.kept_bytes < 400_000 < 600_000 < unbounded.kept_bytes
 
 
 def test_what_one_evaluation_uses_stays_however_large(
     model: ControlNetModel, calls: Calls, make_step: MakeStep, hint: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controlstack.core.stack.HINTS_KEPT", 1)
+    monkeypatch.setattr("controlstack.core.kept.HINTS_KEPT", 1)
     stack = ControlStack([ControlUnit(model=model, hint=hint)])
     for index in range(3):
         stack(make_step(index))
@@ -363,7 +366,7 @@ def test_memory_of_another_unit_is_one_map_not_one_set(
     model, alive, left = make_model(), weakref.WeakSet[Tensor](), []
     original = model.network.residuals
 
-    def watch(*args: Any) -> Iterator[tuple[Slot, Tensor]]:
+    def watch(*args: Any) -> Iterator[tuple[Point, Tensor]]:
         for slot, tensor in original(*args):
             alive.add(tensor)
             yield slot, tensor
@@ -373,7 +376,7 @@ def test_memory_of_another_unit_is_one_map_not_one_set(
     model.network.residuals = watch  # type: ignore[method-assign]
     first = ControlUnit(model=make_model(1), hint=hint)
     listed(ControlStack([first, ControlUnit(model=model, hint=hint, mask=torch.rand(1, 1, 64, 64))]), make_step())
-    assert left == [0] * len(model.slots)
+    assert left == [0] * len(model.points)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +401,7 @@ def test_senseless_units_are_refused(
 
 
 def test_slots_come_in_the_order_of_computation(model: ControlNetModel) -> None:
-    assert model.slots == (*(Slot(Place.OUTPUT, i) for i in range(4)), Slot(Place.MIDDLE))
+    assert model.points == (*(skip(i) for i in range(4)), MIDDLE)
 
 
 def test_soft_weights_are_the_published_list_and_sdxl_gets_its_first_ten() -> None:
@@ -421,10 +424,10 @@ def test_the_config_is_read_back_from_shapes(model: ControlNetModel) -> None:
 
 
 def test_a_sum_begins_with_what_the_host_has_and_leaves_it_unchanged() -> None:
-    given = Residuals(output=(None, torch.full((1, 2, 2, 2), 0.5)), middle=(torch.ones(2, 2, 2, 2),))
+    given = Effects(output=(None, torch.full((1, 2, 2, 2), 0.5)), middle=(torch.ones(2, 2, 2, 2),))
     total = Accumulator(2, given)
-    total.add(Slot(Place.OUTPUT, 1), torch.full((1, 2, 2, 2), 2.0), 0.25, (1,))
-    found = total.residuals()
+    total.add(skip(1), torch.full((1, 2, 2, 2), 2.0), 0.25, (1,))
+    found = total.effects()
     assert found.output[0] is None
     assert found.output[1] is not None
     assert found.output[1][:, 0, 0, 0].tolist() == [0.5, 1.0]

@@ -9,8 +9,9 @@ import pytest
 import torch
 from controlstack.core.unit import ControlUnit
 from controlstack.models.registry import load_control_model
-from controlstack.standalone.demo import BASE, CONTROLS
-from controlstack.standalone.pipeline import Request, generate, load_base
+from controlstack.pipelines.bases import load_base
+from controlstack.pipelines.drawing import Request, generate
+from controlstack.pipelines.tiny_world import BASE, CONTROLS
 from controlstack.training.evaluate import Condition, Image, conditions, evaluate, make_trial
 
 SCENES, STEPS = 4, 12

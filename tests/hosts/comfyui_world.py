@@ -14,7 +14,7 @@ from comfyui_host import ROOT, Graph, Host, Link, Node, output
 from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
-TINY = ROOT / "standalone" / "tiny"
+TINY = ROOT / "pipelines" / "tiny"
 SIDE = 128  # pixels, at which it was trained
 SHRINK = 4  # from 512 pixels
 WRITTEN = {  # the same, in the text of a WebUI

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 import webui_world
+from controlstack.core.control import ControlModel
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import RangeBasis, Schedule
 from controlstack.core.stack import ControlStack
-from controlstack.core.unit import ControlMode, ControlModel, ControlUnit, Step
+from controlstack.core.step import Step
+from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.registry import load_control_model
-from controlstack.standalone.injection import arguments
+from controlstack.pipelines.attached import arguments
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors.torch import load_file

@@ -107,7 +107,7 @@ def test_other_files_are_named(tmp_path: Path, names: list[str], words: str) -> 
 
 
 def _control(folder: Path, change: str) -> Path:
-    from controlstack.standalone.demo import CONTROLS
+    from controlstack.pipelines.tiny_world import CONTROLS
     from safetensors import safe_open
 
     with safe_open(CONTROLS / "canny.safetensors", "pt") as file:

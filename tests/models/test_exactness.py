@@ -11,7 +11,8 @@ import pytest
 import torch
 from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
-from controlstack.core.unit import ControlMode, ControlUnit, Step
+from controlstack.core.step import Step
+from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.families.controlnet import ControlNetModel as Ours
 from controlstack.models.families.t2i_adapter import AdapterModel, StyleAdapter
 from controlstack.models.naming import to_diffusers, to_ldm

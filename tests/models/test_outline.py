@@ -14,7 +14,7 @@ def test_a_controlnet_is_described_as_its_file_would_be(theirs: ControlNetModel)
     assert found is not None
     assert found.base.context == theirs.config["cross_attention_dim"]
     assert found.base.blocks is not None
-    assert len(found.slots) == len(found.base.blocks) + 1 == len(found.soft_weights)
+    assert len(found.points) == len(found.base.blocks) + 1 == len(found.soft_weights)
     assert found.soft_weights[1] / found.soft_weights[0] == 1 / 0.825
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from controlstack.cli import main
 from controlstack.core.errors import HostError
-from controlstack.standalone.demo import BASE, CONTROLS, IMAGES
-from controlstack.standalone.pipeline import DEFAULT_PROMPT
+from controlstack.pipelines.drawing import DEFAULT_PROMPT
+from controlstack.pipelines.tiny_world import BASE, CONTROLS, IMAGES
 from controlstack.standalone.prompts import LONGEST, make_prompt
 from PIL import Image
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor

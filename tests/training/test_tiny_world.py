@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from controlstack.models.loading import read_header
-from controlstack.standalone.demo import TINY
+from controlstack.pipelines.tiny_world import TINY
 from controlstack.training.progress import Watch
 from controlstack.training.tiny import autoencoder, base, commands
 from controlstack.training.tiny.scenes import (

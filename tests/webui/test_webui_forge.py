@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from controlstack.core.residuals import Residuals
-from controlstack.core.unit import Window
+from controlstack.core.effects import Effects
+from controlstack.core.step import Window
 from controlstack.scripts.webui.host.patched import PatchedControl, join
 from controlstack.scripts.webui.host.tiles import Tiles
 from torch import Tensor
@@ -110,14 +110,14 @@ class Other:
         return {"input": [], "middle": [torch.full((4, 1), 5.0)], "output": [torch.full((4, 1), 7.0), None, None, None]}
 
 
-def one_skip(tensor: Tensor) -> Residuals:
-    return Residuals(output=(None, tensor))
+def one_skip(tensor: Tensor) -> Effects:
+    return Effects(output=(None, tensor))
 
 
 def make(answer: Any = None, schedule: str = "predictor", **more: Any) -> tuple[PatchedControl, list[Any]]:
     seen: list[Any] = []
 
-    def evaluate(*given: Any) -> Residuals:
+    def evaluate(*given: Any) -> Effects:
         seen.append(given)
         return one_skip(torch.ones(4, 1)) if answer is None else answer
 
@@ -155,7 +155,7 @@ def test_lists_are_complete_since_the_program_takes_them_from_the_end() -> None:
     control, _ = make()
     lists = ask(control, [1, 0])
     assert [each is not None for each in lists["output"]] == [False, True, False, False]
-    streams, _ = make(Residuals(input=(torch.ones(4, 1),)))
+    streams, _ = make(Effects(input=(torch.ones(4, 1),)))
     assert [each is not None for each in ask(streams, [0])["input"]] == [False, False, False, True]
 
 
@@ -201,7 +201,7 @@ def test_leaving_puts_the_patcher_back_unless_somebody_has_changed_it() -> None:
 @pytest.mark.parametrize("handed", [False, True])
 def test_tokens_stand_beside_the_prompt_for_one_evaluation(handed: bool) -> None:
     objects = Objects()
-    join(objects, make(Residuals(context=(torch.ones(4, 3, 8, dtype=torch.float16),)), tokens=True)[0])
+    join(objects, make(Effects(tokens=(torch.ones(4, 3, 8, dtype=torch.float16),)), tokens=True)[0])
     prompt = torch.zeros(4, 7, 8)
     for _ in range(2):
         _, given = objects.unet.sample(prompt, handed=handed)
@@ -224,7 +224,7 @@ def test_the_answer_is_finished_around_what_others_put_there_meanwhile() -> None
 
 def test_tiles_that_are_cut_out_of_the_hint_and_put_back_are_known() -> None:
     tiles = Tiles(lambda: (6, 8))
-    control = PatchedControl(lambda *_: Residuals(), Patcher(), 0, tiles)
+    control = PatchedControl(lambda *_: Effects(), Patcher(), 0, tiles)
     assert control.cond_hint is None and control.cond_hint_original.shape == (1, 2, 48, 64)
     control.cond_hint = whole = control.cond_hint_original.clone().to(dtype=torch.float32, device=control.device)
     assert tiles.windows((6, 8), (6, 8)) == ()

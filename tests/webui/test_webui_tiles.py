@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from controlstack.core.effects import Effects
 from controlstack.core.errors import HostError
-from controlstack.core.residuals import Residuals
-from controlstack.core.unit import Window
+from controlstack.core.step import Window
 from controlstack.scripts.webui.host.denoiser import Denoising
 from controlstack.scripts.webui.host.foreign import ControlModelType
 from controlstack.scripts.webui.host.tiles import Tiles, block_of, cut, joined
@@ -84,7 +84,7 @@ def test_latents_are_cut_for_each_block_of_rows() -> None:
 
 
 def test_what_others_add_is_shared_out_to_the_blocks_and_comes_together_again() -> None:
-    given = Residuals(input=(torch.rand(6, 2, 3, 3),), output=(None, torch.rand(1, 2, 3, 3)), middle=(None,))
+    given = Effects(input=(torch.rand(6, 2, 3, 3),), output=(None, torch.rand(1, 2, 3, 3)), middle=(None,))
     parts = [block_of(given, number, 2) for number in range(3)]
     whole = joined([part for part in parts if part is not None])
     assert given.input[0] is not None and whole.input[0] is not None and given.output[1] is not None
@@ -97,14 +97,14 @@ def test_what_others_add_is_shared_out_to_the_blocks_and_comes_together_again() 
 
 def test_blocks_are_joined_by_place() -> None:
     blocks = [
-        Residuals(input=(None, torch.full((2, 3), i)), output=(torch.full((2, 1), -i),), context=(torch.ones(2, 4, 5),))
+        Effects(input=(None, torch.full((2, 3), i)), output=(torch.full((2, 1), -i),), tokens=(torch.ones(2, 4, 5),))
         for i in (1.0, 2.0)
     ]
     whole = joined(blocks)
     assert whole.input[0] is None and whole.middle == ()
     assert whole.input[1] is not None and whole.input[1][:, 0].tolist() == [1, 1, 2, 2]
     assert whole.output[0] is not None and whole.output[0][:, 0].tolist() == [-1, -1, -2, -2]
-    assert whole.context[0] is not None and whole.context[0].shape == (4, 4, 5)
+    assert whole.tokens[0] is not None and whole.tokens[0].shape == (4, 4, 5)
     assert joined(blocks[:1]) is blocks[0]
 
 

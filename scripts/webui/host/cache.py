@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ....core.unit import ControlModel
+from ....core.control import ControlModel
 from ....models.loading import read_header
 from ....models.registry import DIFFERENCE, load_control_model
 from .memory import network_of, size_of

@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ....core.patch import Patches
-from ....core.unit import ControlModel
+from ....core.attach import Patches
+from ....core.control import ControlModel
 
 log = logging.getLogger("controlstack")
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....core.effects import Effects
 from ....core.errors import HostError
 from ....core.lists import Lists, to_lists, to_residuals
-from ....core.residuals import Residuals
 from ....core.schedule import RangeBasis
 from .tiles import Tiles
 from .webui import WebUI
@@ -30,7 +30,7 @@ WRAPPER = "model_function_wrapper"  # in the program's options: what is called i
 
 # (latents, timestep, context, vector condition or None, parts, what other controls add) -> the sum
 # parts: for each equal part of the rows, or of those of each tile, whether it is cond.
-Evaluate = Callable[[Tensor, Tensor, Tensor, "Tensor | None", tuple[bool, ...], "Residuals | None"], Residuals]
+Evaluate = Callable[[Tensor, Tensor, Tensor, "Tensor | None", tuple[bool, ...], "Effects | None"], Effects]
 Finish = Callable[[Tensor], Tensor]  # what the base model sees in the noise, [B, 4, h, w] -> the same, changed
 
 
@@ -205,7 +205,7 @@ class PatchedControl:
             tuple(part == COND for part in parts),
             None if given is None else to_residuals(given, self._blocks),
         )
-        self._tokens = [token for token in residuals.context if token is not None]
+        self._tokens = [token for token in residuals.tokens if token is not None]
         return to_lists(residuals, self._blocks)
 
     def around(self, inner: Callable[..., Tensor] | None, apply: Callable[..., Tensor], given: Any) -> Tensor:

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....core.base import LATENT
+from ....core.effects import Effects
 from ....core.errors import HostError
-from ....core.residuals import Residuals
-from ....core.unit import Window
+from ....core.step import Window
 from .foreign import ControlModelType
 
-LATENT = 8  # pixels of a latent pixel
 REFUSED = (
     "another extension gives units a control image of its own for {}, and they take only parts of what they gave out: "
     "switch that extension or the units off"
@@ -138,27 +138,47 @@ def cut(latents: Tensor, windows: Sequence[Window], like: Tensor) -> Tensor:
     return torch.cat([part.expand(rows, -1, -1, -1) for part in parts])
 
 
-def block_of(given: Residuals | None, number: int, rows: int) -> Residuals | None:
-    """What is added to block `number` of so many rows, [rows, ...], of what is added to all, [B or 1, ...]."""
+def block_of(given: Effects | None, number: int, rows: int) -> Effects | None:
+    """Return what other controls add to block `number` of so many rows, [rows, ...], of what they add to all rows."""
     if given is None:
         return None
     start = number * rows
-    places = (given.input, given.middle, given.output, given.context)
-    return Residuals(*(tuple(_part(each, start, rows) for each in place) for place in places))
+    places = (given.input, given.middle, given.output, given.tokens)
+    parts = (tuple(_part(each, start, rows) for each in place) for place in places)
+    return Effects(*parts)  # pyright: ignore[reportArgumentType]
 
 
-def joined(blocks: Sequence[Residuals]) -> Residuals:
-    """The residuals of equally large blocks of rows, on which the same units act, as those of all rows."""
+def joined(blocks: Sequence[Effects]) -> Effects:
+    """Return the effects on equally large blocks of rows, on which the same units act, as those on all rows."""
     if len(blocks) == 1:
         return blocks[0]
-    places = zip(*((each.input, each.middle, each.output, each.context) for each in blocks), strict=True)
-    return Residuals(*(tuple(map(_cat, zip(*place, strict=True))) for place in places))
+    shifts = {point: _shift_of([each.shifts[point] for each in blocks]) for point in blocks[0].shifts}
+    return Effects(
+        input=_cats([each.input for each in blocks]),
+        middle=_cats([each.middle for each in blocks]),
+        output=_cats([each.output for each in blocks]),
+        tokens=_cats([each.tokens for each in blocks]),
+        shifts=shifts,
+    )
+
+
+def _shift_of(parts: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+    """Return one shift of all rows: each block of rows has its own."""
+
+    def shift(h: Tensor) -> Tensor:
+        return torch.cat([change(rows) for change, rows in zip(parts, h.chunk(len(parts)), strict=True)])
+
+    return shift
 
 
 def _part(tensor: Tensor | None, start: int, rows: int) -> Tensor | None:
     if tensor is None:
         return None
     return tensor.expand(rows, *tensor.shape[1:]) if len(tensor) == 1 else tensor[start : start + rows]
+
+
+def _cats(places: Sequence[tuple[Tensor | None, ...]]) -> tuple[Tensor | None, ...]:
+    return tuple(map(_cat, zip(*places, strict=True)))
 
 
 def _cat(tensors: tuple[Tensor | None, ...]) -> Tensor | None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from ....core.control import ControlModel
 from ....core.errors import HostError
 from ....core.schedule import RangeBasis
-from ....core.unit import ControlModel
 from .memory import GIB, Residency, network_of
 
 FOLDER, NETWORK_FOLDER = "ControlNet", "ControlNetPreprocessor"  # inside the WebUI's folder of models

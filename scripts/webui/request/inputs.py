@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ....core.base import LATENT
 from ....core.errors import HintError, UnitError
 from ....core.fields import UnitArgs
 from ....core.resize import ResizeMode
@@ -153,4 +154,4 @@ def _prepared_mask(p: Any, mask: Any) -> Any:
 
 
 def _aligned(height: int, width: int) -> tuple[int, int]:
-    return height // 8 * 8, width // 8 * 8
+    return height // LATENT * LATENT, width // LATENT * LATENT

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ....core.control import ControlModel
 from ....core.schedule import RangeBasis
-from ....core.unit import ControlModel
 from ..host.cache import ModelCache
 from ..host.files import ModelFiles
+from ..host.tiles import Tiles
 from .preprocessing import Preprocessing
-
-if TYPE_CHECKING:
-    from .run import Run
 
 
 class Host(Protocol):
@@ -45,6 +43,15 @@ class Host(Protocol):
     def dtype(self) -> torch.dtype: ...
 
 
+class Attached(Protocol):
+    """What is asked of the run whose hooks are in place; `run.Run` is one."""
+
+    @property
+    def tiles(self) -> Tiles | None: ...
+    def detach(self) -> None: ...
+    def announce(self, rows: int, cond_rows: int, step: int, steps: int, denoiser: Any) -> None: ...
+
+
 @dataclass(kw_only=True)
 class Services:
     """What outlives a run."""
@@ -53,4 +60,4 @@ class Services:
     files: ModelFiles
     models: ModelCache
     preprocess: Preprocessing
-    active: Run | None = None  # the run whose hooks are in place
+    active: Attached | None = None  # the run whose hooks are in place

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ....core.base import LATENT
 from ....core.fields import HiresOption
 from ....core.stack import ControlStack, Firing
 from ....core.unit import ControlMode, ControlUnit
 from ..host.denoiser import Denoising
-from ..host.tiles import LATENT
 from .fitting import fit_hint
 from .inputs import target_sizes
 from .preparing import Prepared, as_tensor

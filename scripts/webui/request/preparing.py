@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ....core import infotext
-from ....core.base import check_fits
+from ....core.base import LATENT, check_fits
+from ....core.control import ControlModel, HintSpace
 from ....core.errors import UnsupportedModelError
 from ....core.fields import InputMode, UnitArgs
 from ....core.resize import pixel_perfect
-from ....core.unit import ControlModel
 from ..host.hooked import base_of
 from . import preprocessing
 from .inputs import Input, choose, seed_of
@@ -46,7 +46,7 @@ def prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared:
     given = choose(unit, p, index, ignore_mask, preprocessor.takes_mask)
     model = services.models.get(path, host.dtype, host.checkpoint, lambda: _base_state(host))
     check_fits(model.name, model.base, base_of(host.unet))
-    if model.hint_scale is None:
+    if model.hint_space is HintSpace.EMBEDDING:
         raise UnsupportedModelError(
             f"'{model.name}' is a style adapter and reads what CLIP sees in a picture, which no preprocessor here "
             "makes: choose a model that reads the picture itself"
@@ -93,7 +93,7 @@ def _kind(preprocessor: str, p: Any) -> str:
 
 def _first_size(p: Any) -> tuple[int, int]:
     """(height, width) of the first pass: pixel perfect looks at nothing else."""
-    return p.height // 8 * 8, p.width // 8 * 8
+    return p.height // LATENT * LATENT, p.width // LATENT * LATENT
 
 
 def _base_state(host: Host) -> Mapping[str, Tensor]:

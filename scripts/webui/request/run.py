@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from ....core.base import check_fits
+from ....core.effects import Effects
 from ....core.errors import IncompatibleModelError
 from ....core.fields import UnitArgs
-from ....core.residuals import Residuals
-from ....core.unit import Place, Slot, Step, Window
+from ....core.points import PROMPT
+from ....core.step import Step, Window
 from ..host import patched as forge
 from ..host.denoiser import pictures_of
 from ..host.hooked import Injection, base_of
@@ -142,22 +143,18 @@ class Run:
 
     def _inject(self, unet: Any) -> None:
         finish = self._finish if any(part.restoration for part in self._passes or ()) else None
-        self._injection = self._exits.enter_context(Injection(unet, self._evaluate, self._slots, finish))
+        self._injection = self._exits.enter_context(Injection(unet, self._evaluate, finish))
 
     def _patch(self) -> None:
         objects = self._host.patched
         size = sum(
             size_of(network_of(model)) for model in {id(unit.model): unit.model for unit in self._units}.values()
         )
-        tokens = any(slot.place is Place.CONTEXT for slot in self._slots)
+        tokens = any(PROMPT in unit.model.points for unit in self._units)
         finish = self._mend if self._pass().restoration else None
         self.tiles = Tiles(lambda: self._pass().size)
         control = forge.PatchedControl(self._evaluate, objects.unet, size, self.tiles, tokens=tokens, finish=finish)
         self._exits.callback(forge.join(objects, control))
-
-    @property
-    def _slots(self) -> set[Slot]:
-        return {slot for unit in self._units for slot in unit.model.slots}
 
     def _evaluate(
         self,
@@ -166,8 +163,8 @@ class Run:
         context: Tensor,
         y: Tensor | None,
         parts: tuple[bool, ...] | None = None,
-        onto: Residuals | None = None,
-    ) -> Residuals:
+        onto: Effects | None = None,
+    ) -> Effects:
         """parts: which parts of the rows are cond, where the program says so; onto: what its own controls add."""
         part = self._pass()
         self._windows = self._shown(x, part)
@@ -185,7 +182,7 @@ class Run:
         )
         if not self._windows:
             return part.stack(step, onto)
-        found: list[Residuals] = []
+        found: list[Effects] = []
         for number, block in enumerate(self._windows):
             rows = step.rows(tuple(range(number * each, (number + 1) * each)))
             found.append(part.stack(replace(rows, window=block), block_of(onto, number, each)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from controlstack.models.quiet import quiet
+from controlstack.pipelines.quiet import quiet
 
 
 def test_libraries_are_as_before_also_after_an_error() -> None:

@@ -11,8 +11,8 @@ from controlstack.cli import main
 from controlstack.core.errors import IncompatibleModelError
 from controlstack.models.loading import read_header, read_tensors
 from controlstack.models.registry import load_control_model
-from controlstack.standalone.demo import BASE, CONTROLS, IMAGES
-from controlstack.standalone.pipeline import Base, Offload, UnetState
+from controlstack.pipelines.bases import Base, Offload, UnetState
+from controlstack.pipelines.tiny_world import BASE, CONTROLS, IMAGES
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, ones

@@ -15,10 +15,11 @@ from controlstack.core.errors import HostError, IncompatibleModelError
 from controlstack.core.schedule import Schedule
 from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlMode, ControlUnit
-from controlstack.standalone.demo import BASE
-from controlstack.standalone.injection import Injection, base_of
-from controlstack.standalone.pipeline import Base, Offload, Request, generate, load_base
-from controlstack.standalone.schedulers import NAMES, make_scheduler, scheduler_name
+from controlstack.pipelines.attached import Injection, base_of
+from controlstack.pipelines.bases import Base, Offload, load_base
+from controlstack.pipelines.drawing import Request, generate
+from controlstack.pipelines.schedulers import NAMES, make_scheduler, scheduler_name
+from controlstack.pipelines.tiny_world import BASE
 from diffusers import (
     MultiAdapter,
     StableDiffusionAdapterPipeline,
@@ -174,7 +175,7 @@ def test_guess_mode_equals_diffusers(request: pytest.FixtureRequest, build: Buil
     expected = theirs(
         **PROMPT, **COMMON, **_size(), image=_hint(), guess_mode=True, controlnet_conditioning_scale=weight
     ).images
-    weights = tuple(torch.logspace(-1, 0, len(model.slots)).tolist())
+    weights = tuple(torch.logspace(-1, 0, len(model.points)).tolist())
     unit = ControlUnit(model=model, hint=_hint(), weight=weight, mode=ControlMode.CONTROL, block_weights=weights)
     got = _ours(base.pipeline, [unit], **_size())
     _assert_same(got, expected, _ours(base.pipeline, [], **_size()))

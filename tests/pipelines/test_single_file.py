@@ -11,10 +11,10 @@ import pytest
 import torch
 from controlstack.core.errors import ControlError, HostError
 from controlstack.models.naming import to_ldm
-from controlstack.standalone import single_file
-from controlstack.standalone.pipeline import load_base
-from controlstack.standalone.schedulers import make_scheduler
-from controlstack.standalone.tokenizers import TABLE, make_tokenizer
+from controlstack.pipelines import single_file
+from controlstack.pipelines.bases import load_base
+from controlstack.pipelines.schedulers import make_scheduler
+from controlstack.pipelines.tokenizers import TABLE, make_tokenizer
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,

@@ -11,9 +11,9 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from controlstack.models.registry import load_control_model
-from controlstack.standalone.demo import BASE
-from controlstack.standalone.pipeline import Base, Offload, load_base
-from controlstack.standalone.single_file import VAE
+from controlstack.pipelines.bases import Base, Offload, load_base
+from controlstack.pipelines.single_file import VAE
+from controlstack.pipelines.tiny_world import BASE
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ..core.base import LATENT
 from ..core.errors import HostError
 from ..models.families.controlnet import ControlNetConfig
 from ..models.loading import Header, read_header, read_settings, read_tensors
@@ -71,7 +72,7 @@ def load_single_file(path: Path, dtype: torch.dtype, prediction: str | None = No
     import diffusers
 
     if path.suffix.lower() not in SINGLE_FILES or not path.is_file():
-        raise HostError(f"there is no checkpoint '{path}': give a diffusers folder or a .safetensors file")
+        raise HostError(f"there is no checkpoint '{path}': give a diffusers folder or a .safetensors file as --base")
     header = read_header(path)
     kind = kind_of(path.name, header.shapes)
     scheduler = {**SCHEDULE, **dict(kind.scheduler), **_prediction(path, header, prediction)}
@@ -187,7 +188,7 @@ def _autoencoder(shapes: Shapes, kind: Kind) -> Config:
         "up_block_types": ["UpDecoderBlock2D"] * len(levels),
         "scaling_factor": kind.scaling,
         "force_upcast": kind is SDXL,  # its activations overflow fp16
-        "sample_size": kind.side * 8,
+        "sample_size": kind.side * LATENT,
     }
 
 

@@ -6,18 +6,19 @@ also after an exception or an interrupt, the U-Net has no trace of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..core.attach import Patches
 from ..core.base import Base, check_fits
-from ..core.patch import Patches
-from ..core.residuals import Residuals
+from ..core.effects import Effects
 from ..core.schedule import Progress, progress_at
 from ..core.stack import ControlStack
-from ..core.unit import ControlUnit, Step
+from ..core.step import Step
+from ..core.unit import ControlUnit
 
 LAYERS_KEY, WIDTHS_KEY = "layers_per_block", "block_out_channels"
 
@@ -77,7 +78,7 @@ class Injection:
             context=kwargs["encoder_hidden_states"],
             cond=tuple(row >= rows - self._pictures for row in range(rows)),
             progress=self._progress(),
-            y=_vector(unet, kwargs.get("added_cond_kwargs")),
+            y=vector_condition(unet, kwargs.get("added_cond_kwargs")),
             pictures=tuple(row % self._pictures for row in range(rows)),
         )
 
@@ -92,8 +93,8 @@ class Injection:
         return progress_at(at // scheduler.order, count, noise=min(1.0, max(0.0, noise)))
 
 
-def arguments(unet: Any, residuals: Residuals, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Residuals as the keyword arguments of `UNet2DConditionModel.forward`."""
+def arguments(unet: Any, residuals: Effects, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Effects as the keyword arguments of `UNet2DConditionModel.forward`."""
     more: dict[str, Any] = {}
     if residuals.output or residuals.middle:
         count = len(base_of(unet).blocks or ())
@@ -105,13 +106,13 @@ def arguments(unet: Any, residuals: Residuals, kwargs: dict[str, Any]) -> dict[s
         more["mid_block_additional_residual"] = nothing if middle is None else middle
     if residuals.input:
         more["down_intrablock_additional_residuals"] = _intrablock(unet, residuals)
-    tokens = [token for token in residuals.context if token is not None]
+    tokens = [token for token in residuals.tokens if token is not None]
     if tokens:
         more["encoder_hidden_states"] = torch.cat([kwargs["encoder_hidden_states"], *tokens], dim=1)
     return more
 
 
-def _intrablock(unet: Any, residuals: Residuals) -> list[Tensor]:
+def _intrablock(unet: Any, residuals: Effects) -> list[Tensor]:
     """One tensor per level: diffusers adds it after the level's last transformer, or after its halving.
 
     SDXL's adapters also act on the middle block, which diffusers does with a last tensor, when the shapes agree.
@@ -128,8 +129,11 @@ def _intrablock(unet: Any, residuals: Residuals) -> list[Tensor]:
     return levels
 
 
-def _vector(unet: Any, added: dict[str, Tensor] | None) -> Tensor | None:
-    """SDXL's vector condition y [B, A], as the U-Net itself puts it together: pooled text, then sizes as sinusoids."""
+def vector_condition(unet: Any, added: Mapping[str, Tensor] | None) -> Tensor | None:
+    """Return SDXL's vector condition y [B, A] as the U-Net puts it together: pooled text, then sizes as sinusoids.
+
+    added: `text_embeds` [B, P] and `time_ids` [B, 6]; None, or without them, for other base models, which have none.
+    """
     if not added or "text_embeds" not in added:
         return None
     text, times = added["text_embeds"], added["time_ids"]

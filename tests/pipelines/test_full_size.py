@@ -1,6 +1,6 @@
 """SD 1.5 at its full size, with random weights: what a user's command does with real files, on the CPU.
 
-    python -m pytest -m full_size -s tests/standalone/test_full_size.py
+    python -m pytest -m full_size -s tests/pipelines/test_full_size.py
 
 It writes 5 GB into pytest's temporary folder, removes them again, and needs about 8 GB of memory and some minutes.
 """
@@ -21,9 +21,9 @@ import pytest
 import torch
 from controlstack.cli import main
 from controlstack.models.naming import to_ldm
-from controlstack.standalone import single_file
-from controlstack.standalone.demo import IMAGES
-from controlstack.standalone.tokenizers import make_tokenizer
+from controlstack.pipelines import single_file
+from controlstack.pipelines.tiny_world import IMAGES
+from controlstack.pipelines.tokenizers import make_tokenizer
 from controlstack.training.copy import trainable_copy
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image

@@ -1,0 +1,173 @@
+"""What a run computes once and needs at every step: the hints' features, the prompts' projections, the masks.
+
+Keys say what a value depends on. Units, hints and masks stand in keys by their ids: the stack holds them as long as
+this lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import LATENT
+from .control import HintSpace, Prepared, Prompt
+from .errors import HintError
+from .host import Host
+from .memory import Memory
+from .resize import ResizeMode, fit
+from .rows import take_rows
+from .step import Step, Window
+from .unit import ControlUnit
+
+# Bytes that a run keeps of hints and masks, and of prompts, beyond what one evaluation uses: some fifty tiles of SDXL's
+# features at 1024 px in fp16, and several regions' prompts.
+HINTS_KEPT, PROMPTS_KEPT = 512 << 20, 128 << 20
+MASK_SCALE = LATENT  # mask pixels per latent pixel: a mask is drawn on the picture
+
+
+class Kept:
+    """The memory of one run."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._hints = Memory(HINTS_KEPT)
+        self._prompts = Memory(PROMPTS_KEPT)
+
+    def begin(self) -> None:
+        """Begin an evaluation: what it uses stays until its end."""
+        self._hints.begin()
+        self._prompts.begin()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._hints.clear()
+        self._prompts.clear()
+
+    @property
+    def bytes(self) -> int:
+        """Memory that is held between steps."""
+        return self._hints.bytes + self._prompts.bytes
+
+    def prepared(self, units: Sequence[ControlUnit], rows: tuple[int, ...], step: Step) -> Prepared:
+        """Return the features of the hints of units on one model: [1, ...] where one hint serves all, else [rows, ...].
+
+        rows: those of each unit; several units lie behind each other.
+        """
+        if len(units) == 1:
+            return self._aligned(units[0], rows, step, broadcast=True)
+
+        def beside() -> Prepared:
+            parts = [self._aligned(unit, rows, step, broadcast=False) for unit in units]
+            return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+
+        key = ("group", tuple(hint_key(unit, step) for unit in units), rows, step.window)
+        return self._hints.keep(key, beside)
+
+    def prompt(self, unit: ControlUnit, step: Step, rows: tuple[int, ...]) -> Prompt:
+        """Return `model.encode` of these rows' prompts.
+
+        The key is an object that is held here, so its id cannot come again.
+        """
+        token = step.context if step.prompt is None else step.prompt
+        version = token._version if isinstance(token, Tensor) and not token.is_inference() else 0
+        key = (id(unit.model), id(token), version, rows)
+        return self._prompts.keep(key, lambda: unit.model.encode(take_rows(step.context, rows)), of=token)
+
+    def mask(self, unit: ControlUnit, rows: tuple[int, ...], step: Step, target: Tensor) -> Tensor:
+        """Return a unit's mask at the size of what it weighs: a map [B, C, h, w] or tokens of a map [B, h * w, C].
+
+        The mask is [1 or len(rows), 1, h, w] or [1 or len(rows), h * w, 1]; bilinear, as in sd-webui-controlnet.
+        """
+        mask = unit.mask
+        assert mask is not None
+        size = grid_of(target, step)
+        area = area_of(step)
+        frames = None if step.window is None else step.window.frames
+
+        def scaled() -> tuple[Tensor]:
+            shown = self._shown(mask, unit.resize, step, MASK_SCALE)
+            small = F.interpolate(shown, size, mode="bilinear").to(target.dtype)
+            small = small if target.ndim == 4 else small.flatten(2).transpose(1, 2)
+            return (small if len(mask) == 1 else take_rows(small, pictures_of(len(mask), rows, step.window)),)
+
+        key = ("mask", id(mask), unit.resize, area, frames, size, target.ndim, rows, target.dtype, target.device)
+        return self._hints.keep(key, scaled)[0]
+
+    def _aligned(self, unit: ControlUnit, rows: tuple[int, ...], step: Step, *, broadcast: bool) -> Prepared:
+        count, window = len(unit.hint), step.window
+        if count == 1 and broadcast:
+            return self._features(unit, step)
+        by_frame = window is not None and window.frames is not None
+        if not by_frame and len(step.cond) % count:
+            raise HintError(
+                f"'{unit.model.name}' has {count} hints for {len(step.cond)} rows: give one hint, or one per picture"
+            )
+        shown = pictures_of(count, rows, window)
+        key = ("rows", hint_key(unit, step), shown)
+        return self._hints.keep(key, lambda: tuple(take_rows(each, shown) for each in self._features(unit, step)))
+
+    def _features(self, unit: ControlUnit, step: Step) -> Prepared:
+        """Return `model.prepare`, once per hint, size, part of the picture and dtype."""
+        return self._hints.keep(hint_key(unit, step), lambda: unit.model.prepare(self._hint(unit, step)))
+
+    def _hint(self, unit: ControlUnit, step: Step) -> Tensor:
+        """Return the part of the unit's hint that the rows show, as its model reads it."""
+        model = unit.model
+        if model.hint_space is HintSpace.EMBEDDING:
+            return unit.hint.to(step.x.device)
+        shown = self._shown(unit.hint, unit.resize, step, model.hint_scale)
+        return self._host.encode(shown) if model.hint_space is HintSpace.LATENTS else shown
+
+    def _shown(self, picture: Tensor, mode: ResizeMode, step: Step, scale: int) -> Tensor:
+        """Return a hint or mask, fitted to the whole picture and cut to the part that the rows show."""
+        size = (step.x.shape[-2], step.x.shape[-1])
+        canvas, top, left = area_of(step)
+
+        def fitted() -> tuple[Tensor]:
+            return (fit(picture.to(step.x.device, torch.float32), (canvas[0] * scale, canvas[1] * scale), mode),)
+
+        if canvas == size:
+            return fitted()[0]
+        whole = self._hints.keep(("whole", id(picture), mode, canvas, scale, step.x.device), fitted)[0]
+        return whole[..., top * scale : (top + size[0]) * scale, left * scale : (left + size[1]) * scale]
+
+
+def hint_key(unit: ControlUnit, step: Step) -> Hashable:
+    """Return what a hint's features depend on."""
+    size = (step.x.shape[-2], step.x.shape[-1])
+    return ("hint", id(unit.model), id(unit.hint), unit.resize, area_of(step), size, step.x.dtype, step.x.device)
+
+
+def pictures_of(count: int, rows: tuple[int, ...], window: Window | None) -> tuple[int, ...]:
+    """Return which of `count` hints or masks each row shows."""
+    if window is None or window.frames is None or count == 1:
+        return tuple(row % count for row in rows)
+    return tuple(window.frames[row % len(window.frames)] for row in rows)
+
+
+def area_of(step: Step) -> tuple[tuple[int, int], int, int]:
+    """Return the whole picture's (height, width), and the top and left of what the rows show, in latent pixels."""
+    window = step.window
+    if window is None:
+        return (step.x.shape[-2], step.x.shape[-1]), 0, 0
+    return window.canvas, window.top, window.left
+
+
+def grid_of(target: Tensor, step: Step) -> tuple[int, int]:
+    """Return the (height, width) of a map [B, C, h, w], or of the map whose pixels are the tokens [B, h * w, C].
+
+    A U-Net halves its maps, odd sides rounded up, so the number of tokens names the level. HintError for any other.
+    """
+    if target.ndim == 4:
+        return target.shape[-2], target.shape[-1]
+    height, width = step.x.shape[-2], step.x.shape[-1]
+    while height * width > target.shape[1] and max(height, width) > 1:
+        height, width = -(-height // 2), -(-width // 2)
+    if target.ndim != 3 or height * width != target.shape[1]:
+        raise HintError(
+            f"a mask cannot be laid on {list(target.shape)}, which is no map of the picture: leave the unit's mask out"
+        )
+    return height, width

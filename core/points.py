@@ -1,0 +1,70 @@
+"""The points of a base network: where a control may add to it, and what it may look at.
+
+A U-Net of latent diffusion counts its blocks as ldm does: input blocks from the outside in, the middle block, output
+blocks from the inside out. What stands at a point is
+
+    stream      what a block returns, [B, C, h, w]
+    skip        what an input block hands to the decoder, [B, C, h, w]; a change reaches the decoder alone
+    attn1.q     what the query projection of a self-attention receives, [B, h * w, C]; .k and .v likewise
+    attn1.out   what a self-attention returns, behind its output projection, [B, h * w, C]
+    attn2...    the same of the cross-attention, whose keys and values receive the prompt, [B, T, D]
+    prompt      the prompt itself, [B, T, D]; what is put there are further tokens
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Block(Enum):
+    """A part of the base network."""
+
+    INPUT = "input"  # encoder
+    MIDDLE = "middle"
+    OUTPUT = "output"  # decoder
+    PROMPT = "prompt"
+
+
+class Part(Enum):
+    """What inside a block."""
+
+    STREAM = "stream"
+    SKIP = "skip"
+    ATTN1_Q = "attn1.q"
+    ATTN1_K = "attn1.k"
+    ATTN1_V = "attn1.v"
+    ATTN1_OUT = "attn1.out"
+    ATTN2_Q = "attn2.q"
+    ATTN2_K = "attn2.k"
+    ATTN2_V = "attn2.v"
+    ATTN2_OUT = "attn2.out"
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether tokens of the prompt stand here, which have no place in the picture."""
+        return self in (Part.ATTN2_K, Part.ATTN2_V)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point of the base network; `depth` is the transformer block inside a block, for parts of attention."""
+
+    block: Block
+    index: int = 0  # of the block; 0 for the middle and the prompt
+    part: Part = Part.STREAM
+    depth: int = 0
+
+
+def stream(index: int) -> Point:
+    """Return the point after input block `index` (T2I-Adapter)."""
+    return Point(Block.INPUT, index)
+
+
+def skip(index: int) -> Point:
+    """Return the point where the decoder takes the skip of input block `index` (ControlNet)."""
+    return Point(Block.INPUT, index, Part.SKIP)
+
+
+MIDDLE = Point(Block.MIDDLE)
+PROMPT = Point(Block.PROMPT)

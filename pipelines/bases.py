@@ -1,0 +1,174 @@
+"""Base models: a diffusers folder or a checkpoint file -> a pipeline that keeps control networks where they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..core.control import ControlModel
+from ..core.errors import HostError
+from ..models.naming import to_ldm
+from .quiet import quiet
+from .single_file import load_single_file
+
+Image = NDArray[np.uint8]
+
+
+class Offload(Enum):
+    """What leaves the device between uses."""
+
+    NONE = "none"
+    MODEL = "model"  # whole networks
+    SEQUENTIAL = "sequential"  # single layers
+
+
+class Base:
+    """A diffusers pipeline as a host: it keeps control networks where they can compute."""
+
+    def __init__(self, pipeline: Any, device: torch.device, offload: Offload) -> None:
+        self.pipeline, self.device, self.offload = pipeline, device, offload
+
+    @contextmanager
+    def ready(self, model: ControlModel) -> Iterator[None]:
+        """Bring a control network to the device; when offloading, for this call alone, whole or layer by layer."""
+        network: torch.nn.Module = model.network  # type: ignore[attr-defined] - all models of ours have one
+        if self.offload is Offload.SEQUENTIAL:
+            with _layer_by_layer(network, self.device):
+                yield
+            return
+        network.to(self.device)
+        try:
+            yield
+        finally:
+            if self.offload is not Offload.NONE:
+                network.to("cpu")
+
+    def check_interrupt(self) -> None:
+        """Nothing to ask: on a terminal an interrupt is a KeyboardInterrupt."""
+
+    @torch.no_grad()
+    def encode(self, picture: torch.Tensor) -> torch.Tensor:
+        """Return the latents of pictures [N, 3, H, W] in 0..1, as the U-Net receives them."""
+        vae = self.pipeline.vae
+        code = vae.encode((picture * 2 - 1).to(vae.device, vae.dtype))
+        latents = code.latent_dist.mode() if hasattr(code, "latent_dist") else code.latents
+        return latents * vae.config.scaling_factor
+
+    @torch.no_grad()
+    def autoencode(self, images: Image) -> Image:
+        """Pictures [N, H, W, 3] through the autoencoder and back: what no control can do better than."""
+        vae, processor = self.pipeline.vae, self.pipeline.image_processor
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(vae.device, vae.dtype) / 127.5 - 1
+        code = vae.encode(pixels)
+        latents = code.latent_dist.mode() if hasattr(code, "latent_dist") else code.latents
+        shown = processor.postprocess(vae.decode(latents).sample, output_type="np")
+        return np.rint(shown * 255).astype(np.uint8)
+
+
+@contextmanager
+def _layer_by_layer(network: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside, each layer brings its weights to the device when it is called, and drops them again."""
+    from accelerate import cpu_offload
+    from accelerate.hooks import remove_hook_from_module
+
+    cpu_offload(network, device)
+    try:
+        yield
+    finally:
+        remove_hook_from_module(network, recurse=True)
+
+
+class UnetState(Mapping[str, torch.Tensor]):
+    """A base's U-Net weights by bare ldm names, collected when somebody looks a name up.
+
+    Most files never ask, so the base may still be on the disk; and with sequential offloading it is slow to answer, for
+    the weights are not in the network.
+    """
+
+    def __init__(self, load: Callable[[], Base]) -> None:
+        self._load = load
+
+    @cached_property
+    def _table(self) -> dict[str, torch.Tensor]:
+        base = self._load()
+        unet = base.pipeline.unet
+        if base.offload is not Offload.SEQUENTIAL:
+            return to_ldm(unet.state_dict())
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+        return to_ldm(get_state_dict_offloaded_model(unet))
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._table[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+def load_base(
+    path: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    offload: Offload = Offload.NONE,
+    prediction: str | None = None,
+) -> Base:
+    """A diffusers folder or a single checkpoint file of SD 1.x, SD 2.x or SDXL; the network is never asked.
+
+    prediction: 'epsilon' or 'v_prediction', where a file does not tell; a folder always does.
+    """
+    target = _device(device)
+    if offload is not Offload.NONE and target.type == "cpu":
+        raise HostError(
+            f"offloading ({offload.value}) moves weights between a device and the CPU, and the device is the CPU: "
+            "leave --offload out, or give --device, such as cuda"
+        )
+    pipeline = load_pipeline(path, dtype, prediction)
+    if offload is Offload.MODEL:
+        pipeline.enable_model_cpu_offload(device=target)
+    elif offload is Offload.SEQUENTIAL:
+        pipeline.enable_sequential_cpu_offload(device=target)
+    else:
+        pipeline.to(target)
+    return Base(pipeline, target, offload)
+
+
+def load_pipeline(path: Path, dtype: torch.dtype, prediction: str | None = None) -> Any:
+    """Return the diffusers pipeline of a folder or checkpoint file, on the CPU. HostError for what is none."""
+    with quiet():
+        pipeline = _load_folder(path, dtype) if path.is_dir() else load_single_file(path, dtype, prediction)
+    if not (hasattr(pipeline, "unet") and hasattr(pipeline, "text_encoder")):
+        raise HostError(f"'{path}' is a {type(pipeline).__name__}, expected a Stable Diffusion model with a U-Net")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _device(name: str) -> torch.device:
+    """A device that is there; HostError for any other."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # of unknown names, and of what PyTorch was not built for
+        reason = str(error).splitlines()[0]
+        raise HostError(f"the device '{name}' cannot be used ({reason}): give another one as --device") from error
+
+
+def _load_folder(path: Path, dtype: torch.dtype) -> Any:
+    from diffusers import DiffusionPipeline
+
+    if not (path / "model_index.json").is_file():
+        raise HostError(f"'{path}' has no model_index.json: give a diffusers folder or a checkpoint file as --base")
+    try:
+        return DiffusionPipeline.from_pretrained(path, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise HostError(f"'{path}' cannot be loaded as a diffusers folder: {error}") from error
