@@ -36,7 +36,7 @@ def invented(hint: Image) -> NDArray[np.float32]:
     The fourth channel says which these are: those where it is at least half (128 of 255). Without it none is.
     Source of the sign: sd-webui-controlnet's inpaint preprocessor.
     """
-    pixels = np.asarray(hint[..., :3], np.float32) / np.float32(255)
+    pixels = np.divide(hint[..., :3], 255, dtype=np.float32)
     if hint.shape[-1] == 4:
         pixels[hint[..., 3] >= MASK_ON] = TO_INVENT
     return pixels
