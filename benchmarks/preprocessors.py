@@ -231,7 +231,7 @@ def network(name: str, folder: Path, images: np.ndarray) -> dict[str, float]:
     from controlstack.preprocessors.cache import ResultCache
     from controlstack.preprocessors.networks.pool import PlainManager, Pool
     from controlstack.preprocessors.networks.store import Store
-    from controlstack.preprocessors.runtime import Runtime
+    from controlstack.preprocessors.perform import Runtime
 
     preprocessor = unsigned(find(name))
     runtime = Runtime(store=Store(folder), pool=Pool(PlainManager("cpu")), cache=ResultCache(0))

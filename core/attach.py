@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from .control import ControlModel
-from .effects import Effects
+from .effects import Effects, WeightDelta
 from .errors import HostError, IncompatibleModelError
-from .points import Block, Point
+from .points import Block, Part, Point
 from .unit import ControlUnit
 
 _MISSING = object()
@@ -87,6 +87,13 @@ class Patches:
             parameter.copy_(wide + delta.to(wide))
 
 
+def attention_site(block: Any, part: Part) -> Site:
+    """Return where a part of attention is in a transformer block: `attn1` and `attn2` with `to_q`, `to_k`, `to_v`."""
+    name, _, value = part.value.partition(".")
+    attention = getattr(block, name)
+    return Site(attention, Value.OUTPUT) if value == "out" else Site(getattr(attention, f"to_{value}"), Value.INPUT)
+
+
 def attach(patches: Patches, effects: Effects, locate: Locate) -> None:
     """Make the network's next evaluation take effects: at each point the tensor is added first, then the shifts.
 
@@ -121,19 +128,26 @@ def change_weights(patches: Patches, units: Sequence[ControlUnit], weights: Mapp
     the first one's strength. Raises IncompatibleModelError for names or shapes that the base does not have, HostError
     for weights that are not in memory.
     """
-    strengths = {id(unit.model.delta): unit.delta_strength for unit in reversed(units) if unit.model.delta is not None}
-    models = {id(unit.model.delta): unit.model for unit in units if unit.model.delta is not None}
-    for key, model in models.items():
-        assert model.delta is not None
+    for model, delta, strength in deltas_of(units):
         check_delta(model, {name: tuple(weight.shape) for name, weight in weights.items()})
-        for name in sorted(model.delta.names):
+        for name in sorted(delta.names):
             weight = weights[name]
             if weight.device.type == "meta":
                 raise HostError(
                     f"'{model.name}' changes weights of the base model, and '{name}' is not in memory: "
                     "load the base model without sequential offloading"
                 )
-            patches.add_to_weight(weight, model.delta.of(name).to(weight.device) * strengths[key])
+            patches.add_to_weight(weight, delta.of(name).to(weight.device) * strength)
+
+
+def deltas_of(units: Sequence[ControlUnit]) -> list[tuple[ControlModel, WeightDelta, float]]:
+    """Return the weight deltas of units that can act, each once, with its model and strength."""
+    found: dict[int, tuple[ControlModel, WeightDelta, float]] = {}
+    for unit in units:
+        delta = unit.model.delta
+        if delta is not None and unit.acts and unit.delta_strength:
+            found.setdefault(id(delta), (unit.model, delta, unit.delta_strength))
+    return list(found.values())
 
 
 def check_delta(model: ControlModel, base: Mapping[str, tuple[int, ...]]) -> None:

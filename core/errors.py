@@ -7,6 +7,7 @@
     │   └── DamagedModelError       unreadable, truncated, misshapen, or not finite
     ├── UnitError                   the settings of a unit contradict each other
     ├── HintError                   a control image or mask cannot be used
+    ├── FileError                   a text or JSON file cannot be read
     ├── ScheduleError               a range or keyframe makes no sense
     ├── PreprocessorError           a preprocessor cannot run with what it was given
     │   └── MissingDependencyError  an optional package is not installed
@@ -44,6 +45,10 @@ class UnitError(ControlError):
 
 class HintError(ControlError):
     """A control image, hint or mask cannot be used."""
+
+
+class FileError(ControlError):
+    """A text or JSON file is not there, unreadable, too large, or in a form that was not expected."""
 
 
 class ScheduleError(ControlError):

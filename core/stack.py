@@ -60,10 +60,11 @@ class ControlStack:
     """The units of one run: call it once per evaluation of the base network."""
 
     def __init__(self, units: Sequence[ControlUnit], host: Host | None = None) -> None:
-        self._units = tuple(units)
+        self.units = tuple(units)
         self._host = PlainHost() if host is None else host
-        self._scales = [{} if _is_masked_out(unit) else unit.scales() for unit in self._units]
-        self._fired: list[set[float]] = [set() for _ in self._units]
+        self._acts = [unit.acts for unit in self.units]  # asked once: a mask may lie on a device
+        self._scales = [unit.scales() for unit in self.units]
+        self._fired: list[set[float]] = [set() for _ in self.units]
         self._steps: set[float] = set()
         self._kept = Kept(self._host)
 
@@ -97,7 +98,9 @@ class ControlStack:
     def _active(self, step: Step) -> Iterator[_Active]:
         at = step.progress[RangeBasis.STEPS]
         self._steps.add(at)
-        for unit, scales, fired in zip(self._units, self._scales, self._fired, strict=True):
+        for unit, acts, scales, fired in zip(self.units, self._acts, self._scales, self._fired, strict=True):
+            if unit.model.delta is not None and acts:
+                fired.add(at)  # the weights are changed for the whole run
             multiplier = unit.schedule.multiplier(step.progress) if scales else 0.0
             rows = _rows(unit, step.cond) if multiplier else ()
             if rows:
@@ -178,10 +181,6 @@ def _same_latents(step: Step) -> bool:
     """Return whether rows that should show the same picture do: other extensions may have changed some of them."""
     twins = None if step.pictures is None else Twins.of(step.pictures)
     return twins is not None and twins.hold_for(step.x, step.timestep)
-
-
-def _is_masked_out(unit: ControlUnit) -> bool:
-    return unit.mask is not None and not bool(unit.mask.any())
 
 
 def _rows(unit: ControlUnit, cond: tuple[bool, ...]) -> tuple[int, ...]:

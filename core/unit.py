@@ -82,11 +82,18 @@ class ControlUnit:
         if not all(map(math.isfinite, weights)):
             raise UnitError(f"the block weights {weights} of '{self.model.name}' are not all finite numbers")
 
+    @property
+    def acts(self) -> bool:
+        """Whether it can act at all: not at weight 0, nor under a mask that is black everywhere."""
+        return bool(self.weight) and (self.mask is None or bool(self.mask.any()))
+
     def scales(self) -> dict[Point, float]:
-        """Return the factor of each point on which the unit acts at all, before its schedule.
+        """Return the factor of each point on which the unit acts, before its schedule; none if it cannot act.
 
         Balanced: the weight. Otherwise the model's soft weights, or the block weights, times the weight.
         """
+        if not self.acts:
+            return {}
         factors = self.block_weights
         if factors is None:
             balanced = self.mode is ControlMode.BALANCED

@@ -13,7 +13,7 @@ from ..core.errors import UnitError
 from ..core.fields import NO_MODEL, HiresOption, UnitArgs, parse_unit
 from ..core.schedule import RangeBasis
 from ..preprocessors import find
-from ..preprocessors.base import nearest
+from ..preprocessors.declaration import nearest
 from ..preprocessors.webui import parameters_of
 from .choice import CHOICE, SEED
 from .spec import Units, UnitSpec

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.errors import UnitError
 from ..core.fields import HiresOption, UnitArgs
 from ..core.infotext import parse_generation
-from ..preprocessors.base import RESOLUTION as WEBUI_RESOLUTION
+from ..preprocessors.declaration import RESOLUTION as WEBUI_RESOLUTION
 from .hints import make_hint, resolution_of
 from .host.loading import files, load
 from .infotext import RESOLUTION, choice_of, file_of, pictures_of, read_units, write_units

@@ -1,4 +1,4 @@
-"""Our stack inside a diffusers pipeline: a hook on the U-Net adds what the units say to its own residual arguments.
+"""Our stack inside a diffusers pipeline: a hook on the U-Net adds what the units say.
 
 The pipeline, its scheduler and the U-Net's forward stay as they are. `inject` returns a context manager; afterwards,
 also after an exception or an interrupt, the U-Net has no trace of it.
@@ -6,19 +6,22 @@ also after an exception or an interrupt, the U-Net has no trace of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core.attach import Patches
+from ..core.attach import Locate, Patches, Site, Value, attach, attention_site, change_weights, record
 from ..core.base import Base, check_fits
 from ..core.effects import Effects
+from ..core.points import Block, Part, Point
+from ..core.rows import take_rows
 from ..core.schedule import Progress, progress_at
 from ..core.stack import ControlStack
 from ..core.step import Step
 from ..core.unit import ControlUnit
+from ..models.naming import to_ldm
 
 LAYERS_KEY, WIDTHS_KEY = "layers_per_block", "block_out_channels"
 
@@ -43,32 +46,118 @@ def check_units(units: Sequence[ControlUnit], unet: Any) -> None:
         check_fits(unit.model.name, unit.model.base, base)
 
 
+def locate_in(unet: Any) -> Locate:
+    """Return where the points of a diffusers U-Net are.
+
+    diffusers lays the layers of an ldm block apart: a residual block, a transformer, and in the decoder an upsampler.
+    """
+    encoder, decoder = _encoder_blocks(unet), _decoder_blocks(unet)
+    middle = [*_beside(unet.mid_block.resnets[:1], unet.mid_block.attentions)]
+    widths = base_of(unet).blocks or ()
+    blocks = {Block.INPUT: encoder, Block.MIDDLE: middle, Block.OUTPUT: decoder}
+
+    def locate(point: Point) -> Site:
+        if point.part is Part.SKIP:  # a decoder's residual block receives its stream and the skip as one
+            resnet = decoder[len(decoder) - 1 - point.index][0]
+            return Site(resnet, Value.LAST_CHANNELS, widths[point.index])
+        if point.block is Block.MIDDLE and point.part is Part.STREAM:
+            return Site(unet.mid_block, Value.OUTPUT)
+        layers = blocks[point.block][point.index]
+        if point.part is Part.STREAM:
+            return Site(layers[-1], Value.OUTPUT)
+        transformer = next(layer for layer in layers if hasattr(layer, "transformer_blocks"))
+        return attention_site(transformer.transformer_blocks[point.depth], point.part)
+
+    return locate
+
+
+def _beside(resnets: Any, attentions: Any) -> Iterator[list[Any]]:
+    """Yield the residual blocks of a level, each with its transformer where the level has any."""
+    for index, resnet in enumerate(resnets):
+        yield [resnet, attentions[index]] if attentions else [resnet]
+
+
+def _encoder_blocks(unet: Any) -> list[list[Any]]:
+    """Return the layers of each input block of ldm: the first convolution, residual blocks, halvings."""
+    blocks = [[unet.conv_in]]
+    for level in unet.down_blocks:
+        blocks += _beside(level.resnets, getattr(level, "attentions", None))
+        blocks += [[each] for each in level.downsamplers or ()]
+    return blocks
+
+
+def _decoder_blocks(unet: Any) -> list[list[Any]]:
+    """Return the layers of each output block of ldm; the last of a level also enlarges."""
+    blocks: list[list[Any]] = []
+    for level in unet.up_blocks:
+        blocks += _beside(level.resnets, getattr(level, "attentions", None))
+        blocks[-1] = [*blocks[-1], *(level.upsamplers or ())]
+    return blocks
+
+
 class Injection:
     """One run of a pipeline: counts the evaluations of its U-Net and translates between diffusers and the stack.
 
     pictures: rows of the batch that show a picture each; with guidance the U-Net sees the uncond rows before them.
+    The stack's changes to weights last as long as the injection.
     """
 
     def __init__(self, pipeline: Any, stack: ControlStack, pictures: int) -> None:
         self._pipeline, self._stack, self._pictures = pipeline, stack, pictures
-        self._patches = Patches()
+        self._patches = Patches()  # as long as the run
+        self._attached = Patches()  # as long as one evaluation
+        self._given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        self._alone = False
         self._evaluations = 0
         self._times: list[float] = []
 
     def __enter__(self) -> Injection:
         unet = self._pipeline.unet
-        self._patches.hook(unet.register_forward_pre_hook(self._before, with_kwargs=True))
+        try:
+            if any(unit.model.delta is not None for unit in self._stack.units):
+                change_weights(self._patches, self._stack.units, to_ldm(dict(unet.named_parameters())))
+            self._patches.hook(unet.register_forward_pre_hook(self._before, with_kwargs=True))
+            self._patches.hook(unet.register_forward_hook(self._after, always_call=True))
+        except BaseException:
+            self._patches.eject()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._attached.eject()
         self._patches.eject()
         self._stack.close()
 
     def _before(self, unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if self._alone:
+            return args, kwargs
+        self._given = (args, kwargs)
         step = self._step(unet, args[0], args[1], kwargs)
         self._evaluations += 1
-        residuals = self._stack(step)
-        return (args, {**kwargs, **arguments(unet, residuals, kwargs)}) if residuals else (args, kwargs)
+        effects = self._stack(step)
+        if not effects:
+            return args, kwargs
+        attach(self._attached, Effects(input=effects.input, shifts=effects.shifts), locate_in(unet))
+        return args, {**kwargs, **arguments(unet, effects, kwargs)}
+
+    def _after(self, *_: object) -> None:
+        """Take this evaluation's effects away; also called when the U-Net has failed."""
+        if not self._alone:
+            self._attached.eject()
+            self._given = ((), {})
+
+    def _evaluate_alone(self, x: Tensor, rows: tuple[int, ...], points: Collection[Point]) -> dict[Point, Tensor]:
+        """Evaluate the U-Net without effects on other latents, with these rows' prompts: `Step.evaluate`."""
+        (_, time, *_), kwargs = self._given
+        found: dict[Point, Tensor] = {}
+        self._alone = True
+        try:
+            with Patches() as patches:
+                record(patches, points, locate_in(self._pipeline.unet), found)
+                self._pipeline.unet(x, time, **_rows_of(kwargs, rows))
+        finally:
+            self._alone = False
+        return found
 
     def _step(self, unet: Any, x: Tensor, time: Tensor, kwargs: dict[str, Any]) -> Step:
         rows = len(x)
@@ -80,6 +169,7 @@ class Injection:
             progress=self._progress(),
             y=vector_condition(unet, kwargs.get("added_cond_kwargs")),
             pictures=tuple(row % self._pictures for row in range(rows)),
+            evaluate=self._evaluate_alone,
         )
 
     def _progress(self) -> Progress:
@@ -93,40 +183,35 @@ class Injection:
         return progress_at(at // scheduler.order, count, noise=min(1.0, max(0.0, noise)))
 
 
-def arguments(unet: Any, residuals: Effects, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Effects as the keyword arguments of `UNet2DConditionModel.forward`."""
+def arguments(unet: Any, effects: Effects, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return skips, middle and tokens as the keyword arguments of `UNet2DConditionModel.forward`.
+
+    These are what diffusers itself adds, before other parts of its forward (FreeU) see them; the rest needs hooks.
+    """
     more: dict[str, Any] = {}
-    if residuals.output or residuals.middle:
+    if effects.output or effects.middle:
         count = len(base_of(unet).blocks or ())
-        middle = residuals.middle[0] if residuals.middle else None
-        some = next(tensor for tensor in (*residuals.output, middle) if tensor is not None)
+        middle = effects.middle[0] if effects.middle else None
+        some = next(tensor for tensor in (*effects.output, middle) if tensor is not None)
         nothing = some.new_zeros(())
-        skips = (*residuals.output, *(None,) * (count - len(residuals.output)))
+        skips = (*effects.output, *(None,) * (count - len(effects.output)))
         more["down_block_additional_residuals"] = tuple(nothing if skip is None else skip for skip in skips)
         more["mid_block_additional_residual"] = nothing if middle is None else middle
-    if residuals.input:
-        more["down_intrablock_additional_residuals"] = _intrablock(unet, residuals)
-    tokens = [token for token in residuals.tokens if token is not None]
+    tokens = [token for token in effects.tokens if token is not None]
     if tokens:
         more["encoder_hidden_states"] = torch.cat([kwargs["encoder_hidden_states"], *tokens], dim=1)
     return more
 
 
-def _intrablock(unet: Any, residuals: Effects) -> list[Tensor]:
-    """One tensor per level: diffusers adds it after the level's last transformer, or after its halving.
-
-    SDXL's adapters also act on the middle block, which diffusers does with a last tensor, when the shapes agree.
-    """
-    some = next(tensor for tensor in residuals.input if tensor is not None)
-    per_level = unet.config[LAYERS_KEY] + 1
-    levels = []
-    for level, block in enumerate(unet.down_blocks):
-        last = per_level * level + unet.config[LAYERS_KEY]
-        attends, halves = hasattr(block, "attentions"), block.downsamplers is not None
-        slot = last if attends or not halves else last + 1
-        tensor = residuals.input[slot] if slot < len(residuals.input) else None
-        levels.append(some.new_zeros(()) if tensor is None else tensor)
-    return levels
+def _rows_of(values: dict[str, Any], rows: tuple[int, ...]) -> dict[str, Any]:
+    """Return a U-Net's keyword arguments for these rows of its batch, also those that lie in dictionaries."""
+    cut: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Tensor) and value.ndim:
+            cut[name] = take_rows(value, rows)
+        else:
+            cut[name] = _rows_of(value, rows) if isinstance(value, dict) else value
+    return cut
 
 
 def vector_condition(unet: Any, added: Mapping[str, Tensor] | None) -> Tensor | None:

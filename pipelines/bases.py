@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from ..core.base import LATENT
 from ..core.control import ControlModel
 from ..core.errors import HostError
+from ..models.guard import one_line
 from ..models.naming import to_ldm
 from ..preprocessors.networks.pool import PlainManager
-from .folders import load_folder, one_line, read_layout
+from .folders import load_folder, read_layout
 from .quiet import quiet
 from .single_file import SD1, load_single_file, read_kind
 

@@ -8,7 +8,6 @@ transformers, never code that lies in the folder.
 from __future__ import annotations
 
 import importlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.errors import HostError
+from ..core.errors import ControlError, HostError
+from ..core.texts import read_json
+from ..models.guard import one_line
 
 INDEX = "model_index.json"
 NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -37,7 +38,6 @@ FILE = re.compile(  # of weights: whole or a shard, of the plain kind or a varia
 PREFERRED = ("", "fp16", "bf16", "fp32")  # variants, the plain one first
 PLAIN, INPAINTING = 4, 9  # channels that a U-Net reads: latents; latents, mask, and latents of what is kept
 OTHERS = {5: "a model of depth", 7: "an upscaler", 8: "a model of edits"}
-LINE = 300  # characters of another library's words
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,9 @@ def read_layout(folder: Path) -> Layout:
     """Return what a folder holds, without reading weights. HostError for what no pipeline here can use."""
     if not (folder / INDEX).is_file():
         raise HostError(f"'{folder}' has no {INDEX}: give a diffusers folder or a checkpoint file as --base")
-    named = {name: tuple(value) for name, value in _read_json(folder / INDEX).items() if _is_part(value)}
+    named = {
+        name: tuple(value) for name, value in _read_table(folder / INDEX, "list of parts").items() if _is_part(value)
+    }
     there = {name: each for name, each in named.items() if (folder / name).is_dir()}
     wanted = (*NEEDED, *SECOND) if SECOND[0] in named else NEEDED
     if missing := [name for name in wanted if name not in there]:
@@ -66,7 +68,7 @@ def read_layout(folder: Path) -> Layout:
             "get the missing folders, or give another base model"
         )
     _check_classes(folder, {name: there[name] for name in wanted})
-    config = _read_json(folder / "unet" / "config.json")
+    config = _read_table(folder / "unet" / "config.json", "configuration of the U-Net")
     check_channels(str(folder), config.get("in_channels"))
     side = config.get("sample_size")
     return Layout(folder, there, side if isinstance(side, int) else None)
@@ -98,12 +100,6 @@ def check_channels(name: str, channels: object) -> None:
     )
 
 
-def one_line(error: object) -> str:
-    """Return another library's message on one line of bounded length."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= LINE else f"{text[:LINE]} ..."
-
-
 def _check_classes(folder: Path, parts: Mapping[str, tuple[Any, ...]]) -> None:
     """Raise HostError for parts of other kinds of models, or of no library."""
     for name, (library, kind) in parts.items():
@@ -129,7 +125,7 @@ def _load_part(folder: Path, library: str, name: str, dtype: torch.dtype) -> Any
         if not issubclass(kind, nn.Module):
             return _load_other(kind, folder)
         return _load_network(kind, folder, dtype)
-    except HostError:
+    except ControlError:
         raise
     except Exception as error:  # whatever a damaged file makes the libraries raise
         raise HostError(
@@ -181,12 +177,9 @@ def _is_part(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return the object that a configuration file holds."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise HostError(f"'{path}' cannot be read ({one_line(error)}): get the file again") from error
+def _read_table(path: Path, what: str) -> dict[str, Any]:
+    """Return the settings that a configuration file holds. FileError or HostError for what is none."""
+    found = read_json(path, what)
     if not isinstance(found, dict):
-        raise HostError(f"'{path}' holds no table of settings: get the file again")
+        raise HostError(f"the {what} {path} holds no table of settings: get the file again")
     return found

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-    from .call import Call
-    from .declaration import Declaration
     from .resize import Image
 else:
     from .lazy import np
@@ -35,22 +33,20 @@ class ResultCache:
         self._hints: OrderedDict[bytes, Image] = OrderedDict()
         self._lock = Lock()
 
-    def through(
-        self, preprocessor: Declaration, call: Call, make: Callable[[Call], Image], weights: Sequence[str]
-    ) -> Image:
-        """The hints of a call, [B, h, w, C]: those that are known, and the others by `make`, once and together.
+    def through(self, about: bytes, batch: Image, masks: Image | None, make: Callable[[Sequence[int]], Image]) -> Image:
+        """Return the hints [B, h, w, C] of pictures [B, H, W, 3] and masks [B, H, W].
 
-        `weights` tells the files of the preprocessor's networks from any others.
+        about: everything but picture and mask that decides about a hint. make: gives the hints of the rows that are
+        not known, once and together.
         """
+        rows = range(len(batch))
         if not self.capacity:
-            return make(call)
-        about = _about(preprocessor, call, weights)
-        keys = [_key(about, call, row) for row in range(len(call.batch))]
+            return make(rows)
+        keys = [_key(about, batch[row], None if masks is None else masks[row]) for row in rows]
         known = {key: hint for key in keys if (hint := self._get(key)) is not None}
-        rows = {key: row for row, key in enumerate(keys) if key not in known}  # of equal pictures, one
-        if rows:
-            made = make(call if len(rows) == len(keys) else call.part(list(rows.values())))
-            for key, hint in zip(rows, made, strict=True):
+        todo = {key: row for row, key in enumerate(keys) if key not in known}  # of equal pictures, one
+        if todo:
+            for key, hint in zip(todo, make(list(todo.values())), strict=True):
                 known[key] = hint
                 self._put(key, hint)
         return np.stack([known[key] for key in keys])
@@ -82,16 +78,11 @@ class ResultCache:
                 self.bytes -= self._hints.popitem(last=False)[1].nbytes
 
 
-def _about(preprocessor: Declaration, call: Call, weights: Sequence[str]) -> bytes:
-    """Everything but the picture that decides about a hint."""
-    settings = sorted(call.arguments.items())
-    return repr((preprocessor.id, preprocessor.version, call.resolution, settings, list(weights))).encode()
-
-
-def _key(about: bytes, call: Call, row: int) -> bytes:
+def _key(about: bytes, picture: Image, mask: Image | None) -> bytes:
+    """Return the digest under which the hint of a picture [H, W, 3] with a mask [H, W] is kept."""
     digest = hashlib.blake2b(about, digest_size=DIGEST)
-    digest.update(repr(call.batch.shape[1:]).encode())
-    digest.update(call.batch[row].tobytes())
-    if call.masks is not None:
-        digest.update(call.masks[row].tobytes())
+    digest.update(repr(picture.shape).encode())
+    digest.update(picture.tobytes())
+    if mask is not None:
+        digest.update(mask.tobytes())
     return digest.digest()

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .absent import ABSENT
-from .base import Output, Parameter, Preprocessor
+from .declaration import Output, Parameter
 from .images import read_image, write_image
 from .networks.network import WeightFile, files_of, size_of
+from .perform import Preprocessor
 from .poses.faces import draw_faces
 from .poses.points import Person, Point, Poses
 from .regions import palettes
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image as PillowImage
 
-    from .base import Image
+    from .resize import Image
 else:
     from .lazy import PillowImage, np
 
@@ -251,6 +252,8 @@ def _facts(preprocessor: Preprocessor) -> Iterator[str]:
         yield f"- Also known as {', '.join(f'`{each}`' for each in preprocessor.aliases)}."
     polarity = f", {preprocessor.polarity}" if preprocessor.polarity else ""
     yield f"- Output: {preprocessor.output.value}{polarity}."
+    if preprocessor.no_hint:
+        yield f"- Not offered for units: {preprocessor.no_hint}."
     if preprocessor.takes_mask:
         yield "- Takes a `mask`."
     if preprocessor.grows:

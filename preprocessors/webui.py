@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .base import Preprocessor
+    from .perform import Preprocessor
 
 LABELS = {
     "none": "none",

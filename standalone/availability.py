@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 from ..preprocessors import ABSENT, REGISTRY, Preprocessor
 from ..preprocessors.networks.network import WeightFile, file_name, licences, missing_packages, size_of
 from ..preprocessors.networks.store import Store
+from ..preprocessors.perform import Runtime
 from ..preprocessors.registry import names
-from ..preprocessors.runtime import Runtime
 from .progress import download_bar
-
-FREE = "none needed"
 
 
 def table(runtime: Runtime, words: Sequence[str] = ()) -> Iterator[str]:
@@ -26,6 +24,8 @@ def state(preprocessor: Preprocessor, runtime: Runtime) -> str:
     """Ready or not, and why; then the licences of its weights."""
     if preprocessor.absent:
         return f"left out: {preprocessor.absent}"
+    if preprocessor.no_hint:
+        return f"not for units: {preprocessor.no_hint}"
     known = licences(preprocessor.networks)
     under = f" [weights: {known}]" if known else ""
     if reason := missing_packages(preprocessor.networks):

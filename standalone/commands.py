@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..pipelines.drawing import Request, Result
-    from ..preprocessors.runtime import Runtime
+    from ..preprocessors.perform import Runtime
     from .units import Loaded, UnitText
 
 DTYPES = ("fp32", "fp16", "bf16")
@@ -147,14 +147,15 @@ def _preprocess(args: argparse.Namespace) -> int:
     done = run_job(job, runtime)
     there = f", {done.skipped} were there" if done.skipped else ""
     hints = f", left out {done.hints} that are hints already" if done.hints else ""
-    print(f"wrote {done.written} hints to {args.output}{there}{hints}")
+    others = f", left out {done.left_out}, which are no pictures that can be read here" if done.left_out else ""
+    print(f"wrote {done.written} hints to {args.output}{there}{hints}{others}")
     return 0
 
 
 def _runtime(args: argparse.Namespace) -> Runtime:
     from ..preprocessors.networks.pool import PlainManager, Pool
     from ..preprocessors.networks.store import Store, default_folder
-    from ..preprocessors.runtime import Runtime
+    from ..preprocessors.perform import Runtime
 
     return Runtime(store=Store(default_folder(), args.weights), pool=Pool(PlainManager(args.device)))
 

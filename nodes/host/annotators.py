@@ -17,7 +17,7 @@ from torch import nn
 
 from ...preprocessors.networks.pool import Pool
 from ...preprocessors.networks.store import Store
-from ...preprocessors.runtime import Runtime
+from ...preprocessors.perform import Runtime
 
 FOLDER = "controlnet_aux"  # below the host's models, and the name of extra model paths
 PEERS = ("comfyui_controlnet_aux/ckpts",)  # where other packs keep the same files, below the custom nodes

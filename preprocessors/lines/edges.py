@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from ..base import Output, Parameter, Preprocessor
+from ..declaration import Output, Parameter
+from ..perform import Preprocessor
 
 if TYPE_CHECKING:
     import cv2
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..base import Image
+    from ..resize import Image
 else:
     from ..lazy import cv2, np
 

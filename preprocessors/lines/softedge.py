@@ -13,11 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..base import Output, Parameter, Preprocessor
+from ..declaration import Output, Parameter
 from ..networks import weights
 from ..networks.loading import load_network, to_array, to_tensor
 from ..networks.network import Network, WeightFile
 from ..networks.peers import INSTALL, PACKAGE, peer
+from ..perform import Preprocessor
 from .strokes import lineart_standard
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from ..base import Image
+    from ..resize import Image
 else:
     from ..lazy import cv2, np
 

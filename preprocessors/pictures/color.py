@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from ...core.errors import PreprocessorError
-from ..base import Output, Parameter, Preprocessor
+from ..declaration import Output, Parameter
+from ..perform import Preprocessor
 from ..resize import pad_to_multiple
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..base import Image
+    from ..resize import Image
 else:
     from ..lazy import cv2, np
 

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..base import Output, Preprocessor
 from ..boxes import best
+from ..declaration import Output
 from ..networks import weights
 from ..networks.onnx_files import OnnxNetwork, onnx_network
+from ..perform import Preprocessor
 from .openpose import THICK, draw_poses
 from .points import Person, Point, Points, Poses
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..base import Image
+    from ..resize import Image
 
     Floats = NDArray[np.floating[Any]]
 else:

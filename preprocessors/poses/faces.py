@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import DamagedModelError
-from ..base import Output, Parameter, Preprocessor
+from ..declaration import Output, Parameter
 from ..networks import weights
 from ..networks.network import Network
+from ..perform import Preprocessor
 
 if TYPE_CHECKING:
     import cv2
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..base import Image
+    from ..resize import Image
 else:
     from ..lazy import cv2, np
 

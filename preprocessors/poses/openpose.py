@@ -16,11 +16,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..base import Output, Parameter, Preprocessor
+from ..declaration import Output, Parameter
 from ..networks import weights
 from ..networks.loading import load_network, to_array, to_tensor
 from ..networks.network import Network
 from ..networks.peers import INSTALL, PACKAGE, peer
+from ..perform import Preprocessor
 from .drawing import draw
 from .people import STRIDE, find_people, smoothed
 from .points import FACE, HAND, Person, Point, Points, Poses
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from ..base import Image
+    from ..resize import Image
 else:
     from ..lazy import cv2, np
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..base import Output, Preprocessor
+from ..declaration import Output
 from ..networks.loading import to_array, to_tensor
 from ..networks.pretrained import IMAGENET, checkpoint, transformer
+from ..perform import Preprocessor
 from .dwpose import Box, body_of, enlarged, seen
 from .openpose import THICK, draw_poses
 from .points import Person, Poses
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..base import Image
+    from ..resize import Image
 
     Floats = NDArray[np.floating[Any]]
 else:

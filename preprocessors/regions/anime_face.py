@@ -8,17 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..base import Output, Preprocessor
+from ..declaration import Output
 from ..networks import weights
 from ..networks.loading import load_network, to_tensor
 from ..networks.network import Network
+from ..perform import Preprocessor
 from .labels import strongest
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from ..base import Image
+    from ..resize import Image
 else:
     from ..lazy import np
 

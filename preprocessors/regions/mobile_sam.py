@@ -10,17 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base import Output, Parameter, Preprocessor
+from ..declaration import Output, Parameter
 from ..networks import weights
 from ..networks.loading import load_network
 from ..networks.network import Network
 from ..networks.peers import INSTALL, PACKAGE, peer, unregistered
+from ..perform import Preprocessor
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from ..base import Image
+    from ..resize import Image
 else:
     from ..lazy import np
 

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..base import Output, Parameter, Preprocessor
 from ..boxes import best
+from ..declaration import Output, Parameter
 from ..networks.pretrained import checkpoint, normalised, transformer
+from ..perform import Preprocessor
 from .mobile_sam import paint
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from ..base import Image
+    from ..resize import Image
 else:
     from ..lazy import np
 

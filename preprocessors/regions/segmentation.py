@@ -13,9 +13,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..base import Output, Preprocessor
+from ..declaration import Output
 from ..networks.network import Network
 from ..networks.pretrained import checkpoint, normalised, transformer
+from ..perform import Preprocessor
 from . import palettes
 from .labels import strongest
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from ..base import Image
+    from ..resize import Image
 else:
     from ..lazy import np
 

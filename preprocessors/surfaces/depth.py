@@ -14,18 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base import Output, Parameter, Preprocessor
+from ..declaration import Output, Parameter
 from ..networks import weights
 from ..networks.loading import load_network, to_array, to_tensor
 from ..networks.network import Network
 from ..networks.peers import INSTALL, PACKAGE, peer
+from ..perform import Preprocessor
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import nn
 
-    from ..base import Image
+    from ..resize import Image
 else:
     from ..lazy import np
 

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import DamagedModelError
-from ..base import Output, Preprocessor
+from ..declaration import Output
 from ..networks.loading import fill, read_state, to_array
 from ..networks.network import Network, WeightFile
 from ..networks.pretrained import normalised
 from ..networks.weights import HUB
+from ..perform import Preprocessor
 from .depth import to_levels
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from ..base import Image
+    from ..resize import Image
 
 PATCH = 14  # pixels of a patch of DINOv2
 LARGEST = 74 * PATCH  # short side in pixels up to which it looks; it was trained at 37 patches, and attention is square

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..base import Output, Preprocessor
+from ..declaration import Output
 from ..networks.loading import to_array
 from ..networks.pretrained import HALVES, checkpoint, normalised, transformer
+from ..perform import Preprocessor
 from .depth import to_levels
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ..base import Image
+    from ..resize import Image
 
 SIDE = 1536  # pixels of the square that Depth Pro looks at
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import DamagedModelError, MissingDependencyError
-from ..base import Output, Parameter, Preprocessor
+from ..declaration import Output, Parameter
 from ..networks.loading import load_network
 from ..networks.network import Network, WeightFile
 from ..networks.pretrained import load_pretrained
 from ..networks.weights import HUB
+from ..perform import Preprocessor
 from .depth import to_levels
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from ..base import Image
+    from ..resize import Image
 else:
     from ..lazy import np
 

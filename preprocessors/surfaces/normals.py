@@ -16,11 +16,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from ..base import Output, Parameter, Preprocessor
+from ..declaration import Output, Parameter
 from ..networks import weights
 from ..networks.loading import load_network, to_array, to_tensor
 from ..networks.network import Network
 from ..networks.peers import INSTALL, PACKAGE, peer
+from ..perform import Preprocessor
 from .depth import DEVIATION, MEAN, MIDAS, midas
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from ..base import Image
+    from ..resize import Image
 else:
     from ..lazy import cv2, np
 

@@ -18,7 +18,7 @@ import torch
 from controlstack.preprocessors import Preprocessor
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
-from controlstack.preprocessors.runtime import Runtime
+from controlstack.preprocessors.perform import Runtime
 from skimage import data
 from torch import nn
 

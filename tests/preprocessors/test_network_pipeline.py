@@ -22,7 +22,7 @@ from controlstack.preprocessors import REGISTRY, Output, Parameter, Preprocessor
 from controlstack.preprocessors.networks.network import Network
 from controlstack.preprocessors.networks.peers import peer
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
-from controlstack.preprocessors.runtime import Runtime
+from controlstack.preprocessors.perform import Runtime
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from controlstack.core.fields import UnitArgs, parse_unit
 from controlstack.preprocessors import ABSENT, REGISTRY, find
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
-from controlstack.preprocessors.runtime import Runtime
+from controlstack.preprocessors.perform import Runtime
 from controlstack.scripts.webui.page import choices
 from controlstack.scripts.webui.page.gradio_shim import with_drawing
 from controlstack.scripts.webui.request.arguments import FIELDS, THRESHOLDS, from_page_unit

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ....core.errors import HostError
 from ....preprocessors.networks.pool import CPU_MEMORY, Pool
 from ....preprocessors.networks.store import Store
-from ....preprocessors.runtime import Runtime
+from ....preprocessors.perform import Runtime
 
 if TYPE_CHECKING:
     from .webui import WebUI

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....core.attach import Locate, Patches, Site, Value, attach, record
+from ....core.attach import Locate, Patches, Site, Value, attach, attention_site, record
 from ....core.base import Base
 from ....core.effects import Effects
 from ....core.errors import HostError
@@ -58,13 +58,6 @@ def locate_in(unet: Any) -> Locate:
         return attention_site(transformer.transformer_blocks[point.depth], point.part)
 
     return locate
-
-
-def attention_site(block: Any, part: Part) -> Site:
-    """Return where a part of attention is in a transformer block: `attn1` and `attn2` with `to_q`, `to_k`, `to_v`."""
-    name, _, value = part.value.partition(".")
-    attention = getattr(block, name)
-    return Site(attention, Value.OUTPUT) if value == "out" else Site(getattr(attention, f"to_{value}"), Value.INPUT)
 
 
 class Injection:

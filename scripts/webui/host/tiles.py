@@ -144,7 +144,8 @@ def block_of(given: Effects | None, number: int, rows: int) -> Effects | None:
         return None
     start = number * rows
     places = (given.input, given.middle, given.output, given.tokens)
-    return Effects(*(tuple(_part(each, start, rows) for each in place) for place in places))
+    parts = (tuple(_part(each, start, rows) for each in place) for place in places)
+    return Effects(*parts)  # pyright: ignore[reportArgumentType]
 
 
 def joined(blocks: Sequence[Effects]) -> Effects:

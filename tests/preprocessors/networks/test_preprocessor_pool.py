@@ -16,7 +16,7 @@ from controlstack.preprocessors.cache import ResultCache
 from controlstack.preprocessors.networks.network import Network, WeightFile, missing_packages
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
-from controlstack.preprocessors.runtime import Runtime
+from controlstack.preprocessors.perform import Runtime
 from torch import nn
 
 LOADS: list[str] = []

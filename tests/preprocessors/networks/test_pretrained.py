@@ -18,9 +18,9 @@ from controlstack.preprocessors import Preprocessor, find
 from controlstack.preprocessors.networks.network import Network, missing_packages
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
+from controlstack.preprocessors.perform import Runtime
 from controlstack.preprocessors.regions import palettes
 from controlstack.preprocessors.regions.segmentation import classes
-from controlstack.preprocessors.runtime import Runtime
 from skimage import data
 from torch import nn
 from torch.nn import functional

@@ -15,7 +15,7 @@ from controlstack.core.errors import DamagedModelError, HintError
 from controlstack.preprocessors import Preprocessor, find
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
-from controlstack.preprocessors.runtime import Runtime
+from controlstack.preprocessors.perform import Runtime
 from skimage import data
 from torch import nn
 

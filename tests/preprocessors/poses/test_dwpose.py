@@ -12,10 +12,10 @@ from controlstack.preprocessors import Preprocessor, find
 from controlstack.preprocessors.networks.onnx_files import load_onnx, onnx_network
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
+from controlstack.preprocessors.perform import Runtime
 from controlstack.preprocessors.poses.drawing import draw
 from controlstack.preprocessors.poses.dwpose import BODY, Box, enlarged, find_boxes, person, read_boxes, read_points
 from controlstack.preprocessors.poses.points import Point, from_json, to_json
-from controlstack.preprocessors.runtime import Runtime
 
 onnx = pytest.importorskip("onnx", reason="needs onnx, to write small networks", exc_type=ImportError)
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")

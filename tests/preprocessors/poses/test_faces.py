@@ -13,8 +13,8 @@ from controlstack.core.errors import DamagedModelError
 from controlstack.preprocessors import find
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
+from controlstack.preprocessors.perform import Runtime
 from controlstack.preprocessors.poses.faces import LINES, draw_faces
-from controlstack.preprocessors.runtime import Runtime
 from skimage import data
 
 HERE = importlib.util.find_spec("mediapipe") is not None

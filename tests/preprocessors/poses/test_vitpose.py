@@ -11,11 +11,11 @@ import torch
 from controlstack.preprocessors import Preprocessor, find
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
+from controlstack.preprocessors.perform import Runtime
 from controlstack.preprocessors.poses import vitpose
 from controlstack.preprocessors.poses.drawing import draw
 from controlstack.preprocessors.poses.dwpose import enlarged
 from controlstack.preprocessors.poses.vitpose import find_boxes, read_points
-from controlstack.preprocessors.runtime import Runtime
 from skimage import data
 from torch import nn
 

@@ -11,9 +11,9 @@ from controlstack.preprocessors import find
 from controlstack.preprocessors.boxes import best
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
+from controlstack.preprocessors.perform import Runtime
 from controlstack.preprocessors.regions import segment_anything
 from controlstack.preprocessors.regions.segment_anything import kept
-from controlstack.preprocessors.runtime import Runtime
 from skimage import data
 from torch import nn
 from torch.nn import functional

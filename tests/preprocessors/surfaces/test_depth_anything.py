@@ -14,7 +14,7 @@ from controlstack.core.errors import DamagedModelError, PreprocessorError
 from controlstack.preprocessors import Preprocessor, find
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
-from controlstack.preprocessors.runtime import Runtime
+from controlstack.preprocessors.perform import Runtime
 from controlstack.preprocessors.surfaces import depth_anything
 from safetensors.torch import load_file, save_file
 from skimage import data

@@ -1,0 +1,163 @@
+"""Five families that no paper knows, one for each way in which a control may act on a base network.
+
+Each says its change as a plain formula (`change`), which the tests also apply by hooks of their own, so that what is
+judged is how a host carries it out. Weights are random and not zero. A family is built for the widths of a base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import torch
+import torch.nn.functional as F
+from controlstack.core.base import LATENT, Base
+from controlstack.core.control import ControlModel, Prepared, Prompt
+from controlstack.core.effects import Effect, Shift, WeightDelta
+from controlstack.core.points import Block, Part, Point, stream
+from controlstack.core.step import Step
+from torch import Tensor, nn
+
+
+def random_layer(layer: nn.Module, seed: int, scale: float = 0.5) -> nn.Module:
+    """A layer whose every weight is random."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in layer.parameters():
+        fan = max(1, parameter[0].numel()) if parameter.ndim > 1 else 1
+        parameter.data.normal_(0, scale / fan**0.5, generator=generator)
+    return layer.requires_grad_(False).eval()
+
+
+class Family(ControlModel):
+    """What the five share: one network, one point unless said otherwise, hints of pictures."""
+
+    def __init__(self, name: str, network: nn.Module, point: Point | None) -> None:
+        self.name, self.network, self.base = name, network, Base()
+        self.points = () if point is None else (point,)
+        self.soft_weights = (0.5,) * len(self.points)
+
+    def shift_at(self, shift: Shift, points: Collection[Point]) -> Iterator[tuple[Point, Effect]]:
+        yield from ((point, shift) for point in self.points if point in points)
+
+
+class CrossNormed(Family):
+    """The stream after an input block gets the hint's features, brought to the stream's own mean and deviation."""
+
+    def __init__(self, width: int, index: int = 1) -> None:
+        network = random_layer(nn.Conv2d(3, width, LATENT, stride=LATENT), 1)
+        super().__init__("cross-normed", network, stream(index))
+
+    def prepare(self, hint: Tensor) -> Prepared:
+        return (self.network(hint),)
+
+    def change(self, h: Tensor, features: Tensor) -> Tensor:
+        features = F.interpolate(features, h.shape[-2:], mode="nearest-exact")
+        mean, std = features.mean((2, 3), keepdim=True), features.std((2, 3), keepdim=True)
+        return (features - mean) / (std + 1e-5) * h.std((2, 3), keepdim=True) + h.mean((2, 3), keepdim=True)
+
+    def __call__(
+        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
+    ) -> Iterator[tuple[Point, Effect]]:
+        yield from self.shift_at(Shift(lambda h: self.change(h, prepared[0])), points)
+
+
+class QueryTap(Family):
+    """What a self-attention's query projection reads moves by a low-rank map of itself and of the hint's mean."""
+
+    def __init__(self, width: int, index: int = 1, block: Block = Block.INPUT) -> None:
+        network = nn.ModuleList([nn.Linear(width, 4), nn.Linear(7, width)])
+        super().__init__("query tap", random_layer(network, 2, scale=4.0), Point(block, index, Part.ATTN1_Q))
+
+    def prepare(self, hint: Tensor) -> Prepared:
+        return (hint.mean((2, 3)),)
+
+    def change(self, h: Tensor, colour: Tensor) -> Tensor:
+        down, up = self.network
+        both = torch.cat([down(h), colour[:, None].expand(len(h), h.shape[1], 3)], dim=-1)
+        return up(torch.tanh(both))
+
+    def __call__(
+        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
+    ) -> Iterator[tuple[Point, Effect]]:
+        yield from self.shift_at(Shift(lambda h: self.change(h, prepared[0])), points)
+
+
+class CrossOut(Family):
+    """What a cross-attention returns gets a map of itself, scaled by the hint's mean."""
+
+    def __init__(self, width: int, index: int = 1, block: Block = Block.INPUT) -> None:
+        super().__init__("cross out", random_layer(nn.Linear(width, width), 3), Point(block, index, Part.ATTN2_OUT))
+
+    def prepare(self, hint: Tensor) -> Prepared:
+        return (hint.mean((1, 2, 3)),)
+
+    def change(self, h: Tensor, level: Tensor) -> Tensor:
+        return torch.tanh(self.network(h)) * (0.5 + level[:, None, None])
+
+    def __call__(
+        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
+    ) -> Iterator[tuple[Point, Effect]]:
+        yield from self.shift_at(Shift(lambda h: self.change(h, prepared[0])), points)
+
+
+class Delta(Family):
+    """A weight of the first residual block by its whole difference, a projection of the prompt by a low-rank one."""
+
+    def __init__(self, weights: dict[str, tuple[int, ...]]) -> None:
+        """weights: shapes of the base's weights by bare ldm names."""
+        super().__init__("delta", nn.Module(), None)
+        whole = "input_blocks.1.0.in_layers.2.weight"
+        low = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+        generator = torch.Generator().manual_seed(4)
+        self.delta = WeightDelta(
+            tensors={whole: torch.randn(weights[whole], generator=generator) * 0.1},
+            low_rank={
+                low: (
+                    torch.randn(weights[low][0], 2, generator=generator) * 0.3,
+                    torch.randn(2, weights[low][1], generator=generator) * 0.3,
+                    0.7,
+                )
+            },
+        )
+
+    def __call__(
+        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
+    ) -> Iterator[tuple[Point, Effect]]:
+        yield from ()
+
+
+class Again(Family):
+    """What stands after an input block when the base sees darker latents, mapped, is added to what stands there."""
+
+    def __init__(self, width: int, index: int = 1) -> None:
+        super().__init__("again", random_layer(nn.Conv2d(width, width, 1), 5), stream(index))
+
+    def prepare(self, hint: Tensor) -> Prepared:
+        return (hint.mean((1, 2, 3)),)
+
+    def other(self, x: Tensor, level: Tensor) -> Tensor:
+        """The latents of the second evaluation."""
+        return x * 0.5 + level[:, None, None, None]
+
+    def change(self, seen: Tensor) -> Tensor:
+        return self.network(seen)
+
+    def __call__(
+        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
+    ) -> Iterator[tuple[Point, Effect]]:
+        for point in self.points:
+            if point in points:
+                seen = step.again(self.other(step.x[:, :4], prepared[0]), [point])
+                yield point, self.change(seen[point])
+
+
+def make_families(base: Base, weights: dict[str, tuple[int, ...]], attends: int) -> dict[str, Family]:
+    """One of each kind, for a base of these widths; attends: an input block that has attention."""
+    assert base.blocks is not None
+    width = base.blocks[attends]
+    return {
+        "cross-normed": CrossNormed(base.blocks[1]),
+        "query tap": QueryTap(width, attends),
+        "cross out": CrossOut(width, attends),
+        "delta": Delta(weights),
+        "again": Again(base.blocks[1]),
+    }
