@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ...core.control import ControlModel
+from ...core.control import ControlModel, HintSpace
 from ...core.errors import HostError, UnitError
 from ...core.unit import ControlMode
 from ..spec import UnitSpec
@@ -82,6 +82,12 @@ def member_of(spec: UnitSpec, vae: Any) -> Member:
     """Return the member of one unit; raise what can be known to be wrong before a run."""
     own: Own | None = getattr(spec.control, "own", None)
     return _foreign(spec, vae) if own is None else own
+
+
+def reads_embedding(control: Any) -> bool:
+    """Return whether a CONTROL_NET reads what an image encoder saw, and not a picture."""
+    own: Own | None = getattr(control, "own", None)
+    return own is not None and own.model.hint_space is HintSpace.EMBEDDING
 
 
 def _foreign(spec: UnitSpec, vae: Any) -> Foreign:
