@@ -66,7 +66,7 @@ SDXL = Kind("StableDiffusionXLPipeline", (XL_CLIP, XL_OPEN_CLIP), 128, 0.13025, 
 
 
 def load_single_file(path: Path, dtype: torch.dtype, prediction: str | None = None) -> Any:
-    """The pipeline of an SD 1.x, SD 2.x or SDXL checkpoint.
+    """Return the pipeline of an SD 1.x, SD 2.x or SDXL checkpoint, on the CPU.
 
     prediction: 'epsilon' or 'v_prediction'; without it the file's metadata, its keys or its weights tell.
     Raises HostError for what is no such checkpoint, or lacks a part.
@@ -106,7 +106,7 @@ def _header(path: Path) -> Header:
 
 
 def kind_of(name: str, shapes: Shapes) -> Kind:
-    """Which Stable Diffusion a file holds; a sentence for anything else."""
+    """Return which Stable Diffusion a file with these weights holds. HostError for anything else."""
     if f"{UNET}input_blocks.0.0.weight" not in shapes:
         raise HostError(f"'{name}' holds no base model: give a Stable Diffusion checkpoint")
     if any(key.startswith(REFINER) for key in shapes):
@@ -121,7 +121,7 @@ def kind_of(name: str, shapes: Shapes) -> Kind:
 
 
 def write_configs(folder: Path, kind: Kind, shapes: Shapes, scheduler: Config, settings: ControlNetSettings) -> None:
-    """The configuration of every part, where diffusers looks for it.
+    """Write the configuration of every part to where diffusers looks for it.
 
     settings: what no shape tells of a model that is none of the known ones.
     """
@@ -227,7 +227,7 @@ def _text_encoder(shapes: Shapes, unused: int) -> Config:
 
 
 def _prediction(path: Path, header: Header, given: str | None) -> Config:
-    """What the network predicts, and whether its noise schedule ends without signal (Lin et al. 2023).
+    """Return what the network predicts, and whether its noise schedule ends without signal (Lin et al. 2023).
 
     In that case the first step has to be the last time of all (their section 3.3).
     """
@@ -265,5 +265,5 @@ def _below(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
 
 
 def _numbered(shapes: Shapes, pattern: str) -> list[str]:
-    """The names of a pattern for 0, 1, 2 ... as far as there are any."""
+    """Return the names of a pattern for 0, 1, 2 ... as far as there are any."""
     return list(takewhile(shapes.__contains__, (pattern.format(k) for k in count())))

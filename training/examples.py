@@ -1,4 +1,4 @@
-"""Examples as a training takes them: batches of latents, hints and token ids, in an endless shuffled walk."""
+"""Examples as a training takes them: batches of latents, hints and token ids, shuffled anew in each epoch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core.base import LATENT
 from ..core.errors import HintError
+from ..pipelines.bases import latents_of
 from .data import Example, Image
 from .words import tokenise
 
@@ -82,6 +83,5 @@ class Examples:
     def _encode(self, picture: np.ndarray) -> Tensor:
         vae = self._base.vae
         pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].to(self._device, torch.float32) / 127.5 - 1
-        output = vae.encode(pixels.to(vae.dtype))
-        latents = output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latents
+        latents = latents_of(vae, pixels.to(vae.dtype))
         return (latents[0] * vae.config.scaling_factor).float().cpu()
