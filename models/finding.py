@@ -14,7 +14,7 @@ from ..core.errors import DamagedModelError, FileError, ModelError, UnsupportedM
 from ..core.texts import read_json
 from .guard import one_line, shown
 
-PICKLES = (".pth", ".pt", ".ckpt", ".bin")
+PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".patch")
 SAFETENSORS = ".safetensors"
 STEM = "diffusion_pytorch_model"  # of the files that diffusers writes
 VARIANTS = ("", ".fp16", ".bf16", ".fp32", ".non_ema", ".ema")  # in the order of preference

@@ -68,6 +68,8 @@ class AdapterConfig:
             channels = inner = tuple(shapes[f"body.{i * depth}.block1.weight"][0] for i in range(LEVELS))
         block2 = "body.0.body.0.block2.weight" if light else "body.0.block2.weight"
         unshuffle = UNSHUFFLE_XL if xl else UNSHUFFLE
+        if first[1] not in (unshuffle**2, 3 * unshuffle**2):
+            raise ValueError(f"it reads {first[1]} channels, expected those of a grey or a coloured hint")
         return cls(
             channels=channels,
             inner=inner,

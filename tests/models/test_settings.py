@@ -18,6 +18,11 @@ from diffusers import ControlNetModel
 Save = Callable[..., Path]
 
 
+@pytest.fixture
+def kind() -> str:
+    return "SD"  # one network is enough for these
+
+
 @pytest.mark.parametrize("value", [True, "true", "True", " TRUE ", 1, "1", "yes"])
 def test_yes_is_yes_in_every_spelling(value: object) -> None:
     assert read(ControlNetSettings, {"global_average_pooling": value}, "x") == ControlNetSettings(
