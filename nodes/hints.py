@@ -24,6 +24,7 @@ def make_hint(image: Tensor, choice: Mapping[str, Any], resolution: int | None, 
     pixels, None is the picture's own. mask: MASK [N or 1, h, w], for the preprocessors that take one.
     """
     preprocessor = find(choice[CHOICE])
+    preprocessor.check_gives_hint()
     if preprocessor.id == "none":
         return image
     given = None if mask is None or not preprocessor.takes_mask else _bytes(mask).numpy()
@@ -42,6 +43,13 @@ def make_poses(image: Tensor, choice: Mapping[str, Any], resolution: int | None)
     found = preprocessor.poses(_rgb(image), resolution=resolution, runtime=runtime())
     drawn = [torch.from_numpy(preprocessor.draw(pose, **_parameters(choice))) for pose in found]
     return torch.stack(drawn).float() / 255, [to_json(pose) for pose in found]
+
+
+def embedding_of(seen: Any, name: str) -> Tensor:
+    """Return what an image encoder saw in pictures, the host's CLIP_VISION_OUTPUT, as [N, T, D]."""
+    if seen is None:
+        raise HintError(f"'{name}' reads what an image encoder saw: connect the host's CLIP Vision Encode to embedding")
+    return seen.last_hidden_state
 
 
 def resolution_of(image: Tensor, resolution: int, latent: Mapping[str, Any] | None, resize: ResizeMode) -> int | None:
