@@ -81,7 +81,7 @@ class AdapterConfig:
 
     @property
     def base(self) -> Base:
-        """What base model the adapter was made for."""
+        """The base model that the adapter was made for."""
         levels = LEVELS_OF_BLOCKS_XL if self.xl else LEVELS_OF_BLOCKS
         return Base(blocks=tuple(self.channels[level] for level in levels))
 
@@ -92,10 +92,11 @@ class AdapterConfig:
 
     @property
     def unshuffle(self) -> int:
+        """Hint pixels on a side that become channels of one pixel."""
         return UNSHUFFLE_XL if self.xl else UNSHUFFLE
 
     def halves(self, level: int) -> bool:
-        """Whether a level works at half the size of the one before."""
+        """Return whether a level works at half the size of the one before."""
         return level == 2 if self.xl else level > 0
 
 
@@ -236,7 +237,7 @@ class StyleModel(FeatureModel):
 
 
 def _halved(x: Tensor) -> Tensor:
-    """Average of 2 x 2; an odd last row or column counts alone, so that the size is that of the U-Net's blocks."""
+    """Average 2 x 2 pixels: [N, C, h, w] -> half the size, rounded up as the U-Net's blocks are."""
     return F.avg_pool2d(x, 2, ceil_mode=True)
 
 
@@ -312,7 +313,7 @@ def _per_level(names: Iterable[str]) -> int:
 
 
 def _original_name(name: str, per_level: int) -> str:
-    """`adapter.body.i.resnets.j.x` -> `body.(n i + j).x`, and for the light variant `body.i.body.j.x`."""
+    """Translate `adapter.body.i.resnets.j.x` to `body.(n i + j).x`, for the light variant to `body.i.body.j.x`."""
     bare = name.removeprefix(PREFIX)
     parts = bare.split(".")
     if parts[0] != "body" or not per_level:

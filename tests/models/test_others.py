@@ -31,7 +31,7 @@ CLASSES: dict[str, tuple[dict[str, Any], str]] = {  # a class of diffusers: (its
     "ZImageControlNetModel": (Z_IMAGE, "Z-Image Fun ControlNet"),
     "CosmosControlNetModel": ({}, "Cosmos ControlNet"),
     "HunyuanDiT2DControlNetModel": (
-        {"sample_size": 8, "patch_size": 2, "transformer_num_layers": 2},
+        {"sample_size": 8, "patch_size": 2, "in_channels": 4, "transformer_num_layers": 4},
         "HunyuanDiT ControlNet",
     ),
     "ControlNetUnionModel": (TINY_XL, "ControlNet-Union"),
