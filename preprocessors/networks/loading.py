@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from ...core.errors import DamagedModelError, PreprocessorError
+from ...core.errors import DamagedModelError, FileError, PreprocessorError
+from ...core.texts import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +50,17 @@ UNREADABLE = (
     AttributeError,
     IndexError,
 )  # fmt: skip  (what unpicklers raise for files that are damaged, or that hold more than tensors)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the configuration that lies beside weights, a JSON object; DamagedModelError if it is none."""
+    try:
+        settings = read_json(path, "configuration")
+    except FileError as error:
+        raise DamagedModelError(f"{error}: get it again") from error
+    if not isinstance(settings, dict):
+        raise DamagedModelError(f"{path} is no configuration: get it again")
+    return cast("dict[str, Any]", settings)
 
 
 def load_network(

@@ -10,14 +10,13 @@ read: no code of a repository is ever executed, and nothing is looked up in the 
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import DamagedModelError, MissingDependencyError
-from .loading import read_state, to_tensor
+from .loading import read_settings, read_state, to_tensor
 from .network import Network, WeightFile
 from .weights import HUB
 
@@ -86,9 +85,9 @@ def normalised(images: Image, network: nn.Module, scale: tuple[Sequence[float], 
 
 
 def _built(kind: Any, config: Path, weights: Path, without: Sequence[str]) -> tuple[Any, Any]:
-    """The network, and what of its tensors the file lacks."""
+    """Return the network, and what of its tensors the file lacks."""
+    said = read_settings(config)
     try:
-        said = json.loads(config.read_text(encoding="utf-8"))
         settings = kind.config_class.from_dict({**said, **dict.fromkeys(without, False)})
     except (ValueError, TypeError, KeyError) as error:
         raise DamagedModelError(f"{config} is no configuration of {kind.__name__} ({error}): get it again") from error

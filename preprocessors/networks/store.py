@@ -13,11 +13,15 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
+from typing import cast
 
-from ...core.errors import PreprocessorError
+from ...core.errors import FileError, PreprocessorError
+from ...core.files import replacing
+from ...core.texts import read_json
 from .network import Network, WeightFile, file_name, files_of, size_of
 
 HUB = "https://huggingface.co/"
+COLUMNS = 3  # of the record: size, time, digest
 RECORD = "verified.json"  # path -> size, time and digest of what was read in full once
 BLOCK = 2**20  # bytes read at once
 
@@ -141,19 +145,24 @@ class Store:
             record = self._record()
             record[str(path)] = [status.st_size, status.st_mtime_ns, digest]
             if os.access(self.folder, os.W_OK):  # else it is known for this process alone
-                part = self.folder / f".{RECORD}.{os.getpid()}"
-                part.write_text(json.dumps(record, indent=1), encoding="utf-8")
-                part.replace(self.folder / RECORD)
+                with replacing(self.folder / RECORD) as part:
+                    part.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     def _record(self) -> dict[str, list[object]]:
         if self._verified is None:
-            path = self.folder / RECORD
-            try:
-                self._verified = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            except ValueError:  # damaged: it is only a memory
-                self._verified = {}
-            assert self._verified is not None
+            self._verified = _read_record(self.folder / RECORD)
         return self._verified
+
+
+def _read_record(path: Path) -> dict[str, list[object]]:
+    """Return what is known of files, path -> size, time and digest; nothing if it is damaged: it is only a memory."""
+    try:
+        found = read_json(path, "record of digests")
+    except FileError:
+        return {}
+    table = cast("dict[str, object]", found if isinstance(found, dict) else {})
+    rows = {name: cast("list[object]", each) for name, each in table.items() if isinstance(each, list)}
+    return {name: each for name, each in rows.items() if len(each) == COLUMNS}
 
 
 def default_folder() -> Path:

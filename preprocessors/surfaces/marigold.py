@@ -11,13 +11,12 @@ away from the viewer, and the x of its normals to the right, both against what c
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import DamagedModelError, MissingDependencyError
 from ..declaration import Output, Parameter
-from ..networks.loading import load_network
+from ..networks.loading import load_network, read_settings
 from ..networks.network import Network, WeightFile
 from ..networks.pretrained import load_pretrained
 from ..networks.weights import HUB
@@ -93,7 +92,7 @@ def load(scheduler: Path, text: Path, text_weights: Path, *rest: Path) -> nn.Mod
 
 
 def _part(name: str, config: Path, weights: Path) -> nn.Module:
-    settings = _settings(config)
+    settings = read_settings(config)
     kind = _diffusers(name)
     try:
         return load_network(weights, lambda: kind.from_config(settings), _today)
@@ -102,21 +101,11 @@ def _part(name: str, config: Path, weights: Path) -> nn.Module:
 
 
 def _scheduler(path: Path) -> Any:
-    settings = _settings(path)
+    settings = read_settings(path)
     name = settings.get("_class_name")
     if name not in ("DDIMScheduler", "LCMScheduler"):
         raise DamagedModelError(f"{path} is of {name}, expected DDIMScheduler or LCMScheduler: get it again")
     return _diffusers(name).from_config(settings)
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DamagedModelError(f"{path} is no JSON ({error}): get it again") from error
-    if not isinstance(settings, dict):
-        raise DamagedModelError(f"{path} is no configuration: get it again")
-    return settings
 
 
 def _diffusers(name: str) -> Any:
