@@ -70,7 +70,7 @@ def load_network(
     *,
     meta: bool = True,
 ) -> nn.Module:
-    """The network of `build` with the tensors of a file, float32, for inference.
+    """Return the network of `build` with the tensors of a file, float32, for inference.
 
     `rename` maps a key of the file to the network's, or to nothing if it is not needed. `meta` False builds it with
     memory, for networks that compute tensors while they are built. DamagedModelError if anything is missing, left over,
@@ -106,7 +106,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> nn.Modu
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, without wrappers and prefixes that training programs add."""
+    """Return all tensors of a file, without wrappers and prefixes that training programs add."""
     import pickle  # not before it is needed: a list of all preprocessors imports this file
     import zipfile
 
@@ -130,7 +130,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def to_tensor(images: Image, network: nn.Module) -> Tensor:
-    """uint8 [B, H, W, 3] -> float [B, 3, H, W], 0 to 255, where the network is."""
+    """Return uint8 [B, H, W, 3] as float [B, 3, H, W], 0 to 255, where the network is."""
     import torch
 
     parameter = next(iter(network.parameters()))
@@ -138,7 +138,7 @@ def to_tensor(images: Image, network: nn.Module) -> Tensor:
 
 
 def to_array(tensor: Tensor) -> NDArray[np.float32]:
-    """A result on the CPU as float32; PreprocessorError if some of it is no number, which would be drawn as black."""
+    """Return a result on the CPU as float32; PreprocessorError if some of it is no number, which would become black."""
     result = tensor.detach().float().cpu().numpy()
     if not np.isfinite(result).all():
         raise PreprocessorError(
@@ -150,7 +150,7 @@ def to_array(tensor: Tensor) -> NDArray[np.float32]:
 
 @contextmanager
 def _without_chance() -> Generator[None, None, None]:
-    """Random numbers are not drawn in this thread: the file overwrites them, and drawing takes most of the time.
+    """Draw no random numbers in this thread: the file overwrites them, and drawing takes most of the time.
 
     What is drawn by other means does not change the state of torch's random numbers.
     """

@@ -50,11 +50,11 @@ class Store:
         self._lock = Lock()
 
     def find(self, file: WeightFile) -> Path | None:
-        """Where the file is, None if nowhere; one of another size than it should have does not count."""
+        """Return where the file is, None if nowhere; one of another size than it should have does not count."""
         return next((path for path in self._places(file) if _fits(path, file)), None)
 
     def locate(self, file: WeightFile) -> Path:
-        """Where the file is, complete and right; PreprocessorError if it is not there, or its digest is another."""
+        """Return where the file is, complete and right; PreprocessorError if it is nowhere, or has another digest."""
         path = self.find(file)
         if path is None and self.automatic:
             return self.fetch(file, self._progress, self._check_interrupt)
@@ -68,7 +68,7 @@ class Store:
         return path
 
     def identity(self, file: WeightFile) -> str:
-        """What tells the file that `locate` gives from any other: its digest, else its place, size and time."""
+        """Return what tells the file that `locate` gives from any other: its digest, else its place, size and time."""
         path = self.find(file)
         if path is None or (file.sha256 and not _converted(path, file)):
             return file.sha256 or file.name
@@ -76,11 +76,11 @@ class Store:
         return f"{path} {status.st_size} {status.st_mtime_ns}"
 
     def missing(self, networks: Sequence[Network]) -> tuple[WeightFile, ...]:
-        """The files of some networks that are nowhere."""
+        """Return the files of some networks that are nowhere."""
         return tuple(file for file in files_of(networks) if self.find(file) is None)
 
     def how_to_get(self, file: WeightFile) -> str:
-        """A sentence with the file's name, size, digest, address and folder."""
+        """Return a sentence with the file's name, size, digest, address and folder."""
         facts = [size] if (size := size_of(file)) else []
         facts += [f"sha256 {file.sha256}" if file.sha256 else "no checksum known, so it cannot be verified"]
         about = f" ({', '.join(facts)})"
@@ -114,7 +114,7 @@ class Store:
         return target
 
     def _places(self, file: WeightFile) -> Iterator[Path]:
-        """Every path at which the file may lie, the own folder first."""
+        """Yield every path at which the file may lie, the own folder first."""
         own = self.folder / file.name
         yield own.with_suffix(".safetensors")
         yield own
@@ -125,7 +125,7 @@ class Store:
         yield from _in_package(file.packaged)
 
     def _digest(self, path: Path) -> str:
-        """The sha256 of a file, read in full only if its size or time changed since the last time."""
+        """Return the sha256 of a file, read in full only if its size or time changed since the last time."""
         status = path.stat()
         known = self._record().get(str(path))
         if known and known[:2] == [status.st_size, status.st_mtime_ns]:
@@ -166,7 +166,7 @@ def _read_record(path: Path) -> dict[str, list[object]]:
 
 
 def default_folder() -> Path:
-    """Where our own program keeps weights: `CONTROLSTACK_MODELS`, or a folder in the user's cache."""
+    """Return where our own program keeps weights: `CONTROLSTACK_MODELS`, or a folder in the user's cache."""
     chosen = os.environ.get("CONTROLSTACK_MODELS")
     root = Path(chosen) if chosen else Path.home() / ".cache" / "controlstack"
     return root / "preprocessors"
@@ -184,7 +184,7 @@ def _converted(path: Path, file: WeightFile) -> bool:
 
 
 def _mirrored(addresses: Sequence[str]) -> tuple[str, ...]:
-    """With `HF_ENDPOINT`, the hub's addresses at that mirror."""
+    """Return addresses of the hub at the mirror that `HF_ENDPOINT` names, if it does."""
     mirror = os.environ.get("HF_ENDPOINT", "").rstrip("/")
     if not mirror:
         return tuple(addresses)
@@ -192,7 +192,7 @@ def _mirrored(addresses: Sequence[str]) -> tuple[str, ...]:
 
 
 def _in_package(packaged: str) -> Iterator[Path]:
-    """Where an installed package may have a file; the package is not imported."""
+    """Yield where an installed package may have a file; the package is not imported."""
     package, _, inside = packaged.partition("/")
     spec = importlib.util.find_spec(package) if package else None
     for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -200,7 +200,7 @@ def _in_package(packaged: str) -> Iterator[Path]:
 
 
 def _in_hub_cache(addresses: Sequence[str]) -> Iterator[Path]:
-    """Where huggingface_hub keeps a file: models--OWNER--NAME/snapshots/COMMIT/PATH."""
+    """Yield where huggingface_hub keeps a file: models--OWNER--NAME/snapshots/COMMIT/PATH."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     for address in addresses:

@@ -46,18 +46,18 @@ MINUS_X = (-1.0, 1.0, 1.0)  # control models know normals whose red is left
 
 
 def depth(image: Image, network: nn.Module, steps: int, ensemble: int, seed: int) -> NDArray[np.float32]:
-    """How near each pixel of [H, W, 3] is, 0 to 1."""
+    """Return how near each pixel of [H, W, 3] is, 0 to 1."""
     return 1 - _predicted("MarigoldDepthPipeline", image, network, steps, ensemble, seed)[..., 0]
 
 
 def normals(image: Image, network: nn.Module, steps: int, ensemble: int, seed: int) -> Image:
-    """The directions of surfaces of [H, W, 3], as Bae's normals show them."""
+    """Return the directions of surfaces of [H, W, 3], as Bae's normals show them."""
     found = _predicted("MarigoldNormalsPipeline", image, network, steps, ensemble, seed)
     return np.rint((found * np.array(MINUS_X, np.float32) + 1) * 127.5).clip(0, 255).astype(np.uint8)
 
 
 def _predicted(name: str, image: Image, network: Any, steps: int, ensemble: int, seed: int) -> NDArray[np.float32]:
-    """[H, W, C] of the library's pipeline at the picture's own size."""
+    """Return [H, W, C] of the library's pipeline at the picture's own size."""
     import torch
 
     unet, vae = network["unet"], network["vae"]
@@ -78,7 +78,7 @@ def _predicted(name: str, image: Image, network: Any, steps: int, ensemble: int,
 
 
 def load(scheduler: Path, text: Path, text_weights: Path, *rest: Path) -> nn.Module:
-    """The networks that draw. Of the text encoder only what it says to an empty prompt is kept."""
+    """Return the networks that draw. Of the text encoder only what it says to an empty prompt is kept."""
     import torch
 
     unet_config, unet_weights, vae_config, vae_weights = rest
