@@ -68,6 +68,9 @@ class Kit:
     groups: int = STANDARD_GROUPS
 
 
+STANDARD = Kit()
+
+
 class ResBlock(nn.Module):
     """Residual block with the time embedding added between its convolutions: [B, C, h, w] -> [B, C', h, w]."""
 

@@ -18,8 +18,9 @@ import torch
 
 from ..core.base import LATENT
 from ..core.errors import HostError
-from ..models.families.controlnet import ControlNetConfig
-from ..models.loading import Header, read_header, read_settings, read_tensors
+from ..models.families.controlnet import ControlNetConfig, ControlNetSettings
+from ..models.loading import Header, read_header, read_tensors
+from ..models.sources import read_settings
 from .tokenizers import END, ZERO, make_tokenizer
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -44,7 +45,6 @@ SCHEDULE = {  # of the noise: v1-inference.yaml of CompVis/stable-diffusion, and
 # ComfyUI (supported_models.py, SD20), and the safest that a file without metadata allows.
 TELLTALE, SPREAD_OF_V = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
 V_KEY, ZERO_SNR_KEY = "v_pred", "ztsnr"  # empty tensors by which SDXL models say that they are trained so
-PREDICTIONS = ("epsilon", "v_prediction")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def load_single_file(path: Path, dtype: torch.dtype, prediction: str | None = No
     scheduler = {**SCHEDULE, **dict(kind.scheduler), **_prediction(path, header, prediction)}
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_configs(folder, kind, header.shapes, scheduler, read_settings(path, header))
+        write_configs(folder, kind, header.shapes, scheduler, read_settings(ControlNetSettings, header))
         names = ["tokenizer", "tokenizer_2"][: len(kind.encoders)]
         tokenizers = {
             name: make_tokenizer(folder / name, END if prefix in (CLIP, XL_CLIP) else ZERO)
@@ -114,10 +114,10 @@ def kind_of(name: str, shapes: Shapes) -> Kind:
     return found[0]
 
 
-def write_configs(folder: Path, kind: Kind, shapes: Shapes, scheduler: Config, settings: Mapping[str, str]) -> None:
+def write_configs(folder: Path, kind: Kind, shapes: Shapes, scheduler: Config, settings: ControlNetSettings) -> None:
     """The configuration of every part, where diffusers looks for it.
 
-    settings: what no shape tells of a model that is none of the known ones: `heads`, `head_channels`, `norm_groups`.
+    settings: what no shape tells of a model that is none of the known ones.
     """
     encoders = [_text_encoder(_below(shapes, prefix), unused=int(kind is SD2)) for prefix in kind.encoders]
     pooled = encoders[-1].get("projection_dim", 0)

@@ -147,7 +147,8 @@ def _preprocess(args: argparse.Namespace) -> int:
     done = run_job(job, runtime)
     there = f", {done.skipped} were there" if done.skipped else ""
     hints = f", left out {done.hints} that are hints already" if done.hints else ""
-    print(f"wrote {done.written} hints to {args.output}{there}{hints}")
+    others = f", left out {done.left_out}, which are no pictures that can be read here" if done.left_out else ""
+    print(f"wrote {done.written} hints to {args.output}{there}{hints}{others}")
     return 0
 
 

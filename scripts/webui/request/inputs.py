@@ -15,6 +15,7 @@ from ....core.base import LATENT
 from ....core.errors import HintError, UnitError
 from ....core.fields import UnitArgs
 from ....core.resize import ResizeMode
+from ....preprocessors.images import eight_bit
 from .pictures import input_of, read_picture, rgba_pictures
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _prepared_mask(p: Any, mask: Any) -> Any:
     from PIL import Image as Pillow
     from PIL import ImageOps
 
-    mask = mask.convert("L")
+    mask = eight_bit(mask, "the mask of img2img").convert("L")
     if getattr(p, "inpainting_mask_invert", False):
         mask = ImageOps.invert(mask)
     levels = np.array(mask)
