@@ -45,6 +45,13 @@ def make_poses(image: Tensor, choice: Mapping[str, Any], resolution: int | None)
     return torch.stack(drawn).float() / 255, [to_json(pose) for pose in found]
 
 
+def embedding_of(seen: Any, name: str) -> Tensor:
+    """Return what an image encoder saw in pictures, the host's CLIP_VISION_OUTPUT, as [N, T, D]."""
+    if seen is None:
+        raise HintError(f"'{name}' reads what an image encoder saw: connect the host's CLIP Vision Encode to embedding")
+    return seen.last_hidden_state
+
+
 def resolution_of(image: Tensor, resolution: int, latent: Mapping[str, Any] | None, resize: ResizeMode) -> int | None:
     """The short side in pixels at which the preprocessor works; None is the picture's own."""
     if latent is None:

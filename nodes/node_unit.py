@@ -15,13 +15,20 @@ from ..core.schedule import Keyframe, RangeBasis, Schedule
 from ..core.unit import ControlMode
 from .blocks import BlockWeights
 from .choice import RESOLUTION, preprocessor_input, unusable
-from .hints import make_hint, resolution_of
-from .host.member import member_of
+from .hints import embedding_of, make_hint, resolution_of
+from .host.member import member_of, reads_embedding
 from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 
 LARGEST_WEIGHT = 10.0
-LAZY = ("control_net", "image", "mask", "inpaint_mask", "latent")  # what a unit that cannot act does not ask for
+LAZY = (
+    "control_net",
+    "image",
+    "embedding",
+    "mask",
+    "inpaint_mask",
+    "latent",
+)  # what a unit that cannot act does not ask for
 
 
 class ControlUnit(io.ComfyNode):
@@ -90,14 +97,20 @@ class ControlUnit(io.ComfyNode):
         block_weights: BlockWeights | None = None,
         latent: Mapping[str, Any] | None = None,
         inpaint_mask: Tensor | None = None,
+        embedding: Any = None,
     ) -> io.NodeOutput:
         if not enabled or not weight:
             return io.NodeOutput(units, ExecutionBlocker(None))  # what is connected to its hint does not run either
-        if image is None or control_net is None:
+        encoded = control_net is not None and reads_embedding(control_net)
+        if control_net is None or (image is None and not encoded):
             raise UnitError("the unit has no image or no control model: connect both, or disable it")
         resizing = ResizeMode(resize)
-        size = resolution_of(image, resolution, latent, resizing)
-        hint = make_hint(image, preprocessor, size, inpaint_mask)
+        size = None if image is None else resolution_of(image, resolution, latent, resizing)
+        if encoded:
+            hint = embedding_of(embedding, _name(control_net))
+        else:
+            assert image is not None
+            hint = make_hint(image, preprocessor, size, inpaint_mask)
         spec = UnitSpec(
             control=control_net,
             hint=hint,
@@ -110,6 +123,8 @@ class ControlUnit(io.ComfyNode):
             made_by={**preprocessor, RESOLUTION.id: size},
             block_weights=None if block_weights is None else block_weights.of(_blocks(control_net, hint)),
         )
+        if encoded:  # there is no picture of it
+            return io.NodeOutput((*units, spec), ExecutionBlocker(None))
         return io.NodeOutput((*units, spec), hint, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
 
 
@@ -120,7 +135,9 @@ def _inputs() -> list[io.Input]:
             lazy=True,
             tooltip="From Load Control Model, or from any other node that gives out a control net.",
         ),
-        io.Image.Input("image", lazy=True, tooltip="One picture for all, or one for each picture of the batch."),
+        io.Image.Input(
+            "image", optional=True, lazy=True, tooltip="One picture for all, or one for each picture of the batch."
+        ),
         preprocessor_input("What makes the hint of the picture; none takes it as it is."),
         *_when_and_how_much(),
         *_how(),
@@ -181,6 +198,12 @@ def _optional() -> list[io.Input]:
         ),
         io.Mask.Input(
             "inpaint_mask", optional=True, lazy=True, tooltip="What is to be invented, for inpainting preprocessors."
+        ),
+        io.ClipVisionOutput.Input(
+            "embedding",
+            optional=True,
+            lazy=True,
+            tooltip="From CLIP Vision Encode, for models that read what an encoder saw and no image: style adapters.",
         ),
     ]
 

@@ -162,7 +162,7 @@ class Injection:
     def _step(self, unet: Any, x: Tensor, time: Tensor, kwargs: dict[str, Any]) -> Step:
         rows = len(x)
         return Step(
-            x=x,
+            x=x[:, : self._pipeline.vae.config["latent_channels"]],  # inpainting models read a mask behind the latents
             timestep=torch.as_tensor(time, device=x.device).expand(rows),
             context=kwargs["encoder_hidden_states"],
             cond=tuple(row >= rows - self._pictures for row in range(rows)),

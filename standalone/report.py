@@ -10,6 +10,7 @@ from ..core.stack import Firing
 from ..pipelines.drawing import Request
 from .units import Loaded
 
+PICTURES = ("image", "mask")  # of a request: no text
 KEY = "controlstack"  # of the machine-readable text in a PNG file
 
 
@@ -23,7 +24,7 @@ def describe(loaded: Sequence[Loaded], firings: Sequence[Firing]) -> Iterator[st
 def metadata(request: Request, seed: int, loaded: Sequence[Loaded], firings: Sequence[Firing]) -> dict[str, str]:
     """Text for a PNG file: JSON for programs, a line for people."""
     prompt = request.prompts[seed - request.seed]
-    settings = {field.name: getattr(request, field.name) for field in fields(request) if field.name != "image"}
+    settings = {field.name: getattr(request, field.name) for field in fields(request) if field.name not in PICTURES}
     units = [
         {"settings": each.text, "fired": firing.fired, "steps": firing.steps}
         for each, firing in zip(loaded, firings, strict=True)
