@@ -6,8 +6,8 @@ them away again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -82,7 +82,6 @@ class Injection:
         self._given: dict[str, Any] | None = None
         self._patches = Patches()  # as long as the injection
         self._attached = Patches()  # as long as one evaluation
-        self._alone = False
         self._casting: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def __enter__(self) -> Injection:
@@ -99,15 +98,14 @@ class Injection:
         assert self._given is not None
         given = {name: value if value is None else take_rows(value, rows) for name, value in self._given.items()}
         given |= {"x": x}
-        with self._without_effects(), self._casting(), Patches() as patches:
-            found: dict[Point, Tensor] = {}
+        found: dict[Point, Tensor] = {}
+        with self._casting(), Patches() as patches:
             record(patches, points, self._locate, found)
-            self._unet(**{name: value for name, value in given.items() if value is not None})
+            # Not through the call, whose hooks, ours and those of others, wait for evaluations of the denoiser.
+            self._unet.forward(**{name: value for name, value in given.items() if value is not None})
         return found
 
-    def _before(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        if self._alone:
-            return args, kwargs
+    def _before(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         self._attached.eject()  # of an evaluation that a user interrupted: nobody is told of its end
         given = dict(zip(INPUTS, args, strict=False)) | kwargs
         self._given = {name: given.get(name) for name in INPUTS}
@@ -129,21 +127,11 @@ class Injection:
 
     def _after(self, _unet: nn.Module, _args: object, output: Tensor | None) -> Tensor | None:
         """Take this evaluation's effects away; also called when the U-Net has failed, without an output."""
-        if self._alone:
-            return None
         given, self._given = self._given, None
         self._attached.eject()
         if given is None or output is None or not self._answers.finishes:
             return None
         return self._answers.finish(given["x"], given["timesteps"], output)
-
-    @contextmanager
-    def _without_effects(self) -> Iterator[None]:
-        self._alone = True
-        try:
-            yield
-        finally:
-            self._alone = False
 
 
 def casting_of(device: str) -> Callable[[], AbstractContextManager[object]]:

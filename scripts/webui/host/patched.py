@@ -270,7 +270,7 @@ class Network:
         found: dict[Point, Tensor] = {}
         with Patches() as patches:
             record(patches, points, locate_in(self._unet), found)
-            self._unet(
+            self._unet.forward(  # not through the call, whose hooks wait for the program's own evaluations
                 x.to(dtype),
                 take_rows(timestep, rows).float(),
                 context=take_rows(cond["c_crossattn"], rows).to(dtype),
