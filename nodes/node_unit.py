@@ -21,14 +21,8 @@ from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 
 LARGEST_WEIGHT = 10.0
-LAZY = (
-    "control_net",
-    "image",
-    "embedding",
-    "mask",
-    "inpaint_mask",
-    "latent",
-)  # what a unit that cannot act does not ask for
+# What a unit that cannot act does not ask for.
+LAZY = ("control_net", "image", "embedding", "mask", "inpaint_mask", "latent")
 
 
 class ControlUnit(io.ComfyNode):
