@@ -31,6 +31,7 @@ from .flexible import flexible, may_resize
 from .foreign import Call
 from .member import Member
 from .patches import Written, evaluate_alone, withdraw, write
+from .weights import check_applied
 
 _log = logging.getLogger("controlstack")
 
@@ -67,6 +68,7 @@ class Run:
         """
         if self._clock is None:
             self._clock = self._begin(call)
+            check_applied(self._units, self._model_for(call).current_patcher)
             self._units = tuple(_counted(number, unit, call) for number, unit in enumerate(self._units, start=1))
             self._stack = ControlStack(self._units, self._host)
         given = withdraw(call)  # by earlier controls of ours, for this call

@@ -191,6 +191,15 @@ def test_what_a_base_lacks_is_said_before_the_first_step(comfyui: Host, kind: st
     assert (plain(comfyui) == before).all()
 
 
+def test_a_sampler_that_forgets_changes_of_weights_is_refused(comfyui: Host) -> None:
+    scene = Scene()
+    scene.apply(scene.unit(family(scene, "delta"), scene.picture()))
+    scene.model = scene.graph.add("TestNoHooks", model=scene.model)
+    with pytest.raises(RunError, match="'delta' changes weights of the base model, and this sampler does not apply"):
+        scene.draw(comfyui)
+    assert (plain(comfyui) == plain(comfyui, steps=STEPS)).all()
+
+
 def test_latents_are_those_of_the_vae(comfyui: Host) -> None:
     def with_vae(scene: Scene) -> Link:
         return output(scene.graph.add("TestWorld", folder=str(world.TINY / "base")), 2)
