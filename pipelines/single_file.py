@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,13 +21,16 @@ from ..core.errors import HostError
 from ..models.families.controlnet import ControlNetConfig, ControlNetSettings
 from ..models.guard import one_line
 from ..models.loading import Header, read_header, read_tensors
+from ..models.names import below
 from ..models.sources import read_settings
 from .folders import check_channels
 from .tokenizers import END, ZERO, make_tokenizer
 
 Shapes = Mapping[str, tuple[int, ...]]
 Config = dict[str, Any]
+Named = TypeVar("Named")
 SINGLE_FILES = (".safetensors", ".ckpt")
+WRAPPER = "state_dict."
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
 XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
@@ -102,7 +105,8 @@ def read_kind(path: Path) -> Kind:
 def _header(path: Path) -> Header:
     if path.suffix.lower() not in SINGLE_FILES or not path.is_file():
         raise HostError(f"there is no checkpoint '{path}': give a diffusers folder or a .safetensors file as --base")
-    return read_header(path)
+    header = read_header(path)
+    return replace(header, shapes=_unwrapped(header.shapes))
 
 
 def kind_of(name: str, shapes: Shapes) -> Kind:
@@ -251,12 +255,17 @@ def _tensor(path: Path, name: str) -> torch.Tensor:
     from safetensors import safe_open
 
     if path.suffix.lower() != ".safetensors":
-        return read_tensors(path)[name]
+        return _unwrapped(read_tensors(path))[name]
     with safe_open(path, "pt") as file:
         return file.get_tensor(name)
 
 
-def _has(shapes: Shapes, prefix: str) -> bool:
+def _unwrapped(named: Mapping[str, Named]) -> dict[str, Named]:
+    """Return what stands below the wrapper that Lightning puts around the weights of a .ckpt, if it is there."""
+    return below(named, WRAPPER if _has(named, WRAPPER) else "")
+
+
+def _has(shapes: Mapping[str, object], prefix: str) -> bool:
     return any(key.startswith(prefix) for key in shapes)
 
 
