@@ -82,7 +82,8 @@ class StackControl(comfy.controlnet.ControlBase):
 
     def get_extra_hooks(self) -> list[Any]:
         foreign = [hook for each in self._foreign() for hook in each.get_extra_hooks()]
-        return super().get_extra_hooks() + foreign + weight_hooks(self.units())
+        changes = any(member.model.delta is not None for member in self.members)  # units look at every pixel
+        return super().get_extra_hooks() + foreign + (weight_hooks(self.units()) if changes else [])
 
     def inference_memory_requirements(self, dtype: torch.dtype) -> float:
         """Return the bytes of activations. Units run one after the other, so the largest counts."""

@@ -161,7 +161,9 @@ class _RunHost:
         """Return latents as the base network receives them, by the VAE of the Apply node."""
         if self._vae is None:
             raise HostError("a control reads latents and needs a VAE: connect one to Apply Control Units")
+        loaded = comfy.model_management.loaded_models(only_currently_used=True)
         latents = self._vae.encode(picture.movedim(1, -1)[..., :3])
+        comfy.model_management.load_models_gpu(loaded)  # the VAE may have taken their room
         return self._process(latents).to(picture.device)
 
     def check_interrupt(self) -> None:
