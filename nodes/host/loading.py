@@ -34,13 +34,13 @@ DTYPES = {  # as safetensors and torch name them
 
 
 def files() -> list[str]:
-    """The names that a user can choose from; extra model paths are among them."""
+    """Return the names that a user can choose from; extra model paths are among them."""
     known = [folder for folder in FOLDERS if folder in folder_paths.folder_names_and_paths]
     return sorted({name for folder in known for name in folder_paths.get_filename_list(folder)})
 
 
 def path_of(name: str) -> Path:
-    """Where a chosen file lies."""
+    """Return where a chosen file lies."""
     for folder in FOLDERS:
         if folder in folder_paths.folder_names_and_paths:
             found = folder_paths.get_full_path(folder, name)
@@ -55,7 +55,7 @@ def load(name: str, base: Any = None) -> LoadedControl:
 
 
 def _own(path: Path, base: Any, device: torch.device) -> Own:
-    """The network of a file for one device.
+    """Load the network of a file for one device.
 
     Its weights are of the dtype, and its layers of the kind, that the host chooses for a network of this file, so that
     the host can keep them where it wants and cast them as they are used.
@@ -82,11 +82,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 def _dtype_of(path: Path) -> torch.dtype | None:
-    """The dtype of most of a file's weights; None where the host knows no such."""
+    """Return the dtype of most of a file's weights; None where the host knows no such."""
     names = list(read_header(path).dtypes.values())
     return DTYPES.get(max(set(names), key=names.count)) if names else None
 
 
 def _weights(base: Any) -> Mapping[str, Tensor]:
-    """The base U-Net's weights by bare ldm names."""
+    """Return the base U-Net's weights by bare ldm names."""
     return base.model.diffusion_model.state_dict()
