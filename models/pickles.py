@@ -38,7 +38,7 @@ def read_pickle(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:
                 "get a .safetensors file"
             ) from error
         tensors: dict[str, Tensor] = {}
-        for key, tensor in _flat(content):
+        for key, tensor in _flat(_state_of(content)):
             tensors[key] = tensor
             if len(tensors) > MAX_TENSORS:
                 raise DamagedModelError(f"'{shown(name)}' holds more than {MAX_TENSORS} tensors: get the file again")
@@ -65,6 +65,13 @@ def _check_archive(file: BinaryIO, size: int, name: str) -> None:
         raise DamagedModelError(
             f"'{shown(name)}' is a compressed archive, which PyTorch does not write: get a .safetensors file"
         )
+
+
+def _state_of(content: Any) -> Any:
+    """Return the weights of a training's checkpoint (Lightning), which lie in a table called `state_dict`."""
+    table = cast("Mapping[Any, Any]", content) if isinstance(content, Mapping) else {}
+    state = table.get("state_dict")
+    return state if isinstance(state, Mapping) and state else content
 
 
 def _flat(content: Any, prefix: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Tensor]]:
