@@ -69,9 +69,10 @@ def _check_archive(file: BinaryIO, size: int, name: str) -> None:
 
 def _state_of(content: Any) -> Any:
     """Return the weights of a training's checkpoint (Lightning), which lie in a table called `state_dict`."""
-    table = cast("Mapping[Any, Any]", content) if isinstance(content, Mapping) else {}
-    state = table.get("state_dict")
-    return state if isinstance(state, Mapping) and state else content
+    if not isinstance(content, Mapping):
+        return content
+    state: Any = cast("Mapping[Any, Any]", content).get("state_dict")
+    return cast(Any, state if isinstance(state, Mapping) and state else content)
 
 
 def _flat(content: Any, prefix: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Tensor]]:
