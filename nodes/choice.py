@@ -7,14 +7,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..preprocessors import REGISTRY, find
+from ..preprocessors import find, offered
 from ..preprocessors.declaration import Parameter
 from ..preprocessors.networks.network import licences, missing_packages
 from ..preprocessors.perform import Preprocessor
 
 CHOICE = "preprocessor"  # of the input that chooses one; its parameters come beside it
 SEED, LARGEST_SEED = "seed", 2**32 - 1  # of preprocessors that draw lots
-ELSEWHERE = {"Reference", "IP-Adapter", "Revision"}  # types whose pictures no control model reads
 RESOLUTION = io.Int.Input(
     "resolution",
     default=0,
@@ -27,7 +26,7 @@ RESOLUTION = io.Int.Input(
 
 def preprocessor_input(tooltip: str) -> io.DynamicCombo.Input:
     """The choice of a preprocessor; only the parameters of the chosen one are shown."""
-    options = [io.DynamicCombo.Option(each.id, _inputs(each)) for each in _offered()]
+    options = [io.DynamicCombo.Option(each.id, _inputs(each)) for each in offered()]
     return io.DynamicCombo.Input(CHOICE, options, tooltip="\n".join((tooltip, *_terms(), *_greyed())))
 
 
@@ -36,20 +35,20 @@ def unusable(choice: Mapping[str, Any] | None) -> str:
     if choice is None:
         return "the preprocessor is none of ours: choose one from the list"  # the host leaves unknown choices out
     known = find(choice[CHOICE])
-    lacks = known.absent or missing_packages(known.networks)
+    lacks = known.refusal or missing_packages(known.networks)
     return f"{known.id} cannot run here: {lacks}" if lacks else ""
 
 
 def _terms() -> Iterator[str]:
     """The licences of weights, each with the preprocessors that it is for."""
-    known = {each.id: licences(each.networks) for each in _offered() if each.networks}
+    known = {each.id: licences(each.networks) for each in offered() if each.networks}
     for terms in dict.fromkeys(known.values()):
         yield f"Weights, {terms}: {', '.join(name for name, own in known.items() if own == terms)}."
 
 
 def _greyed() -> Iterator[str]:
     """What cannot run here, by the reason; the host's list has no way to grey out a choice."""
-    lacks = {each.id: missing_packages(each.networks) for each in _offered()}
+    lacks = {each.id: missing_packages(each.networks) for each in offered()}
     for reason in dict.fromkeys(filter(None, lacks.values())):
         yield f"Cannot run here, {reason}: {', '.join(name for name, own in lacks.items() if own == reason)}."
 
@@ -59,11 +58,6 @@ def _inputs(preprocessor: Preprocessor) -> list[io.WidgetInput]:
     if preprocessor.deterministic:
         return own
     return [*own, io.Int.Input(SEED, default=0, min=0, max=LARGEST_SEED, tooltip="Another number, another result.")]
-
-
-def _offered() -> list[Preprocessor]:
-    """Those whose result is a hint; the picture as it is, for controls that are no units, is not offered."""
-    return [each for each in REGISTRY if ELSEWHERE.isdisjoint(each.control_types)]
 
 
 def _input(parameter: Parameter) -> io.WidgetInput:

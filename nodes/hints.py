@@ -24,6 +24,7 @@ def make_hint(image: Tensor, choice: Mapping[str, Any], resolution: int | None, 
     pixels, None is the picture's own. mask: MASK [N or 1, h, w], for the preprocessors that take one.
     """
     preprocessor = find(choice[CHOICE])
+    preprocessor.check_gives_hint()
     if preprocessor.id == "none":
         return image
     given = None if mask is None or not preprocessor.takes_mask else _bytes(mask).numpy()

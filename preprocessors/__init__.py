@@ -12,6 +12,17 @@ from __future__ import annotations
 from .absent import ABSENT
 from .declaration import MAX_PIXELS, RESOLUTION, Output, Parameter
 from .perform import Preprocessor
-from .registry import REGISTRY, find, of_type
+from .registry import REGISTRY, find, of_type, offered
 
-__all__ = ["ABSENT", "MAX_PIXELS", "REGISTRY", "RESOLUTION", "Output", "Parameter", "Preprocessor", "find", "of_type"]
+__all__ = [
+    "ABSENT",
+    "MAX_PIXELS",
+    "REGISTRY",
+    "RESOLUTION",
+    "Output",
+    "Parameter",
+    "Preprocessor",
+    "find",
+    "of_type",
+    "offered",
+]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .resize import Image
 
 INSIGHTFACE = "it needs the face recognition of insightface, whose models are not free for most uses"
+FACES = f"{INSIGHTFACE}; nothing here does its work"
 TORCHSCRIPT = "its TorchScript network needs an operator that few machines have"
 
 
@@ -53,9 +54,9 @@ ABSENT: tuple[Preprocessor, ...] = (
             "depth_metric3d"),
     _absent("softedge_diffusionedge", "SoftEdge", "DiffusionEdge needs packages that nobody maintains; choose "
             "softedge_teed, which is sharp too", "diffusion_edge"),
-    _absent("ip-adapter_face_id", "IP-Adapter", f"{INSIGHTFACE}; choose ip-adapter-auto"),
-    _absent("ip-adapter_face_id_plus", "IP-Adapter", f"{INSIGHTFACE}; choose ip-adapter-auto"),
-    _absent("ip-adapter_pulid", "IP-Adapter", f"{INSIGHTFACE}; choose ip-adapter-auto", "facexlib", "EVA02-CLIP"),
-    _absent("instant_id_face_embedding", "Instant-ID", f"{INSIGHTFACE}; choose ip-adapter-auto"),
+    _absent("ip-adapter_face_id", "IP-Adapter", FACES),
+    _absent("ip-adapter_face_id_plus", "IP-Adapter", FACES),
+    _absent("ip-adapter_pulid", "IP-Adapter", FACES, "facexlib", "EVA02-CLIP"),
+    _absent("instant_id_face_embedding", "Instant-ID", FACES),
     _absent("instant_id_face_keypoints", "Instant-ID", f"{INSIGHTFACE}; choose openpose_faceonly"),
 )  # fmt: skip

@@ -95,6 +95,7 @@ class Declaration:
     parameters: tuple[Parameter, ...] = ()
     networks: tuple[Network, ...] = ()  # what must be loaded first, in the order in which `run` takes them
     absent: str = ""  # why this name is known and yet does nothing here; such entries are not in REGISTRY
+    no_hint: str = ""  # why no control model reads the result; such entries are in REGISTRY, but not offered for units
     takes_mask: bool = False
     deterministic: bool = True  # False: the result depends on the seed too (and on nothing else)
     batchable: bool = False
@@ -102,6 +103,16 @@ class Declaration:
     grows: bool = False  # True: the result is larger than the picture
     pad: int = PAD  # at a given resolution, sides are filled up to a multiple of this, and cut again
     version: int = 1  # goes up whenever the same call gives another result, so that no cache gives the old one
+
+    @property
+    def refusal(self) -> str:
+        """Why no unit can use it, in a sentence; "" if one can."""
+        return self.absent or self.no_hint
+
+    def check_gives_hint(self) -> None:
+        """Raise PreprocessorError if no unit can use it: its result is nothing that a control model reads."""
+        if self.refusal:
+            raise PreprocessorError(f"{self.id}: {self.refusal}")
 
     def settings(self, parameters: Mapping[str, object]) -> dict[str, int | float]:
         """Every parameter of this preprocessor, the given ones checked and the others at their defaults."""

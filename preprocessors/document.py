@@ -252,6 +252,8 @@ def _facts(preprocessor: Preprocessor) -> Iterator[str]:
         yield f"- Also known as {', '.join(f'`{each}`' for each in preprocessor.aliases)}."
     polarity = f", {preprocessor.polarity}" if preprocessor.polarity else ""
     yield f"- Output: {preprocessor.output.value}{polarity}."
+    if preprocessor.no_hint:
+        yield f"- Not offered for units: {preprocessor.no_hint}."
     if preprocessor.takes_mask:
         yield "- Takes a `mask`."
     if preprocessor.grows:

@@ -127,9 +127,9 @@ class Preprocessor(Declaration):
         return self.finish(poses, canvas, **self.settings(parameters))
 
     def missing(self, runtime: Runtime | None = None) -> str:
-        """Return why it cannot run now (an entry that is absent, a package, a file), in a sentence; "" if it can."""
-        if self.absent or not self.networks:
-            return self.absent
+        """Return why no unit can use it now (no hint, a package, a file), in a sentence; "" if one can."""
+        if self.refusal or not self.networks:
+            return self.refusal
         if packages := missing_packages(self.networks):
             return packages
         store = (runtime or default_runtime()).store

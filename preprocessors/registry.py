@@ -93,7 +93,7 @@ REGISTRY: tuple[Preprocessor, ...] = (
 
 
 def find(name: str) -> Preprocessor:
-    """The preprocessor of that id or alias, in any case; if there is none, PreprocessorError with the nearest names.
+    """Return the preprocessor of that id or alias, in any case; PreprocessorError names the nearest if there is none.
 
     Names in `ABSENT` are found too: their `absent` says why they do nothing, and a call raises it.
     """
@@ -107,12 +107,17 @@ def find(name: str) -> Preprocessor:
     raise PreprocessorError(f"there is no preprocessor {name!r}: {offer}")
 
 
+def offered() -> tuple[Preprocessor, ...]:
+    """Return the preprocessors that units can use: those whose result a control model reads."""
+    return tuple(each for each in REGISTRY if not each.no_hint)
+
+
 def of_type(control_type: str) -> tuple[Preprocessor, ...]:
-    """The preprocessors for one of sd-webui-controlnet's control types, such as "Depth", best first."""
-    return tuple(each for each in REGISTRY if control_type in each.control_types)
+    """Return what is offered for one of sd-webui-controlnet's control types, such as "Depth", best first."""
+    return tuple(each for each in offered() if control_type in each.control_types)
 
 
 def names(preprocessor: Preprocessor) -> Iterator[str]:
-    """Its id, then its aliases."""
+    """Yield its id, then its aliases."""
     yield preprocessor.id
     yield from preprocessor.aliases

@@ -11,8 +11,6 @@ from ..preprocessors.perform import Runtime
 from ..preprocessors.registry import names
 from .progress import download_bar
 
-FREE = "none needed"
-
 
 def table(runtime: Runtime, words: Sequence[str] = ()) -> Iterator[str]:
     """One line each, of those whose names or control types hold one of the words."""
@@ -26,6 +24,8 @@ def state(preprocessor: Preprocessor, runtime: Runtime) -> str:
     """Ready or not, and why; then the licences of its weights."""
     if preprocessor.absent:
         return f"left out: {preprocessor.absent}"
+    if preprocessor.no_hint:
+        return f"not for units: {preprocessor.no_hint}"
     known = licences(preprocessor.networks)
     under = f" [weights: {known}]" if known else ""
     if reason := missing_packages(preprocessor.networks):

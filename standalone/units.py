@@ -86,6 +86,7 @@ def parse_unit(text: str) -> UnitText:
     preprocessor = find(pairs.get("preprocessor", "none"))
     own = {name: value for name, value in pairs.items() if name in OWN}
     rest = {name: _number(name, value) for name, value in pairs.items() if name not in OWN}
+    preprocessor.check_gives_hint()
     preprocessor.settings(rest)
     weights = own.get("block_weights")
     return UnitText(

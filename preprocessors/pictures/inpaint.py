@@ -1,7 +1,7 @@
 """Preprocessors that say where a picture is to be invented anew: inside a mask, or outside its borders.
 
-Their hint carries the mask as its fourth channel, since a uint8 picture cannot say "nothing is known here";
-`condition` makes the floats of it that inpaint models were trained with.
+Their hint carries the mask as its fourth channel, since a uint8 picture cannot say "nothing is known here"; `invented`
+makes the floats of it that inpaint models were trained with.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 from ...core.errors import PreprocessorError
 from ..declaration import MAX_PIXELS, Output, Parameter
 from ..perform import Preprocessor
+from ..resize import MASK_ON
 
 if TYPE_CHECKING:
     import cv2
@@ -24,19 +25,20 @@ if TYPE_CHECKING:
 else:
     from ..lazy import cv2, np
 
-UNKNOWN = -1.0  # what a masked pixel is for control_v11p_sd15_inpaint, where known pixels lie in [0, 1]
+TO_INVENT = -1.0  # what a pixel is that the model is to invent; known ones lie in 0..1 (control_v11p_sd15_inpaint)
 UNDREAMT = 128  # grey of a margin that nothing is known about (ComfyUI, ImagePadForOutpaint)
 WIDEST = 4096  # pixels of a margin
-SET = 128  # from here on a mask counts as set
 
 
-def condition(hint: Image, unknown: float = UNKNOWN) -> NDArray[np.float32]:
-    """A hint with a mask, uint8 [..., H, W, 4], as float [..., H, W, 3]: known pixels in [0, 1], masked `unknown`.
+def invented(hint: Image) -> NDArray[np.float32]:
+    """Return a hint, uint8 [..., 3 or 4], as floats [..., 3] in 0..1, with -1 in each pixel that is to be invented.
 
-    Source: sd-webui-controlnet's inpaint preprocessor (-1); models of xinsir for SDXL were trained with 0.
+    The fourth channel says which these are: those where it is at least half (128 of 255). Without it none is.
+    Source of the sign: sd-webui-controlnet's inpaint preprocessor.
     """
-    pixels = cast("NDArray[np.float32]", hint[..., :3] * np.float32(1 / 255))
-    pixels[hint[..., 3] >= SET] = unknown
+    pixels = np.asarray(hint[..., :3], np.float32) / np.float32(255)
+    if hint.shape[-1] == 4:
+        pixels[hint[..., 3] >= MASK_ON] = TO_INVENT
     return pixels
 
 
@@ -45,7 +47,7 @@ def _masked(image: Image, mask: Image) -> Image:
 
 
 def _blackened(image: Image, mask: Image) -> Image:
-    return np.where(mask[..., None] >= SET, np.uint8(0), image)
+    return np.where(mask[..., None] >= MASK_ON, np.uint8(0), image)
 
 
 def _outpaint(image: Image, left: int, top: int, right: int, bottom: int, feather: int) -> Image:

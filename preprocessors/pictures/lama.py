@@ -20,7 +20,7 @@ from ..networks import weights
 from ..networks.loading import fill, read_state, to_array, to_tensor
 from ..networks.network import Network
 from ..perform import Preprocessor
-from ..resize import pad_to_multiple, resize_mask, scale_short_side
+from ..resize import MASK_ON, pad_to_multiple, resize_mask, scale_short_side
 
 if TYPE_CHECKING:
     import cv2
@@ -52,7 +52,7 @@ def inpaint(image: Image, network: nn.Module, mask: Image) -> Image:
 def _filled(image: Image, mask: Image, network: nn.Module) -> Image:
     import torch
 
-    hole = to_tensor(mask[None, ..., None], network).gt(127).float()
+    hole = to_tensor(mask[None, ..., None], network).ge(MASK_ON).float()
     with torch.inference_mode():
         result = to_array(network(to_tensor(image[None], network) / 255, hole))[0]
     return (result.transpose(1, 2, 0) * 255).clip(0, 255).astype(np.uint8)

@@ -16,6 +16,16 @@ else:
     from ..lazy import np
 
 
+NO_ATTENTION = (
+    "a reference acts through the base model's own attention, which units cannot do yet; choose a preprocessor whose "
+    "hint a control model reads, such as canny"
+)
+NO_ENCODER = (
+    "its picture is for a model with an image encoder, which units cannot use yet; choose a preprocessor whose hint a "
+    "control model reads, such as canny"
+)
+
+
 def _same(images: Image) -> Image:
     return images
 
@@ -58,6 +68,7 @@ def _reference_entry(kind: str, title: str, doc: str) -> Preprocessor:
         run=_reference,
         output=Output.RGB,
         control_types=("Reference",),
+        no_hint=NO_ATTENTION,
         parameters=(
             Parameter(name="fidelity", label="Style fidelity (only for balanced mode)", default=0.5, minimum=0.0,
                       maximum=1.0, step=0.01, shapes_hint=False, doc="How closely the control follows the reference."),
@@ -126,6 +137,7 @@ EMBEDDED = Preprocessor(
         "revision_clipvision", "revision_ignore_prompt",
     ),
     control_types=("IP-Adapter", "Revision", "T2I-Adapter"),
+    no_hint=NO_ENCODER,
     batchable=True,
     resizes=False,
 )  # fmt: skip

@@ -38,22 +38,8 @@ def _tile(image: Image, rate: float) -> Image:
 
 
 def _colorfix(images: Image, **_settings: float) -> Image:
-    """The picture itself; the settings are for `keep_colours`, after the picture is drawn."""
+    """Return the picture itself; the settings are for what programs do with the drawn picture."""
     return images
-
-
-def keep_colours(picture: Image, original: Image, variation: int, sharpness: float = 0.0) -> Image:
-    """A drawn picture [H, W, 3] with the colours of the original: its detail, and everything coarser of the original.
-
-    What is coarser than `variation` cells of 8 pixels is taken from the original; `sharpness` above 0 strengthens the
-    detail. This is the idea of sd-webui-controlnet's tile_colorfix, which does it on latents, on finished pixels.
-    """
-    if original.shape != picture.shape:
-        original = cast("Image", cv2.resize(original, picture.shape[1::-1], interpolation=cv2.INTER_AREA))
-    side = 2 * CELL * variation + 1
-    drawn = picture.astype(np.float32)
-    detail = drawn - _box(drawn, side)
-    return np.clip(np.rint(_box(original.astype(np.float32), side) + (1 + sharpness) * detail), 0, 255).astype(np.uint8)
 
 
 def _box(image: NDArray[np.floating[Any]], side: int) -> NDArray[np.float32]:

@@ -82,6 +82,11 @@ def test_a_folder_in_place_of_a_picture(tmp_path: Path, capsys: pytest.CaptureFi
     assert "is a folder" in _refused(_generate(tmp_path, image=IMAGES), tmp_path, capsys)
 
 
+def test_a_preprocessor_whose_result_is_no_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [each.replace("preprocessor=canny", "preprocessor=reference_only") for each in _generate(tmp_path)]
+    assert "reference_only: a reference acts through" in _refused(arguments, tmp_path, capsys)
+
+
 def _size(path: Path) -> tuple[int, int]:
     with Image.open(path) as image:
         return image.size

@@ -202,6 +202,8 @@ def test_the_list_shows_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["recolor_luminance", "ready"], ["recolor_intensity", "ready"],
     ]  # fmt: skip
+    assert run("--list", "reference_") == 0
+    assert all(" not for units: " in line for line in capsys.readouterr().out.splitlines())
 
 
 def test_the_list_names_weights_packages_and_licences(tmp_path: Path) -> None:

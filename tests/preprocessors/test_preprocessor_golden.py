@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from controlstack.core.errors import PreprocessorError
 from controlstack.preprocessors import REGISTRY, find
-from controlstack.preprocessors.pictures.inpaint import condition
-from controlstack.preprocessors.pictures.tiles import keep_colours
+from controlstack.preprocessors.pictures.inpaint import invented
 from scipy import ndimage
 from skimage import color, data, filters
 
@@ -216,22 +215,6 @@ def test_golden_tile_colorfix_sharp(photo: np.ndarray) -> None:
 
 
 @photos
-@pytest.mark.parametrize("sharpness", [0.0, 1.5])
-def test_colours_are_kept_and_detail_stays(photo: np.ndarray, sharpness: float) -> None:
-    """A drawn picture with a cast loses it; against the formula with scipy's box filter."""
-    drawn = np.clip(photo.astype(int) // 2 + np.array([90, 0, 40]), 0, 255).astype(np.uint8)
-    fixed = keep_colours(drawn, photo, 3, sharpness)
-
-    def box(image: np.ndarray) -> np.ndarray:
-        return ndimage.uniform_filter(image.astype(np.float64), (49, 49, 0), mode="nearest")
-
-    expected = box(photo) + (1 + sharpness) * (drawn - box(drawn))
-    assert difference(fixed, expected.clip(0, 255)) <= 1
-    assert np.abs(fixed.mean((0, 1)) - photo.mean((0, 1))).max() < 8
-    assert keep_colours(drawn, photo[::2, ::2], 3).shape == drawn.shape
-
-
-@photos
 def test_golden_tile_guided(photo: np.ndarray) -> None:
     """Each window is fitted by a line in the guide, and the fits are averaged."""
     hint = find("tile_guided")(photo, scale=1, blur=0, radius=4, softness=0.02)
@@ -257,11 +240,31 @@ def test_golden_inpaint_global_harmonious(photo: np.ndarray) -> None:
     mask = rectangle(photo)
     hint = find("inpaint_global_harmonious")(photo, mask=mask)
     assert np.array_equal(hint, np.dstack([photo, mask]))
-    floats = condition(hint)
-    assert floats.dtype == np.float32
+
+
+@photos
+def test_what_is_to_be_invented_is_minus_one(photo: np.ndarray) -> None:
+    hint = find("inpaint_only")(photo, mask=rectangle(photo))
+    floats = invented(hint)
+    assert floats.dtype == np.float32 and floats.shape == photo.shape
     assert (floats[40:90, 30:200] == -1).all()
     assert np.allclose(floats[100:], photo[100:] / 255)
-    assert (condition(hint, unknown=0.0)[40:90, 30:200] == 0).all()
+    batch = invented(np.stack([hint, hint[::-1]]))
+    assert np.array_equal(batch, np.stack([floats, floats[::-1]]))
+
+
+def test_a_pixel_is_to_be_invented_from_half_a_mask_on() -> None:
+    hint = np.array([[[51, 0, 255, alpha] for alpha in (0, 1, 127, 128, 255)]], np.uint8)
+    kept, gone = [np.float32(0.2), 0, 1], [-1, -1, -1]
+    assert np.array_equal(invented(hint)[0], np.array([kept, kept, kept, gone, gone], np.float32))
+    assert np.array_equal(invented(hint[..., :3])[0], np.array([kept] * 5, np.float32))
+
+
+def test_outpainting_invents_the_margins_and_a_seam() -> None:
+    hint = find("outpaint")(np.full((512, 512, 3), 77, np.uint8))
+    share = (invented(hint) == -1).all(axis=-1).mean()
+    assert hint.shape == (640, 640, 4)
+    assert round(float(share), 3) == 0.419  # all of (640² - 512²) / 640² = 0.36, and what is feathered over a half
 
 
 @photos

@@ -12,7 +12,17 @@ import cv2
 import numpy as np
 import pytest
 from controlstack.core.errors import HintError, MissingDependencyError, PreprocessorError
-from controlstack.preprocessors import ABSENT, REGISTRY, RESOLUTION, Output, Parameter, Preprocessor, find, of_type
+from controlstack.preprocessors import (
+    ABSENT,
+    REGISTRY,
+    RESOLUTION,
+    Output,
+    Parameter,
+    Preprocessor,
+    find,
+    of_type,
+    offered,
+)
 from controlstack.preprocessors.lazy import LazyModule
 from controlstack.preprocessors.networks.network import files_of
 from controlstack.preprocessors.webui import CONTROL_TYPES, LABELS
@@ -263,7 +273,19 @@ def test_an_absent_one_says_why(preprocessor: Preprocessor) -> None:
 
 @every
 def test_one_without_networks_is_never_missing(preprocessor: Preprocessor) -> None:
-    assert preprocessor.missing() == ""
+    assert preprocessor.missing() == preprocessor.no_hint
+
+
+def test_what_no_control_model_reads_is_known_and_not_offered() -> None:
+    left_out = [each for each in REGISTRY if each not in offered()]
+    assert [each.id for each in left_out] == [
+        "reference_only", "reference_adain", "reference_adain+attn", "image_embedding",
+    ]  # fmt: skip
+    for each in left_out:
+        with pytest.raises(PreprocessorError, match="units cannot"):
+            each.check_gives_hint()
+    for each in offered():
+        each.check_gives_hint()
 
 
 def test_masks_of_any_size_are_brought_to_the_picture() -> None:

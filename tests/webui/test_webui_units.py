@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from controlstack.core import infotext
-from controlstack.core.errors import ControlError, HintError, ModelError, ScheduleError, UnitError
+from controlstack.core.errors import ControlError, HintError, ModelError, PreprocessorError, ScheduleError, UnitError
 from controlstack.core.fields import HiresOption, UnionType, UnitArgs, curve_text, parse_curve, parse_unit
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import Easing, Keyframe, RangeBasis
@@ -348,8 +348,17 @@ def test_clients_find_every_name_they_know() -> None:
     names, labels = preprocessing.names(), preprocessing.names(aliases=True)
     assert {"none", "canny", "openpose_full", "depth", "lineart", "color", "inpaint"} <= set(names)
     assert "invert (from white bg & black line)" in labels and len(set(names)) == len(names)
-    assert all(preprocessing.lookup(name) in preprocessing.REGISTRY for name in (*names, *labels))
-    assert preprocessing.detail(preprocessing.lookup("reference_only"))["model_free"]
+    assert all(preprocessing.lookup(name) in preprocessing.offered() for name in (*names, *labels))
+
+
+@pytest.mark.parametrize("name", ["reference_only", "reference_adain+attn", "clip_vision", "ip-adapter-auto"])
+def test_what_no_control_model_reads_is_not_offered_and_refused(name: str) -> None:
+    known = preprocessing.lookup(name)
+    assert known.id not in preprocessing.names() and known not in preprocessing.of_type("All")
+    assert known.control_types[0] not in preprocessing.control_types([])
+    unit = preprocessing.with_defaults(parse_unit({"enabled": True, "module": name}))
+    with pytest.raises(PreprocessorError, match="which units cannot"):
+        preprocessing.Preprocessing()(unit, RED)
 
 
 # --- Files

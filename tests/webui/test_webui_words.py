@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from controlstack.core.fields import HIRES_LABELS, MODE_LABELS, RESIZE_LABELS
+from controlstack.preprocessors import REGISTRY
 from controlstack.scripts.webui.request import preprocessing
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +22,7 @@ def strings() -> set[str]:
     files = [*(ROOT / "scripts" / "webui").rglob("*.py")]
     nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
     found = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    sliders = {slider["name"] for each in preprocessing.REGISTRY for slider in preprocessing.sliders(each)}
+    sliders = {slider["name"] for each in REGISTRY for slider in preprocessing.sliders(each)}
     return found | sliders | {*HIRES_LABELS, *MODE_LABELS, *RESIZE_LABELS}
 
 
@@ -48,5 +49,5 @@ def test_words_are_those_of_the_page(path: Path) -> None:
 
 @pytest.mark.parametrize("path", LANGUAGES, ids=lambda path: path.stem)
 def test_every_slider_of_a_preprocessor_is_translated(path: Path) -> None:
-    named = {slider["name"] for each in preprocessing.REGISTRY for slider in preprocessing.sliders(each)}
+    named = {slider["name"] for each in REGISTRY for slider in preprocessing.sliders(each)}
     assert named - set(json.loads(path.read_text(encoding="utf-8"))) == set()

@@ -126,8 +126,8 @@ def detect(values: dict[str, Any], images: Sequence[str], masks: Sequence[str], 
     """The hints of some pictures: {"images": [base64], "info": "Success"}, and "poses" where there are any."""
     unit = preprocessing.with_defaults(parse_unit({"enabled": True, **values}))
     preprocessor = preprocessing.lookup(unit.module)
-    if preprocessor.control_types and preprocessing.MODEL_FREE.union({"IP-Adapter"}) & {*preprocessor.control_types}:
-        raise HintError("Module not supported: it draws no picture")
+    if preprocessor.no_hint:
+        raise HintError(f"Module not supported: {preprocessor.no_hint}")
     if not images:
         raise HintError("No image selected: send pictures in controlnet_input_images")
     if preprocessor.takes_mask and len(masks) != len(images):

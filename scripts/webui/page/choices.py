@@ -67,7 +67,7 @@ class Offer:
 
 def modules() -> list[str]:
     """The names of all preprocessors, for the dropdown."""
-    return [each.id for each in preprocessing.REGISTRY]
+    return [each.id for each in preprocessing.of_type(preprocessing.ALL)]
 
 
 def sliders(module: str) -> list[Slider]:
@@ -98,7 +98,7 @@ def about(module: str, store: Store | None = None) -> tuple[str, bool]:
     Weights that `store` fetches when they are needed are no hindrance.
     """
     preprocessor = preprocessing.lookup(module)
-    lacks = preprocessor.absent or missing_packages(preprocessor.networks)
+    lacks = preprocessor.refusal or missing_packages(preprocessor.networks)
     absent = store.missing(preprocessor.networks) if store else ()
     if not lacks and store and absent and not store.automatic:
         lacks = " ".join(store.how_to_get(file) for file in absent)

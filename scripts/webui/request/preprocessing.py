@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ....core.fields import FROM_PREPROCESSOR, NO_MODEL, UnitArgs
-from ....preprocessors import REGISTRY, find
+from ....preprocessors import find, offered
 from ....preprocessors.declaration import Parameter
 from ....preprocessors.perform import Preprocessor
 from ....preprocessors.webui import LABELS
@@ -34,11 +34,10 @@ NUMBERED = frozenset({  # preprocessors whose numbers threshold_a and threshold_
 OWN_SIZE = frozenset(
     {"tile_resample", "recolor_luminance", "recolor_intensity"}
 )  # no resolution in sd-webui-controlnet
-MODEL_FREE = {"Reference", "Revision"}  # control types that act without a control model
 ALL = "All"
 TAGS: tuple[str, ...] = (  # control types in the order in which users know them
     ALL, "Canny", "Depth", "NormalMap", "OpenPose", "MLSD", "Lineart", "SoftEdge", "Scribble", "Segmentation",
-    "Shuffle", "Tile", "Blur", "Inpaint", "InstructP2P", "Reference", "Recolor", "T2I-Adapter", "IP-Adapter",
+    "Shuffle", "Tile", "Blur", "Inpaint", "InstructP2P", "Recolor", "T2I-Adapter",
 )  # fmt: skip
 TAG_WORDS = {  # further words in file names that mean a type; sd-webui-controlnet
     "Blur": ("tile", "blur"),
@@ -66,7 +65,7 @@ def label(preprocessor: Preprocessor) -> str:
 
 def names(aliases: bool = False) -> list[str]:
     """All names, as `/controlnet/module_list` gives them: those that clients know, then those that are ours alone."""
-    return [name for each in REGISTRY for name in _names(each, aliases)]
+    return [name for each in offered() for name in _names(each, aliases)]
 
 
 def sliders(preprocessor: Preprocessor) -> list[dict[str, Any]]:
@@ -76,9 +75,8 @@ def sliders(preprocessor: Preprocessor) -> list[dict[str, Any]]:
 
 def detail(preprocessor: Preprocessor) -> dict[str, Any]:
     """One entry of `module_detail`: the numbers that clients can set as thresholds."""
-    free = any(tag in MODEL_FREE for tag in preprocessor.control_types)
     known = [each for each in thresholds(preprocessor) if each is not None]
-    return {"model_free": free, "sliders": _with_resolution(preprocessor, known)}
+    return {"model_free": False, "sliders": _with_resolution(preprocessor, known)}
 
 
 def thresholds(preprocessor: Preprocessor) -> tuple[Parameter | None, Parameter | None]:
@@ -95,8 +93,8 @@ def thresholds(preprocessor: Preprocessor) -> tuple[Parameter | None, Parameter 
 def of_type(tag: str) -> list[Preprocessor]:
     """The preprocessors of a control type, the picture itself first."""
     if tag == ALL:
-        return list(REGISTRY)
-    return [each for each in REGISTRY if each.id == "none" or tag in each.control_types]
+        return list(offered())
+    return [each for each in offered() if each.id == "none" or tag in each.control_types]
 
 
 def models_of_type(tag: str, models: list[str]) -> list[str]:
@@ -143,6 +141,7 @@ class Preprocessing:
         import numpy as np
 
         preprocessor = lookup(unit.module)
+        preprocessor.check_gives_hint()
         if preprocessor.takes_mask and mask is None:
             mask = np.zeros(picture.shape[:2], np.uint8)
         return preprocessor(
@@ -175,7 +174,7 @@ def _control_type(tag: str, models: list[str]) -> dict[str, Any]:
 
 def _further_tags() -> Iterator[str]:
     seen = set(TAGS)
-    for tag in (tag for each in REGISTRY for tag in each.control_types):
+    for tag in (tag for each in offered() for tag in each.control_types):
         if tag not in seen:
             seen.add(tag)
             yield tag
