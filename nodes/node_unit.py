@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,16 +12,18 @@ from torch import Tensor
 
 from ..core.errors import UnitError
 from ..core.resize import ResizeMode
-from ..core.schedule import Keyframe, RangeBasis, Schedule
+from ..core.schedule import Keyframe, RangeBasis
 from ..core.unit import ControlMode
-from .blocks import BlockWeights
+from ..units.blocks import BlockWeights
+from ..units.convention import chosen, doubt
+from ..units.request import FIELDS, NONE
 from .choice import RESOLUTION, preprocessor_input, unusable
-from .hints import make_hint, resolution_of
-from .host.member import member_of
+from .hints import asked, make_hint, rgb, size_of
 from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 
-LARGEST_WEIGHT = 10.0
+log = logging.getLogger("controlstack")
+
 LAZY = ("control_net", "image", "mask", "inpaint_mask", "latent")  # what a unit that cannot act does not ask for
 
 
@@ -57,8 +60,8 @@ class ControlUnit(io.ComfyNode):
 
         Raises UnitError: a sentence that is returned would be shown once for each of them.
         """
-        if weight is not None and not 0 <= weight <= LARGEST_WEIGHT:
-            raise UnitError(f"the weight is {weight:g}: choose one from 0 to {LARGEST_WEIGHT:g}")
+        if weight is not None:
+            FIELDS["weight"].check(weight)
         acts = enabled is not False and weight != 0
         if acts and (reason := unusable(preprocessor)):
             raise UnitError(reason)
@@ -95,20 +98,31 @@ class ControlUnit(io.ComfyNode):
             return io.NodeOutput(units, ExecutionBlocker(None))  # what is connected to its hint does not run either
         if image is None or control_net is None:
             raise UnitError("the unit has no image or no control model: connect both, or disable it")
-        resizing = ResizeMode(resize)
-        size = resolution_of(image, resolution, latent, resizing)
-        hint = make_hint(image, preprocessor, size, inpaint_mask)
-        spec = UnitSpec(
-            control=control_net,
-            hint=hint,
-            name=_name(control_net),
+        target = size_of(latent, resolution)
+        request = asked(
+            preprocessor,
+            model=_name(control_net),
             weight=weight,
-            schedule=Schedule(start=start, end=end, basis=RangeBasis(basis), keyframes=schedule),
+            start=start,
+            end=end,
+            basis=RangeBasis(basis),
+            curve=schedule,
             mode=ControlMode(mode),
-            resize=resizing,
-            mask=mask,
-            made_by={**preprocessor, RESOLUTION.id: size},
-            block_weights=None if block_weights is None else block_weights.of(_blocks(control_net, hint)),
+            block_weights=block_weights,
+            resize=ResizeMode(resize),
+            pixel_perfect=target is not None,
+            resolution=resolution or None,
+        )
+        own = getattr(control_net, "own", None)
+        says = "" if own is None else own.says
+        request = chosen(request, says)
+        if warning := doubt(request, says, rgb(image)):
+            log.warning(warning)
+        # Controls of the host read what is to be invented beside the picture.
+        beside = own is None and request.preprocessor == NONE
+        hint = make_hint(request, image, None if beside else inpaint_mask, target)
+        spec = UnitSpec(
+            control=control_net, hint=hint, request=request, name=request.model, mask=mask, inpaint_mask=inpaint_mask
         )
         return io.NodeOutput((*units, spec), hint, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
 
@@ -121,7 +135,7 @@ def _inputs() -> list[io.Input]:
             tooltip="From Load Control Model, or from any other node that gives out a control net.",
         ),
         io.Image.Input("image", lazy=True, tooltip="One picture for all, or one for each picture of the batch."),
-        preprocessor_input("What makes the hint of the picture; none takes it as it is."),
+        preprocessor_input("What makes the hint of the picture; none takes it as it is.", auto=True),
         *_when_and_how_much(),
         *_how(),
         RESOLUTION,
@@ -134,7 +148,12 @@ def _when_and_how_much() -> list[io.Input]:
     share = {"min": 0.0, "max": 1.0, "step": 0.001}
     return [
         io.Float.Input(
-            "weight", default=1.0, min=0.0, max=LARGEST_WEIGHT, step=0.01, tooltip="How strongly the unit acts."
+            "weight",
+            default=1.0,
+            min=FIELDS["weight"].least,
+            max=FIELDS["weight"].most,
+            step=0.01,
+            tooltip="How strongly the unit acts.",
         ),
         io.Float.Input("start", default=0.0, tooltip="Where in the run it begins to act.", **share),
         io.Float.Input("end", default=1.0, tooltip="Where in the run it stops.", **share),
@@ -172,7 +191,11 @@ def _optional() -> list[io.Input]:
         UnitsType.Input("units", optional=True, tooltip="Units before this one."),
         io.Mask.Input("mask", optional=True, lazy=True, tooltip="Where the unit acts; white is full effect."),
         ScheduleType.Input("schedule", optional=True, tooltip="How the weight moves over the run."),
-        BlockWeightsType.Input("block_weights", optional=True, tooltip="Weights of single blocks; they replace mode."),
+        BlockWeightsType.Input(
+            "block_weights",
+            optional=True,
+            tooltip="Weights of single blocks; they replace the mode, and are multiplied by the weight.",
+        ),
         io.Latent.Input(
             "latent",
             optional=True,
@@ -188,7 +211,3 @@ def _optional() -> list[io.Input]:
 def _name(control: Any) -> str:
     own = getattr(control, "own", None)
     return type(control).__name__ if own is None else own.model.name
-
-
-def _blocks(control: Any, hint: Tensor) -> int:
-    return len(member_of(UnitSpec(control=control, hint=hint, name=_name(control)), control.vae).model.points)

@@ -1,16 +1,16 @@
-"""What a unit is between nodes: the user's words, with the host's objects, before any run."""
+"""What a unit is between nodes: what the user said, with the host's objects, before any run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from ..core.resize import ResizeMode
-from ..core.schedule import RangeBasis, Schedule
-from ..core.unit import ControlMode
+from ..core.control import ControlModel
+from ..core.unit import ControlUnit
+from ..units.make import make
+from ..units.request import UnitRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -18,15 +18,16 @@ class UnitSpec:
     """One unit. `control` is what a loader of ours, of the host or of another pack gave out."""
 
     control: Any  # comfy.controlnet.ControlBase
-    hint: Tensor  # [N, H, W, 3] in 0..1, as the host's IMAGE
+    hint: Tensor  # [N, H, W, 3] in 0..1 as the host's IMAGE, and -1 where one of our models is to invent
+    request: UnitRequest  # without pictures: they are the host's, below
     name: str
-    weight: float = 1.0
-    schedule: Schedule = field(default_factory=lambda: Schedule(basis=RangeBasis.NOISE))
-    mode: ControlMode = ControlMode.BALANCED
-    resize: ResizeMode = ResizeMode.CROP
-    mask: Tensor | None = None  # [N, H, W], 1 = full effect, as the host's MASK
-    block_weights: tuple[float, ...] | None = None
-    made_by: Mapping[str, Any] = field(default_factory=dict[str, Any])  # the preprocessor's id, parameters, resolution
+    mask: Tensor | None = None  # where the unit acts: [N, H, W], 1 = full effect, as the host's MASK
+    inpaint_mask: Tensor | None = None  # what is to be invented, as the host's MASK, for controls that read it
+
+    def unit(self, model: ControlModel, hint: Tensor | None = None, mask: Tensor | None = None) -> ControlUnit:
+        """Return the unit of a model. hint and mask: the parts of them that are drawn, where that is not all."""
+        shown, acts = self.hint if hint is None else hint, self.mask if mask is None else mask
+        return make(self.request, shown.movedim(-1, 1)[:, :3], model, None if acts is None else acts[:, None])
 
 
 Units = tuple[UnitSpec, ...]

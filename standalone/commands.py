@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from ..pipelines.drawing import Request, Result
     from ..preprocessors.perform import Runtime
-    from .units import Loaded, UnitText
+    from ..units.ready import Ready
+    from ..units.request import UnitRequest
 
 DTYPES = ("fp32", "fp16", "bf16")
 DEFAULT_SIDE = 512
@@ -187,7 +188,7 @@ def _generate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _request(args: argparse.Namespace, units: Sequence[UnitText]) -> Request:
+def _request(args: argparse.Namespace, units: Sequence[UnitRequest]) -> Request:
     from ..pipelines.drawing import Request
     from ..preprocessors.images import read_image
     from .prompts import make_prompt
@@ -195,7 +196,8 @@ def _request(args: argparse.Namespace, units: Sequence[UnitText]) -> Request:
     start = None if args.image is None else read_image(args.image)
     told = start
     if args.prompt_kind == "automatic" and start is None and units:
-        told = read_image(units[0].image)
+        picture = units[0].image
+        told = read_image(picture) if isinstance(picture, Path) else picture
     return Request(
         prompt=make_prompt(args.prompt_kind, args.prompt, args.added_prompt, args.captioner, told),
         negative=args.negative,
@@ -212,10 +214,11 @@ def _request(args: argparse.Namespace, units: Sequence[UnitText]) -> Request:
     )
 
 
-def _write(folder: Path, request: Request, loaded: Sequence[Loaded], result: Result) -> None:
+def _write(folder: Path, request: Request, loaded: Sequence[Ready], result: Result) -> None:
     """Pictures with what made them, the hints, and a sheet of all."""
     from ..pipelines.sheets import sheet
     from ..preprocessors.images import make_folder, write_image
+    from ..units.hint import visible
     from .report import describe, metadata
 
     make_folder(folder)
@@ -223,8 +226,8 @@ def _write(folder: Path, request: Request, loaded: Sequence[Loaded], result: Res
     for k, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
         write_image(folder / f"{number + k:05d}.png", image, metadata(request, seed, loaded, result.firings))
     for k, each in enumerate(loaded):
-        write_image(folder / f"{number:05d}-hint-{k + 1}.png", each.hint)
-    cells = [(f"hint {k + 1}", each.hint) for k, each in enumerate(loaded)]
+        write_image(folder / f"{number:05d}-hint-{k + 1}.png", visible(each.hint))
+    cells = [(f"hint {k + 1}", visible(each.hint)) for k, each in enumerate(loaded)]
     cells += [(f"seed {seed}", image) for image, seed in zip(result.images, result.seeds, strict=True)]
     write_image(folder / f"{number:05d}-sheet.png", sheet([cells], side=256))
     for line in describe(loaded, result.firings):

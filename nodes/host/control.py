@@ -154,17 +154,7 @@ class StackControl(comfy.controlnet.ControlBase):
 def _unit(spec: UnitSpec, member: Member, part: Part | None) -> ControlUnit:
     """One unit, of the whole picture or of the part that somebody draws alone."""
     hint, mask = (shown if shown is None or part is None else part.cut(shown) for shown in (spec.hint, spec.mask))
-    assert hint is not None
-    return ControlUnit(
-        model=member.model,
-        hint=hint.movedim(-1, 1)[:, :3],
-        weight=spec.weight,
-        schedule=spec.schedule,
-        mode=spec.mode,
-        resize=spec.resize,
-        mask=None if mask is None else mask[:, None],
-        block_weights=spec.block_weights,
-    )
+    return spec.unit(member.model, hint, mask)
 
 
 def _places(specs: Units) -> Tensor | None:

@@ -21,6 +21,7 @@ class Own:
     model: ControlModel
     patcher: Any
     on: Callable[[Any], Own]  # the same network, loaded once more for another device of the host
+    says: str = ""  # what its file says about its hints, such as "canny(low=50,high=100)"
 
     @property
     def patchers(self) -> Sequence[Any]:
@@ -66,7 +67,7 @@ def member_of(spec: UnitSpec, vae: Any) -> Member:
     model = ForeignModel(
         spec.control, name=spec.name, hint_channels=channels, vae=vae if spec.control.latent_format else None
     )
-    if not model.known and (spec.block_weights is not None or spec.mode is not ControlMode.BALANCED):
+    if not model.known and (spec.request.block_weights is not None or spec.request.mode is not ControlMode.BALANCED):
         raise UnitError(
             f"'{spec.name}' has blocks of an unknown kind: leave the mode at balanced and block weights unconnected"
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ....core.errors import UnitError
-from ....core.fields import parse_unit
+from ....units.webui_fields import parse_unit
 from ..request.arguments import from_page_unit
 from .choices import display
 

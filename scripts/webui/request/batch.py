@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ....core.errors import UnitError
-from ....core.fields import InputMode, UnitArgs, parse_unit
 from ....core.schedule import RangeBasis
 from ....preprocessors.images import READS
+from ....units.webui_fields import InputMode, UnitArgs, parse_unit
 from .arguments import raw_units
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")

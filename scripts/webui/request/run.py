@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ....core.base import check_fits
 from ....core.effects import Effects
 from ....core.errors import IncompatibleModelError
-from ....core.fields import UnitArgs
 from ....core.points import PROMPT
 from ....core.step import Step, Window
+from ....units.webui_fields import UnitArgs
 from ..host import patched as forge
 from ..host.denoiser import pictures_of
 from ..host.hooked import Injection, base_of
