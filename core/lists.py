@@ -16,7 +16,7 @@ Lists = dict[str, list[Tensor | None]]
 
 
 def to_lists(residuals: Effects, blocks: int | None) -> Lists:
-    """Fresh lists for a U-Net of so many input blocks, or (None) for another network."""
+    """Return fresh lists for a U-Net of this many input blocks, or (None) for another network."""
     streams, skips = list(residuals.input), list(residuals.output)
     if blocks is not None:
         streams = (streams + [None] * (blocks - len(streams)))[::-1] if streams else []
@@ -25,7 +25,7 @@ def to_lists(residuals: Effects, blocks: int | None) -> Lists:
 
 
 def to_residuals(lists: Any, blocks: int | None) -> Effects:
-    """What a control of the host returned."""
+    """Return what a control of the host returned, as effects."""
     streams = list(lists.get("input", ()))
     return Effects(
         input=tuple(streams if blocks is None else streams[::-1]),

@@ -1,4 +1,4 @@
-"""What a run has computed and may need again, within a bound.
+"""A cache of tensors that drops the least recently used ones beyond a bound (LRU).
 
 A picture that is drawn whole needs a few tensors at every step, and they stay. A picture that is drawn in a hundred
 tiles, or a film in windows of frames, has a hundred times as many: the oldest make room, and are computed again.
@@ -21,7 +21,7 @@ class _Entry(NamedTuple):
 
 
 class Memory:
-    """Tensors by key, least recently used first; `limit` bytes, except that one evaluation keeps all it uses itself."""
+    """Tensors by key, of at most `limit` bytes in all, except that what one evaluation uses stays until its end."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -30,11 +30,11 @@ class Memory:
         self.bytes = 0  # held now
 
     def begin(self) -> None:
-        """A new evaluation: what the ones before it used may make room from now on."""
+        """Begin an evaluation: what only earlier ones used may be dropped from now on."""
         self._used.clear()
 
     def keep(self, key: Hashable, make: Callable[[], Kept], of: object = None) -> Kept:
-        """What stands under the key, made if nothing does."""
+        """Return the tensors under a key; `make` computes them if there are none."""
         if key not in self._entries:
             tensors = make()
             self._entries[key] = _Entry(tensors, of)

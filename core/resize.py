@@ -41,7 +41,7 @@ class Fit:
 
 
 def fit_geometry(source: tuple[int, int], target: tuple[int, int], mode: ResizeMode) -> Fit:
-    """Where a picture of size `source` goes in one of size `target`; sizes are (height, width) in pixels."""
+    """Return where a picture of size `source` goes in one of size `target`; sizes are (height, width) in pixels."""
     if min(*source, *target) < 1:
         raise HintError(f"cannot resize {source[1]}x{source[0]} to {target[1]}x{target[0]}: sizes start at 1 pixel")
     if mode is ResizeMode.JUST_RESIZE:
@@ -55,7 +55,9 @@ def fit_geometry(source: tuple[int, int], target: tuple[int, int], mode: ResizeM
 
 
 def pixel_perfect(source: tuple[int, int], target: tuple[int, int], mode: ResizeMode) -> int:
-    """The preprocessor resolution (short side, pixels) that loses and invents no detail; sizes are (height, width).
+    """Return the preprocessor resolution (short side, pixels) that loses and invents no detail.
+
+    Sizes are (height, width) in pixels.
 
     Source: sd-webui-controlnet, `external_code.pixel_perfect_resolution`.
     """
@@ -97,7 +99,7 @@ def _scale(hint: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _count_colours(hint: Tensor) -> int:
-    """Distinct colours in an even sample of the first picture: a sample decides, for a full count costs seconds."""
+    """Count the colours in an even sample of the first picture; a full count would take seconds."""
     pixels = hint[0].flatten(1)
     stride = max(1, pixels.shape[1] // SAMPLE)
     colours = cast(Tensor, torch.unique(pixels[:, ::stride], dim=1))  # pyright: ignore[reportUnknownMemberType]
@@ -105,7 +107,7 @@ def _count_colours(hint: Tensor) -> int:
 
 
 def _border_colour(hint: Tensor) -> Tensor:
-    """Per picture and channel, the median of the four border lines: [N, C, 1, 1]."""
+    """Return the median of the four border lines for each picture and channel, [N, C, 1, 1]."""
     lines = (hint[..., :1, :], hint[..., -1:, :], hint[..., :, :1], hint[..., :, -1:])
     border = torch.cat([line.flatten(2) for line in lines], dim=2)
     return border.median(dim=2).values[..., None, None]

@@ -25,7 +25,7 @@ class Twins:
 
     @classmethod
     def of(cls, labels: Sequence[Hashable]) -> Twins | None:
-        """Rows with equal labels are the same; None where no two are."""
+        """Return the rows that are the same because their labels are equal; None where no two are."""
         kinds = tuple(dict.fromkeys(labels))
         if len(kinds) == len(labels):
             return None
@@ -33,21 +33,21 @@ class Twins:
         return cls(first, tuple(map(kinds.index, labels)))
 
     def narrow(self, tensor: Tensor) -> Tensor:
-        """[B, ...] -> one row of each kind; a tensor of one row, which serves all, stays."""
+        """Reduce [B, ...] to one row of each kind; a tensor of one row, which serves all, stays."""
         return tensor if len(tensor) == 1 else take_rows(tensor, self.first)
 
     def widen(self, tensor: Tensor) -> Tensor:
-        """One row of each kind -> [B, ...]; what has B rows stays."""
+        """Expand one row of each kind to [B, ...]; what has B rows stays."""
         return tensor if len(tensor) == len(self.kind) else take_rows(tensor, self.kind)
 
     def hold_for(self, *tensors: Tensor) -> bool:
-        """Whether the rows of these tensors [B, ...] are the same indeed. Waits for the device, once."""
+        """Return whether the rows of these tensors [B, ...] are really the same. Waits for the device once."""
         same = [(self.widen(self.narrow(tensor)) == tensor).all() for tensor in tensors]
         return bool(torch.stack(same).all())
 
 
 def take_rows(tensor: Tensor, rows: tuple[int, ...]) -> Tensor:
-    """These rows of a tensor [B, ...]: a view where they are neighbours, so that no index travels to the device."""
+    """Return these rows of a tensor [B, ...]: a view where they are neighbours, so that no index goes to the device."""
     first, last = rows[0], rows[-1]
     if rows == tuple(range(first, last + 1)):
         return tensor[first : last + 1]
@@ -59,6 +59,6 @@ def take_rows(tensor: Tensor, rows: tuple[int, ...]) -> Tensor:
 
 
 def _period(rows: tuple[int, ...]) -> int:
-    """The shortest prefix whose repetition is `rows`."""
+    """Return the length of the shortest prefix whose repetition is `rows`."""
     count = len(rows)
     return next(n for n in range(1, count + 1) if count % n == 0 and rows[:n] * (count // n) == rows)

@@ -82,7 +82,7 @@ class Schedule:
             raise ScheduleError(f"the keyframes are at {places}, expected each place once, in rising order")
 
     def multiplier(self, progress: Progress) -> float:
-        """The factor of the weight at this progress: 0 outside the range."""
+        """Return the factor of the weight at this progress: 0 outside the range."""
         at = progress[self.basis]
         return self._curve(at) if self._contains(at) else 0.0
 
@@ -104,7 +104,7 @@ class Schedule:
 
 
 def progress_at(index: int, count: int, noise: float | None = None) -> Progress:
-    """The progress at step `index` (from 0) of `count`, in every basis.
+    """Return the progress at step `index` (from 0) of `count`, in every basis.
 
     noise: 0..1 along the base model's noise schedule; where the host has none, the fraction of the steps.
     """
@@ -119,5 +119,5 @@ def progress_at(index: int, count: int, noise: float | None = None) -> Progress:
 
 
 def fires_on(schedule: Schedule, steps: Iterable[Progress]) -> tuple[int, ...]:
-    """The indices of the steps on which a schedule is not zero."""
+    """Return the indices of the steps on which a schedule is not zero."""
     return tuple(index for index, progress in enumerate(steps) if schedule.multiplier(progress))

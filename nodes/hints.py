@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.base import LATENT
-from ..core.errors import UnitError
+from ..core.errors import HintError, UnitError
 from ..preprocessors.poses.points import to_json
 from ..units.hint import Size, draw_hint, hint_tensor, preprocessor_of
 from ..units.request import NONE, UnitRequest
@@ -46,6 +46,13 @@ def make_poses(request: UnitRequest, image: Tensor) -> tuple[Tensor, list[Any]] 
     parameters: dict[str, Any] = dict(request.parameters)
     drawn = [torch.from_numpy(preprocessor.draw(pose, **parameters)) for pose in found]
     return torch.stack(drawn).float() / 255, [to_json(pose) for pose in found]
+
+
+def embedding_of(seen: Any, name: str) -> Tensor:
+    """Return what an image encoder saw in pictures, the host's CLIP_VISION_OUTPUT, as [N, T, D]."""
+    if seen is None:
+        raise HintError(f"'{name}' reads what an image encoder saw: connect the host's CLIP Vision Encode to embedding")
+    return seen.last_hidden_state
 
 
 def size_of(latent: Mapping[str, Any] | None, resolution: int = 0) -> Size | None:

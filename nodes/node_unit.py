@@ -16,15 +16,24 @@ from ..core.schedule import Keyframe, RangeBasis
 from ..core.unit import ControlMode
 from ..units.blocks import BlockWeights
 from ..units.convention import chosen, doubt
-from ..units.request import FIELDS, NONE
+from ..units.hint import Size
+from ..units.request import FIELDS, NONE, UnitRequest
 from .choice import RESOLUTION, preprocessor_input, unusable
-from .hints import asked, make_hint, rgb, size_of
+from .hints import asked, embedding_of, make_hint, rgb, size_of
+from .host.member import reads_embedding
 from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 
 log = logging.getLogger("controlstack")
 
-LAZY = ("control_net", "image", "mask", "inpaint_mask", "latent")  # what a unit that cannot act does not ask for
+LAZY = (  # what a unit that cannot act does not ask for
+    "control_net",
+    "image",
+    "embedding",
+    "mask",
+    "inpaint_mask",
+    "latent",
+)
 
 
 class ControlUnit(io.ComfyNode):
@@ -93,10 +102,12 @@ class ControlUnit(io.ComfyNode):
         block_weights: BlockWeights | None = None,
         latent: Mapping[str, Any] | None = None,
         inpaint_mask: Tensor | None = None,
+        embedding: Any = None,
     ) -> io.NodeOutput:
         if not enabled or not weight:
             return io.NodeOutput(units, ExecutionBlocker(None))  # what is connected to its hint does not run either
-        if image is None or control_net is None:
+        encoded = control_net is not None and reads_embedding(control_net)
+        if control_net is None or (image is None and not encoded):
             raise UnitError("the unit has no image or no control model: connect both, or disable it")
         target = size_of(latent, resolution)
         request = asked(
@@ -113,18 +124,34 @@ class ControlUnit(io.ComfyNode):
             pixel_perfect=target is not None,
             resolution=resolution or None,
         )
-        own = getattr(control_net, "own", None)
-        says = "" if own is None else own.says
-        request = chosen(request, says)
-        if warning := doubt(request, says, rgb(image)):
-            log.warning(warning)
-        # Controls of the host read what is to be invented beside the picture.
-        beside = own is None and request.preprocessor == NONE
-        hint = make_hint(request, image, None if beside else inpaint_mask, target)
-        spec = UnitSpec(
-            control=control_net, hint=hint, request=request, name=request.model, mask=mask, inpaint_mask=inpaint_mask
-        )
-        return io.NodeOutput((*units, spec), hint, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
+        if encoded:  # there is no picture of it
+            hint = embedding_of(embedding, request.model)
+            spec = UnitSpec(control=control_net, hint=hint, request=request, name=request.model, mask=mask)
+            return io.NodeOutput((*units, spec), ExecutionBlocker(None))
+        assert image is not None
+        spec = _from_picture(request, control_net, image, inpaint_mask, target, mask)
+        return io.NodeOutput((*units, spec), spec.hint, ui=ui.PreviewImage(spec.hint.clamp(0, 1), cls=cls))
+
+
+def _from_picture(
+    request: UnitRequest,
+    control: Any,
+    image: Tensor,
+    inpaint_mask: Tensor | None,
+    target: Size | None,
+    mask: Tensor | None,
+) -> UnitSpec:
+    """Return the unit of a picture, its hint drawn by what was asked for, or by what the model's file names."""
+    own = getattr(control, "own", None)
+    says = "" if own is None else own.says
+    request = chosen(request, says)
+    if warning := doubt(request, says, rgb(image)):
+        log.warning(warning)
+    beside = own is None and request.preprocessor == NONE  # controls of the host read the mask beside the picture
+    hint = make_hint(request, image, None if beside else inpaint_mask, target)
+    return UnitSpec(
+        control=control, hint=hint, request=request, name=request.model, mask=mask, inpaint_mask=inpaint_mask
+    )
 
 
 def _inputs() -> list[io.Input]:
@@ -134,7 +161,9 @@ def _inputs() -> list[io.Input]:
             lazy=True,
             tooltip="From Load Control Model, or from any other node that gives out a control net.",
         ),
-        io.Image.Input("image", lazy=True, tooltip="One picture for all, or one for each picture of the batch."),
+        io.Image.Input(
+            "image", optional=True, lazy=True, tooltip="One picture for all, or one for each picture of the batch."
+        ),
         preprocessor_input("What makes the hint of the picture; none takes it as it is.", auto=True),
         *_when_and_how_much(),
         *_how(),
@@ -204,6 +233,12 @@ def _optional() -> list[io.Input]:
         ),
         io.Mask.Input(
             "inpaint_mask", optional=True, lazy=True, tooltip="What is to be invented, for inpainting preprocessors."
+        ),
+        io.ClipVisionOutput.Input(
+            "embedding",
+            optional=True,
+            lazy=True,
+            tooltip="From CLIP Vision Encode, for models that read what an encoder saw and no image: style adapters.",
         ),
     ]
 

@@ -18,16 +18,15 @@ class UnitSpec:
     """One unit. `control` is what a loader of ours, of the host or of another pack gave out."""
 
     control: Any  # comfy.controlnet.ControlBase
-    hint: Tensor  # [N, H, W, 3] in 0..1 as the host's IMAGE, and -1 where one of our models is to invent
+    hint: Tensor  # [N, H, W, 3] in 0..1 as the host's IMAGE, -1 where ours are to invent; or an embedding [N, T, D]
     request: UnitRequest  # without pictures: they are the host's, below
     name: str
     mask: Tensor | None = None  # where the unit acts: [N, H, W], 1 = full effect, as the host's MASK
     inpaint_mask: Tensor | None = None  # what is to be invented, as the host's MASK, for controls that read it
 
-    def unit(self, model: ControlModel, hint: Tensor | None = None, mask: Tensor | None = None) -> ControlUnit:
-        """Return the unit of a model. hint and mask: the parts of them that are drawn, where that is not all."""
-        shown, acts = self.hint if hint is None else hint, self.mask if mask is None else mask
-        return make(self.request, shown.movedim(-1, 1)[:, :3], model, None if acts is None else acts[:, None])
+    def unit(self, model: ControlModel, hint: Tensor, mask: Tensor | None) -> ControlUnit:
+        """Return the unit of a model, of the parts that are drawn: hint [N, 3, H, W] or [N, T, D], mask [N, H, W]."""
+        return make(self.request, hint, model, None if mask is None else mask[:, None])
 
 
 Units = tuple[UnitSpec, ...]

@@ -162,7 +162,7 @@ class Injection:
     def _step(self, unet: Any, x: Tensor, time: Tensor, kwargs: dict[str, Any]) -> Step:
         rows = len(x)
         return Step(
-            x=x,
+            x=x[:, : self._pipeline.vae.config["latent_channels"]],  # inpainting models read a mask behind the latents
             timestep=torch.as_tensor(time, device=x.device).expand(rows),
             context=kwargs["encoder_hidden_states"],
             cond=tuple(row >= rows - self._pictures for row in range(rows)),
@@ -195,7 +195,7 @@ def arguments(unet: Any, effects: Effects, kwargs: dict[str, Any]) -> dict[str, 
         some = next(tensor for tensor in (*effects.output, middle) if tensor is not None)
         nothing = some.new_zeros(())
         skips = (*effects.output, *(None,) * (count - len(effects.output)))
-        more["down_block_additional_effects"] = tuple(nothing if skip is None else skip for skip in skips)
+        more["down_block_additional_residuals"] = tuple(nothing if skip is None else skip for skip in skips)
         more["mid_block_additional_residual"] = nothing if middle is None else middle
     tokens = [token for token in effects.tokens if token is not None]
     if tokens:

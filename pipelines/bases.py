@@ -13,13 +13,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..core.base import LATENT
 from ..core.control import ControlModel
 from ..core.errors import HostError
+from ..models.guard import one_line
 from ..models.naming import to_ldm
+from ..preprocessors.networks.pool import PlainManager
+from .folders import load_folder, read_layout
 from .quiet import quiet
-from .single_file import load_single_file
+from .single_file import SD1, load_single_file, read_kind
 
 Image = NDArray[np.uint8]
+FIRST = "input_blocks.0.0.weight"  # of the convolution that reads the latents
+AUTO = "auto"  # the device that PyTorch computes fastest on
 
 
 class Offload(Enum):
@@ -101,10 +107,13 @@ class UnetState(Mapping[str, torch.Tensor]):
         base = self._load()
         unet = base.pipeline.unet
         if base.offload is not Offload.SEQUENTIAL:
-            return to_ldm(unet.state_dict())
-        from accelerate.utils.modeling import get_state_dict_offloaded_model
+            state = to_ldm(unet.state_dict())
+        else:
+            from accelerate.utils.modeling import get_state_dict_offloaded_model
 
-        return to_ldm(get_state_dict_offloaded_model(unet))
+            state = to_ldm(get_state_dict_offloaded_model(unet))
+        # Control models read latents alone, also those for inpainting models, which read a mask behind them.
+        return state | {FIRST: state[FIRST][:, : base.pipeline.vae.config["latent_channels"]]}
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._table[name]
@@ -124,15 +133,17 @@ def load_base(
     offload: Offload = Offload.NONE,
     prediction: str | None = None,
 ) -> Base:
-    """A diffusers folder or a single checkpoint file of SD 1.x, SD 2.x or SDXL; the network is never asked.
+    """Return the base of a diffusers folder or checkpoint file of SD 1.x, SD 2.x or SDXL; the network is never asked.
 
+    Models for inpainting, which read 9 channels, are bases too.
+    device: 'auto', or a name of PyTorch's.
     prediction: 'epsilon' or 'v_prediction', where a file does not tell; a folder always does.
     """
     target = _device(device)
     if offload is not Offload.NONE and target.type == "cpu":
         raise HostError(
             f"offloading ({offload.value}) moves weights between a device and the CPU, and the device is the CPU: "
-            "leave --offload out, or give --device, such as cuda"
+            "leave --offload out, or give another device as --device, such as cuda"
         )
     pipeline = load_pipeline(path, dtype, prediction)
     if offload is Offload.MODEL:
@@ -147,28 +158,30 @@ def load_base(
 def load_pipeline(path: Path, dtype: torch.dtype, prediction: str | None = None) -> Any:
     """Return the diffusers pipeline of a folder or checkpoint file, on the CPU. HostError for what is none."""
     with quiet():
-        pipeline = _load_folder(path, dtype) if path.is_dir() else load_single_file(path, dtype, prediction)
-    if not (hasattr(pipeline, "unet") and hasattr(pipeline, "text_encoder")):
-        raise HostError(f"'{path}' is a {type(pipeline).__name__}, expected a Stable Diffusion model with a U-Net")
+        if path.is_dir():
+            pipeline = load_folder(read_layout(path), dtype)
+        else:
+            pipeline = load_single_file(path, dtype, prediction)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
+def native_side(path: Path) -> int:
+    """Return the side in pixels of the pictures that a base model was trained on, without reading its weights.
+
+    HostError for what is no base model, as `load_base` raises it.
+    """
+    if path.is_dir():
+        return (read_layout(path).side or SD1.side) * LATENT
+    return read_kind(path).side * LATENT
+
+
 def _device(name: str) -> torch.device:
-    """A device that is there; HostError for any other."""
+    """Return a device that is there; HostError for any other."""
+    if name == AUTO:
+        return PlainManager().device
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # of unknown names, and of what PyTorch was not built for
-        reason = str(error).splitlines()[0]
+        reason = one_line(str(error).partition(". ")[0])  # what follows is a list of all backends
         raise HostError(f"the device '{name}' cannot be used ({reason}): give another one as --device") from error
-
-
-def _load_folder(path: Path, dtype: torch.dtype) -> Any:
-    from diffusers import DiffusionPipeline
-
-    if not (path / "model_index.json").is_file():
-        raise HostError(f"'{path}' has no model_index.json: give a diffusers folder or a checkpoint file as --base")
-    try:
-        return DiffusionPipeline.from_pretrained(path, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise HostError(f"'{path}' cannot be loaded as a diffusers folder: {error}") from error

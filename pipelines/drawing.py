@@ -18,6 +18,7 @@ from ..core.unit import ControlUnit
 from ..preprocessors import MAX_PIXELS
 from .attached import Injection, check_units
 from .bases import Base
+from .folders import INPAINTING
 from .quiet import quiet
 from .schedulers import make_scheduler, scheduler_name
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 Image = NDArray[np.uint8]
 HIGHEST_ETA = 1 - 1e-6  # where a schedule ends without signal: at 1, rounding makes DDIM take the root of a negative
 LAST_SEED = 2**63 - 1  # of torch's generators
+WHITE, GREY = 255, 128  # of a mask's redrawn part, and of no picture
 DEFAULT_PROMPT = "a professional, detailed, high-quality image"  # ControlNet paper, section 4.1, "default prompt"
 
 
@@ -44,8 +46,9 @@ class Request:
     height: int = 512
     scheduler: str = "unipc"
     eta: float = 0.0  # of DDIM
-    image: Image | None = None  # start from this picture (img2img), [H, W, 3]
-    strength: float = 0.75  # of img2img: how much of the picture is redrawn
+    image: Image | None = None  # start from this picture, [H, W, 3]
+    mask: Image | None = None  # redraw only this part of the picture, [H, W]: 255 is redrawn, 0 is kept
+    strength: float = 0.75  # of what is redrawn: how far it may go from the picture
 
     def __post_init__(self) -> None:
         for name, value in (("steps", self.steps), ("batch", self.batch)):
@@ -65,7 +68,21 @@ class Request:
             raise HostError(
                 f"{self.steps} steps at strength {self.strength} leave none to run, expected 1 or more: raise either"
             )
+        self._check_mask()
         self._check_sampling()
+
+    def _check_mask(self) -> None:
+        if self.mask is None:
+            return
+        if self.image is None:
+            raise HostError("a mask says which part of a picture is redrawn, but there is no picture: add --image")
+        if self.mask.ndim != 2:
+            raise HostError(f"the mask is an array {list(self.mask.shape)}, expected [H, W]: give its brightness alone")
+        wrong, right = (f"{width}x{height}" for height, width in (self.mask.shape, self.image.shape[:2]))
+        if wrong != right:
+            raise HostError(f"the mask is {wrong}, expected the picture's size, {right}: give one of that size")
+        if self.mask.max() < WHITE / 2:
+            raise HostError("the mask is black everywhere, so nothing would be redrawn: paint white what is to change")
 
     def _check_sampling(self) -> None:
         if not math.isfinite(self.guidance):
@@ -97,7 +114,8 @@ def generate(
 ) -> Result:
     """Draw the pictures of a request. Everything is checked before the first step.
 
-    Each picture has its own seed, so picture k of a batch is the single picture of seed + k.
+    What a mask keeps is the given picture's, pixel by pixel; grey mixes. A model for inpainting without a picture draws
+    all of one. Each picture has its own seed, so picture k of a batch is the single picture of seed + k.
     Raises HostError for pictures that are not finite: values outgrew the dtype.
     """
     pipeline = _pipeline_for(base.pipeline, request)
@@ -109,7 +127,7 @@ def generate(
     try:
         with Injection(pipeline, stack, request.batch):
             images = pipeline(
-                **_arguments(request, seeds, before.config), callback_on_step_end=_reporter(progress)
+                **_arguments(pipeline, request, seeds, before.config), callback_on_step_end=_reporter(progress)
             ).images
     finally:
         pipeline.scheduler = before
@@ -118,22 +136,37 @@ def generate(
             f"the picture holds NaN or infinite values: the base model computes in {pipeline.unet.dtype}, "
             "expected a dtype that holds its values: give --dtype fp32 or bf16"
         )
-    return Result(np.rint(np.asarray(images) * 255).astype(np.uint8), seeds, stack.firings())
+    drawn = np.rint(_kept(request, np.asarray(images) * 255)).astype(np.uint8)
+    return Result(drawn, seeds, stack.firings())
 
 
 def _pipeline_for(pipeline: Any, request: Request) -> Any:
-    """The same networks behind the pipeline that the request needs."""
-    if request.image is None:
+    """Return the same networks behind the pipeline that the request needs."""
+    inpaints = request.mask is not None or _reads_mask(pipeline)
+    if request.image is None and not inpaints:
         return pipeline
-    from diffusers import AutoPipelineForImage2Image
+    from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
 
     with quiet():
-        other = AutoPipelineForImage2Image.from_pipe(pipeline)
+        other = (AutoPipelineForInpainting if inpaints else AutoPipelineForImage2Image).from_pipe(pipeline)
     other.set_progress_bar_config(disable=True)
     return other
 
 
-def _arguments(request: Request, seeds: Sequence[int], scheduler: Mapping[str, Any]) -> dict[str, Any]:
+def _reads_mask(pipeline: Any) -> bool:
+    return pipeline.unet.config["in_channels"] == INPAINTING
+
+
+def _kept(request: Request, drawn: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Return pictures [N, H, W, 3] in 0..255 with what the mask keeps of the given picture."""
+    if request.mask is None:
+        return drawn
+    share = np.asarray(_mask(request))[..., None] / WHITE
+    return share * drawn + (1 - share) * np.asarray(_picture(request))
+
+
+def _arguments(pipeline: Any, request: Request, seeds: Sequence[int], scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the pipeline is called with; without a picture, models for inpainting redraw all of a grey one."""
     arguments: dict[str, Any] = {
         "prompt": list(request.prompts),
         "negative_prompt": [request.negative] * request.batch,
@@ -143,16 +176,33 @@ def _arguments(request: Request, seeds: Sequence[int], scheduler: Mapping[str, A
         "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
         "output_type": "np",
     }
-    if request.image is None:
-        return {**arguments, "width": request.width, "height": request.height}
-    return {**arguments, "image": [_pillow(request)] * request.batch, "strength": request.strength}
+    size = {"width": request.width, "height": request.height}
+    inpaints = request.mask is not None or _reads_mask(pipeline)
+    if request.image is None and not inpaints:
+        return {**arguments, **size}
+    strength = 1.0 if request.image is None else request.strength
+    arguments |= {"image": [_picture(request)] * request.batch, "strength": strength}
+    return {**arguments, **size, "mask_image": [_mask(request)] * request.batch} if inpaints else arguments
 
 
-def _pillow(request: Request) -> PillowImage:
+def _picture(request: Request) -> PillowImage:
+    """Return the picture to start from, at the request's size; grey without one."""
     from PIL import Image as Pillow
 
-    assert request.image is not None
-    return Pillow.fromarray(request.image).resize((request.width, request.height), Pillow.Resampling.LANCZOS)
+    size = (request.width, request.height)
+    if request.image is None:
+        return Pillow.new("RGB", size, (GREY,) * 3)
+    return Pillow.fromarray(request.image).resize(size, Pillow.Resampling.LANCZOS)
+
+
+def _mask(request: Request) -> PillowImage:
+    """Return what is redrawn, at the request's size; all without a mask."""
+    from PIL import Image as Pillow
+
+    size = (request.width, request.height)
+    if request.mask is None:
+        return Pillow.new("L", size, WHITE)
+    return Pillow.fromarray(request.mask).resize(size, Pillow.Resampling.BILINEAR)
 
 
 def _reporter(progress: Callable[[int], None] | None) -> Callable[..., dict[str, Any]]:

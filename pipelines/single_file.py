@@ -18,8 +18,11 @@ import torch
 
 from ..core.base import LATENT
 from ..core.errors import HostError
-from ..models.families.controlnet import ControlNetConfig
-from ..models.loading import Header, read_header, read_settings, read_tensors
+from ..models.families.controlnet import ControlNetConfig, ControlNetSettings
+from ..models.guard import one_line
+from ..models.loading import Header, read_header, read_tensors
+from ..models.sources import read_settings
+from .folders import check_channels
 from .tokenizers import END, ZERO, make_tokenizer
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -44,7 +47,6 @@ SCHEDULE = {  # of the noise: v1-inference.yaml of CompVis/stable-diffusion, and
 # ComfyUI (supported_models.py, SD20), and the safest that a file without metadata allows.
 TELLTALE, SPREAD_OF_V = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
 V_KEY, ZERO_SNR_KEY = "v_pred", "ztsnr"  # empty tensors by which SDXL models say that they are trained so
-PREDICTIONS = ("epsilon", "v_prediction")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +73,12 @@ def load_single_file(path: Path, dtype: torch.dtype, prediction: str | None = No
     """
     import diffusers
 
-    if path.suffix.lower() not in SINGLE_FILES or not path.is_file():
-        raise HostError(f"there is no checkpoint '{path}': give a diffusers folder or a .safetensors file as --base")
-    header = read_header(path)
+    header = _header(path)
     kind = kind_of(path.name, header.shapes)
     scheduler = {**SCHEDULE, **dict(kind.scheduler), **_prediction(path, header, prediction)}
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_configs(folder, kind, header.shapes, scheduler, read_settings(path, header))
+        write_configs(folder, kind, header.shapes, scheduler, read_settings(ControlNetSettings, header))
         names = ["tokenizer", "tokenizer_2"][: len(kind.encoders)]
         tokenizers = {
             name: make_tokenizer(folder / name, END if prefix in (CLIP, XL_CLIP) else ZERO)
@@ -91,7 +91,18 @@ def load_single_file(path: Path, dtype: torch.dtype, prediction: str | None = No
         except NotImplementedError as error:  # a weight that is still on the meta device cannot be cast
             raise HostError(f"'{path.name}' lacks some of its networks' weights: get the full checkpoint") from error
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise HostError(f"'{path.name}' cannot be read as a checkpoint: {error}") from error
+            raise HostError(f"'{path.name}' cannot be read as a checkpoint: {one_line(error)}") from error
+
+
+def read_kind(path: Path) -> Kind:
+    """Return which Stable Diffusion a file holds, from its header; errors as of `load_single_file`."""
+    return kind_of(path.name, _header(path).shapes)
+
+
+def _header(path: Path) -> Header:
+    if path.suffix.lower() not in SINGLE_FILES or not path.is_file():
+        raise HostError(f"there is no checkpoint '{path}': give a diffusers folder or a .safetensors file as --base")
+    return read_header(path)
 
 
 def kind_of(name: str, shapes: Shapes) -> Kind:
@@ -100,12 +111,7 @@ def kind_of(name: str, shapes: Shapes) -> Kind:
         raise HostError(f"'{name}' holds no base model: give a Stable Diffusion checkpoint")
     if any(key.startswith(REFINER) for key in shapes):
         raise HostError(f"'{name}' is SDXL's refiner, which no control model was trained for: give the SDXL base model")
-    channels = shapes[f"{UNET}input_blocks.0.0.weight"][1]
-    if channels != LATENT_CHANNELS:
-        raise HostError(
-            f"'{name}' reads {channels} latent channels, expected {LATENT_CHANNELS}: it is a model for inpainting, "
-            "depth or edits; give the plain model, with an inpaint ControlNet where you want to inpaint"
-        )
+    check_channels(name, shapes[f"{UNET}input_blocks.0.0.weight"][1])
     found = [kind for kind in (SD1, SD2, SDXL) if all(_has(shapes, prefix) for prefix in kind.encoders)]
     if not found:
         raise HostError(f"'{name}' holds no text encoder: give the full checkpoint, or a diffusers folder")
@@ -114,10 +120,10 @@ def kind_of(name: str, shapes: Shapes) -> Kind:
     return found[0]
 
 
-def write_configs(folder: Path, kind: Kind, shapes: Shapes, scheduler: Config, settings: Mapping[str, str]) -> None:
+def write_configs(folder: Path, kind: Kind, shapes: Shapes, scheduler: Config, settings: ControlNetSettings) -> None:
     """The configuration of every part, where diffusers looks for it.
 
-    settings: what no shape tells of a model that is none of the known ones: `heads`, `head_channels`, `norm_groups`.
+    settings: what no shape tells of a model that is none of the known ones.
     """
     encoders = [_text_encoder(_below(shapes, prefix), unused=int(kind is SD2)) for prefix in kind.encoders]
     pooled = encoders[-1].get("projection_dim", 0)
@@ -156,7 +162,7 @@ def _unet(net: ControlNetConfig, kind: Kind, pooled: int) -> Config:
     config: Config = {
         "sample_size": kind.side,
         "in_channels": net.latent_channels,
-        "out_channels": net.latent_channels,
+        "out_channels": LATENT_CHANNELS,
         "block_out_channels": widths,
         "layers_per_block": len(levels[0]),
         "cross_attention_dim": net.context,

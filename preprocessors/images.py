@@ -2,6 +2,9 @@
 
 Pillow reads, because it knows a picture's size, format and orientation from the header alone, refuses formats that
 were not asked for, and names what is wrong; cv2 gives None for everything. All hosts have it installed.
+
+However a picture comes (a file, bytes, a Pillow image, an array), it is held to the same rules: at most `MAX_PIXELS`,
+upright by EXIF, 16 bits scaled to 8, 32 bits refused, transparency on white (of a mask: on black).
 """
 
 # pyright: reportUnknownMemberType=false
@@ -9,16 +12,18 @@ were not asked for, and names what is wrong; cv2 gives None for everything. All 
 
 from __future__ import annotations
 
+import io
 import os
 import struct
-import uuid
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import HintError
+from ..core.files import replacing
 from .declaration import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -33,7 +38,11 @@ if TYPE_CHECKING:
 else:
     from .lazy import PillowImage, PillowOps, PngImagePlugin, np
 
-READS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # of a GIF or TIFF, the first picture
+READS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")  # of a GIF or TIFF, the first picture
+SUFFIXES = {  # of files that hold pictures -> what they hold
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF",
+    ".tiff": "TIFF", ".gif": "GIF", ".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF",
+}  # fmt: skip
 WRITES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".tiff": "TIFF"}
 ENCODING = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}  # hints are drawings: sharp edges
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
@@ -43,20 +52,65 @@ SIXTEEN_TO_EIGHT = 257  # 65535 / 255
 
 
 def read_image(path: str | os.PathLike[str]) -> Image:
-    """The picture as uint8 RGB [H, W, 3], upright (EXIF), transparency on white, 16 bits scaled to 8.
+    """Return the picture of a file as uint8 RGB [H, W, 3].
 
     HintError if there is no such file, or it is no picture, damaged, of another format, or over `MAX_PIXELS`.
     """
-    return np.array(_decode(Path(path), WHITE).convert("RGB"), np.uint8)
+    return _read(Path(path), "RGB", WHITE)
 
 
 def read_mask(path: str | os.PathLike[str]) -> Mask:
-    """The picture's brightness as uint8 [H, W], 255 = full effect; transparency on black. Errors as `read_image`."""
-    return np.array(_decode(Path(path), BLACK).convert("L"), np.uint8)
+    """Return the brightness of a file's picture as uint8 [H, W], 255 = full effect. Errors as `read_image`."""
+    return _read(Path(path), "L", BLACK)
+
+
+def decode_image(data: bytes, name: str, advice: str = "") -> Image:
+    """Return the picture that the bytes of a file hold as uint8 RGB [H, W, 3]. Errors as `read_image`.
+
+    name: what the picture is called in messages. advice: what to do, where the bytes are no picture at all.
+    """
+    with _opened(io.BytesIO(data), name, advice) as picture:
+        return _decoded(picture, name, "RGB", WHITE)
+
+
+def convert_image(picture: PillowImage.Image | NDArray[Any], name: str) -> Image:
+    """Return a Pillow image, or an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], as uint8 RGB [H, W, 3].
+
+    Errors as `read_image`; of arrays, uint8 and uint16 are read.
+    """
+    if isinstance(picture, np.ndarray):
+        return _from_array(picture, name)
+    _check_size(picture.size, name)
+    return _decoded(picture, name, "RGB", WHITE)
+
+
+def eight_bit(picture: PillowImage.Image, name: str, kind: str | None = None) -> PillowImage.Image:
+    """Return the picture with at most 8 bits a channel, its mode otherwise as it is; HintError for 32 bits.
+
+    kind: the format of its file, if it does not say. Pillow itself reads colour of 16 bits as 8, but clips grey.
+    """
+    sixteen = picture.mode == "I" and (kind or picture.format) == "PNG"  # PNG has no 32 bits; older Pillow says I
+    if picture.mode.startswith("I;16") or sixteen:
+        return PillowImage.fromarray(_scaled(np.asarray(picture)))
+    if picture.mode in ("I", "F"):
+        raise HintError(f"{name} has 32 bits a channel, and nobody knows its white: save it with 8 or 16 bits")
+    return picture
+
+
+def readable() -> tuple[str, ...]:
+    """Return the formats that the installed Pillow reads; AVIF and HEIF depend on its version and on plugins."""
+    PillowImage.init()
+    return tuple(kind for kind in READS if kind in PillowImage.OPEN)
+
+
+def suffixes() -> tuple[str, ...]:
+    """Return the suffixes of the files that can be read here."""
+    kinds = readable()
+    return tuple(suffix for suffix, kind in SUFFIXES.items() if kind in kinds)
 
 
 def check_folder(folder: Path) -> None:
-    """HintError unless the folder is there or can be made; for long work whose result will go there."""
+    """Raise HintError unless the folder is there or can be made; for long work whose result will go there."""
     place = folder.absolute()
     above = next(each for each in (place, *place.parents) if each.exists())
     if not (above.is_dir() and os.access(above, os.W_OK)):
@@ -64,7 +118,7 @@ def check_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """The folder and those above it; HintError if it cannot be."""
+    """Make the folder and those above it; HintError if it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -84,14 +138,11 @@ def write_image(path: str | os.PathLike[str], image: Image | Mask, metadata: Map
         raise HintError(f"cannot write {target}: only PNG files carry settings; name it {target.stem}.png")
     if image.dtype != np.uint8 or 0 in image.shape or not (image.ndim == 2 or image.shape[2:] == (3,)):
         raise HintError(f"cannot write {image.dtype} {list(image.shape)}: expected uint8 [H, W, 3] or [H, W]")
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
-        _encode(part, np.ascontiguousarray(image), kind, metadata or {})
-        part.replace(target)
+        with replacing(target) as part:
+            _encode(part, np.ascontiguousarray(image), kind, metadata or {})
     except (OSError, ValueError) as error:  # Pillow says ValueError for sizes that a format cannot hold
         raise HintError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        part.unlink(missing_ok=True)  # an interrupt leaves nothing behind
 
 
 def _encode(path: Path, image: Image | Mask, kind: str, metadata: Mapping[str, str]) -> None:
@@ -106,39 +157,80 @@ def _encode(path: Path, image: Image | Mask, kind: str, metadata: Mapping[str, s
         os.fsync(file.fileno())
 
 
-def _decode(path: Path, background: int) -> PillowImage.Image:
-    """The upright picture in one of Pillow's 8-bit modes, without transparency."""
-    picture = _open(path)
-    try:
-        picture.load()
-        upright = PillowOps.exif_transpose(picture)
-    except DAMAGED as error:
-        raise HintError(f"{path} is damaged or truncated ({error}): export or download it again") from error
-    finally:
-        picture.close()
-    return _flat(_eight_bit(upright, picture.format, path), background)
-
-
-def _open(path: Path) -> PillowImage.Image:
-    """The header only; too many pixels are refused before any is decoded."""
+def _read(path: Path, mode: str, background: int) -> NDArray[np.uint8]:
+    """Return the picture of a file as `_decoded` does."""
     _check_file(path)
+    with _opened(path, str(path)) as picture:
+        return _decoded(picture, str(path), mode, background)
+
+
+@contextmanager
+def _opened(source: Path | io.BytesIO, name: str, advice: str = "") -> Generator[PillowImage.Image]:
+    """Open a picture by its header only; too many pixels are refused before any is decoded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)  # our own, lower limit follows
-            picture = PillowImage.open(path, formats=READS)
+            picture = PillowImage.open(source, formats=readable())
     except PillowImage.DecompressionBombError as error:
-        raise HintError(f"{path} has more than {MAX_PIXELS // 10**6} megapixels: scale it down") from error
+        raise HintError(f"{name} has more than {MAX_PIXELS // 10**6} megapixels: scale it down") from error
     except DAMAGED as error:
-        known = ", ".join(READS)
-        raise HintError(f"{path} is no picture of a known format ({known}), or its header is damaged") from error
-    width, height = picture.size
+        known, more = ", ".join(readable()), f": {advice}" if advice else ""
+        raise HintError(f"{name} is no picture of a known format ({known}), or its header is damaged{more}") from error
+    with picture:
+        _check_size(picture.size, name)
+        yield picture
+
+
+def _decoded(picture: PillowImage.Image, name: str, mode: str, background: int) -> NDArray[np.uint8]:
+    """Return the picture upright, without transparency, as uint8: [H, W, 3] in the mode RGB, [H, W] in the mode L."""
+    try:
+        picture.load()
+        upright = PillowOps.exif_transpose(picture)
+        return np.array(_flat(eight_bit(upright, name, picture.format), background).convert(mode), np.uint8)
+    except DAMAGED as error:
+        raise HintError(f"{name} is damaged or truncated ({error}): export or download it again") from error
+
+
+def _flat(picture: PillowImage.Image, background: int) -> PillowImage.Image:
+    """Return the picture with its transparency laid on a background of one grey."""
+    if "transparency" not in picture.info and picture.mode not in TRANSPARENT:
+        return picture
+    layer = picture.convert("RGBA")
+    ground = PillowImage.new("RGBA", layer.size, (background, background, background, 255))
+    return PillowImage.alpha_composite(ground, layer)
+
+
+def _from_array(array: NDArray[Any], name: str) -> Image:
+    """Return an array as `convert_image` does."""
+    expected = "expected uint8 or uint16, [H, W], [H, W, 3] or [H, W, 4]"
+    pixels = array[..., None] if array.ndim == 2 else array
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
+        raise HintError(f"{name} is {array.dtype} {list(array.shape)}, {expected}")
+    _check_size((pixels.shape[1], pixels.shape[0]), name)
+    if pixels.dtype == np.uint16:
+        pixels = _scaled(pixels)
+    if pixels.dtype != np.uint8:
+        raise HintError(f"{name} is {array.dtype} {list(array.shape)}, {expected}")
+    if pixels.shape[2] == 4:
+        alpha = pixels[..., 3:].astype(np.float32) / 255
+        return np.clip(pixels[..., :3] * alpha + WHITE * (1 - alpha), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
+
+
+def _scaled(levels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return 16-bit levels as 8-bit ones."""
+    return np.rint(levels.astype(np.float64) / SIXTEEN_TO_EIGHT).astype(np.uint8)
+
+
+def _check_size(size: tuple[int, int], name: str) -> None:
+    """Raise HintError for a picture of (width, height) over `MAX_PIXELS`."""
+    width, height = size
     if width * height > MAX_PIXELS:
-        picture.close()
-        raise HintError(f"{path} is {width}x{height}, more than {MAX_PIXELS // 10**6} megapixels: scale it down")
-    return picture
+        raise HintError(f"{name} is {width}x{height}, more than {MAX_PIXELS // 10**6} megapixels: scale it down")
 
 
 def _check_file(path: Path) -> None:
+    """Raise HintError unless the path is a file that can be read and holds something."""
     try:
         if path.is_dir():
             raise HintError(f"{path} is a folder: expected one picture")
@@ -146,26 +238,7 @@ def _check_file(path: Path) -> None:
             raise HintError(f"there is no picture {path}: check the path")
         with path.open("rb") as file:
             empty = not file.read(1)
-    except OSError as error:
-        raise HintError(f"cannot read {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise HintError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     if empty:
         raise HintError(f"{path} is empty: export or download it again")
-
-
-def _eight_bit(picture: PillowImage.Image, kind: str | None, path: Path) -> PillowImage.Image:
-    """Grey of 16 bits scaled to 8; Pillow itself reads 16-bit colour as 8 bits, but clips grey."""
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and kind == "PNG"):  # older Pillow says I
-        levels = np.asarray(picture).astype(np.float64) / SIXTEEN_TO_EIGHT
-        return PillowImage.fromarray(np.rint(levels).astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        raise HintError(f"{path} has 32 bits a channel, and nobody knows its white: save it with 8 or 16 bits")
-    return picture
-
-
-def _flat(picture: PillowImage.Image, background: int) -> PillowImage.Image:
-    """Transparency laid on a background of one grey."""
-    if "transparency" not in picture.info and picture.mode not in TRANSPARENT:
-        return picture
-    layer = picture.convert("RGBA")
-    ground = PillowImage.new("RGBA", layer.size, (background, background, background, 255))
-    return PillowImage.alpha_composite(ground, layer)

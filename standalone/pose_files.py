@@ -6,7 +6,6 @@ The layout is OpenPose's, as pose editors and ComfyUI's `POSE_KEYPOINT` have it;
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import HintError
+from ..core.files import replacing
+from ..core.texts import read_json
 from ..preprocessors import Preprocessor
 from ..preprocessors.poses.points import Poses, from_json, to_json
 from ..preprocessors.resize import scaled_size
@@ -24,25 +25,17 @@ SUFFIX = ".json"
 
 
 def write_poses(path: Path, poses: Poses) -> None:
-    """One frame as JSON; the file appears complete or not at all. HintError if the place cannot be written."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    """Write one frame as JSON; the file appears complete or not at all. HintError if it cannot be written."""
     try:
-        part.write_text(json.dumps([to_json(poses)]), encoding="utf-8")
-        part.replace(path)
+        with replacing(path) as part:
+            part.write_text(json.dumps([to_json(poses)]), encoding="utf-8")
     except OSError as error:
         raise HintError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)  # an interrupt leaves nothing behind
 
 
 def read_poses(path: Path) -> Poses:
-    """The poses of a file with one frame; HintError says what is wrong with it."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise HintError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise HintError(f"{path} is no JSON ({error}): export the pose again") from error
+    """Return the poses of a file with one frame; FileError and HintError say what is wrong with it."""
+    content = read_json(path, "pose file")
     frames = content if isinstance(content, list) else [content]
     if len(frames) != 1:
         raise HintError(f"{path} has {len(frames)} frames, expected one: save each in a file of its own")
@@ -53,7 +46,7 @@ def read_poses(path: Path) -> Poses:
 
 
 def draw_file(path: Path, preprocessor: Preprocessor, resolution: int | None, settings: Mapping[str, float]) -> Image:
-    """The hint of a file, as the preprocessor would draw it; HintError if it finds no poses itself."""
+    """Return the hint of a file, as the preprocessor would draw it; HintError if it finds no poses itself."""
     if not preprocessor.finds_poses:
         raise HintError(f"{path}: {preprocessor.id} draws no poses: choose openpose_full, or give a picture")
     poses = read_poses(path)
@@ -64,6 +57,6 @@ def draw_file(path: Path, preprocessor: Preprocessor, resolution: int | None, se
 
 
 def draw(poses: Poses, preprocessor: Preprocessor, settings: Mapping[str, float]) -> Image:
-    """The hint of poses, uint8 [H, W, 3] of their canvas."""
+    """Return the hint of poses, uint8 [H, W, 3] of their canvas."""
     assert preprocessor.finish is not None
     return preprocessor.finish(poses, np.zeros((poses.height, poses.width, 3), np.uint8), **settings)

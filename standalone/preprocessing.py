@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import HintError, PreprocessorError
+from ..core.errors import FileError, HintError, PreprocessorError
 from ..preprocessors import Output, Preprocessor
-from ..preprocessors.images import READS, make_folder, read_image, read_mask, write_image
+from ..preprocessors.folders import Listing, list_pictures
+from ..preprocessors.images import make_folder, read_image, read_mask, suffixes, write_image
 from ..preprocessors.perform import Runtime
 from .pose_files import SUFFIX as POSES
 from .pose_files import draw, draw_file, write_poses
@@ -28,7 +29,6 @@ from .videos import open_video, read_note, write_video
 
 Image = NDArray[np.uint8]
 
-PICTURES = (*(f".{kind.lower()}" for kind in READS), ".jpg", ".tif")
 KEY = "controlstack"  # of the settings in the text of a PNG file
 FRAMES_AT_ONCE = 8  # of a video that go through a network together
 SHOWN = 5  # failures that are told in full
@@ -67,7 +67,8 @@ class Done:
 
     written: int
     skipped: int
-    hints: int = 0  # found in folders and left alone, since they are no pictures
+    hints: int = 0  # of earlier runs, found in folders and left alone
+    left_out: str = ""  # what else the folders held, such as "2 .txt"
 
 
 def run_job(job: Job, runtime: Runtime) -> Done:
@@ -78,36 +79,39 @@ def run_job(job: Job, runtime: Runtime) -> Done:
     """
     from .progress import bar
 
+    job.preprocessor.check_gives_hint()
     settings = job.preprocessor.settings(job.parameters)
     mask = _mask(job)
     if job.poses and not job.preprocessor.finds_poses:
         raise PreprocessorError(f"{job.preprocessor.id} finds no poses: leave --poses out, or choose dw_openpose_full")
     worker = _Worker(job, settings, mask, runtime)
-    todo, hints = tasks(job)
+    todo, hints, left_out = tasks(job)
     make_folder(job.output)
-    failures: list[HintError] = []
+    failures: list[HintError | FileError] = []
     written = 0
     for task in bar(todo, "files"):
         try:
             written += worker.perform(task)
-        except HintError as error:
+        except (HintError, FileError) as error:
             failures.append(error)
     if failures:
-        raise _failed(failures, len(todo))
-    return Done(written, len(todo) - written, hints)
+        raise _failed(failures, len(todo), left_out)
+    return Done(written, len(todo) - written, hints, left_out)
 
 
-def tasks(job: Job) -> tuple[list[Task], int]:
-    """Every picture and video of the sources, each once, and how many hints of ours lie between them.
+def tasks(job: Job) -> tuple[list[Task], int, str]:
+    """Return every picture and video of the sources, each once; how many hints of ours, and what else, lies there.
 
     HintError if there is no picture, or two would be one file.
     """
-    everything = [task for source in dict.fromkeys(job.sources) for task in _of(source, job)]
+    listings = [_of(source, job) for source in dict.fromkeys(job.sources)]
+    everything = [task for listed, _ in listings for task in listed]
+    others = Listing((), sum((left_out for _, left_out in listings), Counter())).remark()
     found = [task for task in everything if task.source in job.sources or not is_hint(task.source)]
     if not found:
-        besides = f" but {len(everything)} hints of earlier runs" if everything else ""
+        besides = f" but {len(everything)} hints of earlier runs" if everything else f" but {others}" if others else ""
         places = ", ".join(map(str, job.sources))
-        raise HintError(f"there are no pictures in {places}{besides}: known are {' '.join(PICTURES)}")
+        raise HintError(f"there are no pictures in {places}{besides}: known are {' '.join((*suffixes(), *VIDEOS))}")
     count = Counter(task.target for task in found)
     distinct = [task if count[task.target] == 1 else _with_suffix(task, job) for task in found]
     taken: dict[Path, Path] = {}
@@ -115,7 +119,7 @@ def tasks(job: Job) -> tuple[list[Task], int]:
         other = taken.setdefault(task.target, task.source)
         if other != task.source:
             raise HintError(f"{other} and {task.source} would both become {task.target}: name their folders' parent")
-    return [Task(source, target) for target, source in taken.items()], len(everything) - len(found)
+    return [Task(source, target) for target, source in taken.items()], len(everything) - len(found), others
 
 
 def is_hint(path: Path) -> bool:
@@ -228,17 +232,15 @@ def _mask(job: Job) -> Image | None:
     return None if job.mask is None else read_mask(job.mask)
 
 
-def _of(source: Path, job: Job) -> Iterator[Task]:
+def _of(source: Path, job: Job) -> tuple[list[Task], Counter[str]]:
+    """Return what is to be done with one source, and what is left out of it, counted by suffix."""
     if not source.is_dir():
-        yield Task(source, _target(source, Path(), job))
-        return
+        return [Task(source, _target(source, Path(), job))], Counter()
     if source.resolve() == job.output.resolve():
         raise HintError(f"{source} is the output folder too, and hints would become pictures: choose another --output")
-    inside = job.output.resolve()
-    for path in sorted(source.rglob("*")):
-        known = path.suffix.lower() in (*PICTURES, *VIDEOS)
-        if known and path.is_file() and not path.name.startswith(".") and inside not in path.resolve().parents:
-            yield Task(path, _target(path, path.parent.relative_to(source), job))
+    listing = list_pictures(source, deep=True, also=VIDEOS, outside=job.output)
+    found = [Task(path, _target(path, path.parent.relative_to(source), job)) for path in listing.files]
+    return found, Counter(listing.left_out)
 
 
 def _target(source: Path, below: Path, job: Job, name: str = "") -> Path:
@@ -285,9 +287,10 @@ def _shown(frames: Iterator[Image], expected: int) -> Iterable[Image]:
     return bar(frames, "frames", expected)
 
 
-def _failed(failures: Sequence[HintError], total: int) -> HintError:
+def _failed(failures: Sequence[HintError | FileError], total: int, left_out: str) -> HintError | FileError:
     if total == 1:
         return failures[0]
     more = f"; and {len(failures) - SHOWN} more" if len(failures) > SHOWN else ""
     told = "; ".join(str(error) for error in failures[:SHOWN])
-    return HintError(f"{len(failures)} of {total} files could not be used, the others are done: {told}{more}")
+    others = f"; left out {left_out}" if left_out else ""
+    return HintError(f"{len(failures)} of {total} files could not be used, the others are done: {told}{more}{others}")

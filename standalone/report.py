@@ -11,6 +11,7 @@ from ..pipelines.drawing import Request
 from ..units.ready import Ready
 from ..units.record import to_record
 
+PICTURES = ("image", "mask")  # of a request: no text
 KEY = "controlstack"  # of the machine-readable text in a PNG file
 
 
@@ -26,7 +27,7 @@ def describe(loaded: Sequence[Ready], firings: Sequence[Firing]) -> Iterator[str
 def metadata(request: Request, seed: int, loaded: Sequence[Ready], firings: Sequence[Firing]) -> dict[str, str]:
     """Text for a PNG file: JSON for programs, a line for people."""
     prompt = request.prompts[seed - request.seed]
-    settings = {field.name: getattr(request, field.name) for field in fields(request) if field.name != "image"}
+    settings = {field.name: getattr(request, field.name) for field in fields(request) if field.name not in PICTURES}
     units = [
         {"settings": to_record(each.request), "fired": firing.fired, "steps": firing.steps}
         for each, firing in zip(loaded, firings, strict=True)

@@ -10,7 +10,6 @@ import importlib
 import logging
 import re
 import subprocess
-import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import HintError, MissingDependencyError
+from ..core.files import replacing
 
 Image = NDArray[np.uint8]
 
@@ -71,31 +71,33 @@ def read_note(path: Path) -> str:
 
 
 def write_video(path: Path, rate: float, frames: Iterable[Image], note: str = "") -> int:
-    """Write frames of one size, and a note of one line; their number. The file appears complete or not at all.
+    """Write frames of one size, and a note of one line, and return how many frames there were.
 
-    HintError if there are no frames, or ffmpeg cannot write them.
+    The file appears complete or not at all. HintError if there are no frames, or ffmpeg cannot write them.
     """
-    part = path.with_name(f".{uuid.uuid4().hex}.part{path.suffix}")
+    try:
+        with replacing(path, path.suffix) as part:
+            count = _write_frames(part, rate, frames, note)
+            if not part.is_file():
+                raise HintError(f"cannot write {path}: {'ffmpeg made no file' if count else 'the video has no frames'}")
+    except OSError as error:  # ffmpeg ended early, for one
+        raise HintError(f"cannot write {path}: {' '.join(str(error).split())}") from error
+    return count
+
+
+def _write_frames(path: Path, rate: float, frames: Iterable[Image], note: str) -> int:
+    """Write the file without further care, and return the number of frames; none make no file."""
     writer: Generator[None, Any, None] | None = None
     count = 0
     try:
         for frame in frames:
             if writer is None:
-                writer = _writer(part, rate, frame, note)
+                writer = _writer(path, rate, frame, note)
             writer.send(np.ascontiguousarray(frame))
             count += 1
-        if writer is None:
-            raise HintError(f"cannot write {path}: the video has no frames")
-        writer.close()
-        if not part.is_file():
-            raise HintError(f"cannot write {path}: ffmpeg made no file")
-        part.replace(path)
-    except OSError as error:  # ffmpeg ended early, for one
-        raise HintError(f"cannot write {path}: {' '.join(str(error).split())}") from error
     finally:
         if writer is not None:
             writer.close()
-        part.unlink(missing_ok=True)  # an interrupt leaves nothing behind
     return count
 
 

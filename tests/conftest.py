@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+# One thread for each test process, read when torch is imported: the networks are tiny, and on a busy machine threads
+# wait for each other so long that a run takes twenty times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def load_checkout() -> None:

@@ -16,6 +16,8 @@ from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
 from controlstack.core.unit import ControlUnit
 from controlstack.models import registry as models
+from controlstack.models.layers import Kit
+from controlstack.models.settings import Settings
 from controlstack.preprocessors import registry as preprocessors
 from safetensors.torch import save_file
 
@@ -79,14 +81,18 @@ def test_a_damaged_file_of_the_family_is_refused(tint: ModuleType, tmp_path: Pat
 
 
 def test_the_family_takes_no_other_file_for_its_own(tint: ModuleType) -> None:
-    assert not tint.FAMILY.recognises({"conv.weight": (6, 3, 8, 8)})
-    assert not tint.FAMILY.recognises({"tint.conv.weight": (6, 3)})
+    assert not tint.FAMILY.detect({"conv.weight": (6, 3, 8, 8)})
+    assert not tint.FAMILY.detect({"tint.conv.weight": (6, 3)})
+
+
+def test_the_family_is_small() -> None:
+    assert len(EXAMPLES["models/families/tint.py"].splitlines()) <= 40
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.5])
 def test_the_family_works(weight: float) -> None:
     tint = load("models/families/tint.py")
-    network = tint.Tint.from_shapes({"conv.weight": (6, 3, 8, 8), "conv.bias": (6,)})
+    network = tint.Tint(6, Kit())
     hint = torch.rand(1, 3, 32, 32)
     step = Step(
         x=torch.rand(2, 4, 4, 4),
@@ -95,7 +101,9 @@ def test_the_family_works(weight: float) -> None:
         cond=(False, True),
         progress=progress_at(0, 10),
     )
-    residuals = ControlStack([ControlUnit(model=tint.TintModel(network, name="tint"), hint=hint, weight=weight)])(step)
+    residuals = ControlStack(
+        [ControlUnit(model=tint.FAMILY.wrap(network, "tint", Settings(), None), hint=hint, weight=weight)]
+    )(step)
     assert residuals.input[0] is not None
     torch.testing.assert_close(residuals.input[0], weight * network.conv(hint).detach().expand(2, -1, -1, -1))
     assert not (residuals.middle or residuals.output)

@@ -198,6 +198,12 @@ def load_frozen(path: Path, device: torch.device) -> Any:
     from diffusers import DDIMScheduler
 
     base = load_pipeline(path, torch.float32)
+    channels, latents = base.unet.config["in_channels"], base.vae.config["latent_channels"]
+    if channels != latents:
+        raise HostError(
+            f"'{path}' reads {channels} latent channels, expected {latents}: it is an inpainting model; train over the "
+            "plain one, since its control models act on the inpainting model too"
+        )
     base.to(device)
     for part in base.components.values():
         if isinstance(part, nn.Module):

@@ -13,9 +13,11 @@ from torch import nn
 
 from ..core.base import check_fits
 from ..core.errors import ModelError, UnsupportedModelError
-from ..models.families.controlnet import FAMILY, ControlNet, ControlNetConfig, ControlNetModel
+from ..models.families.controlnet import FAMILY, ControlNet, ControlNetConfig, ControlNetModel, ControlNetSettings
+from ..models.loading import read_header
 from ..models.naming import to_ldm
-from ..models.registry import load_control_model
+from ..models.registry import identify, load_control_model
+from ..models.settings import read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +29,8 @@ def trainable_copy(unet: UNet2DConditionModel) -> ControlNet:
     """A ControlNet whose encoder equals the U-Net's and whose residuals are zero."""
     state = to_ldm(dict(unet.state_dict()))
     shapes = {key: tuple(value.shape) for key, value in state.items()}
-    network = ControlNet(ControlNetConfig.from_shapes(shapes, settings_of(unet)))
+    settings = read(ControlNetSettings, settings_of(unet), "the U-Net")
+    network = ControlNet(ControlNetConfig.from_shapes(shapes, settings))
     own = network.state_dict()
     network.load_state_dict({key: state.get(key, value) for key, value in own.items()})
     for module in (*network.zero_convs.modules(), *network.middle_block_out.modules(), network.input_hint_block[-1]):
@@ -40,10 +43,11 @@ def trainable_copy(unet: UNet2DConditionModel) -> ControlNet:
 
 def continued(path: Path, unet: UNet2DConditionModel) -> ControlNet:
     """A ControlNet of a file, to be trained on over this U-Net. Raises where the two do not fit."""
+    if identify(read_header(path)) is not FAMILY:
+        raise UnsupportedModelError(f"'{path.name}' is no ControlNet: only those can be trained on")
     base = to_ldm(dict(unet.state_dict()))
     model = load_control_model(path, settings=settings_of(unet), base_state=base, dtype=torch.float32)
-    if not isinstance(model, ControlNetModel):
-        raise UnsupportedModelError(f"'{path.name}' is no ControlNet: only those can be trained on")
+    assert isinstance(model, ControlNetModel)
     if model.pool or model.bgr:
         raise UnsupportedModelError(
             f"'{path.name}' averages its residuals, or reads hints with red and blue swapped: training knows neither, "

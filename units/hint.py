@@ -33,7 +33,7 @@ Size = tuple[int, int]  # height and width in pixels
 
 
 def preprocessor_of(request: UnitRequest) -> Preprocessor:
-    """Return the preprocessor of a unit, its numbers checked; PreprocessorError if no control model reads its result."""
+    """Return the preprocessor of a unit, its numbers checked; PreprocessorError if no model reads its result."""
     if request.preprocessor == AUTO:
         raise UnitError("the preprocessor 'auto' is chosen by the model's file, and no model is known here: choose one")
     found = find(request.preprocessor)

@@ -12,21 +12,22 @@ lllyasviel/ControlNet (`cldm/cldm.py`); every width is read from the shapes of a
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from ...core.base import SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT, Base
 from ...core.control import ControlModel, Prepared, Prompt
-from ...core.errors import UnsupportedModelError
+from ...core.errors import ModelError, UnsupportedModelError
 from ...core.points import MIDDLE, Point, skip
 from ...core.rows import Twins
 from ...core.step import Step
 from ..family import Family, Shapes
+from ..guard import shown
 from ..layers import (
     STANDARD_GROUPS,
     TORCH_OPS,
@@ -42,13 +43,33 @@ from ..layers import (
     timestep_embedding,
 )
 from ..naming import to_ldm
+from ..settings import Settings, Truth, Whole, Word, setting
 
 PREFIX = "control_model."  # of the control model in a training checkpoint of the original code
 SOFT_BASE = 0.825  # guess mode, lllyasviel/ControlNet gradio_canny2image.py: strength * 0.825 ** (12 - i)
 SOFT_LENGTH = 13  # the list belongs to SD 1.x; for SDXL sd-webui-controlnet cuts it to 10, and users rely on that
 STANDARD_HINT_STEM = (16, 16, 32, 32, 96, 96, 256)  # channels of the hint encoder, cldm.py `input_hint_block`
 # Attention heads leave no trace in the shapes. SD 1.x has 8 of them, its successors make them 64 channels wide.
-_HEADS = {SD1_CONTEXT: (8, None), SD2_CONTEXT: (None, 64), SDXL_CONTEXT: (None, 64)}
+_HEADS: dict[int, tuple[int | None, int | None]] = {
+    SD1_CONTEXT: (8, None),
+    SD2_CONTEXT: (None, 64),
+    SDXL_CONTEXT: (None, 64),
+}
+MOST = 4096  # heads, channels or groups; no network is as wide as their product
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlNetSettings(Settings):
+    """What no shape tells; None is what is usual."""
+
+    heads: int | None = setting(Whole(1, MOST))  # of attention
+    head_channels: int | None = setting(Whole(1, MOST))  # of one head, where their number differs by level
+    norm_groups: int | None = setting(Whole(1, MOST))
+    only_middle: bool | None = setting(Truth())  # the zero convolutions of the skips were never trained
+    global_average_pooling: bool | None = setting(Truth())  # residuals carry no position
+    hint_order: str | None = setting(Word(("rgb", "bgr")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +101,18 @@ class ControlNetConfig:
     only_middle: bool = False  # the zero convolutions of the skips were never trained (cldm `only_mid_control`)
 
     @classmethod
-    def from_shapes(cls, shapes: Shapes, settings: Mapping[str, str] | None = None) -> ControlNetConfig:
+    def from_shapes(cls, shapes: Shapes, settings: ControlNetSettings | None = None) -> ControlNetConfig:
         """Read the configuration from the shapes of bare ldm keys.
 
         shapes: of a ControlNet, or of a U-Net from which one is to be made (the hint encoder is then the standard one).
-        settings: what no shape tells: `heads`, `head_channels`, `norm_groups`, `only_middle`.
+        settings: what no shape tells.
         """
-        given = settings or {}
+        given = settings or ControlNetSettings()
         context = _context(shapes)
         heads, head_channels = _heads(given, context)
         channels, latent_channels = shapes["input_blocks.0.0.weight"][:2]
         stem = tuple(shapes[f"input_hint_block.{2 * i}.weight"] for i in range(_count(shapes, "input_hint_block", 2)))
-        return cls(
+        config = cls(
             channels=channels,
             latent_channels=latent_channels,
             blocks=tuple(_blocks(shapes)),
@@ -102,14 +123,16 @@ class ControlNetConfig:
             linear=any(len(shape) == 2 for key, shape in shapes.items() if key.endswith(".proj_in.weight")),
             heads=heads,
             head_channels=head_channels,
-            groups=int(given.get("norm_groups", STANDARD_GROUPS)),
+            groups=given.norm_groups or STANDARD_GROUPS,
             hint_channels=stem[0][1] if stem else 3,
             hint_stem=tuple(shape[0] for shape in stem[:-1]) or STANDARD_HINT_STEM,
-            only_middle=given.get("only_middle") == "true",
+            only_middle=bool(given.only_middle),
         )
+        _check_divisors(config)
+        return config
 
     def heads_of(self, width: int) -> int:
-        """How many attention heads a transformer of this width has."""
+        """Return how many attention heads a transformer of this width has."""
         return self.heads if self.heads is not None else width // (self.head_channels or width)
 
 
@@ -132,7 +155,7 @@ class ControlNet(nn.Module):
         self.middle_block_out = nn.Sequential(ops.Conv2d(widths[-1], widths[-1], 1))
 
     def project(self, context: Tensor) -> Prompt:
-        """The prompt's keys and values for every transformer block in turn; each [B, T, width]."""
+        """Project the prompt [B, T, D] to keys and values for every transformer block in turn; each [B, T, width]."""
         layers = (layer for block in (*self.input_blocks, self.middle_block) for layer in cast(nn.ModuleList, block))
         return tuple(kv for layer in layers if isinstance(layer, SpatialTransformer) for kv in layer.project(context))
 
@@ -143,7 +166,7 @@ class ControlNet(nn.Module):
         features: Tensor,
         prompt: Prompt,
         y: Tensor | None,
-        slots: Collection[Point],
+        points: Collection[Point],
         twins: Twins | None = None,
     ) -> Iterator[tuple[Point, Tensor]]:
         """Compute block by block and yield the wanted residuals; blocks below the last wanted one never run.
@@ -156,13 +179,13 @@ class ControlNet(nn.Module):
             x, timestep, features, widen = *map(twins.narrow, (x, timestep, features)), twins.widen
             y = None if y is None else twins.narrow(y)
         emb = self._embed(timestep, y, x.dtype)
-        left, keys_and_values, h = len(slots), iter(prompt), x
+        left, keys_and_values, h = len(points), iter(prompt), x
         for i, block in enumerate(self.input_blocks):
             h = _run(cast(nn.ModuleList, block), h, emb, keys_and_values, widen)
             if i == 0:
                 h = h + features
-            if (slot := skip(i)) in slots:
-                yield slot, widen(self.zero_convs[i](h))
+            if (point := skip(i)) in points:
+                yield point, widen(self.zero_convs[i](h))
                 left -= 1
             if not left:
                 return
@@ -172,10 +195,10 @@ class ControlNet(nn.Module):
     def forward(
         self, x: Tensor, timestep: Tensor, hint: Tensor, context: Tensor, y: Tensor | None = None
     ) -> list[Tensor]:
-        """All residuals in one list, the middle last, for training: hint [B, 3, 8h, 8w]."""
+        """Return all residuals in one list, the middle last, for training: hint [B, 3, 8h, 8w]."""
         features, prompt = self.input_hint_block(hint), self.project(context)
-        slots = _slots(self.config)
-        return [residual for _, residual in self.residuals(x, timestep, features, prompt, y, slots)]
+        points = _points(self.config)
+        return [residual for _, residual in self.residuals(x, timestep, features, prompt, y, points)]
 
     def _embed(self, timestep: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
         emb = self.time_embed(timestep_embedding(timestep, self.config.channels).to(dtype))
@@ -209,31 +232,32 @@ class ControlNetModel(ControlModel):
         config = network.config
         widths = (config.channels, *(block.channels for block in config.blocks))
         self.base = Base(context=config.context, label=config.label or 0, blocks=widths)
-        self.points = (MIDDLE,) if config.only_middle else _slots(config)
+        self.points = (MIDDLE,) if config.only_middle else _points(config)
         self.soft_weights = (1.0,) if config.only_middle else _soft_weights(len(self.points))
         self.hint_channels = config.hint_channels
 
     def prepare(self, hint: Tensor) -> Prepared:
-        """hint [N, hint_channels, 8h, 8w] -> its features [N, channels, h, w]."""
+        """Compute the features [N, channels, h, w] of a hint [N, hint_channels, 8h, 8w]."""
         hint = hint.flip(1) if self.bgr else hint
         return (self.network.input_hint_block(hint.to(self.dtype)),)
 
     def encode(self, context: Tensor) -> Prompt:
-        """context [B, T, D] -> keys and values of every transformer block; nothing where there is none."""
+        """Project the context [B, T, D] to keys and values of every transformer block; nothing where there is none."""
         return () if self.network.config.context is None else self.network.project(context.to(self.dtype))
 
     def __call__(
-        self, step: Step, prepared: Prepared, prompt: Prompt, slots: Collection[Point]
+        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
     ) -> Iterator[tuple[Point, Tensor]]:
+        """Yield the residual [B, C, h', w'] of each wanted skip, then that of the middle."""
         x = step.x[:, : self.network.config.latent_channels].to(self.dtype)  # inpainting bases have more channels
         y = None if step.y is None else step.y.to(self.dtype)
         twins = step.twins() if y is None else None  # the vectors of uncond and cond differ from the first block on
-        for slot, residual in self.network.residuals(x, step.timestep, prepared[0], prompt, y, slots, twins):
-            yield slot, residual.mean((2, 3), keepdim=True).expand_as(residual) if self.pool else residual
+        for point, residual in self.network.residuals(x, step.timestep, prepared[0], prompt, y, points, twins):
+            yield point, residual.mean((2, 3), keepdim=True).expand_as(residual) if self.pool else residual
             del residual  # free before the next one is computed
 
 
-def _slots(config: ControlNetConfig) -> tuple[Point, ...]:
+def _points(config: ControlNetConfig) -> tuple[Point, ...]:
     return (*(skip(i) for i in range(len(config.blocks) + 1)), MIDDLE)
 
 
@@ -253,7 +277,7 @@ def _run(block: nn.ModuleList, h: Tensor, emb: Tensor, prompt: Iterator[Tensor],
 
 
 def _hint_encoder(config: ControlNetConfig, ops: Ops) -> nn.Sequential:
-    """3x3 convolutions with SiLU between them; every second one after the first pair halves the size."""
+    """Build 3x3 convolutions with SiLU between them; every second one after the first pair halves the size."""
     widths = (config.hint_channels, *config.hint_stem, config.channels)
     layers: list[nn.Module] = []
     for i, (width, out) in enumerate(pairwise(widths)):
@@ -294,13 +318,13 @@ def _blocks(shapes: Shapes) -> Iterator[Block]:
 
 
 def _count(shapes: Shapes, prefix: str, stride: int = 1) -> int:
-    """How many numbered children, 0, stride, 2 * stride ..., a name has."""
+    """Return how many numbered children, 0, stride, 2 * stride ..., a name has."""
     numbers = {int(key.split(".")[1]) for key in shapes if key.startswith(prefix + ".")}
     return max(numbers, default=-stride) // stride + 1
 
 
 def _depth(shapes: Shapes, prefix: str) -> int:
-    """How many transformer blocks stand under a name."""
+    """Return how many transformer blocks stand below a name."""
     start = f"{prefix}.transformer_blocks."
     return len({key[len(start) :].split(".")[0] for key in shapes if key.startswith(start)})
 
@@ -309,12 +333,12 @@ def _context(shapes: Shapes) -> int | None:
     return next((shape[1] for key, shape in shapes.items() if key.endswith(".attn2.to_k.weight")), None)
 
 
-def _heads(settings: Mapping[str, str], context: int | None) -> tuple[int | None, int | None]:
-    """(number of heads, channels of a head), one of them None: from the settings, else as the known base models."""
-    if "heads" in settings:
-        return int(settings["heads"]), None
-    if "head_channels" in settings:
-        return None, int(settings["head_channels"])
+def _heads(settings: ControlNetSettings, context: int | None) -> tuple[int | None, int | None]:
+    """Return (number of heads, channels of a head), one of them None: from the settings, else as known base models."""
+    if settings.heads is not None:
+        return settings.heads, None
+    if settings.head_channels is not None:
+        return None, settings.head_channels
     if context is None:
         return None, None
     if context not in _HEADS:
@@ -323,79 +347,110 @@ def _heads(settings: Mapping[str, str], context: int | None) -> tuple[int | None
             f"the context width is {context}, expected one of {known}: for another base model give the setting "
             "'heads' or 'head_channels' in the file's metadata or in a JSON file beside it"
         )
-    return cast(Any, _HEADS[context])
+    return _HEADS[context]
 
 
-def _recognises(shapes: Shapes) -> bool:
-    """The hint encoder and the first zero convolution are there, and nothing of its relatives."""
-    names = _bare_names(shapes)
-    relatives = ("task_embedding", "lora_controlnet")
+def _check_divisors(config: ControlNetConfig) -> None:
+    """Raise unless heads divide the width of every transformer, and groups that of every normalisation."""
+    middle = Block(config.blocks[-1].channels, config.middle_depth)
+    widths = {block.channels for block in (*config.blocks, middle) if block.depth}
+    for name, value in (("heads", config.heads), ("head_channels", config.head_channels)):
+        if wrong := [width for width in sorted(widths) if value and width % value]:
+            raise ModelError(_no_divisor(name, value, wrong[0]))
+    channels = {config.channels, *(block.channels for block in config.blocks)}
+    if wrong := [width for width in sorted(channels) if width % config.groups]:
+        raise ModelError(_no_divisor("norm_groups", config.groups, wrong[0]))
+
+
+def _no_divisor(name: str, value: int | None, width: int) -> str:
     return (
-        "input_hint_block.0.weight" in names
-        and "zero_convs.0.0.weight" in names
-        and "input_blocks.0.0.weight" in names
-        and not any(name.startswith(relatives) for name in names)
+        f"the setting '{name}' is {value}, which does not divide the network's width {width}: give the number that the "
+        "network was trained with, in the file's metadata or in a JSON file beside it"
     )
 
 
-def _layout(names: Iterable[str]) -> str:
-    names = list(names)
-    if _is_diffusers(names):
-        return "diffusers"
-    if any(name.startswith("model.diffusion_model.") for name in names):
-        return "full checkpoint"
-    return "ldm, prefixed" if any(name.startswith(PREFIX) for name in names) else "ldm"
+class ControlNetFamily(Family[ControlNet, ControlNetSettings]):
+    """ControlNets in the original names, bare, prefixed or inside a training checkpoint, and in those of diffusers."""
+
+    id, title, settings = "controlnet", "ControlNet", ControlNetSettings
+
+    def detect(self, shapes: Shapes) -> bool:
+        names = _bare_names(shapes)
+        return {"input_hint_block.0.weight", "zero_convs.0.0.weight", "input_blocks.0.0.weight"} <= names.keys()
+
+    def layout(self, names: Collection[str]) -> str:
+        if _is_diffusers(names):
+            return "diffusers"
+        if any(name.startswith("model.diffusion_model.") for name in names):
+            return "full checkpoint"
+        return "ldm, prefixed" if any(name.startswith(PREFIX) for name in names) else "ldm"
+
+    def rename(self, named: Mapping[str, T]) -> dict[str, T]:
+        """Return bare ldm names; the base model of a full training checkpoint is left out."""
+        if _is_diffusers(named):
+            return to_ldm(named)
+        prefixed = {key[len(PREFIX) :]: each for key, each in named.items() if key.startswith(PREFIX)}
+        return prefixed or dict(named)
+
+    def unsaid(self) -> ControlNetSettings:
+        return ControlNetSettings(heads=1, norm_groups=1)
+
+    def of_config(self, config: Mapping[str, Any]) -> dict[str, object]:
+        """Return what the weights do not show. diffusers calls the number of heads `attention_head_dim`."""
+        settings: dict[str, object] = {"norm_groups": config.get("norm_num_groups")}
+        settings |= _heads_of_config(config)
+        if config.get("global_pool_conditions"):
+            settings["global_average_pooling"] = True
+        return settings | {"hint_order": config.get("controlnet_conditioning_channel_order")}
+
+    def base(self, shapes: Shapes) -> Base:
+        label = shapes["label_emb.0.0.weight"][1] if "label_emb.0.0.weight" in shapes else 0
+        widths = (shapes["input_blocks.0.0.weight"][0], *(block.channels for block in _blocks(shapes)))
+        return Base(context=_context(shapes), label=label, blocks=widths)
+
+    def create(self, shapes: Shapes, settings: ControlNetSettings, kit: Kit) -> ControlNet:
+        return ControlNet(ControlNetConfig.from_shapes(shapes, settings), kit.ops, kit.attention)
+
+    def wrap(
+        self, network: ControlNet, name: str, settings: ControlNetSettings, dtype: torch.dtype | None
+    ) -> ControlNetModel:
+        pool = settings.global_average_pooling
+        if pool is None and name.lower().removesuffix("_fp16").endswith("shuffle"):
+            logging.getLogger("controlstack").warning(
+                "'%s' is taken for a shuffle model by its name: its residuals are averaged over the picture. "
+                "The setting 'global_average_pooling' in a JSON file beside it decides otherwise.",
+                shown(name),
+            )
+            pool = True
+        return ControlNetModel(network, name=name, pool=bool(pool), bgr=settings.hint_order == "bgr", dtype=dtype)
 
 
-def _is_diffusers(names: Iterable[str]) -> bool:
+FAMILY = ControlNetFamily()
+
+
+def _heads_of_config(config: Mapping[str, Any]) -> dict[str, object]:
+    """Return the heads of diffusers' configuration: one number, or one for each level."""
+    heads: Any = config.get("num_attention_heads") or config.get("attention_head_dim")
+    counts = cast("list[Any]", heads) if isinstance(heads, list) else [heads]
+    if len({str(count) for count in counts}) <= 1:
+        return {"heads": counts[0] if counts else None}
+    widths = cast("list[Any]", config.get("block_out_channels") or [])
+    if not all(type(each) is int and each > 0 for each in (*widths, *counts)):
+        raise ModelError(f"the configuration beside the model has {shown(counts)} attention heads, expected numbers")
+    channels = {width // count for width, count in zip(widths, counts, strict=False)}
+    if len(channels) != 1:
+        raise ModelError(
+            f"the configuration beside the model has {shown(counts)} attention heads at widths {shown(widths)}, "
+            "expected one number of heads, or one width of a head"
+        )
+    return {"head_channels": channels.pop()}
+
+
+def _is_diffusers(names: Collection[str]) -> bool:
     return "controlnet_cond_embedding.conv_in.weight" in names
 
 
 def _bare_names(shapes: Shapes) -> Shapes:
-    return (
-        to_ldm(shapes) if _is_diffusers(shapes) else {key.removeprefix(PREFIX): value for key, value in shapes.items()}
-    )
-
-
-def _rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Bare ldm names; the base model of a full training checkpoint is left out."""
-    if _is_diffusers(tensors):
-        return to_ldm(tensors)
-    prefixed = {key[len(PREFIX) :]: value for key, value in tensors.items() if key.startswith(PREFIX)}
-    return prefixed or {key: value for key, value in tensors.items() if key != "difference"}
-
-
-def _base(shapes: Shapes) -> Base:
-    label = shapes["label_emb.0.0.weight"][1] if "label_emb.0.0.weight" in shapes else 0
-    widths = (shapes["input_blocks.0.0.weight"][0], *(block.channels for block in _blocks(shapes)))
-    return Base(context=_context(shapes), label=label, blocks=widths)
-
-
-def _create(shapes: Shapes, settings: Mapping[str, str], kit: Kit) -> nn.Module:
-    return ControlNet(ControlNetConfig.from_shapes(shapes, settings), kit.ops, kit.attention)
-
-
-def _wrap(network: nn.Module, name: str, settings: Mapping[str, str], dtype: torch.dtype | None) -> ControlNetModel:
-    pool = settings.get("global_average_pooling")
-    if pool is None and name.lower().removesuffix("_fp16").endswith("shuffle"):
-        logging.getLogger("controlstack").warning(
-            "'%s' is taken for a shuffle model by its name: its residuals are averaged over the picture. "
-            "The setting 'global_average_pooling' in a JSON file beside it decides otherwise.",
-            name,
-        )
-        pool = "true"
-    bgr = settings.get("hint_order") == "bgr"
-    return ControlNetModel(cast(ControlNet, network), name=name, pool=pool == "true", bgr=bgr, dtype=dtype)
-
-
-FAMILY = Family(
-    id="controlnet",
-    title="ControlNet",
-    paper="Zhang, Rao and Agrawala, Adding Conditional Control to Text-to-Image Diffusion Models, ICCV 2023",
-    recognises=_recognises,
-    layout=_layout,
-    rename=_rename,
-    base=_base,
-    create=_create,
-    wrap=_wrap,
-)
+    if _is_diffusers(shapes):
+        return to_ldm(shapes)
+    return {key.removeprefix(PREFIX): value for key, value in shapes.items()}

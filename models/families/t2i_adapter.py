@@ -12,25 +12,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.base import Base
-from ...core.control import ControlModel, HintSpace, Prepared, Prompt
-from ...core.points import MIDDLE, PROMPT, Point, stream
-from ...core.step import Step
+from ...core.control import HintSpace, Prepared
+from ...core.points import MIDDLE, PROMPT, stream
 from ..family import Family, Shapes
-from ..layers import TORCH_OPS, Kit, Ops
+from ..features import FeatureModel
+from ..layers import STANDARD, TORCH_OPS, Kit, Ops
+from ..settings import Settings
 
-HINT_SCALE = 8  # hint pixels per latent pixel
+T = TypeVar("T")
+
 LEVELS = 4
 UNSHUFFLE, UNSHUFFLE_XL = 8, 16  # pixels that become channels
 SOFT_WEIGHTS = (0.25, 0.62, 0.825, 1.0)  # sd-webui-controlnet, hook.py, for "my prompt is more important"
-SLOTS = tuple(stream(i) for i in (2, 5, 8, 11))
-SLOTS_XL = (*(stream(i) for i in (3, 5, 8)), MIDDLE)
+POINTS = tuple(stream(i) for i in (2, 5, 8, 11))
+POINTS_XL = (*(stream(i) for i in (3, 5, 8)), MIDDLE)
 LEVELS_OF_BLOCKS = (0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3)  # which level's width each input block of the U-Net has
 LEVELS_OF_BLOCKS_XL = (0, 0, 0, 0, 1, 1, 1, 2, 2)
 STYLE_HEADS = 8
@@ -60,10 +62,14 @@ class AdapterConfig:
             inner = tuple(shapes[f"body.{i}.in_conv.weight"][0] for i in range(blocks))
             depth = 1 + max(int(name.split(".")[3]) for name in shapes if name.startswith("body.0.body."))
         else:
-            depth = blocks // LEVELS
+            depth, rest = divmod(blocks, LEVELS)
+            if rest or not depth:
+                raise ValueError(f"it has {blocks} residual blocks, expected as many for each of {LEVELS} levels")
             channels = inner = tuple(shapes[f"body.{i * depth}.block1.weight"][0] for i in range(LEVELS))
         block2 = "body.0.body.0.block2.weight" if light else "body.0.block2.weight"
         unshuffle = UNSHUFFLE_XL if xl else UNSHUFFLE
+        if first[1] not in (unshuffle**2, 3 * unshuffle**2):
+            raise ValueError(f"it reads {first[1]} channels, expected those of a grey or a coloured hint")
         return cls(
             channels=channels,
             inner=inner,
@@ -74,15 +80,23 @@ class AdapterConfig:
         )
 
     @property
+    def base(self) -> Base:
+        """The base model that the adapter was made for."""
+        levels = LEVELS_OF_BLOCKS_XL if self.xl else LEVELS_OF_BLOCKS
+        return Base(blocks=tuple(self.channels[level] for level in levels))
+
+    @property
     def light(self) -> bool:
+        """Whether it is the light variant, which has no first convolution."""
         return self.channels != self.inner
 
     @property
     def unshuffle(self) -> int:
+        """Hint pixels on a side that become channels of one pixel."""
         return UNSHUFFLE_XL if self.xl else UNSHUFFLE
 
     def halves(self, level: int) -> bool:
-        """Whether a level works at half the size of the one before."""
+        """Return whether a level works at half the size of the one before."""
         return level == 2 if self.xl else level > 0
 
 
@@ -144,102 +158,86 @@ class Adapter(nn.Module):
                 yield x
 
 
-class AdapterModel(ControlModel):
+class AdapterModel(FeatureModel):
     """A full, light or SDXL adapter as the stack sees it."""
 
-    cond_only = False
-    hint_channels = 3
-
     def __init__(self, network: Adapter, *, name: str, dtype: torch.dtype | None = None) -> None:
-        self.network, self.name = network, name
-        self.dtype = next(network.parameters()).dtype if dtype is None else dtype
-        config = network.config
-        levels = LEVELS_OF_BLOCKS_XL if config.xl else LEVELS_OF_BLOCKS
-        self.base = Base(blocks=tuple(config.channels[level] for level in levels))
-        self.points = SLOTS_XL if config.xl else SLOTS
-        self.soft_weights = SOFT_WEIGHTS
+        points, base = POINTS_XL if network.config.xl else POINTS, network.config.base
+        super().__init__(network, name=name, base=base, points=points, soft_weights=SOFT_WEIGHTS, dtype=dtype)
+        self._config = network.config
 
     def prepare(self, hint: Tensor) -> Prepared:
-        """hint [N, 3, 8h, 8w] -> four feature maps. Odd sizes are padded at the right and the bottom."""
-        hint = hint.to(self.dtype)
-        if self.network.config.hint_channels == 1:
-            hint = hint.mean(dim=1, keepdim=True)
-        rest = [-side % self.network.config.unshuffle for side in hint.shape[-2:]]
+        """Compute four feature maps of a hint [N, 3, 8h, 8w]; odd sizes are padded at the right and the bottom."""
+        if self._config.hint_channels == 1:
+            hint = hint.to(self.dtype).mean(dim=1, keepdim=True)
+        rest = [-side % self._config.unshuffle for side in hint.shape[-2:]]
         if any(rest):
             hint = F.pad(hint, (0, rest[1], 0, rest[0]), mode="replicate")
-        return self.network(hint)
+        return super().prepare(hint)
 
-    def encode(self, context: Tensor) -> Prompt:
-        return ()
 
-    def __call__(
-        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
-    ) -> Iterator[tuple[Point, Tensor]]:
-        yield from ((point, feature) for point, feature in zip(self.points, prepared, strict=True) if point in points)
+class StyleAttention(nn.Module):
+    """Self-attention of x [N, T, width], its three projections in one layer."""
+
+    def __init__(self, width: int, kit: Kit) -> None:
+        super().__init__()
+        self._attention = kit.attention
+        self.in_proj = kit.ops.Linear(width, 3 * width)
+        self.out_proj = kit.ops.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.in_proj(x).chunk(3, dim=-1)
+        return self.out_proj(self._attention(q, k, v, STYLE_HEADS))
 
 
 class StyleBlock(nn.Module):
-    """A transformer block of CLIP's kind."""
+    """A transformer block of CLIP's kind: x [N, T, width] -> the same shape."""
 
-    def __init__(self, width: int, ops: Ops) -> None:
+    def __init__(self, width: int, kit: Kit) -> None:
         super().__init__()
-        self.attn = nn.MultiheadAttention(width, STYLE_HEADS, batch_first=True)
+        ops = kit.ops
+        self.attn = StyleAttention(width, kit)
         self.ln_1, self.ln_2 = ops.LayerNorm(width), ops.LayerNorm(width)
         self.mlp = nn.ModuleDict({"c_fc": ops.Linear(width, 4 * width), "c_proj": ops.Linear(4 * width, width)})
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = self.ln_1(x)
-        x = x + self.attn(normed, normed, normed, need_weights=False)[0]
+        x = x + self.attn(self.ln_1(x))
         h = self.mlp["c_fc"](self.ln_2(x))
         return x + self.mlp["c_proj"](h * torch.sigmoid(1.702 * h))  # CLIP's approximation of GELU
 
 
 class StyleAdapter(nn.Module):
-    """CLIP image tokens [N, T, width] -> prompt tokens [N, count, context]."""
+    """CLIP's image tokens [N, T, width] -> tokens beside the prompt's [N, count, context]."""
 
-    def __init__(self, width: int, context: int, count: int, layers: int, ops: Ops = TORCH_OPS) -> None:
+    def __init__(self, width: int, context: int, count: int, layers: int, kit: Kit = STANDARD) -> None:
         super().__init__()
-        self.transformer_layes = nn.Sequential(*(StyleBlock(width, ops) for _ in range(layers)))  # their spelling
+        ops = kit.ops
+        self.transformer_layes = nn.Sequential(*(StyleBlock(width, kit) for _ in range(layers)))  # their spelling
         self.ln_pre, self.ln_post = ops.LayerNorm(width), ops.LayerNorm(width)
         self.style_embedding = nn.Parameter(torch.empty(1, count, width))
         self.proj = nn.Parameter(torch.empty(width, context))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        count = self.style_embedding.shape[1]
-        x = torch.cat([tokens, self.style_embedding.expand(len(tokens), -1, -1)], dim=1)
+    def forward(self, tokens: Tensor) -> tuple[Tensor]:
+        embedding, proj = self.style_embedding.to(tokens), self.proj.to(tokens)
+        x = torch.cat([tokens, embedding.expand(len(tokens), -1, -1)], dim=1)
         x = self.transformer_layes(self.ln_pre(x))
-        return self.ln_post(x[:, -count:]) @ self.proj
+        return (self.ln_post(x[:, -embedding.shape[1] :]) @ proj,)
 
 
-class StyleModel(ControlModel):
+class StyleModel(FeatureModel):
     """The style adapter as the stack sees it: its hint is the last hidden state of CLIP ViT-L/14, [N, 257, 1024]."""
 
     cond_only = True  # an uncond prompt has no style
     hint_space = HintSpace.EMBEDDING
-    points = (PROMPT,)
-    soft_weights = (1.0,)
 
     def __init__(self, network: StyleAdapter, *, name: str, dtype: torch.dtype | None = None) -> None:
-        self.network, self.name = network, name
-        self.dtype = network.proj.dtype if dtype is None else dtype
-        self.hint_channels, context = network.proj.shape
-        self.base = Base(context=context)
-
-    def prepare(self, hint: Tensor) -> Prepared:
-        """hint [N, T, width] -> tokens [N, count, context]."""
-        return (self.network(hint.to(self.dtype)),)
-
-    def encode(self, context: Tensor) -> Prompt:
-        return ()
-
-    def __call__(
-        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
-    ) -> Iterator[tuple[Point, Tensor]]:
-        yield self.points[0], prepared[0]
+        width, context = network.proj.shape
+        base = Base(context=context)
+        super().__init__(network, name=name, base=base, points=(PROMPT,), hint_channels=width, dtype=dtype)
 
 
 def _halved(x: Tensor) -> Tensor:
-    """Average of 2 x 2; an odd last row or column counts alone, so that the size is that of the U-Net's blocks."""
+    """Average 2 x 2 pixels: [N, C, h, w] -> half the size, rounded up as the U-Net's blocks are."""
     return F.avg_pool2d(x, 2, ceil_mode=True)
 
 
@@ -251,16 +249,62 @@ def _full_body(config: AdapterConfig, ops: Ops) -> Iterator[Residual]:
             width = out
 
 
-def _is_diffusers(names: Iterable[str]) -> bool:
-    return any(name.startswith(PREFIX) or ".resnets." in name for name in names)
+class AdapterFamily(Family[Adapter, Settings]):
+    """Full, light and SDXL adapters, in the original names and in those of diffusers."""
+
+    id, title, settings = "t2i-adapter", "T2I-Adapter", Settings
+
+    def detect(self, shapes: Shapes) -> bool:
+        names = {name.removeprefix(PREFIX) for name in shapes}
+        full = "conv_in.weight" in names and bool({"body.0.block1.weight", "body.0.resnets.0.block1.weight"} & names)
+        return full or {"body.0.in_conv.weight", "body.0.out_conv.weight"} <= names
+
+    def layout(self, names: Collection[str]) -> str:
+        diffusers = any(name.startswith(PREFIX) or ".resnets." in name for name in names)
+        return "diffusers" if diffusers else "original"
+
+    def rename(self, named: Mapping[str, T]) -> dict[str, T]:
+        per_level = _per_level(named)
+        return {_original_name(name, per_level): each for name, each in named.items()}
+
+    def base(self, shapes: Shapes) -> Base:
+        return AdapterConfig.from_shapes(shapes).base
+
+    def create(self, shapes: Shapes, settings: Settings, kit: Kit) -> Adapter:
+        return Adapter(AdapterConfig.from_shapes(shapes), kit.ops)
+
+    def wrap(self, network: Adapter, name: str, settings: Settings, dtype: torch.dtype | None) -> AdapterModel:
+        return AdapterModel(network, name=name, dtype=dtype)
 
 
-def _rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {_original_name(name, _per_level(tensors)): tensor for name, tensor in tensors.items()}
+class StyleFamily(Family[StyleAdapter, Settings]):
+    """Style adapters. Their attention's projections have the names of torch's own attention layer."""
+
+    id, title, settings = "t2i-style", "T2I-Adapter (style)", Settings
+
+    def detect(self, shapes: Shapes) -> bool:
+        return "style_embedding" in shapes and "proj" in shapes
+
+    def rename(self, named: Mapping[str, T]) -> dict[str, T]:
+        return {name.replace(".attn.in_proj_", ".attn.in_proj."): each for name, each in named.items()}
+
+    def create(self, shapes: Shapes, settings: Settings, kit: Kit) -> StyleAdapter:
+        count, (width, context) = shapes["style_embedding"][1], shapes["proj"]
+        layers = len({name.split(".")[1] for name in shapes if name.startswith("transformer_layes.")})
+        return StyleAdapter(width, context, count, layers, kit)
+
+    def wrap(self, network: StyleAdapter, name: str, settings: Settings, dtype: torch.dtype | None) -> StyleModel:
+        return StyleModel(network, name=name, dtype=dtype)
+
+
+FAMILY, STYLE_FAMILY = AdapterFamily(), StyleFamily()
 
 
 def _per_level(names: Iterable[str]) -> int:
-    """Residual blocks a level in diffusers' names of a full adapter; 0 for the light one, which keeps its levels."""
+    """Return how many residual blocks a level of a full adapter has in diffusers' names; 0 for the light one.
+
+    The light one keeps its levels.
+    """
     names = list(names)
     if any(name.endswith("body.0.out_conv.weight") for name in names):
         return 0
@@ -269,7 +313,7 @@ def _per_level(names: Iterable[str]) -> int:
 
 
 def _original_name(name: str, per_level: int) -> str:
-    """`adapter.body.i.resnets.j.x` -> `body.(n i + j).x`, and for the light variant `body.i.body.j.x`."""
+    """Translate `adapter.body.i.resnets.j.x` to `body.(n i + j).x`, for the light variant to `body.i.body.j.x`."""
     bare = name.removeprefix(PREFIX)
     parts = bare.split(".")
     if parts[0] != "body" or not per_level:
@@ -279,71 +323,3 @@ def _original_name(name: str, per_level: int) -> str:
     if name.startswith(PREFIX):
         return ".".join(["body", str(int(parts[1]) * per_level), *parts[2:]])
     return bare
-
-
-def _recognises(shapes: Shapes) -> bool:
-    names = {name.removeprefix(PREFIX) for name in shapes}
-    full = "conv_in.weight" in names and ({"body.0.block1.weight", "body.0.resnets.0.block1.weight"} & names)
-    return bool(full) or {"body.0.in_conv.weight", "body.0.out_conv.weight"} <= names
-
-
-def _layout(names: Iterable[str]) -> str:
-    return "diffusers" if _is_diffusers(names) else "original"
-
-
-def _base(shapes: Shapes) -> Base:
-    config = AdapterConfig.from_shapes(shapes)
-    levels = LEVELS_OF_BLOCKS_XL if config.xl else LEVELS_OF_BLOCKS
-    return Base(blocks=tuple(config.channels[level] for level in levels))
-
-
-def _create(shapes: Shapes, _settings: Mapping[str, str], kit: Kit) -> nn.Module:
-    return Adapter(AdapterConfig.from_shapes(shapes), kit.ops)
-
-
-def _wrap(network: nn.Module, name: str, _settings: Mapping[str, str], dtype: torch.dtype | None) -> AdapterModel:
-    return AdapterModel(cast(Adapter, network), name=name, dtype=dtype)
-
-
-def _style_layers(shapes: Shapes) -> int:
-    return len({name.split(".")[1] for name in shapes if name.startswith("transformer_layes.")})
-
-
-def _rename_style(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return dict(tensors)
-
-
-def _create_style(shapes: Shapes, _settings: Mapping[str, str], kit: Kit) -> nn.Module:
-    count, (width, context) = shapes["style_embedding"][1], shapes["proj"]
-    return StyleAdapter(width, context, count, _style_layers(shapes), kit.ops)
-
-
-def _wrap_style(network: nn.Module, name: str, _settings: Mapping[str, str], dtype: torch.dtype | None) -> StyleModel:
-    return StyleModel(cast(StyleAdapter, network), name=name, dtype=dtype)
-
-
-PAPER = "Mou et al., T2I-Adapter: Learning Adapters to Dig out More Controllable Ability, AAAI 2024"
-
-FAMILY = Family(
-    id="t2i-adapter",
-    title="T2I-Adapter",
-    paper=PAPER,
-    recognises=_recognises,
-    layout=_layout,
-    rename=_rename,
-    base=_base,
-    create=_create,
-    wrap=_wrap,
-)
-
-STYLE_FAMILY = Family(
-    id="t2i-style",
-    title="T2I-Adapter (style)",
-    paper=PAPER,
-    recognises=lambda shapes: "style_embedding" in shapes and "proj" in shapes,
-    layout=_layout,
-    rename=_rename_style,
-    base=lambda shapes: Base(context=shapes["proj"][1]),
-    create=_create_style,
-    wrap=_wrap_style,
-)

@@ -9,6 +9,7 @@ from typing import Any
 from ...core.base import Base, check_fits
 from ...core.errors import HostError, IncompatibleModelError
 from ...core.unit import ControlUnit
+from .patches import check_points
 
 
 def blocks_of(model: Any) -> int | None:
@@ -53,6 +54,8 @@ def check_units(model: Any, units: Sequence[ControlUnit], own: Sequence[bool]) -
             )
         try:
             check_fits(unit.model.name, unit.model.base, base)
+            if ours:
+                check_points(unit.model, network)
         except IncompatibleModelError as error:
             raise IncompatibleModelError(f"unit {number}: {error}") from None
 

@@ -28,11 +28,12 @@ from .area import KEY as AREA
 from .area import Canvas
 from .base import check_units
 from .foreign import Call
-from .member import Foreign, Member, Own, member_of
+from .member import Member, Own, member_of
+from .patches import KEY, withdraw
 from .run import Run
 from .tiles import Part, part_of, place_map
+from .weights import weight_hooks
 
-KEY = "controlstack"
 ACTIVATIONS = 0.5  # share of the base network's that one control network needs: it is the encoder half
 BYTES = 0.01 * 2**20  # of activations per latent pixel and byte of the dtype, as the host estimates its U-Nets
 
@@ -79,7 +80,8 @@ class StackControl(comfy.controlnet.ControlBase):
         return found
 
     def get_extra_hooks(self) -> list[Any]:
-        return super().get_extra_hooks() + [hook for each in self._foreign() for hook in each.get_extra_hooks()]
+        foreign = [hook for each in self._foreign() for hook in each.get_extra_hooks()]
+        return super().get_extra_hooks() + foreign + weight_hooks(self.units())
 
     def inference_memory_requirements(self, dtype: torch.dtype) -> float:
         """Bytes of activations. Units run one after the other, so the largest counts."""
@@ -94,7 +96,7 @@ class StackControl(comfy.controlnet.ControlBase):
             control.pre_run(model, percent_to_timestep_function)
         if self._run is None or not self._run.belongs_to(model):
             units = self.units()
-            check_units(model, units, [isinstance(member, Own) for member in self.members])
+            check_units(model, units, [member.control is None for member in self.members])
             self._run = Run(model, percent_to_timestep_function, units, self.members, self.canvas, self.vae)
             self._begin_with(model.current_patcher)
 
@@ -107,10 +109,12 @@ class StackControl(comfy.controlnet.ControlBase):
         if AREA in cond and cond[AREA] is None:
             self.canvas.show(*x_noisy.shape[-2:])
         area, before = cond.get(AREA), None
+        call = Call(x_noisy, t, cond, batched_number, transformer_options)
+        withdraw(call)  # of an earlier call, where a sampler hands the same options over at each
         if self.previous_controlnet is not None:
             before = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
         cond.pop(AREA, None)  # the base network does not see it; an earlier control of ours has taken it already
-        return self._run.residuals(Call(x_noisy, t, cond, batched_number, transformer_options), area, before)
+        return self._run.control(call, area, before)
 
     def cleanup(self) -> None:
         """End the run and keep its report."""
@@ -125,11 +129,11 @@ class StackControl(comfy.controlnet.ControlBase):
             self._tell(self.last)
 
     def _foreign(self) -> list[Any]:
-        return [member.model.control for member in self.members if isinstance(member, Foreign)]
+        return [member.control for member in self.members if member.control is not None]
 
     def _activations(self, unit: ControlUnit, dtype: torch.dtype) -> float:
         """Of one unit, for cond and uncond rows; a hint is as large as the picture, as far as can be known here."""
-        pixels = len(unit.hint) * unit.hint[0, 0].numel() / LATENT**2
+        pixels = len(unit.hint) * unit.hint[0, 0].numel() / LATENT**2  # of an embedding its width, which is little
         return 2 * pixels * comfy.model_management.dtype_size(dtype) * BYTES * ACTIVATIONS
 
     def _begin_with(self, patcher: Any) -> None:
@@ -153,13 +157,20 @@ class StackControl(comfy.controlnet.ControlBase):
 
 def _unit(spec: UnitSpec, member: Member, part: Part | None) -> ControlUnit:
     """One unit, of the whole picture or of the part that somebody draws alone."""
-    hint, mask = (shown if shown is None or part is None else part.cut(shown) for shown in (spec.hint, spec.mask))
-    return spec.unit(member.model, hint, mask)
+    mask = spec.mask if spec.mask is None or part is None else part.cut(spec.mask)
+    return spec.unit(member.model, _hint(spec, part), mask)
+
+
+def _hint(spec: UnitSpec, part: Part | None) -> Tensor:
+    """Return a picture [N, H, W, C] as [N, 3, H, W], cut to the part; an embedding [N, T, D] as it is."""
+    if spec.hint.ndim == 3:
+        return spec.hint
+    return (spec.hint if part is None else part.cut(spec.hint)).movedim(-1, 1)[:, :3]
 
 
 def _places(specs: Units) -> Tensor | None:
     """A map as large as the largest hint, so that cuts in it are as fine as they can matter."""
-    sizes = [(spec.hint.shape[1], spec.hint.shape[2]) for spec in specs]
+    sizes = [(spec.hint.shape[1], spec.hint.shape[2]) for spec in specs if spec.hint.ndim == 4]
     return place_map(*max(sizes, key=lambda size: size[0] * size[1])) if sizes else None
 
 
@@ -168,14 +179,8 @@ class LoadedControl(StackControl):
 
     def __init__(self, own: Own) -> None:
         super().__init__()
+        self.own = own
         self.members = (own,)
-
-    @property
-    def own(self) -> Own:
-        """The one member."""
-        (member,) = self.members
-        assert isinstance(member, Own)
-        return member
 
     def units(self) -> Sequence[ControlUnit]:
         """What the host's Apply node said: an image, a strength, and a range on the noise schedule."""

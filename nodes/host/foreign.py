@@ -6,7 +6,7 @@ computes at strength 1 over the whole run; weight, range, mode, mask and rows ar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from ...core.rows import take_rows
 from ...core.step import Step
 from ...models.registry import outline
 
-SLOTS = 64  # blocks of the largest network that a host could bring
+MOST_BLOCKS = 64  # of a network that a host could bring
 
 
 @dataclass(slots=True, eq=False)
@@ -30,17 +30,18 @@ class Call:
 
     x: Tensor
     sigma: Tensor
-    cond: Mapping[str, Any]
+    cond: dict[str, Any]
     chunks: int
-    options: Mapping[str, Any]
+    options: dict[str, Any]
 
     def rows(self, rows: tuple[int, ...]) -> Call:
-        """The call for these rows alone, which are whole chunks."""
+        """Return the call for these rows alone: whole chunks, or else each row is a chunk of its own."""
         total = len(self.x)
         if rows == tuple(range(total)):
             return self
         per_chunk = total // self.chunks
-        kept = [row // per_chunk for row in rows[::per_chunk]]
+        whole = all(row % per_chunk == i % per_chunk for i, row in enumerate(rows)) and not len(rows) % per_chunk
+        kept = [row // per_chunk for row in (rows[::per_chunk] if whole else rows)]
         options = dict(self.options)
         for key in ("cond_or_uncond", "uuids"):
             if key in options:
@@ -57,6 +58,7 @@ class ForeignModel(ControlModel):
         self.control.set_previous_controlnet(None)
         self.name, self.network, self._vae, self._hint = name, self.control, vae, None
         known = outline(_shapes(control))
+        self.known = known is not None  # its blocks are, so that they can be weighed one by one
         self.base = Base() if known is None else known.base
         self.points = _any_points() if known is None else known.points
         self.soft_weights = (1.0,) * len(self.points) if known is None else known.soft_weights
@@ -64,11 +66,6 @@ class ForeignModel(ControlModel):
         self.hint_scale = int(control.compression_ratio * (1 if vae is None else vae.spacial_compression_encode()))
         self._call: Call | None = None
         self._blocks: int | None = None
-
-    @property
-    def known(self) -> bool:
-        """Whether its blocks are known, so that they can be weighed one by one."""
-        return len(self.points) < SLOTS
 
     def around(self, control: Any) -> ForeignModel:
         """The same around another control, such as its copy for another device."""
@@ -122,5 +119,5 @@ def _shapes(control: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _any_points() -> tuple[Point, ...]:
-    numbers = range(SLOTS)
+    numbers = range(MOST_BLOCKS)
     return (*map(stream, numbers), *(Point(Block.MIDDLE, i) for i in numbers), *map(skip, numbers))

@@ -4,28 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from ...core.control import ControlModel
-from ...core.errors import HostError, UnitError, UnsupportedModelError
-from ...core.points import PROMPT
+from ...core.control import ControlModel, HintSpace
+from ...core.errors import HostError, UnitError
 from ...core.unit import ControlMode
 from ..spec import UnitSpec
-from .foreign import ForeignModel
+from .foreign import Call, ForeignModel
+
+
+class Member(Protocol):
+    """One unit's network on one device of the host."""
+
+    @property
+    def model(self) -> ControlModel:
+        """The network as the core sees it."""
+        ...
+
+    @property
+    def patchers(self) -> Sequence[Any]:
+        """The host's patchers that load and offload its weights."""
+        ...
+
+    @property
+    def control(self) -> Any:
+        """The host's control that it wraps, which lives through a run as any other; None if it is ours."""
+        ...
+
+    def on(self, device: Any, /) -> Member:
+        """Return the same network, loaded once more for another device of the host."""
+        ...
+
+    def enter(self, call: Call, blocks: int | None) -> None:
+        """Take the host's arguments of the call that comes, and the number of input blocks of its U-Net."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Own:
-    """A network of ours and the host's patcher that loads and offloads it."""
+    """A network of ours."""
 
     model: ControlModel
     patcher: Any
-    on: Callable[[Any], Own]  # the same network, loaded once more for another device of the host
+    on: Callable[[Any], Own]
     says: str = ""  # what its file says about its hints, such as "canny(low=50,high=100)"
+    control: None = None
 
     @property
     def patchers(self) -> Sequence[Any]:
         return (self.patcher,)
+
+    def enter(self, call: Call, blocks: int | None) -> None:
+        """Do nothing: a step says all that a network of ours reads."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,27 +65,33 @@ class Foreign:
     model: ForeignModel
 
     @property
+    def control(self) -> Any:
+        return self.model.control
+
+    @property
     def patchers(self) -> Sequence[Any]:
-        return self.model.control.get_models()
+        return self.control.get_models()
 
     def on(self, device: Any) -> Foreign:
-        """The same control for another device of a host that shares a step among devices."""
-        return Foreign(self.model.around(self.model.control.deepclone_multigpu(device)))
+        return Foreign(self.model.around(self.control.deepclone_multigpu(device)))
 
-
-Member = Own | Foreign
+    def enter(self, call: Call, blocks: int | None) -> None:
+        self.model.enter(call, blocks)
 
 
 def member_of(spec: UnitSpec, vae: Any) -> Member:
-    """The member of one unit; raises what can be known to be wrong before a run."""
-    own = getattr(spec.control, "own", None)
-    if isinstance(own, Own):
-        if any(slot == PROMPT for slot in own.model.points):
-            raise UnsupportedModelError(
-                f"'{spec.name}' is a style adapter, which adds to the prompt and not to the picture: "
-                "use the host's Load Style Model and Apply Style Model"
-            )
-        return own
+    """Return the member of one unit; raise what can be known to be wrong before a run."""
+    own: Own | None = getattr(spec.control, "own", None)
+    return _foreign(spec, vae) if own is None else own
+
+
+def reads_embedding(control: Any) -> bool:
+    """Return whether a CONTROL_NET reads what an image encoder saw, and not a picture."""
+    own: Own | None = getattr(control, "own", None)
+    return own is not None and own.model.hint_space is HintSpace.EMBEDDING
+
+
+def _foreign(spec: UnitSpec, vae: Any) -> Foreign:
     if spec.control.latent_format is not None and vae is None:
         raise HostError(f"'{spec.name}' reads hints as latents and needs a VAE: connect one to Apply Control Units")
     if getattr(getattr(spec.control, "control_model", None), "num_control_type", 0) and not _typed(spec.control):

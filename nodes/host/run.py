@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor
 
 from ...core.control import ControlModel
+from ...core.effects import Effects
 from ...core.errors import HintError, HostError, ScheduleError
 from ...core.lists import Lists, to_lists, to_residuals
+from ...core.points import Point
 from ...core.schedule import RangeBasis, fires_on
 from ...core.stack import ControlStack
 from ...core.step import Step, Window
@@ -26,7 +29,8 @@ from .base import blocks_of
 from .clock import Clock
 from .flexible import flexible, may_resize
 from .foreign import Call
-from .member import Foreign, Member
+from .member import Member
+from .patches import Written, evaluate_alone, withdraw, write
 
 _log = logging.getLogger("controlstack")
 
@@ -56,20 +60,25 @@ class Run:
         """Whether it runs on this base model."""
         return self._model is model
 
-    def residuals(self, call: Call, area: tuple[int, int, int, int] | None, before: Any) -> Lists | None:
-        """What the host adds at this step: `before`, from earlier controls, and what the units add."""
+    def control(self, call: Call, area: tuple[int, int, int, int] | None, before: Any) -> Lists | None:
+        """Return what the host adds in this call: `before`, from earlier controls, and what the units add.
+
+        What is no list of the host is written into the call.
+        """
         if self._clock is None:
             self._clock = self._begin(call)
             _check_counts(self._units, call)
+        given = withdraw(call)  # by earlier controls of ours, for this call
         for member in self._members:
-            if isinstance(member, Foreign):
-                member.model.enter(call, self._blocks)
-        step = self._step(call, area, self._clock)
-        found = self._stack(step, None if before is None else to_residuals(before, self._blocks))
-        if not found:
-            return None
+            member.enter(call, self._blocks)
+        onto = Effects() if before is None else to_residuals(before, self._blocks)
+        found = self._stack(self._step(call, area, self._clock), replace(onto, shifts=given.shifts))
         lists = to_lists(found, self._blocks)
-        return flexible(lists) if may_resize(call.options) else lists
+        lists = flexible(lists) if may_resize(call.options) else lists
+        tokens = (*given.tokens, *(each for each in found.tokens if each is not None))
+        if found.shifts or tokens:
+            write(call, Written(found.shifts, tokens, call.cond["c_crossattn"] if tokens else None), self._blocks)
+        return lists if any(lists.values()) else None
 
     def close(self) -> Report:
         """Release what was kept between steps, and say what was done."""
@@ -100,6 +109,10 @@ class Run:
 
     def _step(self, call: Call, area: tuple[int, int, int, int] | None, clock: Clock) -> Step:
         sampling, x = self._model.model_sampling, call.x
+
+        def evaluate(x: Tensor, rows: tuple[int, ...], points: Collection[Point]) -> Mapping[Point, Tensor]:
+            return evaluate_alone(self._model_for(call), call, x, rows, points, self._blocks)
+
         dtype = self._model.manual_cast_dtype or self._model.get_dtype()
         context = call.cond.get("crossattn_controlnet", call.cond.get("c_crossattn"))
         label = call.cond.get("y")
@@ -117,7 +130,14 @@ class Run:
             window=window,
             prompt=self._prompts.setdefault(prompts, object()) if call.options.get("uuids") else None,
             pictures=tuple(row % (len(x) // call.chunks) for row in range(len(x))),
+            evaluate=evaluate,
         )
+
+    def _model_for(self, call: Call) -> Any:
+        """Return the base model of the device that the call runs on, where the host shares a step among devices."""
+        device = call.options.get("multigpu_thread_device")
+        others = [] if device is None else self._model.current_patcher.get_additional_models_with_key("multigpu")
+        return next((other.model for other in others if other.load_device == device), self._model)
 
 
 class _RunHost:

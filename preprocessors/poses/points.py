@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
 from ...core.errors import HintError
+from ..declaration import MAX_PIXELS
 
 BODY, HAND, FACE, ANIMAL = 18, 21, 70, 17  # points; a face may have 68, without the pupils
 BODY_25 = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)  # OpenPose's 25 points -> our 18
-LARGEST_SIDE = 16384  # pixels of a canvas that a file may ask for
+LARGEST_SIDE = 16384  # pixels of a canvas that a file may ask for, and of all of it no more than `MAX_PIXELS`
+SHOWN = 40  # characters of a value that a message repeats
 PARTS = {  # key of OpenPose's JSON -> ours, and how many points it may have
     "pose_keypoints_2d": ("body", (BODY, 25)),
     "hand_left_keypoints_2d": ("left_hand", (HAND,)),
@@ -53,8 +55,16 @@ class Poses:
     people: tuple[Person, ...] = ()
     animals: tuple[Points, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raise HintError for a canvas that would be a picture over `MAX_PIXELS`."""
+        if self.width * self.height > MAX_PIXELS:
+            raise HintError(
+                f"the canvas of a pose is {self.width}x{self.height}, more than {MAX_PIXELS // 10**6} megapixels: "
+                "choose a smaller one, or a smaller resolution"
+            )
+
     def scaled(self, width: int, height: int) -> Poses:
-        """The same poses on a canvas of another size."""
+        """Return the same poses on a canvas of another size."""
         across, down = width / self.width, height / self.height
 
         def scale(point: Point) -> Point:
@@ -63,7 +73,7 @@ class Poses:
         return replace(self._changed(scale), width=width, height=height)
 
     def sure(self, least: float) -> Poses:
-        """Without the points that are less sure."""
+        """Return the poses without the points that are less sure."""
         return self._changed(lambda point: point if point.score >= least else None)
 
     def _changed(self, change: Callable[[Point], Point | None]) -> Poses:
@@ -83,7 +93,7 @@ class Poses:
 
 
 def to_json(poses: Poses) -> dict[str, Any]:
-    """One frame of a `POSE_KEYPOINT`: plain lists and numbers."""
+    """Return one frame of a `POSE_KEYPOINT`: plain lists and numbers."""
     frame: dict[str, Any] = {
         "people": [{key: _flat(getattr(person, part)) for key, (part, _) in PARTS.items()} for person in poses.people],
         "canvas_width": poses.width,
@@ -96,7 +106,7 @@ def to_json(poses: Poses) -> dict[str, Any]:
 
 
 def from_json(frame: object) -> Poses:
-    """Poses of one frame; HintError says what is wrong with it.
+    """Return the poses of one frame; HintError says what is wrong with it.
 
     Coordinates may be pixels or fractions of the canvas; which, is decided for each list by itself, since editors mix
     them: fractions if nothing in it lies beyond 1.
@@ -123,7 +133,7 @@ def _person(person: object, size: tuple[int, int]) -> Person:
 
 
 def _animal(animal: object, size: tuple[int, int]) -> Points:
-    """Triples, flat numbers, or a table with one list."""
+    """Return the points of an animal: triples, flat numbers, or a table with one list."""
     if isinstance(animal, Mapping):
         animal = cast("Mapping[str, object]", animal).get("pose_keypoints_2d")
     rows = _list(animal, "animals")
@@ -156,14 +166,20 @@ def _flat(points: Points) -> list[float]:
 def _number(number: object, key: str) -> float:
     if isinstance(number, (int, float)) and not isinstance(number, bool) and abs(number) <= 10**6:  # no NaN either
         return float(number)
-    raise HintError(f"{key} holds {number!r}, expected a number")
+    raise HintError(f"{key} holds {_shown(number)}, expected a number")
 
 
 def _side(table: Mapping[str, object], key: str) -> int:
     value = table.get(key)
-    if isinstance(value, (int, float)) and 1 <= value <= LARGEST_SIDE:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIDE:
         return int(value)
-    raise HintError(f"{key} is {value!r}, expected 1 to {LARGEST_SIDE} pixels")
+    raise HintError(f"{key} is {_shown(value)}, expected 1 to {LARGEST_SIDE} pixels")
+
+
+def _shown(value: object) -> str:
+    """Return what a file holds as a message may repeat it: printable, and not too long."""
+    text = ascii(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _table(value: object, what: str) -> Mapping[str, object]:

@@ -389,6 +389,48 @@ def test_poses_of_a_file_are_drawn(tmp_path: Path) -> None:
     assert expected.any()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_poses_of_editors_on_windows_are_read(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "pose.json").write_text(json.dumps([pose_frame()]), encoding=encoding)
+    assert run("openpose", tmp_path / "pose.json", "--output", tmp_path / "out") == 0
+
+
+def test_bad_pose_files_do_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "wide.json").write_text(json.dumps([pose_frame()]), encoding="utf-16")
+    (tmp_path / "deep.json").write_text("[" * 10_000)
+    (tmp_path / "long.json").write_text(json.dumps([pose_frame(1, 16384)]))
+    (tmp_path / "good.json").write_text(json.dumps([pose_frame()]))
+    given = [tmp_path / f"{name}.json" for name in ("wide", "deep", "long", "good")]
+    told = error_of(capsys, "openpose", *given, "--resolution", 512, "--output", tmp_path / "out")
+    assert "3 of 4 files could not be used" in told
+    assert all(words in told for words in ("UTF-16", "nested too deeply", "512x8388608, more than 64 megapixels"))
+    assert files(tmp_path / "out") == {"good-openpose.png"}
+
+
+def test_what_a_folder_holds_beside_pictures_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in ("plain.png", "photo.jfif", "old.ppm", "._plain.png", "notes.txt", "more.txt"):
+        Image.fromarray(photo()).save(source / name, format="JPEG" if name == "photo.jfif" else "PNG")
+    assert run("invert", source, "--output", tmp_path / "out") == 0
+    assert "wrote 2 hints" in (told := capsys.readouterr().out)
+    assert "left out 2 .txt and 1 .ppm" in told
+    assert files(tmp_path / "out") == {"plain-invert.png", "photo-invert.png"}
+    (source / "broken.png").write_bytes(b"")
+    assert "left out 2 .txt and 1 .ppm" in error_of(capsys, "invert", source, "--output", tmp_path / "out")
+    assert "reference" in error_of(capsys, "reference_only", source, "--output", tmp_path / "out")
+
+
+def test_long_names_are_written_or_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in ("aaa", "m" * 240, "n" * 251, "zzz"):
+        write_image(source / f"{name}.png", photo())
+    told = error_of(capsys, "invert", source, "--output", tmp_path / "out")
+    assert "1 of 4 files could not be used" in told and "name too long" in told
+    assert files(tmp_path / "out") == {"aaa-invert.png", f"{'m' * 240}-invert.png", "zzz-invert.png"}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [

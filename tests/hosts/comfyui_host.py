@@ -24,7 +24,10 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parents[2]
 PACKS = [
     Path(__file__).with_name(name)
-    for name in ("comfyui_test_pack.py", "comfyui_world_pack.py", "comfyui_estimators_pack.py")
+    for name in (
+        *("comfyui_test_pack.py", "comfyui_world_pack.py", "comfyui_estimators_pack.py"),
+        "comfyui_effects_pack.py",
+    )
 ]
 MEMORY_PACK = Path(__file__).with_name("comfyui_memory_pack.py")
 USUAL = (Path.home() / "ComfyUI", Path.home() / "comfy" / "ComfyUI")  # of git clone, of comfy-cli

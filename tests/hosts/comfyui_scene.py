@@ -39,7 +39,7 @@ class Scene:
     def theirs(self, file: str) -> Link:
         return self.graph.add("ControlNetLoader", control_net_name=f"{file}.safetensors")
 
-    def unit(self, control: Link, picture: Link, units: Link | None = None, **settings: Any) -> Link:
+    def unit(self, control: Link, picture: Link | None, units: Link | None = None, **settings: Any) -> Link:
         given = {
             "preprocessor": "none",
             "weight": 1.0,
@@ -53,7 +53,8 @@ class Scene:
             **settings,
         }
         chain = {} if units is None else {"units": units}
-        return self.graph.add("ControlStackControlUnit", control_net=control, image=picture, **given, **chain)
+        shown = {} if picture is None else {"image": picture}
+        return self.graph.add("ControlStackControlUnit", control_net=control, **shown, **given, **chain)
 
     def apply(self, units: Link) -> None:
         prompts = {"positive": self.positive, "negative": self.negative}

@@ -115,17 +115,31 @@ def _decoder(config):
     return nn.Sequential(*layers)
 
 
+def _encoder(config):
+    width, layers = config["encoder_block_out_channels"][0], []
+    for level, count in enumerate(config["num_encoder_blocks"]):
+        halving = {"stride": 2, "bias": False} if level else {}
+        layers += [nn.Conv2d(width if level else 3, width, 3, padding=1, **halving)]
+        layers += [_Block(width) for _ in range(count)]
+    return nn.Sequential(*layers, nn.Conv2d(width, config["latent_channels"], 3, padding=1))
+
+
 class _Vae:
-    """What the host's VAE Decode asks of a VAE."""
+    """What the host's VAE Decode, and a control that reads latents, ask of a VAE."""
 
     def __init__(self, folder):
-        self.decoder = _decoder(json.loads((folder / "vae" / "config.json").read_text())).eval()
+        config = json.loads((folder / "vae" / "config.json").read_text())
+        self.decoder, self.encoder = _decoder(config).eval(), _encoder(config).eval()
         state = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
-        prefix = "decoder.layers."
-        self.decoder.load_state_dict(
-            {name[len(prefix) :]: value.float() for name, value in state.items() if name.startswith(prefix)}
-        )
-        self.factor = json.loads((folder / "vae" / "config.json").read_text())["scaling_factor"]
+        for network, prefix in ((self.decoder, "decoder.layers."), (self.encoder, "encoder.layers.")):
+            network.load_state_dict(
+                {name[len(prefix) :]: value.float() for name, value in state.items() if name.startswith(prefix)}
+            )
+        self.factor = config["scaling_factor"]
+
+    def encode(self, pixels):
+        with torch.no_grad():
+            return self.encoder(pixels.movedim(-1, 1))
 
     def decode(self, latents):
         with torch.no_grad():

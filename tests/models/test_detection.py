@@ -228,7 +228,7 @@ def test_the_two_sources_agree(name: str) -> None:
 def test_every_controlnet_in_every_layout(tmp_path: Path, name: str, layout: str) -> None:
     make, called = LAYOUTS[layout]
     path, kind = write_sparse(tmp_path / "model.safetensors", make(name)), CONTROLNETS[name]
-    assert [family.id for family in REGISTRY if family.recognises(make(name))] == ["controlnet"]
+    assert [family.id for family in REGISTRY if family.detect(make(name))] == ["controlnet"]
     told = inspect(path)
     assert (told.family, told.base, told.layout, told.dtype) == ("ControlNet", kind.base, called, "F16")
     assert (told.missing, told.misshapen, told.unexpected) == ((), (), ())
@@ -341,7 +341,7 @@ def test_every_adapter_in_both_layouts(tmp_path: Path, name: str, layout: str) -
     with torch.device("meta"):
         theirs = _shapes(T2IAdapter(**config))
     shapes = by_hand_shapes if layout == "original" else theirs
-    assert [family.id for family in REGISTRY if family.recognises(shapes)] == ["t2i-adapter"]
+    assert [family.id for family in REGISTRY if family.detect(shapes)] == ["t2i-adapter"]
     told = inspect(write_sparse(tmp_path / "model.safetensors", shapes))
     assert (told.family, told.base, told.layout) == ("T2I-Adapter", base, layout)
     assert (told.missing, told.misshapen, told.unexpected) == ((), (), ())
@@ -360,7 +360,7 @@ def test_an_adapter_in_a_diffusers_folder(tmp_path: Path) -> None:
 
 
 def test_the_style_adapter(tmp_path: Path) -> None:
-    assert [family.id for family in REGISTRY if family.recognises(_style_adapter())] == ["t2i-style"]
+    assert [family.id for family in REGISTRY if family.detect(_style_adapter())] == ["t2i-style"]
     told = inspect(write_sparse(tmp_path / "model.safetensors", _style_adapter()))
     assert (told.family, told.base) == ("T2I-Adapter (style)", "SD 1.x")
     assert (told.missing, told.misshapen, told.unexpected) == ((), (), ())
@@ -445,7 +445,7 @@ NO_CONTROL: dict[str, tuple[Callable[[], Shapes], str]] = {  # (names, what the 
 @pytest.mark.parametrize("name", NO_CONTROL)
 def test_what_is_no_control_model_is_named(tmp_path: Path, name: str) -> None:
     make, words = NO_CONTROL[name]
-    assert not any(family.recognises(make()) for family in REGISTRY)
+    assert not any(family.detect(make()) for family in REGISTRY)
     path = write_sparse(tmp_path / "file.safetensors", make())
     for use in (inspect, load_control_model, lambda file: identify(read_header(file))):
         with pytest.raises(UnsupportedModelError, match=words) as caught:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from controlstack.core.errors import ControlError, HostError
 from controlstack.models.naming import to_ldm
 from controlstack.pipelines import single_file
 from controlstack.pipelines.bases import load_base
+from controlstack.pipelines.drawing import Request, generate
 from controlstack.pipelines.schedulers import make_scheduler
 from controlstack.pipelines.tokenizers import TABLE, make_tokenizer
 from diffusers import (
@@ -317,13 +319,28 @@ def test_what_is_no_whole_checkpoint_is_refused(sd1: Example, tmp_path: Path) ->
         "no base model": _without(sd1.state, single_file.UNET),
         "no autoencoder": _without(sd1.state, single_file.VAE),
         "no text encoder": _without(sd1.state, single_file.CLIP),
-        "reads 9 latent channels": {**sd1.state, wide: torch.zeros(32, 9, 3, 3)},
+        "reads 5 latent channels": {**sd1.state, wide: torch.zeros(32, 5, 3, 3)},
         "refiner": {**sd1.state, single_file.REFINER + "text_projection": torch.zeros(1)},
         "lacks some": {key: value for key, value in sd1.state.items() if key != lone},
     }
     for words, state in bad.items():
         with pytest.raises(HostError, match=words):
             load_base(_save(state, tmp_path / "model.safetensors"))
+
+
+def test_an_inpainting_checkpoint_keeps_what_its_mask_keeps(sd1: Example, tmp_path: Path) -> None:
+    wide = single_file.UNET + "input_blocks.0.0.weight"
+    more = torch.randn(32, 5, 3, 3, generator=torch.Generator().manual_seed(5)) * 0.05
+    state = {**sd1.state, wide: torch.cat([sd1.state[wide], more], dim=1)}
+    base = load_base(_save(state, tmp_path / "model.safetensors"))
+    unet = base.pipeline.unet
+    assert (unet.config["in_channels"], unet.config["out_channels"]) == (9, 4)
+    assert to_ldm(unet.state_dict())["input_blocks.0.0.weight"].equal(state[wide])
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:32] = 255
+    picture = np.full((64, 64, 3), 90, np.uint8)
+    drawn = generate(base, Request(steps=2, width=64, height=64, image=picture, mask=mask)).images[0]
+    assert (drawn[32:] == 90).all() and (drawn[:32] != 90).any()
 
 
 def test_a_truncated_checkpoint_is_refused(sd1: Example, tmp_path: Path) -> None:

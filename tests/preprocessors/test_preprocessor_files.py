@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import sys
@@ -13,7 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 from controlstack.core.errors import HintError
-from controlstack.preprocessors.images import WRITES, read_image, read_mask, write_image
+from controlstack.preprocessors.images import (
+    WRITES,
+    convert_image,
+    decode_image,
+    eight_bit,
+    read_image,
+    read_mask,
+    readable,
+    write_image,
+)
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from skimage import data
@@ -42,14 +52,16 @@ def png_header(width: int, height: int, colour: int = 2) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "webp", "jpg", "gif"])
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "webp", "jpg", "jfif", "gif"])
 def test_known_formats_are_read(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"photo.{suffix}"
-    options: dict[str, Any] = {"webp": {"lossless": True}, "jpg": {"quality": 95}}.get(suffix, {})
+    options: dict[str, Any] = {"webp": {"lossless": True}, "jpg": {"quality": 95}, "jfif": {"quality": 95}}.get(
+        suffix, {}
+    )
     Image.fromarray(PHOTO).save(path, **options)
     image = read_image(path)
     assert (image.shape, image.dtype) == (PHOTO.shape, np.uint8)
-    tolerance = {"jpg": 3.0, "gif": 10.0}.get(suffix, 0.0)
+    tolerance = {"jpg": 3.0, "jfif": 3.0, "gif": 10.0}.get(suffix, 0.0)
     assert np.abs(image.astype(int) - PHOTO).mean() <= tolerance
     image[0, 0] = 0  # the result is the caller's own and can be written to
 
@@ -118,6 +130,71 @@ def test_sixteen_bit_grey_is_scaled(tmp_path: Path, suffix: str) -> None:
     image = read_image(tmp_path / f"deep.{suffix}")
     assert np.array_equal(image[..., 1], np.rint(levels / 257).astype(np.uint8))
     assert np.array_equal(read_mask(tmp_path / f"deep.{suffix}"), image[..., 0])
+
+
+@pytest.mark.parametrize("low_high", [(0, 65535), (300, 9000)])
+def test_sixteen_bits_are_scaled_however_they_come(low_high: tuple[int, int]) -> None:
+    levels = np.linspace(*low_high, 64 * 64).astype(np.uint16).reshape(64, 64)
+    expected = np.rint(levels / 257).astype(np.uint8)
+    for kind in ("PNG", "TIFF"):
+        buffer = io.BytesIO()
+        Image.fromarray(levels).save(buffer, kind)
+        assert np.array_equal(decode_image(buffer.getvalue(), "a picture")[..., 2], expected)
+        with Image.open(buffer) as opened:
+            assert np.array_equal(convert_image(opened, "a picture")[..., 0], expected)
+    assert np.array_equal(convert_image(Image.fromarray(levels), "a picture")[..., 0], expected)
+    assert np.array_equal(convert_image(levels, "a picture")[..., 1], expected)
+    assert np.array_equal(np.asarray(eight_bit(Image.fromarray(levels), "a mask").convert("L")), expected)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1), (4, 6, 3), (4, 6, 4)])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_arrays_are_pictures(shape: tuple[int, ...], kind: type) -> None:
+    full = np.iinfo(kind).max
+    image = convert_image(np.full(shape, full, kind), "a picture")
+    assert image.shape == (4, 6, 3) and image.dtype == np.uint8 and image.min() == 255
+    if shape[2:] == (4,):  # black that is clear lies on white
+        assert convert_image(np.zeros(shape, kind), "a picture").min() == 255
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (np.zeros((4, 4), np.float32), r"the mask is float32 \[4, 4\], expected uint8 or uint16"),
+        (np.zeros((4, 4, 2), np.uint8), r"the mask is uint8 \[4, 4, 2\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"the mask is uint8 \[0, 4, 3\]"),
+        (np.zeros((4,), np.uint8), r"the mask is uint8 \[4\]"),
+        (np.broadcast_to(np.uint8(0), (8000, 8001, 3)), "the mask is 8001x8000, more than 64 megapixels"),
+        (Image.new("1", (8001, 8000)), "the mask is 8001x8000, more than 64 megapixels"),
+        (Image.new("F", (4, 4)), "the mask has 32 bits a channel"),
+        (Image.new("I", (4, 4)), "the mask has 32 bits a channel"),
+    ],
+)
+def test_what_is_no_picture_in_memory_is_refused(picture: Any, message: str) -> None:
+    with pytest.raises(HintError, match=message):
+        convert_image(picture, "the mask")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", png_header(8, 8), png_header(8001, 8000)])
+def test_bytes_are_refused_without_the_names_of_objects(content: bytes) -> None:
+    with pytest.raises(HintError, match="the picture of a client") as caught:
+        decode_image(content, "the picture of a client")
+    assert "object at" not in str(caught.value) and "BytesIO" not in str(caught.value)
+
+
+def test_avif_is_read_where_pillow_can(tmp_path: Path) -> None:
+    if "AVIF" not in readable() or "AVIF" not in Image.SAVE:
+        pytest.skip("this Pillow knows no AVIF")
+    Image.fromarray(PHOTO).save(tmp_path / "photo.avif", quality=95)
+    assert np.abs(read_image(tmp_path / "photo.avif").astype(int) - PHOTO).mean() <= 4
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("m" * 251 + ".png")
+    write_image(path, PHOTO)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    with pytest.raises(HintError, match="name too long"):
+        write_image(tmp_path / ("m" * 252 + ".png"), PHOTO)
 
 
 def test_sixteen_bit_colour_is_scaled(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from controlstack.core.errors import UnitError
+from controlstack.core.errors import HintError, UnitError
 from controlstack.core.schedule import RangeBasis
 from controlstack.scripts.webui.page.choices import display
 from controlstack.scripts.webui.request.arguments import FIELDS, SLOTS
@@ -91,9 +91,23 @@ def test_only_the_page_names_folders(tmp_path: Path) -> None:
         batch_of(page(unit(input_mode="batch", batch_folder=folder(tmp_path / "in", 1))), False)
 
 
+def test_files_of_other_programs_are_passed_over_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = folder(tmp_path / "in", 2)
+    (tmp_path / "in" / "._frame1.png").write_bytes(b"Mac OS X")
+    assert [each.name for each in pictures_in(path)] == ["frame1.png", "frame2.png"]
+    assert "left out 1 .txt" in caplog.text
+
+
+def test_deep_pictures_of_a_folder_are_scaled(tmp_path: Path) -> None:
+    path = folder(tmp_path / "in", 1)
+    Image.fromarray(np.full((4, 4), 257 * 77, np.uint16)).save(tmp_path / "in" / "frame2.png")
+    batch = Batch([unit(input_mode="batch", batch_folder=path)])
+    assert red(batch.units(1)[0].image) == 77
+
+
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     path = folder(tmp_path / "in", 1)
     (tmp_path / "in" / "frame2.png").write_bytes(b"nothing")
     batch = Batch([unit(input_mode="batch", batch_folder=path)])
-    with pytest.raises(UnitError, match=r"frame2\.png cannot be read"):
+    with pytest.raises(HintError, match=r"frame2\.png is no picture"):
         batch.units(1)

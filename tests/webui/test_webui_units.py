@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import urllib.parse
+from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -195,6 +197,91 @@ def test_grey_and_transparent_arrays() -> None:
 def test_what_is_no_picture_is_refused_and_no_path_is_opened(image: object) -> None:
     with pytest.raises(HintError):
         rgba_pictures(image)
+
+
+def _wrapped(text: str) -> str:
+    return base64.encodebytes(base64.b64decode(text)).decode()
+
+
+def _url_safe(text: str) -> str:
+    return text.translate(str.maketrans("+/", "-_"))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        _wrapped,
+        "{} ".format,
+        "\n{}\r\n".format,
+        "data:image/png;base64, {}".format,
+        "Data:Image/PNG;BASE64,{}".format,
+        "data:image/png;name=a.png;base64,{}".format,
+        "data:;base64,{}".format,
+        _url_safe,
+        lambda text: text.rstrip("="),
+        lambda text: "data:image/png;base64," + urllib.parse.quote(text, safe=""),
+        lambda text: "data:image/png," + urllib.parse.quote_from_bytes(base64.b64decode(text)),
+        lambda text: "data:image/png;base64," + _url_safe(_wrapped(text)).replace("=", ""),
+    ],
+)  # fmt: skip
+def test_base64_in_every_spelling(form: Callable[[str], str]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
+    text = as_text(noise)
+    assert "+" in text and "/" in text and text.endswith("=")
+    pictures = rgba_pictures(form(text))
+    assert pictures is not None
+    np.testing.assert_array_equal(pictures[0][..., :3], noise)
+
+
+@pytest.mark.parametrize("form", [as_text, Image.fromarray, np.asarray])
+def test_sixteen_bits_are_scaled_for_pictures_and_masks(form: Callable[[np.ndarray], object]) -> None:
+    levels = np.linspace(300, 9000, 64 * 64).astype(np.uint16).reshape(64, 64)
+    expected = np.rint(levels / 257).astype(np.uint8)
+    pictures = rgba_pictures(form(levels), form(levels))
+    assert pictures is not None
+    np.testing.assert_array_equal(pictures[0], np.repeat(expected[..., None], 4, axis=2))
+
+
+def test_a_picture_of_a_camera_is_turned_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(RED).save(buffer, "PNG", exif=exif)
+    for given in (base64.b64encode(buffer.getvalue()).decode(), Image.open(buffer)):
+        pictures = rgba_pictures(given)
+        assert pictures is not None
+        np.testing.assert_array_equal(pictures[0][..., :3], np.rot90(RED, -1))
+
+
+@pytest.mark.parametrize("empty", [None, "", " \n"])
+def test_an_empty_text_is_no_picture_and_no_mask(empty: str | None) -> None:
+    assert rgba_pictures(empty) is None
+    forms: list[tuple[object, object]] = [
+        ({"image": as_text(RED), "mask": empty}, None), ([as_text(RED), empty], None), (as_text(RED), empty),
+    ]  # fmt: skip
+    for image, mask in forms:
+        pictures = rgba_pictures(image, mask)
+        assert pictures is not None and not pictures[0][..., 3].any()
+    with pytest.raises(HintError, match="expected one with a picture"):
+        rgba_pictures({"image": empty, "mask": as_text(RED)})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (as_text(RED)[:30], "no picture of a known format|damaged"),
+        (as_text(RED)[:-40], "damaged or truncated"),
+        ("/etc/passwd", "paths and addresses are not opened"),
+        ("http://example.org/a.png", "is no base64 text: .* paths and addresses are not opened"),
+        (base64.b64encode(b"\x1b[2J a text").decode(), "no picture of a known format"),
+        ("\x1b[2J\n" * 1000, "is no base64 text"),
+    ],
+)
+def test_what_is_wrong_with_a_text_is_one_printable_line(given: str, words: str) -> None:
+    with pytest.raises(HintError, match=words) as caught:
+        rgba_pictures(given)
+    told = str(caught.value)
+    assert told.isprintable() and len(told) < 300 and "object at" not in told
 
 
 def test_image_and_mask_of_two_sizes() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ....core.control import ControlModel
 from ....models.loading import read_header
-from ....models.registry import DIFFERENCE, load_control_model
+from ....models.registry import load_control_model, needs_base
 from .memory import network_of, size_of
 
 log = logging.getLogger("controlstack")
@@ -29,18 +29,18 @@ class ModelCache:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self._models: OrderedDict[_Key, ControlModel] = OrderedDict()
-        self._is_difference: dict[tuple[Path, int], bool] = {}
+        self._needs_base: dict[tuple[Path, int], bool] = {}
 
     def get(
         self, path: Path, dtype: torch.dtype, checkpoint: str, base_state: Callable[[], Mapping[str, Tensor]]
     ) -> ControlModel:
-        """The model of a file, loaded at most once. `base_state` is asked only for files that hold differences."""
+        """The model of a file, loaded at most once. `base_state` is asked only for files that need it."""
         changed = path.stat().st_mtime_ns
-        difference = self._holds_differences(path, changed)
-        key = _Key(path, changed, dtype, checkpoint if difference else "")
+        with_base = self._is_partial(path, changed)
+        key = _Key(path, changed, dtype, checkpoint if with_base else "")
         if key not in self._models:
             log.info("loading %s", path)
-            self._models[key] = load_control_model(path, dtype=dtype, base_state=base_state() if difference else None)
+            self._models[key] = load_control_model(path, dtype=dtype, base_state=base_state() if with_base else None)
         self._models.move_to_end(key)
         return self._models[key]
 
@@ -60,14 +60,14 @@ class ModelCache:
     def __len__(self) -> int:
         return len(self._models)
 
-    def _holds_differences(self, path: Path, changed: int) -> bool:
-        if (path, changed) not in self._is_difference:
-            self._is_difference[path, changed] = DIFFERENCE in read_header(path).shapes
-        return self._is_difference[path, changed]
+    def _is_partial(self, path: Path, changed: int) -> bool:
+        if (path, changed) not in self._needs_base:
+            self._needs_base[path, changed] = needs_base(read_header(path))
+        return self._needs_base[path, changed]
 
 
 class _Key(NamedTuple):
     path: Path
     changed: int  # the file's time in nanoseconds
     dtype: torch.dtype
-    checkpoint: str  # of the base model, for files that hold differences to it
+    checkpoint: str  # of the base model, for files that are complete only with it

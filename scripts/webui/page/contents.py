@@ -14,13 +14,11 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ....core.base import Base, check_fits
 from ....core.errors import ControlError, IncompatibleModelError
 from ....models.families import t2i_adapter
 from ....models.loading import PICKLES, read_header
-from ....models.registry import identify
+from ....models.registry import identify, made_for
 from ....units.offer import ALL, models_of_type
 from ..host.files import ModelFiles
 from ..host.hooked import base_of
@@ -85,9 +83,7 @@ def current_base() -> Base | None:
 def _read(path: Path) -> Content:
     try:
         header = read_header(path)
-        family = identify(header)
-        named = family.rename({name: torch.empty(shape, device="meta") for name, shape in header.shapes.items()})
-        return Content(family.title, family.base({name: tuple(each.shape) for name, each in named.items()}))
+        return Content(identify(header).title, made_for(header))
     except ControlError as error:  # it is offered by its name; loading it says this too
         log.info("%s", error)
         return Content()

@@ -14,7 +14,7 @@ from typing import Any
 
 from ....core.errors import UnitError
 from ....core.schedule import RangeBasis
-from ....preprocessors.images import READS
+from ....preprocessors.images import read_image
 from ....units.webui_fields import FROM_PREPROCESSOR, NO_MODEL, InputMode, UnitArgs, parse_unit
 from ....units.webui_names import thresholds
 from ..host.foreign import FRAMES, ClientUnit, ControlNetUnit, EmptySlot, as_given, is_empty
@@ -115,14 +115,9 @@ def _region(values: dict[str, Any]) -> Any:
 
 
 def _opened(value: Any) -> Any:
-    """An uploaded file as a picture. Texts stay texts: only gradio's own objects name files."""
+    """Return an uploaded file as a picture. Texts stay texts: only gradio's own objects name files."""
     path = getattr(value, "name", None)
-    if path is None:
-        return value
-    from PIL import Image
-
-    with Image.open(path, formats=READS) as picture:
-        return picture.copy()
+    return value if path is None else read_image(path)
 
 
 def _parameters(values: dict[str, Any]) -> dict[str, float]:

@@ -6,18 +6,19 @@ units are prepared anew, so nothing of the host is replaced.
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ....core.errors import UnitError
 from ....core.schedule import RangeBasis
-from ....preprocessors.images import READS
+from ....preprocessors.folders import list_pictures
+from ....preprocessors.images import read_image, suffixes
 from ....units.webui_fields import InputMode, UnitArgs, parse_unit
 from .arguments import raw_units
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+log = logging.getLogger("controlstack")
 
 
 class Batch:
@@ -55,7 +56,7 @@ class Batch:
     def _filled(self, unit: Mapping[str, Any], number: int) -> dict[str, Any]:
         image = unit.get("image")
         if id(unit) in self._files:
-            image = _open(self._files[id(unit)][number])
+            image = read_image(self._files[id(unit)][number])
         if number and unit.get("loopback") and self._last is not None:
             image = self._last
         return {**unit, "image": image}
@@ -75,22 +76,17 @@ def _has_folder(unit: Mapping[str, Any]) -> bool:
 
 
 def pictures_in(folder: str) -> list[Path]:
-    """The pictures of a folder in the order that people expect: frame2 before frame10. UnitError if there are none."""
+    """Return the pictures of a folder, frame2 before frame10; the console says what else is in it.
+
+    UnitError if the folder does not exist, or has no pictures.
+    """
     path = Path(folder.strip().strip('"'))
     if not folder.strip() or not path.is_dir():
         raise UnitError(f"the batch folder '{folder}' does not exist: name a folder of the server, or use Single Image")
-    found = [each for each in path.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file()]
-    if not found:
-        raise UnitError(f"the batch folder '{folder}' has no pictures ({', '.join(SUFFIXES)})")
-    return sorted(found, key=lambda each: [int(part) if part.isdigit() else part.lower()
-                                           for part in re.split(r"(\d+)", each.name)])  # fmt: skip
-
-
-def _open(path: Path) -> Any:
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=READS) as picture:
-            return picture.copy()
-    except OSError as error:
-        raise UnitError(f"the picture {path} cannot be read: {error}") from error
+    listing = list_pictures(path)
+    others = f": left out {listing.remark()}" if listing.left_out else ""
+    if not listing.files:
+        raise UnitError(f"the batch folder '{folder}' has no pictures ({', '.join(suffixes())}){others}")
+    if others:
+        log.warning("the batch folder '%s'%s", folder, others)
+    return list(listing.files)

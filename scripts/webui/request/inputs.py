@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ....core.base import LATENT
 from ....core.errors import HintError, UnitError
 from ....core.resize import ResizeMode
+from ....preprocessors.images import eight_bit
 from ....units.webui_fields import UnitArgs
 from .pictures import input_of, read_picture, rgba_pictures
 
@@ -142,7 +143,7 @@ def _prepared_mask(p: Any, mask: Any) -> Any:
     from PIL import Image as Pillow
     from PIL import ImageOps
 
-    mask = mask.convert("L")
+    mask = eight_bit(mask, "the mask of img2img").convert("L")
     if getattr(p, "inpainting_mask_invert", False):
         mask = ImageOps.invert(mask)
     levels = np.array(mask)

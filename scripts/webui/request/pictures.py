@@ -1,22 +1,22 @@
 """Pictures as clients and the page send them -> uint8 RGBA arrays; the fourth channel is the drawn mask, 255 = drawn.
 
 All forms of sd-webui-controlnet are read: base64 text with or without a data URL, arrays, {"image", "mask"},
-[image, mask], a list of such dictionaries; and [image], as its first API had it. One is not, on purpose: a text is
-never opened as a path, since any caller of the API could then read files of the server.
+[image, mask], a list of such dictionaries; and [image], as its first API had it. An empty text stands for no picture.
+One form is not read, on purpose: a text is never opened as a path, since any caller of the API could then read files
+of the server.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import io
 import re
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from ....core.errors import HintError
-from ....preprocessors.declaration import MAX_PIXELS
-from ....preprocessors.images import DAMAGED, READS
+from ....preprocessors.images import convert_image, decode_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,35 +24,46 @@ if TYPE_CHECKING:
 
     Image = NDArray[np.uint8]
 
-WHITE = 255
 EMPTY, FULL = 5, 250  # a mask below or above these everywhere is no drawing (sd-webui-controlnet)
-_DATA_URL = re.compile(r"data:[\w/+.-]*;base64,")
+ADVICE = "send the picture's bytes; paths and addresses are not opened"
+SHOWN = 40  # characters of a text that a message repeats
+_DATA_URL = re.compile(r"\s*data:(?P<kind>[^,]*),", re.IGNORECASE)  # RFC 2397
+_URL_SAFE = str.maketrans("-_", "+/")  # the second alphabet of RFC 4648
 
 
 def rgba_pictures(image: object, mask: object = None) -> list[Image] | None:
-    """The pictures of a unit, each [H, W, 4] of its own size; None where there is none. HintError for what is none."""
-    if image is None:
+    """Return the pictures of a unit, each uint8 [H, W, 4] of its own size; None where there is none.
+
+    HintError for what is no picture.
+    """
+    if _is_empty(image):
         return None
     pairs = _pairs(image, mask)
-    return [_with_mask(read_picture(each), None if drawn is None else read_picture(drawn)) for each, drawn in pairs]
+    return [
+        _with_mask(read_picture(each), None if _is_empty(drawn) else read_picture(drawn, "a mask"))
+        for each, drawn in pairs
+    ]
 
 
-def read_picture(value: object) -> Image:
-    """One picture as uint8 RGB [H, W, 3]; transparency lies on white."""
+def read_picture(value: object, name: str = "a picture") -> Image:
+    """Return one picture as uint8 RGB [H, W, 3]; transparency lies on white. name: what messages call it."""
     import numpy as np
 
     if isinstance(value, str):
-        return _decode(value)
-    if hasattr(value, "convert"):  # a Pillow image
-        return _flat(value)
-    if isinstance(value, np.ndarray):
-        return _from_array(cast("NDArray[Any]", value))
-    raise HintError(f"a picture is {type(value).__name__}, expected base64 text or an array")
+        return _decode(value, name)
+    if hasattr(value, "convert") or isinstance(value, np.ndarray):  # a Pillow image, or an array
+        return convert_image(cast("Any", value), name)
+    raise HintError(f"{name} is {type(value).__name__}, expected base64 text or an array")
 
 
 def read_mask(value: object) -> Image:
-    """One mask as uint8 [H, W], its first channel, as sd-webui-controlnet takes it."""
-    return read_picture(value)[..., 0]
+    """Return one mask as uint8 [H, W], its first channel, as sd-webui-controlnet takes it."""
+    return read_picture(value, "a mask")[..., 0]
+
+
+def _is_empty(value: object) -> bool:
+    """Whether a field holds no picture: nothing, or a text without a letter, as other fields are left empty."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def input_of(picture: Image, ignore_mask: bool = False) -> Image:
@@ -82,8 +93,11 @@ def _pairs(image: object, mask: object) -> list[tuple[object, object]]:
 
 def _pair(given: Mapping[str, object]) -> tuple[object, object]:
     image = given.get("image", given.get("background"))
-    if image is None:
-        raise HintError(f"image is an object with {', '.join(given) or 'nothing'}, expected one with image and mask")
+    if _is_empty(image):
+        raise HintError(
+            f"image is an object with {', '.join(map(str, given)) or 'nothing'}, expected one with a picture as image "
+            "and perhaps a mask"
+        )
     return image, given.get("mask")
 
 
@@ -97,49 +111,29 @@ def _with_mask(image: Image, mask: Image | None) -> Image:
     return np.concatenate([image, drawn], axis=2)
 
 
-def _decode(text: str) -> Image:
-    from PIL import Image as Pillow
-    from PIL import ImageOps
-
+def _decode(text: str, name: str) -> Image:
+    """Return the picture of base64 text, in any of its usual forms; HintError if it is none."""
+    if _is_empty(text):
+        raise HintError(f"{name} is an empty text: send the bytes of the picture as base64 text")
+    named = f"{name}, {text[:SHOWN] + ('...' if len(text) > SHOWN else '')!a},"
     try:
-        data = base64.b64decode(_DATA_URL.sub("", text, count=1), validate=True)
+        data = _bytes_of(text)
     except (binascii.Error, ValueError):
-        raise HintError(
-            f"the picture '{text[:40]}' is no base64 text: send the picture's bytes; paths and addresses are not opened"
-        ) from None
-    try:
-        picture = Pillow.open(io.BytesIO(data), formats=READS)
-        if picture.width * picture.height > MAX_PIXELS:
-            raise HintError(f"a picture is {picture.width}x{picture.height}: over {MAX_PIXELS // 10**6} megapixels")
-        picture.load()
-        return _flat(ImageOps.exif_transpose(picture))
-    except (*DAMAGED, Pillow.DecompressionBombError) as error:
-        known = ", ".join(READS)
-        raise HintError(f"a picture is damaged, or of no known format ({known}): {error}") from error
+        raise HintError(f"{named} is no base64 text: {ADVICE}") from None
+    return decode_image(data, named, ADVICE)
 
 
-def _flat(picture: Any) -> Image:
-    """A Pillow image as RGB, transparency on white."""
-    import numpy as np
-    from PIL import Image as Pillow
+def _bytes_of(text: str) -> bytes:
+    """Return the bytes of base64 text or of a data address; binascii.Error or ValueError if it is neither.
 
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        ground = Pillow.new("RGBA", layer.size, (WHITE, WHITE, WHITE, 255))
-        picture = Pillow.alpha_composite(ground, layer)
-    return np.array(picture.convert("RGB"), np.uint8)
-
-
-def _from_array(array: NDArray[Any]) -> Image:
-    import numpy as np
-
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape or array.dtype != np.uint8:
-        raise HintError(
-            f"a picture is {array.dtype} {list(array.shape)}, expected uint8 [H, W], [H, W, 3] or [H, W, 4]"
-        )
-    if array.shape[2] == 4:
-        alpha = array[..., 3:].astype(np.float32) / 255
-        return np.clip(array[..., :3] * alpha + WHITE * (1 - alpha), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array)
+    Clients break lines (MIME), leave out the padding, write the letters for addresses, or spell `data:` and `base64`
+    with capitals; sd-webui-controlnet reads most of that.
+    """
+    head = _DATA_URL.match(text)
+    body = text if head is None else text[head.end() :]
+    if head is not None:
+        if not head["kind"].lower().replace(" ", "").endswith(";base64"):
+            return urllib.parse.unquote_to_bytes(body)
+        body = urllib.parse.unquote(body)
+    body = "".join(body.split()).translate(_URL_SAFE).rstrip("=")
+    return base64.b64decode(body + "=" * (-len(body) % 4), validate=True)

@@ -100,6 +100,9 @@ def test_animals_come_in_three_shapes(shape: str) -> None:
     [
         ({"canvas_width": 0}, "canvas_width is 0, expected 1 to 16384 pixels"),
         ({"canvas_height": "tall"}, "canvas_height is 'tall'"),
+        ({"canvas_height": "\x1b[2J" * 99}, "canvas_height is '\\x1b[2J"),
+        ({"canvas_height": True}, "canvas_height is True"),
+        ({"canvas_width": 16384, "canvas_height": 16384}, "is 16384x16384, more than 64 megapixels"),
         ({"people": {}}, None),
         ({"people": "all"}, "people is str, expected a list"),
         ({"people": [[1]]}, "a person is list"),

@@ -1,0 +1,91 @@
+"""PyTorch's old file formats, through its weights-only loader: it builds tensors and refuses everything else.
+
+Such a file is a program for a small machine, so a short one could ask for much: what it unpacks to is bounded by its
+own size, before and after it is read.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, cast
+
+import torch
+from torch import Tensor
+
+from ..core.errors import DamagedModelError, UnsupportedModelError
+from .guard import guard, shown
+from .tensor_table import MAX_TENSORS
+
+DEPTH = 4  # of tables inside tables: {"module": {"state_dict": {...}}}
+SHARED = 4  # how often the same bytes may stand for a weight: tied weights, and a copy in moving averages
+
+
+def read_pickle(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:
+    """Return the tensors of an open file, names of tables inside tables joined by dots.
+
+    DamagedModelError where it holds more than tensors, or cannot be read.
+    """
+    with guard(name):
+        _check_archive(file, size, name)
+        file.seek(0)
+        try:
+            content: Any = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise DamagedModelError(
+                f"'{shown(name)}' holds more than tensors and is not opened, for it could run code: "
+                "get a .safetensors file"
+            ) from error
+        tensors: dict[str, Tensor] = {}
+        for key, tensor in _flat(content):
+            tensors[key] = tensor
+            if len(tensors) > MAX_TENSORS:
+                raise DamagedModelError(f"'{shown(name)}' holds more than {MAX_TENSORS} tensors: get the file again")
+        _check_memory(tensors, size, name)
+    if not tensors:
+        raise DamagedModelError(f"'{shown(name)}' holds no table of tensors: is it a model file?")
+    return tensors
+
+
+def _check_archive(file: BinaryIO, size: int, name: str) -> None:
+    """Refuse what PyTorch never writes: compressed or overlapping members, which unpack to more than the file."""
+    file.seek(0)
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+    names = {member.filename.split("/", 1)[-1] for member in members}
+    if "constants.pkl" in names:
+        raise UnsupportedModelError(f"'{shown(name)}' is a TorchScript program, no table of weights: get its weights")
+    if "data.pkl" not in names:
+        raise UnsupportedModelError(f"'{shown(name)}' is a ZIP archive, no model: unpack it and give a file of it")
+    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    if not stored or sum(member.file_size for member in members) > size:
+        raise DamagedModelError(
+            f"'{shown(name)}' is a compressed archive, which PyTorch does not write: get a .safetensors file"
+        )
+
+
+def _flat(content: Any, prefix: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of tables inside tables; other values, such as a training's progress, are left out."""
+    pairs: Any = ()
+    if isinstance(content, Mapping):
+        pairs = cast("Mapping[Any, Any]", content).items()
+    elif isinstance(content, (list, tuple)):
+        pairs = enumerate(cast("list[Any]", content))
+    for key, value in pairs:
+        if isinstance(value, Tensor):
+            yield f"{prefix}{key}", value.detach()
+        elif depth:
+            yield from _flat(value, f"{prefix}{key}.", depth - 1)
+
+
+def _check_memory(tensors: Mapping[str, Tensor], size: int, name: str) -> None:
+    """Refuse tensors that show more values than the file holds, or that are no plain tables of values."""
+    for key, tensor in tensors.items():
+        plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise DamagedModelError(f"'{shown(name)}' holds '{shown(key)}' in a form that is no plain tensor")
+    if sum(tensor.nbytes for tensor in tensors.values()) > SHARED * size:
+        raise DamagedModelError(f"'{shown(name)}' announces more than it holds: get the file again")

@@ -1,0 +1,192 @@
+"""What stands at the points of the host's U-Net, seen and changed through patches of one call of it.
+
+The host hands the `transformer_options` of a call to our control right before that call, so that patches written there
+act on this call alone and nothing has to be undone. Its patches of self-attention see the queries, keys and values
+before they are projected; the stream behind the middle block and behind each decoder block but the last is what the
+next decoder block receives.
+
+Ours stand first where a value goes into a block, and last where it comes out of attention: other nodes merge tokens at
+an attention's inputs and part them again at its output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.patcher_extension
+import torch
+from torch import Tensor
+
+from ...core.control import ControlModel
+from ...core.errors import HostError, IncompatibleModelError
+from ...core.points import MIDDLE, Block, Part, Point, skip, stream
+from .foreign import Call
+
+KEY = "controlstack"
+Act = Callable[[Tensor], Tensor]  # what stands at a point -> what shall stand there
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Written:
+    """What our controls have written into one call so far.
+
+    context: the prompt [B, T, D] as it was before the tokens were put beside it.
+    """
+
+    shifts: Mapping[Point, Act] = field(default_factory=dict[Point, Act])  # -> what is added
+    tokens: tuple[Tensor, ...] = ()
+    context: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Patch:
+    """A patch of ours, told from those of other nodes by its class."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *values: Any) -> Any:
+        return self.function(*values)
+
+
+def write(call: Call, written: Written, blocks: int | None) -> None:
+    """Make the call that comes shift its streams, and read further tokens beside its prompt."""
+    call.options[KEY] = written
+    if blocks is not None:
+        acts = {point: _adding(shift) for point, shift in written.shifts.items()}
+        call.options["patches"] = _beside(call.options.get("patches", {}), acts, blocks)
+    if written.context is not None:
+        beside = [token.to(written.context) for token in written.tokens]
+        call.cond["c_crossattn"] = torch.cat([written.context, *beside], dim=1)
+
+
+def withdraw(call: Call) -> Written:
+    """Take out of the call what our controls have written into it."""
+    written = call.options.pop(KEY, Written())
+    if "patches" in call.options:
+        call.options["patches"] = {name: _others(each) for name, each in call.options["patches"].items()}
+    if written.context is not None:
+        call.cond["c_crossattn"] = written.context
+    return written
+
+
+def evaluate_alone(
+    model: Any, call: Call, x: Tensor, rows: tuple[int, ...], points: Collection[Point], blocks: int | None
+) -> dict[Point, Tensor]:
+    """Evaluate the host's base network without any control, on other latents, with these rows' time and prompts.
+
+    x: [len(rows), C, h, w] as the network receives them; the host has scaled its own by then, so x takes their place
+    behind that. Patches of other nodes belong to the base network and stay; wrappers, which may count calls, do not.
+    """
+    seen, found = call.rows(rows), dict[Point, Tensor]()
+
+    def ours(forward: Any, theirs: Tensor, *arguments: Any, **settings: Any) -> Any:
+        return forward(torch.cat([x.to(theirs), theirs[:, x.shape[1] :]], dim=1), *arguments, **settings)
+
+    wrapper = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+    options = {name: value for name, value in seen.options.items() if name not in ("callbacks", KEY)}
+    options["wrappers"] = {wrapper: {KEY: [ours]}}
+    acts = {point: _keeping(point, found) for point in points}
+    options["patches"] = _beside(options.get("patches", {}), acts, blocks or 0)
+    cond = {name: value for name, value in seen.cond.items() if name not in ("control", "transformer_options")}
+    model.apply_model(seen.x, seen.sigma, transformer_options=options, **cond)
+    if set(points) - set(found):
+        raise HostError("a control looks where the loaded base model shows nothing: load the base of its training")
+    return found
+
+
+def check_points(model: ControlModel, network: Any) -> None:
+    """Raise IncompatibleModelError unless the host's U-Net has every point of a control model."""
+    blocks = {
+        Block.INPUT: list(network.input_blocks),
+        Block.MIDDLE: [network.middle_block],
+        Block.OUTPUT: list(network.output_blocks),
+    }
+    for point in model.points:
+        if point.block is not Block.PROMPT and not _has(blocks[point.block], point):
+            where = f"{point.block.value} block {point.index}, {point.part.value}"
+            raise IncompatibleModelError(
+                f"'{model.name}' acts at {where} {point.depth} of its base model, which the loaded one does not have, "
+                "or does not show: load the base that it was trained with"
+            )
+
+
+def _has(blocks: list[Any], point: Point) -> bool:
+    if point.index >= len(blocks):
+        return False
+    if point.part in (Part.STREAM, Part.SKIP):
+        return point.block is not Block.OUTPUT or point.index < len(blocks) - 1  # nobody receives the last one's
+    depths = [len(layer.transformer_blocks) for layer in blocks[point.index] if hasattr(layer, "transformer_blocks")]
+    return point.depth < max(depths, default=0)
+
+
+def _beside(patches: Mapping[str, list[Any]], acts: Mapping[Point, Act], blocks: int) -> dict[str, list[Any]]:
+    """Return patches with ours, in lists of their own: the host and other nodes may share theirs between calls."""
+    result = {name: list(each) for name, each in patches.items()}
+    for name, patch in _patches(acts, blocks):
+        others = result.get(name, [])
+        result[name] = [*others, patch] if name.endswith("_output_patch") else [patch, *others]
+    return result
+
+
+def _others(patches: list[Any]) -> list[Any]:
+    return [patch for patch in patches if not isinstance(patch, _Patch)]
+
+
+def _patches(acts: Mapping[Point, Act], blocks: int) -> Iterator[tuple[str, _Patch]]:
+    """Yield the patches of the host that the points of `acts` need, by the host's names."""
+
+    def at(point: Point, h: Tensor) -> Tensor:
+        return acts[point](h) if point in acts else h
+
+    def inside(options: Mapping[str, Any], part: Part) -> Point:
+        block, index = options["block"]
+        return Point(Block(block), index, part, options["block_index"])
+
+    def encoder(h: Tensor, options: Mapping[str, Any]) -> Tensor:
+        return at(stream(options["block"][1]), h)
+
+    def decoder(h: Tensor, hsp: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        index = options["block"][1]
+        before = Point(Block.OUTPUT, index - 1) if index else MIDDLE
+        return at(before, h), at(skip(blocks - 1 - index), hsp)
+
+    def inputs(*parts: Part) -> Callable[..., Any]:
+        return lambda q, k, v, options: tuple(
+            at(inside(options, part), h) for part, h in zip(parts, (q, k, v), strict=True)
+        )
+
+    def output(part: Part) -> Callable[..., Any]:
+        return lambda h, options: at(inside(options, part), h)
+
+    places = {
+        "input_block_patch": encoder,
+        "output_block_patch": decoder,
+        "attn1_patch": inputs(Part.ATTN1_Q, Part.ATTN1_K, Part.ATTN1_V),
+        "attn2_patch": inputs(Part.ATTN2_Q, Part.ATTN2_K, Part.ATTN2_V),
+        "attn1_output_patch": output(Part.ATTN1_OUT),
+        "attn2_output_patch": output(Part.ATTN2_OUT),
+    }
+    for name in sorted({_name(point) for point in acts}):
+        yield name, _Patch(places[name])
+
+
+def _name(point: Point) -> str:
+    """Return the host's name of the patch that sees a point."""
+    if point.part in (Part.STREAM, Part.SKIP):
+        return "input_block_patch" if point == stream(point.index) else "output_block_patch"
+    attention, _, value = point.part.value.partition(".")
+    return f"{attention}_output_patch" if value == "out" else f"{attention}_patch"
+
+
+def _adding(shift: Act) -> Act:
+    return lambda h: h + shift(h)
+
+
+def _keeping(point: Point, found: dict[Point, Tensor]) -> Act:
+    def keep(h: Tensor) -> Tensor:
+        found[point] = h
+        return h
+
+    return keep

@@ -1,0 +1,62 @@
+"""What units change in the weights of the base model, through the host's own weight hooks.
+
+The host registers hooks that stand on prompts before it samples, changes the weights where they lie (offloaded, in 8
+bits, under the LoRAs of other nodes), and puts their old bytes back when the run ends, however it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import comfy.hooks
+from comfy.weight_adapter.lora import LoRAAdapter
+
+from ...core.attach import check_delta, deltas_of
+from ...core.control import ControlModel
+from ...core.effects import WeightDelta
+from ...core.unit import ControlUnit
+
+PREFIX = "diffusion_model."  # of the base network's weights in the host
+
+
+def weight_hooks(units: Sequence[ControlUnit]) -> list[Any]:
+    """Return a group with one hook for each file that changes weights; none where no unit does.
+
+    Hooks of one file are the same to the host, also those of several Apply nodes: the first one's strength counts.
+    """
+    deltas = deltas_of(units)
+    if not deltas:
+        return []
+    group = comfy.hooks.HookGroup()
+    for model, delta, strength in deltas:
+        group.add(_hook(model, delta, strength))
+    return [group]
+
+
+def _hook(model: ControlModel, delta: WeightDelta, strength: float) -> Any:
+    hook = comfy.hooks.WeightHook(strength_model=strength, strength_clip=0.0)
+    hook.hook_ref = delta  # what the host tells hooks apart by
+    hook.need_weight_init = False  # the names are those of the host's weights
+    hook.weights = {PREFIX + name: _change(delta, name) for name in sorted(delta.names)}
+    hook.custom_should_register = _checking(model)
+    return hook
+
+
+def _change(delta: WeightDelta, name: str) -> Any:
+    """Return one weight's change as the host has it: a low-rank pair where it is nothing else."""
+    if name in delta.tensors:
+        return ("diff", (delta.of(name),))
+    up, down, scale = delta.low_rank[name]
+    return LoRAAdapter(set(), (up, down, scale * len(down), None, None, None))
+
+
+def _checking(model: ControlModel) -> Callable[..., bool]:
+    """Return what the host asks before it registers a hook: the check of names and shapes, before any step."""
+
+    def fits(_hook: Any, patcher: Any, *_: Any) -> bool:
+        weights = patcher.model_state_dict(PREFIX).items()
+        check_delta(model, {name.removeprefix(PREFIX): tuple(each.shape) for name, each in weights})
+        return True
+
+    return fits

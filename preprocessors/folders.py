@@ -1,0 +1,61 @@
+"""Pictures in folders: one listing for every edge, in the order that people expect, which tells what it left out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.errors import HintError
+from .images import suffixes
+
+NUMBER = re.compile(r"([0-9]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of a folder that are read, and how many others there are of each suffix."""
+
+    files: tuple[Path, ...]
+    left_out: Mapping[str, int]
+
+    def remark(self) -> str:
+        """Return what was left out in words, such as "2 .txt and 1 without a suffix"; empty if nothing was."""
+        kinds = sorted(self.left_out.items(), key=lambda each: (-each[1], each[0]))
+        return " and ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in kinds)
+
+
+def list_pictures(
+    folder: Path, *, deep: bool = False, also: Collection[str] = (), outside: Path | None = None
+) -> Listing:
+    """Return the pictures of a folder in natural order: frame2 before frame10.
+
+    deep: those of the folders in it too. also: further suffixes that are read, such as ".mp4". outside: a folder whose
+    files are not looked at. Names that begin with a dot are never listed and never counted: programs hide their own
+    files so (`.DS_Store`, `._photo.png`). HintError if the folder cannot be read.
+    """
+    known = {*suffixes(), *also}
+    try:
+        inside = [path for path in (folder.rglob("*") if deep else folder.iterdir()) if _is_shown(path, folder)]
+        files = sorted((path for path in inside if path.is_file()), key=lambda path: _natural(path, folder))
+    except OSError as error:
+        raise HintError(f"cannot read the folder {folder}: {error.strerror or error}") from error
+    if outside is not None:
+        hidden = outside.resolve()
+        files = [path for path in files if hidden not in path.resolve().parents]
+    left_out = Counter(path.suffix.lower() for path in files if path.suffix.lower() not in known)
+    return Listing(tuple(path for path in files if path.suffix.lower() in known), left_out)
+
+
+def _is_shown(path: Path, folder: Path) -> bool:
+    return not any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _natural(path: Path, folder: Path) -> list[list[tuple[int, str]]]:
+    """Return what a path is sorted by: numbers by their value, everything else by its lower-case letters."""
+    return [
+        [(int(part), part) if number % 2 else (0, part.lower()) for number, part in enumerate(NUMBER.split(name))]
+        for name in path.relative_to(folder).parts
+    ]

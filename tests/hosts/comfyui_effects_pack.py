@@ -1,0 +1,265 @@
+"""Runs inside ComfyUI, for our tests alone: the test families as control nets, and the same changes made by hand."""
+
+import contextlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import comfy.clip_vision
+import comfy.model_management
+import comfy.model_patcher
+import torch
+import torch.nn.functional as F
+
+IN_DECODER = 4  # an output block of the test models that has attention
+
+
+def _ours(name):
+    """A module of the pack under test, by its end: the host names the pack by the path of its folder."""
+    return next(module for full, module in sys.modules.items() if full.endswith(f".{name}"))
+
+
+def _families():
+    """The test families, built on the very modules that the host has loaded."""
+    if "controlstack_test_families" not in sys.modules:
+        package = _ours("nodes.host.control").__name__.removesuffix(".nodes.host.control")
+        for name, module in list(sys.modules.items()):
+            if name == package or name.startswith(f"{package}."):
+                sys.modules["controlstack" + name[len(package) :]] = module
+        path = Path(__file__).with_name("ControlStack") / "tests" / "effects" / "families.py"
+        spec = importlib.util.spec_from_file_location("controlstack_test_families", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    return sys.modules["controlstack_test_families"]
+
+
+def _latents(families, width):
+    """A family that reads latents: they are mapped and added to the stream after an input block."""
+    points, control = _ours("core.points"), _ours("core.control")
+
+    class Latents(families.Family):
+        hint_space, hint_channels = control.HintSpace.LATENTS, 4
+
+        def prepare(self, hint):
+            return (self.network(hint),)
+
+        def __call__(self, step, prepared, prompt, wanted):
+            yield from ((point, prepared[0]) for point in self.points if point in wanted)
+
+    layer = families.random_layer(torch.nn.Conv2d(4, width, 3, padding=1), 6, scale=0.3)
+    return Latents("latents", layer, points.stream(1))
+
+
+def _family(model, kind):
+    """One family for the widths of a model; the same object means the same weights."""
+    families, points = _families(), _ours("core.points")
+    base = _ours("nodes.host.base").base_of(model.model)
+    network = model.model.diffusion_model
+    shapes = {name: tuple(each.shape) for name, each in network.state_dict().items()}
+    attends = min(int(name.split(".")[1]) for name in shapes if name.startswith("input_blocks") and ".attn1." in name)
+    last = len(network.output_blocks) - 1
+
+    def normed(point, layer):
+        made = families.CrossNormed(layer)
+        made.points = (point,)
+        return made
+
+    def tap(point):
+        made = families.QueryTap(_attention(network, point).to_q.in_features)
+        made.points = (point,)
+        return made
+
+    def queries(block, index, depth=0):
+        return points.Point(block, index, points.Part.ATTN1_Q, depth)
+
+    decoder = lambda index: network.output_blocks[index][0].out_channels  # noqa: E731
+    special = {
+        "middle": lambda: normed(points.MIDDLE, base.blocks[-1]),
+        "skip": lambda: normed(points.skip(2), base.blocks[2]),
+        "decoder": lambda: normed(points.Point(points.Block.OUTPUT, IN_DECODER), decoder(IN_DECODER)),
+        "last decoder": lambda: normed(points.Point(points.Block.OUTPUT, last), decoder(last)),
+        "deep query": lambda: tap(queries(points.Block.MIDDLE, 0, 1)),
+        "decoder query": lambda: tap(queries(points.Block.OUTPUT, IN_DECODER)),
+        "no attention": lambda: families.QueryTap(base.blocks[0], 0),
+        "wrong delta": lambda: _wrong(families, shapes),
+        "latents": lambda: _latents(families, base.blocks[1]),
+    }
+    return special[kind]() if kind in special else families.make_families(base, shapes, attends)[kind]
+
+
+def _wrong(families, shapes):
+    made = families.Delta(shapes)
+    name = "input_blocks.1.0.in_layers.2.weight"
+    made.delta = type(made.delta)(tensors={name: torch.zeros(3, 3)})
+    return made
+
+
+class TestFamily:
+    """CONTROL_NET of one of the test families, for the widths of a model."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONTROL_NET",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "kind": ("STRING", {})}}
+
+    def make(self, model, kind):
+        family = _family(model, kind)
+        device, rest = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+
+        def own(device):
+            patcher = comfy.model_patcher.ModelPatcher(family.network, load_device=device, offload_device=rest)
+            return _ours("nodes.host.member").Own(family, patcher, own)
+
+        return (_ours("nodes.host.control").LoadedControl(own(device)),)
+
+
+class TestByHand:
+    """MODEL that makes a family's change by hooks of this pack on the modules of the host's U-Net.
+
+    The formula's value is added times `weight`, from step `first` on, on the left `share` of the picture, and on the
+    cond rows alone where `positive` says so. Runs two evaluations for the family that asks for one more.
+    """
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        how = {
+            "weight": ("FLOAT", {"default": 1.0}),
+            "first": ("INT", {"default": 0}),
+            "share": ("FLOAT", {"default": 1.0}),
+            "positive": ("BOOLEAN", {"default": False}),
+        }
+        what = {"model": ("MODEL",), "kind": ("STRING", {}), "image": ("IMAGE",)}
+        return {"required": what, "optional": {**how, "vae": ("VAE",)}}
+
+    def make(self, model, kind, image, weight=1.0, first=0, share=1.0, positive=False, vae=None):
+        made, family, hint = model.clone(), _family(model, kind), image.movedim(-1, 1)
+        network = model.model.diffusion_model
+
+        def factor(added, options):
+            sigmas = options["sample_sigmas"]
+            step = int((sigmas[:-1] - options["sigmas"][0]).abs().argmin())
+            rows = torch.tensor([float(mark == 0 or not positive) for mark in options["cond_or_uncond"]])
+            per_chunk = len(added) // len(rows)
+            mask = torch.zeros(1, 1, *image.shape[1:3])
+            mask[..., : round(share * mask.shape[-1])] = 1
+            side = added.shape[-1] if added.ndim == 4 else round(added.shape[1] ** 0.5)
+            small = F.interpolate(mask, (side, side), mode="bilinear")
+            small = small if added.ndim == 4 else small.flatten(2).transpose(1, 2)
+            on = weight * (step >= first) * rows.repeat_interleave(per_chunk)
+            return small * on.reshape(-1, *[1] * (added.ndim - 1))
+
+        def wrapper(apply_model, given):
+            x, sigma, c = given["input"], given["timestep"], given["c"]
+            options = c["transformer_options"]
+            with contextlib.ExitStack() as exits:
+                if family.delta is not None:
+                    weights = dict(network.named_parameters())
+                    for name in family.delta.names:
+                        exits.callback(weights[name].data.copy_, weights[name].data.clone())
+                        weights[name].data.add_(family.delta.of(name) * weight)
+                    return apply_model(x, sigma, **c)
+                if kind == "latents":
+                    prepared = family.prepare(model.model.process_latent_in(vae.encode(image)))
+                else:
+                    prepared = family.prepare(hint)
+                seen = {}
+                if kind == "again":
+                    seen["h"] = _second(network, model.model, family, prepared, (x, sigma, c))
+
+                def change(h):
+                    if kind == "latents":
+                        added = prepared[0]
+                    elif kind == "again":
+                        added = family.change(seen["h"])
+                    else:
+                        added = family.change(h, prepared[0])
+                    added = added.expand(len(h), *added.shape[1:])
+                    return added * factor(added, options)
+
+                exits.callback(
+                    _hook(network, family.points[0], change, getattr(family.network, "out_channels", 0)).remove
+                )
+                return apply_model(x, sigma, **c)
+
+        made.set_model_unet_function_wrapper(wrapper)
+        return (made,)
+
+
+def _second(network, model, family, prepared, call):
+    """What stands at the family's point when the U-Net sees its other latents, by calling the U-Net itself."""
+    (x, sigma, c), found = call, {}
+    handle = _hook(network, family.points[0], lambda h: found.setdefault("h", h) * 0)
+    scaled = model.model_sampling.calculate_input(sigma, x)
+    time = model.model_sampling.timestep(sigma).float()
+    network(family.other(scaled, prepared[0]), time, context=c["c_crossattn"], y=c.get("y"), transformer_options={})
+    handle.remove()
+    return found["h"]
+
+
+def _block(network, point):
+    kinds = {"input": network.input_blocks, "middle": [network.middle_block], "output": network.output_blocks}
+    return kinds[point.block.value][point.index]
+
+
+def _attention(network, point):
+    layer = next(each for each in _block(network, point) if hasattr(each, "transformer_blocks"))
+    return getattr(layer.transformer_blocks[point.depth], point.part.value.partition(".")[0])
+
+
+def _hook(network, point, change, width=0):
+    """Add `change` of what stands at a point by a hook on the module that it lies behind or before."""
+    part = point.part.value
+    if part == "skip":  # of this width, behind the decoder's stream
+
+        def joined(_module, args):
+            stream, skip = args[0][:, :-width], args[0][:, -width:]
+            return (torch.cat([stream, skip + change(skip)], 1), *args[1:])
+
+        decoder = network.output_blocks[len(network.output_blocks) - 1 - point.index]
+        return decoder[0].register_forward_pre_hook(joined)
+    if part == "stream":
+        return _block(network, point)[-1].register_forward_hook(lambda _m, _a, out: out + change(out))
+    attention, value = _attention(network, point), part.partition(".")[2]
+    if value == "out":
+        return attention.register_forward_hook(lambda _m, _a, out: out + change(out))
+    layer = getattr(attention, f"to_{value}")
+    return layer.register_forward_pre_hook(lambda _m, args: (args[0] + change(args[0]), *args[1:]))
+
+
+class TestEmbedding:
+    """CLIP_VISION_OUTPUT of seeded random numbers, as wide as the test's style adapter reads."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CLIP_VISION_OUTPUT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        counts = {"count": ("INT", {"default": 1}), "width": ("INT", {"default": 64})}
+        return {"required": {"seed": ("INT", {"default": 0})}, "optional": counts}
+
+    def make(self, seed, count=1, width=64):
+        seen = comfy.clip_vision.Output()
+        seen.last_hidden_state = torch.randn(count, 257, width, generator=torch.Generator().manual_seed(seed))
+        return (seen,)
+
+
+class TestStyled:
+    """CONDITIONING with a style adapter's tokens times `weight` beside it."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        what = {"prompt": ("CONDITIONING",), "style": ("CONTROL_NET",), "embedding": ("CLIP_VISION_OUTPUT",)}
+        return {"required": {**what, "weight": ("FLOAT", {"default": 1.0, "min": 0.0})}}
+
+    def make(self, prompt, style, embedding, weight):
+        tokens = style.own.model.network(embedding.last_hidden_state) * weight
+        return ([[torch.cat([text, tokens], dim=1), options] for text, options in prompt],)
+
+
+NODES = (TestFamily, TestByHand, TestEmbedding, TestStyled)
+NODE_CLASS_MAPPINGS = {each.__name__: each for each in NODES}

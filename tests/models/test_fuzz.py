@@ -1,0 +1,197 @@
+"""Files changed at random: a family loads them whole, or one printable line says what is wrong; nothing else comes out.
+
+Every seed makes one file: a tiny network of some family in some layout, with weights dropped, renamed, reshaped, put
+into another type or scaled, a table that lies, bytes cut off or changed, and settings beside it that are odd.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from controlstack.core.errors import ModelError
+from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
+from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig, StyleAdapter
+from controlstack.models.naming import to_diffusers
+from controlstack.models.registry import inspect, load_control_model
+from safetensors.torch import save
+from torch import Tensor, nn
+
+CASES, CAMPAIGN = 300, 10_000
+State = dict[str, Tensor]
+ODD_NAMES = (
+    "\x1b[2J\ncontrolstack: fine", "a" * 5000, "", ".", "zero_convs.99999999.0.weight", "body.7.x", "difference",
+    "lora_controlnet", "scaled_fp8", "x.alpha", "x.scale_weight", "\u00b9.\u00b2", "up_blocks.29999999.resnets.0.x",
+)  # fmt: skip
+ODD_VALUES = ("eight", "0", 0, -4, 7, 4, 1e400, float("nan"), None, True, "True", [4], [], {}, {"a": {}}, "9" * 5000)
+ODD_TEXTS = (b"", b"[1]", b"{", b"[" * 100_000, b"\xff\xfe{\0}\0", b'\xef\xbb\xbf{"heads": 4}', b"\xe9", b"null")
+KEYS = ("heads", "head_channels", "norm_groups", "only_middle", "global_average_pooling", "hint_order", "hedas", "x")
+TYPES = (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.bool, torch.complex64)
+
+
+def _controlnet() -> State:
+    blocks = (Block(8, 1), Block(8, down=True), Block(16, 1))
+    config = ControlNetConfig(
+        channels=8, blocks=blocks, middle_depth=1, context=12, heads=2, groups=4, hint_stem=(4,) * 7
+    )
+    return _state(ControlNet(config))
+
+
+def _adapter(light: bool) -> State:
+    inner = (4, 4, 4, 4) if light else (8, 8, 8, 8)
+    return _state(Adapter(AdapterConfig(channels=(8,) * 4, inner=inner, depth=2, kernel=1, hint_channels=1, xl=False)))
+
+
+def _state(network: nn.Module) -> State:
+    return {name: torch.randn(each.shape) for name, each in network.state_dict().items()}
+
+
+def _style() -> State:
+    state = _state(StyleAdapter(width=16, context=12, count=2, layers=2))
+    return {name.replace("attn.in_proj.", "attn.in_proj_"): each for name, each in state.items()}
+
+
+@pytest.fixture(scope="module")
+def networks() -> list[State]:
+    control = _controlnet()
+    return [
+        control,
+        to_diffusers(control),
+        {f"control_model.{name}": each for name, each in control.items()},
+        {**control, "difference": torch.ones(1)},
+        {f"module.{name}": each for name, each in control.items()},
+        _adapter(True),
+        _adapter(False),
+        {f"adapter.{name.replace('.body.', '.resnets.')}": each for name, each in _adapter(True).items()},
+        _style(),
+    ]
+
+
+def _drop(state: State, rng: random.Random) -> None:
+    for name in rng.sample(list(state), min(len(state), rng.choice((1, 1, 2, 30)))):
+        del state[name]
+
+
+def _rename(state: State, rng: random.Random) -> None:
+    name = rng.choice(list(state))
+    other = rng.choice(
+        (*ODD_NAMES, name.replace("0", str(rng.choice((1, 5, 99, 10**9)))), name[: rng.randrange(len(name) + 1)])
+    )
+    state[other] = state.pop(name)
+
+
+def _reshape(state: State, rng: random.Random) -> None:
+    name = rng.choice(list(state))
+    shape = list(state[name].shape)
+    change = rng.choice(
+        (lambda: shape[1:], lambda: [*shape, 1], lambda: [0, *shape[1:]], lambda: shape[::-1], lambda: [3])
+    )
+    state[name] = torch.randn(change())
+
+
+def _retype(state: State, rng: random.Random) -> None:
+    for name in rng.sample(list(state), rng.choice((1, len(state)))):
+        dtype = rng.choice(TYPES)
+        real = state[name].float() if state[name].is_floating_point() else torch.ones(state[name].shape)
+        state[name] = real.to(dtype) if rng.random() < 0.9 else torch.full((2,), float("nan"))
+
+
+def _scale(state: State, rng: random.Random) -> None:
+    for name in [name for name in state if name.endswith(".weight")][: rng.choice((1, 1000))]:
+        state[name[: -len("weight")] + "scale_weight"] = torch.ones(rng.choice(((), (1,), (2,), state[name].shape[:1])))
+
+
+CHANGES: tuple[Callable[[State, random.Random], None], ...] = (_drop, _rename, _reshape, _retype, _scale)
+
+
+def _lie(data: bytes, rng: random.Random) -> bytes:
+    """A safetensors file whose table says something else than the tensors."""
+    (length,) = struct.unpack("<Q", data[:8])
+    table: dict[str, Any] = json.loads(data[8 : 8 + length])
+    name = rng.choice(list(table))
+    key = rng.choice(("dtype", "shape", "data_offsets"))
+    table[name][key] = rng.choice(
+        ("F99", "F4", 3, None, [], [-1], [2**63], [0, 4], [4, 0], ["4"], [[]], [1.5, 2], "F64")
+    )
+    text = json.dumps(table).encode()
+    return struct.pack("<Q", len(text) + rng.choice((0, 0, 1, -1, 2**40))) + text + data[8 + length :]
+
+
+def _damage(data: bytes, rng: random.Random) -> bytes:
+    kind = rng.randrange(4)
+    if kind == 0:
+        return data[: rng.randrange(len(data))]
+    if kind == 1:
+        at = rng.randrange(len(data))
+        return data[:at] + rng.randbytes(rng.choice((1, 100))) + data[at + 1 :]
+    return data + b"\0" * 8 if kind == 2 else data
+
+
+def _write(folder: Path, state: State, rng: random.Random) -> Path:
+    """A file with this state in some format, damaged now and then, and settings beside it."""
+    if rng.random() < 0.3:
+        path = folder / f"model{rng.choice(('.pth', '.bin', '.ckpt'))}"
+        wrapped = rng.choice((state, {"state_dict": state}, {"model": {"ema": state}}, {"a": [state, (1, state)]}))
+        torch.save(wrapped, path, _use_new_zipfile_serialization=rng.random() < 0.5)
+        data = path.read_bytes()
+    else:
+        path = folder / "model.safetensors"
+        metadata = {f"controlstack.{rng.choice(KEYS)}": str(rng.choice(ODD_VALUES))} if rng.random() < 0.2 else None
+        data = save({name: each.contiguous() for name, each in state.items()}, metadata)
+        if rng.random() < 0.3 and state and not metadata:
+            data = _lie(data, rng)
+    path.write_bytes(_damage(data, rng) if rng.random() < 0.4 else data)
+    settings: dict[str, Any] = {"heads": 2, "norm_groups": 4} if rng.random() < 0.7 else {}
+    if rng.random() < 0.3:
+        settings[rng.choice(KEYS)] = rng.choice(ODD_VALUES)
+    text = rng.choice(ODD_TEXTS) if rng.random() < 0.1 else json.dumps(settings).encode()
+    path.with_suffix(".json").write_bytes(text)
+    return path
+
+
+def _try(seed: int, networks: list[State], folder: Path) -> int:
+    """Inspect and load one file; how many of the two it survived."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    state = dict(rng.choice(networks))
+    for _ in range(rng.choice((0, 1, 1, 2))):
+        if state:
+            rng.choice(CHANGES)(state, rng)
+    path = _write(folder, state, rng)
+    good = 0
+    for use in (inspect, load_control_model):
+        try:
+            use(path)
+            good += 1
+        except ModelError as error:
+            text = str(error)
+            assert text.isprintable() and 0 < len(text) < 1000, (seed, text)
+    return good
+
+
+def _run(seeds: range, networks: list[State], tmp_path: Path) -> None:
+    good = 0
+    for seed in seeds:
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        good += _try(seed, networks, folder)
+        for each in folder.iterdir():
+            each.unlink()
+    assert 0.1 < good / len(seeds) < 1.5  # many are refused, and many are not: both ways are tried
+
+
+def test_changed_files_end_in_one_line(networks: list[State], tmp_path: Path) -> None:
+    _run(range(CASES), networks, tmp_path)
+
+
+@pytest.mark.campaign
+def test_a_campaign_of_changed_files(networks: list[State], tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if "campaign" not in request.config.option.markexpr:
+        pytest.skip("thousands of files are only tried with -m campaign")
+    _run(range(CASES, CAMPAIGN), networks, tmp_path)
