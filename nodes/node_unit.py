@@ -20,20 +20,14 @@ from ..units.hint import Size
 from ..units.request import FIELDS, NONE, UnitRequest
 from .choice import RESOLUTION, preprocessor_input, unusable
 from .hints import asked, embedding_of, make_hint, rgb, size_of
-from .host.member import reads_embedding
+from .host.member import count_blocks, reads_embedding
 from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 
 log = logging.getLogger("controlstack")
 
-LAZY = (  # what a unit that cannot act does not ask for
-    "control_net",
-    "image",
-    "embedding",
-    "mask",
-    "inpaint_mask",
-    "latent",
-)
+# What a unit that cannot act does not ask for.
+LAZY = ("control_net", "image", "embedding", "mask", "inpaint_mask", "latent")
 
 
 class ControlUnit(io.ComfyNode):
@@ -124,6 +118,8 @@ class ControlUnit(io.ComfyNode):
             pixel_perfect=target is not None,
             resolution=resolution or None,
         )
+        if block_weights is not None:
+            count_blocks(control_net, request.model)  # which refuses blocks of an unknown kind before the run
         if encoded:  # there is no picture of it
             hint = embedding_of(embedding, request.model)
             spec = UnitSpec(control=control_net, hint=hint, request=request, name=request.model, mask=mask)
@@ -232,7 +228,10 @@ def _optional() -> list[io.Input]:
             tooltip="The latents to be sampled: the preprocessor then works at exactly their size (pixel perfect).",
         ),
         io.Mask.Input(
-            "inpaint_mask", optional=True, lazy=True, tooltip="What is to be invented, for inpainting preprocessors."
+            "inpaint_mask",
+            optional=True,
+            lazy=True,
+            tooltip="What is to be invented, for inpainting preprocessors and models.",
         ),
         io.ClipVisionOutput.Input(
             "embedding",

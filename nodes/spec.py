@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -22,11 +22,15 @@ class UnitSpec:
     request: UnitRequest  # without pictures: they are the host's, below
     name: str
     mask: Tensor | None = None  # where the unit acts: [N, H, W], 1 = full effect, as the host's MASK
-    inpaint_mask: Tensor | None = None  # what is to be invented, as the host's MASK, for controls that read it
+    inpaint_mask: Tensor | None = None  # [N, H, W], 1 = to be invented, for controls of the host that read it
 
-    def unit(self, model: ControlModel, hint: Tensor, mask: Tensor | None) -> ControlUnit:
-        """Return the unit of a model, of the parts that are drawn: hint [N, 3, H, W] or [N, T, D], mask [N, H, W]."""
-        return make(self.request, hint, model, None if mask is None else mask[:, None])
+    def unit(self, model: ControlModel, hint: Tensor, mask: Tensor | None = None, strength: float = 1.0) -> ControlUnit:
+        """Return the unit of a model, of the parts that are drawn: hint [N, 3, H, W] or [N, T, D], mask [N, H, W].
+
+        strength: the part of the weight that the model applies by itself.
+        """
+        request = self.request if strength == 1 else replace(self.request, weight=self.request.weight / strength)
+        return make(request, hint, model, None if mask is None else mask[:, None])
 
 
 Units = tuple[UnitSpec, ...]

@@ -14,6 +14,7 @@ from typing import Any
 import comfy.controlnet
 import comfy.model_management
 import comfy.patcher_extension
+import comfy.utils
 import torch
 from torch import Tensor
 
@@ -27,8 +28,8 @@ from ..spec import Units, UnitSpec
 from .area import KEY as AREA
 from .area import Canvas
 from .base import check_units
-from .foreign import Call
-from .member import Member, Own, member_of
+from .foreign import PICTURE, Call
+from .member import Member, Own, member_of, reads_inpaint_mask
 from .patches import KEY, withdraw
 from .run import Run
 from .tiles import Part, part_of, place_map
@@ -96,7 +97,7 @@ class StackControl(comfy.controlnet.ControlBase):
             control.pre_run(model, percent_to_timestep_function)
         if self._run is None or not self._run.belongs_to(model):
             units = self.units()
-            check_units(model, units, [member.control is None for member in self.members])
+            check_units(model, units, self.members)
             self._run = Run(model, percent_to_timestep_function, units, self.members, self.canvas, self.vae)
             self._begin_with(model.current_patcher)
 
@@ -158,14 +159,28 @@ class StackControl(comfy.controlnet.ControlBase):
 def _unit(spec: UnitSpec, member: Member, part: Part | None) -> ControlUnit:
     """One unit, of the whole picture or of the part that somebody draws alone."""
     mask = spec.mask if spec.mask is None or part is None else part.cut(spec.mask)
-    return spec.unit(member.model, _hint(spec, part), mask)
+    return spec.unit(member.model, _hint(spec, part), mask, member.strength)
 
 
 def _hint(spec: UnitSpec, part: Part | None) -> Tensor:
-    """Return a picture [N, H, W, C] as [N, 3, H, W], cut to the part; an embedding [N, T, D] as it is."""
+    """Return a picture [N, H, W, C] as [N, 3, H, W], cut to the part; an embedding [N, T, D] as it is.
+
+    [N, 4, H, W] where the control reads what is to be invented: that is black in the picture, and 1 in the last one.
+    """
     if spec.hint.ndim == 3:
         return spec.hint
-    return (spec.hint if part is None else part.cut(spec.hint)).movedim(-1, 1)[:, :3]
+    picture = spec.hint[..., :PICTURE]
+    if spec.inpaint_mask is not None and reads_inpaint_mask(spec):
+        invented = _fitted(spec.inpaint_mask, picture)
+        picture = torch.cat([picture * (1 - invented).round(), invented], dim=-1)
+    return (picture if part is None else part.cut(picture)).movedim(-1, 1)
+
+
+def _fitted(mask: Tensor, picture: Tensor) -> Tensor:
+    """Return a mask [N, h, w] as [M, H, W, 1] of pictures [M, H, W, C], by the host's resizing, as its node does."""
+    height, width = picture.shape[1:3]
+    scaled = comfy.utils.common_upscale(mask[:, None], width, height, "bilinear", "center")
+    return comfy.utils.repeat_to_batch_size(scaled, len(picture)).movedim(1, -1)
 
 
 def _places(specs: Units) -> Tensor | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...core.control import ControlModel
 from ...core.effects import Effects
-from ...core.errors import HintError, HostError, ScheduleError
+from ...core.errors import HostError, ScheduleError
 from ...core.lists import Lists, to_lists, to_residuals
 from ...core.points import Point
 from ...core.schedule import RangeBasis, fires_on
@@ -31,6 +31,7 @@ from .flexible import flexible, may_resize
 from .foreign import Call
 from .member import Member
 from .patches import Written, evaluate_alone, withdraw, write
+from .weights import check_applied
 
 _log = logging.getLogger("controlstack")
 
@@ -67,7 +68,9 @@ class Run:
         """
         if self._clock is None:
             self._clock = self._begin(call)
-            _check_counts(self._units, call)
+            check_applied(self._units, self._model_for(call).current_patcher)
+            self._units = tuple(_counted(number, unit, call) for number, unit in enumerate(self._units, start=1))
+            self._stack = ControlStack(self._units, self._host)
         given = withdraw(call)  # by earlier controls of ours, for this call
         for member in self._members:
             member.enter(call, self._blocks)
@@ -88,7 +91,7 @@ class Run:
             UnitReport(
                 name=unit.model.name,
                 firing=firing,
-                curve=curve_of(unit, steps),
+                curve=curve_of(unit, steps, member.strength),
                 seconds=self._host.seconds[id(unit.model)] / sharing[id(unit.model)],
                 size=sum(patcher.model_size() for patcher in member.patchers),
             )
@@ -187,17 +190,27 @@ def _never(number: int, unit: ControlUnit, clock: Clock) -> None:
     raise ScheduleError(f"{said}: {where}. Widen it, use more steps, or disable the unit")
 
 
-def _check_counts(units: Sequence[ControlUnit], call: Call) -> None:
-    """Raise unless every unit has one hint and mask for all, or the same for so many pictures in turn."""
+def _counted(number: int, unit: ControlUnit, call: Call) -> ControlUnit:
+    """Return the unit with one hint and mask for all, or for so many pictures in turn; others repeat or are left out.
+
+    So does the host with hints of its own; it is said once.
+    """
     window = _frame_window(call)
     pictures = len(call.x) // call.chunks if window is None else window.total_frames
-    for number, unit in enumerate(units, start=1):
-        for what, given in (("hints", unit.hint), ("masks", unit.mask)):
-            if given is not None and pictures % len(given):
-                raise HintError(
-                    f"unit {number} ({unit.model.name}) has {len(given)} {what} for {pictures} pictures: give one, or "
-                    "one for each"
-                )
+    for what, given in (("hints", unit.hint), ("masks", unit.mask)):
+        if given is not None and pictures % len(given):
+            said = "they repeat" if len(given) < pictures else f"the first {pictures} count"
+            name = unit.model.name
+            _log.warning("unit %d (%s) has %d %s for %d pictures: %s", number, name, len(given), what, pictures, said)
+    hint, mask = _in_turn(unit.hint, pictures), None if unit.mask is None else _in_turn(unit.mask, pictures)
+    return unit if hint is unit.hint and mask is unit.mask else replace(unit, hint=hint, mask=mask)
+
+
+def _in_turn(given: Tensor, pictures: int) -> Tensor:
+    """Return [N, ...] as it is where N divides the number of pictures, else one for each picture."""
+    if not pictures % len(given):
+        return given
+    return given[torch.arange(pictures, device=given.device) % len(given)]
 
 
 def _window(call: Call, area: tuple[int, int, int, int] | None, canvas: Canvas) -> Window | None:

@@ -84,8 +84,7 @@ class Hooks:
         if request.batches is not None:
             request.batches.fix_seeds(p)
         found = _foresee(p, with_page(p.scripts, args, p.script_args), request.batches)
-        hooked = found and not services().host.patches  # a patcher's programs look at their controls instead
-        request.tiles = self._tiles = Tiles(lambda: canvas(p)) if hooked else None
+        request.tiles = self._tiles = services().host.tiles(lambda: canvas(p)) if found else None
 
     def before_process_batch(self, p: Any, *args: Any, batch_number: int = 0, **_: Any) -> None:
         """Prepare the units here: in `process`, other scripts exchange sizes, pictures and `p.sample`."""
@@ -101,9 +100,9 @@ class Hooks:
         request.run = sampling.begin(services(), p, collect, request.tiles)
 
     def process_before_every_sampling(self, p: Any, *args: Any, **_: Any) -> None:
-        drawing = _request(p).run
-        if drawing is not None:
-            drawing.join(p)
+        run = _request(p).run
+        if run is not None:
+            run.begin_pass()
 
     def postprocess_batch(self, p: Any, *args: Any, images: Any = None, **_: Any) -> None:
         request = _request(p)

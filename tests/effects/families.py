@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from controlstack.core.base import LATENT, Base
 from controlstack.core.control import ControlModel, Prepared, Prompt
 from controlstack.core.effects import Effect, Shift, WeightDelta
-from controlstack.core.points import Block, Part, Point, stream
+from controlstack.core.points import MIDDLE, Block, Part, Point, skip, stream
 from controlstack.core.step import Step
 from torch import Tensor, nn
 
@@ -148,6 +148,36 @@ class Again(Family):
             if point in points:
                 seen = step.again(self.other(step.x[:, :4], prepared[0]), [point])
                 yield point, self.change(seen[point])
+
+
+def families_of(weights: dict[str, tuple[int, ...]]) -> dict[str, Family]:
+    """One of each kind and some at further points, for a U-Net with weights of these shapes by bare ldm names."""
+    inputs = max(int(name.split(".")[1]) for name in weights if name.startswith("input_blocks.")) + 1
+    widths = tuple(_width(weights, f"input_blocks.{index}") for index in range(inputs))
+    key = "attn1.to_q.weight"
+    attends = min(int(n.split(".")[1]) for n in weights if n.startswith("input_blocks.") and n.endswith(key))
+    context = next(shape[1] for name, shape in weights.items() if name.endswith("attn2.to_k.weight"))
+    return {
+        **make_families(Base(blocks=widths), weights, attends),
+        "stream": at(CrossNormed(widths[2]), stream(2)),
+        "skip": at(CrossNormed(widths[3]), skip(3)),
+        "middle": at(CrossNormed(widths[-1]), MIDDLE),
+        "decoder": at(CrossNormed(_width(weights, "output_blocks.1")), Point(Block.OUTPUT, 1)),
+        "prompt keys": at(CrossOut(context), Point(Block.INPUT, attends, Part.ATTN2_K)),
+        "middle query": at(QueryTap(widths[-1]), Point(Block.MIDDLE, 0, Part.ATTN2_Q)),
+    }
+
+
+def at(family: Family, point: Point) -> Family:
+    """The same formula at another point."""
+    family.points = (point,)
+    return family
+
+
+def _width(weights: dict[str, tuple[int, ...]], block: str) -> int:
+    """Channels behind a block: of its residual block, its halving, or the first convolution."""
+    layers = ("0.out_layers.3.weight", "0.op.weight", "0.weight")
+    return next(weights[name][0] for layer in layers if (name := f"{block}.{layer}") in weights)
 
 
 def make_families(base: Base, weights: dict[str, tuple[int, ...]], attends: int) -> dict[str, Family]:

@@ -17,7 +17,7 @@ from ....units.convention import chosen, doubt, said_by
 from ....units.hint import mask_tensor
 from ....units.request import AUTO, UnitRequest
 from ....units.webui_fields import InputMode, UnitArgs, args_of, request_of
-from ..host.hooked import base_of
+from ..host.unets import base_of
 from . import preprocessing
 from .inputs import Input, choose, seed_of
 from .pictures import read_mask, rgba_pictures
