@@ -27,13 +27,13 @@ DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}  #
 
 
 def files() -> list[str]:
-    """The names that a user can choose from; extra model paths are among them."""
+    """Return the names that a user can choose from; extra model paths are among them."""
     known = [folder for folder in FOLDERS if folder in folder_paths.folder_names_and_paths]
     return sorted({name for folder in known for name in folder_paths.get_filename_list(folder)})
 
 
 def path_of(name: str) -> Path:
-    """Where a chosen file lies."""
+    """Return where a chosen file lies."""
     for folder in FOLDERS:
         if folder in folder_paths.folder_names_and_paths:
             found = folder_paths.get_full_path(folder, name)
@@ -48,7 +48,7 @@ def load(name: str, base: Any = None) -> LoadedControl:
 
 
 def _own(path: Path, base: Any, device: torch.device) -> Own:
-    """The network of a file for one device.
+    """Load the network of a file for one device.
 
     Its weights are of the dtype, and its layers of the kind, that the host chooses for a network of this file, so that
     the host can keep them where it wants and cast them as they are used.
@@ -81,5 +81,5 @@ def _dtype_of(header: Header) -> torch.dtype | None:
 
 
 def _weights(base: Any) -> Mapping[str, Tensor]:
-    """The base U-Net's weights by bare ldm names."""
+    """Return the base U-Net's weights by bare ldm names."""
     return base.model.diffusion_model.state_dict()
