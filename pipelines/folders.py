@@ -19,7 +19,7 @@ from torch import nn
 
 from ..core.errors import ControlError, HostError
 from ..core.texts import read_json
-from ..models.guard import one_line
+from ..models.guard import one_line, shown
 
 INDEX = "model_index.json"
 NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -73,9 +73,8 @@ def read_layout(folder: Path) -> Layout:
     wanted = (*NEEDED, *SECOND) if SECOND[0] in named else NEEDED
     if missing := [name for name in wanted if name not in there]:
         raise HostError(
-            f"'{folder}' is a {index.get('_class_name')} and has no {missing[0]}, expected a Stable Diffusion model with "
-            f"{', '.join(wanted)}: "
-            "get the missing folders, or give another base model"
+            f"'{folder}' is a {shown(index.get('_class_name'))} without {missing[0]}, expected Stable Diffusion with "
+            f"{', '.join(wanted)}: get the missing folders, or give another base model"
         )
     _check_classes(folder, {name: there[name] for name in wanted})
     config = _read_table(folder / "unet" / "config.json", "configuration of the U-Net")
