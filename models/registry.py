@@ -85,7 +85,9 @@ def load_control_model(
         given = read_settings(family.settings, file.header, settings, family.of_config)
         state = below(file.tensors(), prefix)
     name = path.stem if path.is_file() else path.name
-    return family.load(state, given, kit, base_state, name=name, dtype=dtype, compute=compute, device=device)
+    model = family.load(state, given, kit, base_state, name=name, dtype=dtype, compute=compute, device=device)
+    model.source = str(path)
+    return model
 
 
 def _recognise(header: Header) -> tuple[Family[Any, Any], str]:
