@@ -28,10 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from . import __version__
     from .standalone import commands as standalone
     from .training import commands as training
 
     parser = argparse.ArgumentParser(prog="controlstack", description="Stacked control units for Stable Diffusion.")
+    parser.add_argument("--version", action="version", version=f"controlstack {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     standalone.add_parsers(commands)
     training.add_parsers(commands)

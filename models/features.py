@@ -34,6 +34,7 @@ class FeatureModel(ControlModel):
         hint_channels: int = 3,
         dtype: torch.dtype | None = None,
     ) -> None:
+        """Show a network to the stack. soft_weights: one for each point; None is 1 for all."""
         self.network, self.name, self.base, self.points = network, name, base, points
         self.soft_weights = (1.0,) * len(points) if soft_weights is None else soft_weights
         self.hint_channels = hint_channels

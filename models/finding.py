@@ -14,7 +14,7 @@ from ..core.errors import DamagedModelError, FileError, ModelError, UnsupportedM
 from ..core.texts import read_json
 from .guard import one_line, shown
 
-PICKLES = (".pth", ".pt", ".ckpt", ".bin")
+PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".patch")
 SAFETENSORS = ".safetensors"
 STEM = "diffusion_pytorch_model"  # of the files that diffusers writes
 VARIANTS = ("", ".fp16", ".bf16", ".fp32", ".non_ema", ".ema")  # in the order of preference
@@ -62,6 +62,7 @@ def read_table(path: Path, what: str) -> dict[str, Any]:
 
 
 def _in_folder(path: Path) -> tuple[Path, ...]:
+    """Return the weights in a folder: of the hub's cache, of diffusers, of a control inside, or the only file."""
     if path.name.startswith("models--") and (path / "snapshots").is_dir():
         return _in_folder(_snapshot(path))
     for suffix in (SAFETENSORS, ".bin"):
@@ -98,6 +99,7 @@ def _snapshot(path: Path) -> Path:
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
+    """Return the files that an index names, each checked to be there and in the index's folder."""
     table = read_table(index, "index of a model's parts").get("weight_map")
     names = set(cast("dict[str, Any]", table).values()) if isinstance(table, dict) else set[Any]()
     if not names or len(names) > MAX_SHARDS or not all(isinstance(each, str) for each in names):
@@ -114,7 +116,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
 
 
 def _no_model(path: Path, files: int) -> ModelError:
-    """Say what a folder is instead."""
+    """Return an error that says what a folder is instead."""
     if (path / PIPELINE).is_file():
         kind = shown(read_table(path / PIPELINE, "index of a base model").get("_class_name", "a pipeline"))
         return UnsupportedModelError(

@@ -37,12 +37,12 @@ TORCH_OPS = cast(Ops, nn)
 
 
 def as_it_is(tensor: Tensor) -> Tensor:
-    """The `Rows` of a stream that has all rows from its beginning."""
+    """Return the tensor: the `Rows` of a stream that has all rows from its beginning."""
     return tensor
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Scaled dot-product attention on [B, N, heads * d] and [B, T, heads * d]."""
+    """Compute scaled dot-product attention of q [B, N, heads * d] over k, v [B, T, heads * d], of the shape of q."""
     out = F.scaled_dot_product_attention(_split(q, heads), _split(k, heads), _split(v, heads))
     return out.transpose(1, 2).flatten(2)
 
@@ -52,7 +52,7 @@ def _split(tensor: Tensor, heads: int) -> Tensor:
 
 
 def timestep_embedding(timestep: Tensor, width: int) -> Tensor:
-    """Sinusoids of a timestep [B] -> [B, width] in fp32: cosines first, as in ldm."""
+    """Return sinusoids of a timestep [B] -> [B, width] in fp32: cosines first, as in ldm."""
     half = width // 2
     rates = torch.exp(torch.arange(half, dtype=torch.float32, device=timestep.device) * (-math.log(MAX_PERIOD) / half))
     angles = timestep.float()[:, None] * rates[None]
@@ -114,7 +114,7 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Sequential(ops.Linear(width, width), nn.Identity())
 
     def project(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of a context: two tensors [B, T, width]."""
+        """Project a context [B, T, context] to keys and values: two tensors [B, T, width]."""
         return self.to_k(context), self.to_v(context)
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor, widen: Rows = as_it_is) -> Tensor:
@@ -180,12 +180,15 @@ class SpatialTransformer(nn.Module):
         self.proj_out = ops.Linear(width, width) if linear else ops.Conv2d(width, width, 1)
 
     def project(self, context: Tensor) -> Iterator[Tensor]:
-        """Keys and values of the prompt for each block in turn: k, v, k, v ..."""
+        """Yield keys and values of the prompt [B, T, D] for each block in turn: k, v, k, v ... each [B, T, width]."""
         for block in self.transformer_blocks:
             yield from block.attn2.project(context)  # type: ignore[union-attr, operator]
 
     def forward(self, x: Tensor, prompt: Iterator[Tensor], widen: Rows = as_it_is) -> Tensor:
-        """`prompt` yields what `project` yielded; each block takes its two. `widen`: see `TransformerBlock`."""
+        """Add what the blocks see to x [B, C, h, w].
+
+        prompt: yields what `project` yielded; each block takes its two. widen: see `TransformerBlock`.
+        """
         size = x.shape[-2:]
         h = self.norm(x)
         h = self.proj_in(h.flatten(2).transpose(1, 2)) if self._linear else self.proj_in(h).flatten(2).transpose(1, 2)

@@ -23,6 +23,7 @@ from .tensor_table import Entry, TensorTable, type_name
 __all__ = ["PICKLES", "Header", "ModelFile", "open_model", "read_header", "read_tensors"]
 
 START = 64  # bytes that tell what a file is
+BLANKS = b" \t\r\n\xef\xbb\xbf"  # before the text of a page
 KINDS = (  # (first bytes in lower case, what such a file is and what to do)
     (b"\x89png", "a picture (PNG): give a model file"),
     (b"\xff\xd8\xff", "a picture (JPEG): give a model file"),
@@ -116,7 +117,7 @@ def _part(path: Path, stack: ExitStack) -> Part:
                 f"'{name}' is a safetensors file under another name: rename it to '{shown(path.stem)}.safetensors'"
             )
         return TensorTable(file, size, path.name)
-    if kind := next((what for magic, what in KINDS if start.lower().startswith(magic)), None):
+    if kind := next((what for magic, what in KINDS if start.lstrip(BLANKS).lower().startswith(magic)), None):
         raise UnsupportedModelError(f"'{name}' is no control model: it is {kind}")
     if start.startswith(PYTORCH):
         if not pickles:

@@ -36,28 +36,35 @@ _RESNET = (  # inside a residual block
 
 
 def to_ldm(tensors: Mapping[str, T]) -> dict[str, T]:
-    """diffusers -> ldm names; a name without a counterpart is kept, so that a check of the keys can show it."""
+    """Return weights under ldm names instead of diffusers' own.
+
+    A name without a counterpart is kept, so that a check of the names can show it.
+    """
     table = _Table.of_diffusers(tensors)
     return {table.to_ldm(key): value for key, value in tensors.items()}
 
 
 def to_diffusers(tensors: Mapping[str, T]) -> dict[str, T]:
-    """ldm -> diffusers names: the inverse of `to_ldm`."""
+    """Return weights under diffusers' names instead of ldm's: the inverse of `to_ldm`."""
     table = _Table.of_ldm(tensors)
     return {table.to_diffusers(key): value for key, value in tensors.items()}
 
 
 class _Table:
-    """The rules for one network: how many residual blocks a level has, and where the hint encoder ends."""
+    """The rules for one network, which depend on how many residual blocks a level has and where the hint encoder ends.
+
+    per_level: residual blocks a level. last_hint: number of the hint encoder's last convolution in ldm names.
+    upsamplers: output block -> number of the upsampling layer in it.
+    """
 
     def __init__(self, per_level: int, last_hint: int, upsamplers: Mapping[int, int]) -> None:
         self._per_level = per_level
-        self._plain = [(ours, theirs.format(last_hint=last_hint)) for ours, theirs in _PLAIN]
-        self._last_hint = last_hint
-        self._upsamplers = upsamplers  # output block -> number of the upsampling layer in it
+        self._plain = [(diffusers, ldm.format(last_hint=last_hint)) for diffusers, ldm in _PLAIN]
+        self._upsamplers = upsamplers
 
     @classmethod
     def of_diffusers(cls, keys: Iterable[str]) -> _Table:
+        """Read the rules from diffusers' names."""
         names = list(keys)
         per_level = 1 + _largest(names, r"down_blocks\.\d+\.resnets\.(\d+)\.")
         hints = 2 * (_largest(names, r"controlnet_cond_embedding\.blocks\.(\d+)\.") + 2)
@@ -68,6 +75,7 @@ class _Table:
 
     @classmethod
     def of_ldm(cls, keys: Iterable[str]) -> _Table:
+        """Read the rules from ldm names."""
         names = list(keys)
         downs = [int(m[1]) for key in names if (m := re.match(r"input_blocks\.(\d+)\.0\.op\.", key))]
         hints = _largest(names, r"input_hint_block\.(\d+)\.")
@@ -76,18 +84,20 @@ class _Table:
         return cls(min(downs, default=3) - 1, hints, ups)
 
     def to_ldm(self, key: str) -> str:
-        for ours, theirs in self._plain:
-            if key.startswith(ours + "."):
-                return theirs + key[len(ours) :]
+        """Return the ldm name of a weight."""
+        for diffusers, ldm in self._plain:
+            if key.startswith(diffusers + "."):
+                return ldm + key[len(diffusers) :]
         for pattern, name in self._ldm_rules():
             if match := re.match(pattern, key):
                 return name(match) + _translate(key[match.end() :], _RESNET)
         return key
 
     def to_diffusers(self, key: str) -> str:
-        for theirs, ours in self._plain:
-            if key.startswith(ours + "."):
-                return theirs + key[len(ours) :]
+        """Return diffusers' name of a weight."""
+        for diffusers, ldm in self._plain:
+            if key.startswith(ldm + "."):
+                return diffusers + key[len(ldm) :]
         for pattern, name in self._diffusers_rules():
             if match := re.match(pattern, key):
                 return name(match) + _translate(key[match.end() :], [(b, a) for a, b in _RESNET])
@@ -139,7 +149,7 @@ class _Table:
 
 
 def _translate(tail: str, pairs: Iterable[tuple[str, str]]) -> str:
-    """Rename the part of a residual block; other tails (transformers, convolutions) are the same on both sides."""
+    """Rename a part of a residual block; other parts (transformers, convolutions) are called the same on both sides."""
     for old, new in pairs:
         if tail.startswith(old + "."):
             return new + tail[len(old) :]
@@ -147,4 +157,5 @@ def _translate(tail: str, pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def _largest(keys: Iterable[str], pattern: str) -> int:
+    """Return the largest number that a pattern finds; -1 where it finds none."""
     return max((int(match[1]) for key in keys if (match := re.match(pattern, key))), default=-1)

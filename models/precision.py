@@ -98,6 +98,8 @@ def _wide(dtype: torch.dtype | None) -> torch.dtype:
 
 def _scaled(name: str, weight: Tensor, scale: Tensor, file: str) -> Tensor:
     """weight * scale in fp32. scale: one number, or one for each output channel ([out] or [out, 1 ...])."""
+    if not (weight.is_floating_point() and scale.is_floating_point()):
+        raise UnsupportedModelError(f"'{shown(file)}' holds '{shown(name)}' as scaled whole numbers: {LOOK}")
     wide = scale.float()
     if wide.numel() > 1:
         rows = wide.reshape(-1)

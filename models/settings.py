@@ -96,7 +96,7 @@ def setting(kind: Kind, default: Any = None) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of a family that has none; base of those that have."""
+    """What no shape tells of a network; this is for families that need nothing, and the base of the others."""
 
 
 S = TypeVar("S", bound=Settings)

@@ -41,6 +41,7 @@ def _of_metadata(header: Header, known: Collection[str]) -> dict[str, str]:
 
 
 def _of_diffusers(header: Header, of_config: OfConfig | None) -> Mapping[str, object]:
+    """Return what a family reads from diffusers' configuration of a model, if one lies beside its weights."""
     config = find_config(header.path, header.weights) if of_config else None
     return of_config(read_table(config, "configuration")) if of_config and config else {}
 

@@ -158,7 +158,7 @@ def load_base(
     if offload is not Offload.NONE and target.type == "cpu":
         raise HostError(
             f"offloading ({offload.value}) moves weights between a device and the CPU, and the device is the CPU: "
-            "leave --offload out, or give --device, such as cuda"
+            "leave --offload out, or give another device as --device, such as cuda"
         )
     pipeline = load_pipeline(path, dtype, prediction)
     if offload is Offload.MODEL:

@@ -19,7 +19,7 @@ CANDIDATES = 1000  # boxes that are compared with each other; more is noise
 
 
 def best(corners: Floats, scores: Floats, overlap: float) -> NDArray[np.intp]:
-    """Which of [N, 4] (left, top, right, bottom) no better one overlaps by more than that share of union."""
+    """Return the rows of boxes [N, 4] (left, top, right, bottom) that non-maximum suppression keeps."""
     left = scores.argsort(kind="stable")[::-1][:CANDIDATES]
     kept: list[Any] = []
     while len(left):
@@ -30,7 +30,7 @@ def best(corners: Floats, scores: Floats, overlap: float) -> NDArray[np.intp]:
 
 
 def _shared(one: Floats, others: Floats) -> Floats:
-    """[N]: the share that one box [4] and each of [N, 4] have in common, of both together."""
+    """Return the intersection over union [N] of one box [4] and each of [N, 4]."""
     corner = np.minimum(one[2:], others[:, 2:]) - np.maximum(one[:2], others[:, :2])
     common = np.prod(corner.clip(min=0), axis=1)
     areas = np.prod(others[:, 2:] - others[:, :2], axis=1) + np.prod(one[2:] - one[:2])

@@ -50,7 +50,7 @@ class Parameter:
         return isinstance(self.default, int)
 
     def check(self, value: object, owner: str) -> int | float:
-        """`value` as this parameter's own type (100.0 is 100); PreprocessorError, naming the range, if it is none."""
+        """Return `value` in this parameter's own type (100.0 is 100); PreprocessorError tells the range if not."""
         if isinstance(value, bool) or not _is_number(value):
             raise PreprocessorError(f"{owner}: {self.name} is {value!r}; it must be {self._range()}")
         number = float(value)  # pyright: ignore[reportArgumentType]
@@ -115,7 +115,7 @@ class Declaration:
             raise PreprocessorError(f"{self.id}: {self.refusal}")
 
     def settings(self, parameters: Mapping[str, object]) -> dict[str, int | float]:
-        """Every parameter of this preprocessor, the given ones checked and the others at their defaults."""
+        """Return every parameter of this preprocessor, the given ones checked and the others at their defaults."""
         known = {parameter.name: parameter for parameter in self.parameters}
         for name in parameters:
             if name not in known:
@@ -124,7 +124,7 @@ class Declaration:
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Up to three of the `known` names that look like `name`, best first."""
+    """Return up to three of the `known` names that look like `name`, best first."""
     by_key = {each.lower(): each for each in known}
     return [by_key[key] for key in difflib.get_close_matches(name.strip().lower(), by_key, n=3, cutoff=0.5)]
 
@@ -137,7 +137,7 @@ def _suggestion(name: str, known: Mapping[str, Parameter]) -> str:
 
 
 def _is_number(value: object) -> bool:
-    """Python's and numpy's numbers, not NaN or infinite; text is none, also if it looks like one."""
+    """Whether it is a finite number of Python or numpy; text is none, also if it looks like one."""
     if isinstance(value, (str, bytes)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
         return False
     return getattr(value, "ndim", 0) == 0 and math.isfinite(float(value))  # pyright: ignore[reportArgumentType]

@@ -101,8 +101,9 @@ From the command line, whole folders and videos:
 Every file appears complete or not at all, so Ctrl-C leaves no half; `--resume` then makes what is missing, what was
 made with other settings, and what is older than its picture. A video becomes a video without loss, or with `--frames`
 a folder of pictures; if its rate changes, its frames are taken at the mean rate, so that it lasts as long.
-Hints of earlier runs that lie in a folder are left alone. `--mask FILE` is for inpaint preprocessors, `--poses` writes
-poses as JSON too, `--download` gets weights, and `controlstack preprocess --list` says what each one misses.
+Hints of earlier runs that lie in a folder are left alone, hidden files too, and other files are counted. `--mask FILE`
+is for inpaint preprocessors, `--poses` writes poses as JSON too, `--download` gets weights, and
+`controlstack preprocess --list` says what each one misses.
 
 The picture: [NASA astronaut Eileen Collins](images/preprocessors/source.jpg), public domain, from scikit-image.
 
@@ -125,19 +126,19 @@ here and not called from here: connect the picture that such a node makes to a u
 
 
 def page() -> str:
-    """The whole page, in Markdown."""
+    """Return the whole page, in Markdown."""
     rows = "".join(_row(each) for each in REGISTRY)
     sections = "".join(f"\n{_section(each)}" for each in REGISTRY)
     return INTRODUCTION + rows + sections + ABSENT_INTRODUCTION + "".join(_absent_row(each) for each in ABSENT)
 
 
 def has_picture(preprocessor: Preprocessor) -> bool:
-    """Networks are not shown, for their weights do not come with the project; what needs none of them is."""
+    """Whether the page shows what it makes; weights do not come with the project, so few networks are shown."""
     return not preprocessor.networks or preprocessor.id in _drawn()
 
 
 def picture_path(preprocessor: Preprocessor) -> Path:
-    """Where its picture lies below docs/; drawings compress best as PNG, photographs as JPEG."""
+    """Return where its picture lies below docs/; drawings compress best as PNG, photographs as JPEG."""
     drawing = preprocessor.output in (Output.BINARY, Output.LABELS)
     return PICTURES / f"{preprocessor.id}.{'png' if drawing else 'jpg'}"
 
@@ -159,7 +160,7 @@ def write(docs: Path = DOCS) -> None:
 
 
 def _drawn() -> dict[str, tuple[Callable[[], Image], str]]:
-    """What of preprocessors with networks can be shown without them, and what must be known to understand it."""
+    """Return what can be shown of preprocessors with networks without them, and what must be known to understand it."""
     body = "was drawn of points that a person set, not of what the networks find"
     face = "shows the points that mediapipe finds in the photograph's face, enlarged"
     colours = "shows the colours of its classes, row by row in their order"
@@ -190,7 +191,7 @@ def _face() -> Image:
 
 
 def _legend(colours: Image) -> Image:
-    """[256, 256, 3]: squares of colours in their order, row by row, on black."""
+    """Return squares of colours [N, 3] in their order, row by row, on black: uint8 [256, 256, 3]."""
     columns = min(SWATCHES, len(colours))
     side = 256 // columns
     canvas = np.zeros((256, 256, 3), np.uint8)
@@ -208,7 +209,7 @@ def _mask(photo: Image) -> Image:
 
 
 def _visible(hint: Image, photo: Image) -> Image:
-    """Three channels, and the size of the photograph."""
+    """Return a hint [h, w, 3 or 4] as the page shows it: three channels, and the size of the photograph."""
     if hint.shape[2] == 4:
         strength = hint[..., 3:].astype(np.float32) / 255
         veiled = hint[..., :3] * (1 - strength) + np.array(VEIL, np.float32) * strength
@@ -233,7 +234,7 @@ def _row(preprocessor: Preprocessor) -> str:
 
 
 def _weights(preprocessor: Preprocessor) -> str:
-    """How much must be fetched, as far as it is known."""
+    """Return how much must be fetched, as far as it is known."""
     sizes = [file.bytes / MEGABYTE if file.bytes else file.megabytes for file in files_of(preprocessor.networks)]
     known = sum(sizes)
     return f"needs weights, {max(known, 0.1):,.{0 if known >= 10 else 1}f} MB" if known else "needs weights"
@@ -271,7 +272,7 @@ def _facts(preprocessor: Preprocessor) -> Iterator[str]:
 
 
 def _picture_fact(preprocessor: Preprocessor) -> Iterator[str]:
-    """What must be known to understand its picture."""
+    """Yield what must be known to understand its picture."""
     if preprocessor.networks:
         _, fact = _drawn()[preprocessor.id]
         yield f"- The picture above {fact}."

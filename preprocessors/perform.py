@@ -153,7 +153,7 @@ class _Call:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width at which the preprocessor works, before padding."""
+        """Return height and width at which the preprocessor works, before padding."""
         own = (self.batch.shape[1], self.batch.shape[2])
         return own if self.resolution is None else scaled_size(own, self.resolution)
 

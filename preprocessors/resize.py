@@ -55,24 +55,24 @@ def resize_image(image: Image, target: tuple[int, int], mode: ResizeMode) -> Ima
 
 
 def resize_mask(mask: Image, size: tuple[int, int]) -> Image:
-    """A mask [H, W] at `size` (height, width), hard: 255 where at least half of a pixel is set, else 0."""
+    """Return a mask [H, W] at `size` (height, width), hard: 255 where at least half of a pixel is set, else 0."""
     scaled = mask if mask.shape == size else _filter(np.ascontiguousarray(mask), size)
     return _levels(scaled >= MASK_ON, 0, 255)
 
 
 def scaled_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
-    """(height, width) of a picture of `size` after its short side became `resolution`; never under one pixel."""
+    """Return (height, width) of a picture of `size` after its short side became `resolution`; never under one pixel."""
     k = resolution / min(size)
     return max(1, round(size[0] * k)), max(1, round(size[1] * k))
 
 
 def scale_short_side(image: Image, resolution: int) -> Image:
-    """A photograph [H, W, 3] with its short side at `resolution` pixels: area down, cubic up."""
+    """Return a photograph [H, W, 3] with its short side at `resolution` pixels: area down, cubic up."""
     return _filter(image, scaled_size((image.shape[0], image.shape[1]), resolution))
 
 
 def pad_to_multiple(image: Image, multiple: int) -> Image:
-    """[H, W, C] with the right and bottom edges repeated until both sides are multiples of `multiple`."""
+    """Return [H, W, C] with the right and bottom edges repeated until both sides are multiples of `multiple`."""
     bottom, right = -image.shape[0] % multiple, -image.shape[1] % multiple
     if not (bottom or right):
         return image
@@ -80,14 +80,14 @@ def pad_to_multiple(image: Image, multiple: int) -> Image:
 
 
 def count_colours(image: Image, limit: int = FEW_COLOURS) -> int:
-    """Distinct colours of [H, W, 3]; once a sample shows `limit` of them, the number in that sample."""
+    """Return the number of colours of [H, W, 3]; once a sample shows `limit` of them, the number in that sample."""
     pixels = image.reshape(-1, 3)
     sample = len(np.unique(_packed(pixels[:: max(1, len(pixels) // SAMPLE)])))
     return sample if sample >= limit else len(_colours(pixels))
 
 
 def thin(lines: Mask) -> Mask:
-    """Lines [H, W] worn down to a width of one pixel, still connected.
+    """Return lines [H, W] thinned to a width of one pixel, still connected.
 
     Source: Zhang and Suen, A fast parallel algorithm for thinning digital patterns, 1984.
     """
@@ -124,7 +124,7 @@ def _scale_colours(image: Image, size: tuple[int, int]) -> Image:
 
 
 def _scale_drawing(bright: Mask, size: tuple[int, int]) -> Mask:
-    """A drawing of two colours; what there is less of is the ink, so black on white keeps its lines too."""
+    """Return a drawing [H, W] at `size`; what there is less of is the ink, so black on white keeps its lines too."""
     inverted = bool(bright.mean() > 0.5)
     ink = bright ^ inverted
     scaled = _filter(_levels(ink, 0, 255), size)
@@ -144,7 +144,7 @@ def _otsu(gray: Image) -> float:
 
 
 def _filter(image: Image, size: tuple[int, int]) -> Image:
-    """Area where a side shrinks, then cubic where a side grows; cv2's area filter is none if one side grows."""
+    """Return the picture at `size`: area where a side shrinks, then cubic where one grows, which cv2 mixes up."""
     small = min(size[0], image.shape[0]), min(size[1], image.shape[1])
     if small != image.shape[:2]:
         image = _pixels(cv2.resize(image, (small[1], small[0]), interpolation=cv2.INTER_AREA))
@@ -154,7 +154,7 @@ def _filter(image: Image, size: tuple[int, int]) -> Image:
 
 
 def _black_and_white(image: Image) -> tuple[int, int] | None:
-    """The two greys of a picture that is all black and white, else None."""
+    """Return the two greys of a picture that is all black and white, else None."""
     colours = _colours(image.reshape(-1, 3))
     if len(colours) != 2:
         return None
@@ -164,7 +164,7 @@ def _black_and_white(image: Image) -> tuple[int, int] | None:
 
 
 def _colours(pixels: Image) -> NDArray[np.intp]:
-    """The distinct colours of [N, 3] as 24-bit numbers, ascending; marking them is far cheaper than sorting pixels."""
+    """Return the colours of [N, 3] as 24-bit numbers, ascending, each once; marking is far cheaper than sorting."""
     seen = np.zeros(1 << 24, np.bool_)
     seen[_packed(pixels)] = True
     return np.flatnonzero(seen)
@@ -176,7 +176,7 @@ def _packed(pixels: Image) -> NDArray[np.int32]:
 
 
 def _border_colour(image: Image) -> Image:
-    """The median of the four border lines in each channel (sd-webui-controlnet); a mask is set there.
+    """Return the median of the four border lines in each channel (sd-webui-controlnet); a mask is set there.
 
     That may be a colour that no pixel has: a drawing or a label map gets the nearest one of the border instead.
     """
@@ -190,7 +190,7 @@ def _border_colour(image: Image) -> Image:
 
 
 def _removable(around: Mask, step: int) -> Mask:
-    """Of pixels with neighbours [N, 8], those that neither end nor carry a line; the steps look from two corners."""
+    """Return which pixels with neighbours [N, 8] neither end nor carry a line; the steps look from two corners."""
     count = around.sum(axis=1)
     rises = (~around & np.roll(around, -1, axis=1)).sum(axis=1)
     north, east, south, west = (around[:, side] for side in (0, 2, 4, 6))
@@ -206,12 +206,12 @@ def _levels(mask: Mask, low: int, high: int) -> Image:
 
 
 def gray_to_rgb(gray: Image, into: Image | None = None) -> Image:
-    """[H, W] as three equal channels; `into` is an array [H, W, 3] that is to hold them."""
+    """Return [H, W] as three equal channels; `into` is an array [H, W, 3] that is to hold them."""
     return _pixels(cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB, dst=into))
 
 
 def _pixels(image: object) -> Image:
-    """cv2 declares its results loosely; what went in as uint8 comes out as uint8."""
+    """Return what cv2 gave, whose types it declares loosely: what went in as uint8 comes out as uint8."""
     return np.asarray(image, np.uint8)
 
 

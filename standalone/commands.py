@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+from .generating import run_generate
 
-    from ..pipelines.drawing import Request, Result
+if TYPE_CHECKING:
     from ..preprocessors.perform import Runtime
-    from .units import Loaded, UnitText
 
 DTYPES = ("fp32", "fp16", "bf16")
-DEFAULT_SIDE = 512
+AUTO = "auto"  # of --device
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,7 +35,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--base", type=Path, required=True, help="diffusers folder or checkpoint file")
     add("--prediction", choices=("epsilon", "v_prediction"), help="what a checkpoint file predicts, if it does not say")
     add("--unit", action="append", default=[], metavar="NAME=VALUE,...", help="a unit; repeat it to stack")
-    add("--prompt", help="default: none with units, so that only they speak")
+    add("--prompt", action="append", help="what to draw; repeat it for a picture each; default: none")
     add("--prompt-kind", choices=("none", "default", "user", "automatic"), help="the prompt kinds of the papers")
     add(
         "--captioner",
@@ -52,19 +46,21 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--negative", default="", help="what the picture should not show")
     add("--steps", type=int, default=20)
     add("--guidance", type=float, default=7.5)
-    add("--seed", type=int, default=0)
-    add("--batch", type=int, default=1)
-    add("--width", type=int, default=DEFAULT_SIDE)
-    add("--height", type=int, default=DEFAULT_SIDE)
+    add("--seed", type=int, default=-1, help="of the first picture, the next one's is one more; default: -1, by chance")
+    add("--batch", type=int, help="how many pictures; default: one for each prompt")
+    add("--at-once", type=int, default=4, help="pictures that are drawn together; default: %(default)s")
+    add("--width", type=int, help="pixels; default: of --image, else what the base model was trained on")
+    add("--height", type=int, help="as --width")
     add("--scheduler", default="unipc")
     add("--eta", type=float, default=0.0, help="of DDIM")
     add("--image", type=Path, help="start from this picture")
-    add("--strength", type=float, default=0.75, help="how much of it is redrawn")
-    add("--device", default="cpu")
+    add("--mask", type=Path, help="redraw only what is white in this picture, of the size of --image")
+    add("--strength", type=float, default=0.75, help="how far it may change, up to 1; default: %(default)s")
+    add("--device", default="auto", help="such as cuda or cpu; default: auto, the GPU if PyTorch has one")
     add("--dtype", choices=DTYPES, default="fp32")
     add("--offload", choices=("none", "model", "sequential"), default="none")
     add("--output", type=Path, default=Path("output"), metavar="FOLDER")
-    parser.set_defaults(run=_generate)
+    parser.set_defaults(run=run_generate)
 
 
 def _add_preprocess(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +77,7 @@ def _add_preprocess(parser: argparse.ArgumentParser) -> None:
     add("--resume", action="store_true", help="skip what an earlier run with the same settings has made")
     add("--download", action="store_true", help="get the weights that are missing")
     add("--weights", type=Path, action="append", default=[], metavar="FOLDER", help="look for weights here as well")
-    add("--device", help="default: the GPU, if PyTorch has one")
+    add("--device", default="auto", help="such as cuda or cpu; default: auto, the GPU if PyTorch has one")
     add("--output", type=Path, default=Path("hints"), metavar="FOLDER")
     parser.set_defaults(run=_preprocess)
 
@@ -157,96 +153,5 @@ def _runtime(args: argparse.Namespace) -> Runtime:
     from ..preprocessors.networks.store import Store, default_folder
     from ..preprocessors.perform import Runtime
 
-    return Runtime(store=Store(default_folder(), args.weights), pool=Pool(PlainManager(args.device)))
-
-
-def _generate(args: argparse.Namespace) -> int:
-    from ..pipelines.bases import Offload, UnetState, load_base
-    from ..pipelines.drawing import generate
-    from ..preprocessors.images import check_folder
-    from .units import load_units, parse_unit
-
-    check_folder(args.output)
-    texts = [parse_unit(text) for text in args.unit]
-    request = _request(args, texts)
-    dtype = _dtype(args.dtype)
-    load = cache(
-        partial(
-            load_base,
-            args.base,
-            dtype=dtype,
-            device=args.device,
-            offload=Offload(args.offload),
-            prediction=args.prediction,
-        )
-    )
-    loaded = load_units(texts, (request.height, request.width), dtype, UnetState(load))  # small files fail first
-    base = load()
-    with _bar(request.steps, "steps") as report:
-        result = generate(base, request, [each.unit for each in loaded], report)
-    _write(args.output, request, loaded, result)
-    return 0
-
-
-def _request(args: argparse.Namespace, units: Sequence[UnitText]) -> Request:
-    from ..pipelines.drawing import Request
-    from ..preprocessors.images import read_image
-    from .prompts import make_prompt
-
-    start = None if args.image is None else read_image(args.image)
-    told = start
-    if args.prompt_kind == "automatic" and start is None and units:
-        told = read_image(units[0].image)
-    return Request(
-        prompt=make_prompt(args.prompt_kind, args.prompt, args.added_prompt, args.captioner, told),
-        negative=args.negative,
-        steps=args.steps,
-        guidance=args.guidance,
-        seed=args.seed,
-        batch=args.batch,
-        width=args.width,
-        height=args.height,
-        scheduler=args.scheduler,
-        eta=args.eta,
-        image=start,
-        strength=args.strength,
-    )
-
-
-def _write(folder: Path, request: Request, loaded: Sequence[Loaded], result: Result) -> None:
-    """Pictures with what made them, the hints, and a sheet of all."""
-    from ..pipelines.sheets import sheet
-    from ..preprocessors.images import make_folder, write_image
-    from .report import describe, metadata
-
-    make_folder(folder)
-    number = 1 + max((int(path.stem) for path in folder.glob("*.png") if path.stem.isdigit()), default=0)
-    for k, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
-        write_image(folder / f"{number + k:05d}.png", image, metadata(request, seed, loaded, result.firings))
-    for k, each in enumerate(loaded):
-        write_image(folder / f"{number:05d}-hint-{k + 1}.png", each.hint)
-    cells = [(f"hint {k + 1}", each.hint) for k, each in enumerate(loaded)]
-    cells += [(f"seed {seed}", image) for image, seed in zip(result.images, result.seeds, strict=True)]
-    write_image(folder / f"{number:05d}-sheet.png", sheet([cells], side=256))
-    for line in describe(loaded, result.firings):
-        print(line)
-    print(f"wrote {len(result.images)} pictures to {folder}, from {number:05d}.png")
-
-
-def _dtype(name: str) -> torch.dtype:
-    import torch
-
-    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
-
-
-@contextmanager
-def _bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; the value is called with the number of steps done."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit=f" {unit}", disable=not sys.stderr.isatty()) as shown:
-
-        def report(done: int) -> None:
-            shown.update(done - shown.n)
-
-        yield report
+    device = None if args.device == AUTO else args.device
+    return Runtime(store=Store(default_folder(), args.weights), pool=Pool(PlainManager(device)))

@@ -79,6 +79,7 @@ def run_job(job: Job, runtime: Runtime) -> Done:
     """
     from .progress import bar
 
+    job.preprocessor.check_gives_hint()
     settings = job.preprocessor.settings(job.parameters)
     mask = _mask(job)
     if job.poses and not job.preprocessor.finds_poses:
@@ -94,7 +95,7 @@ def run_job(job: Job, runtime: Runtime) -> Done:
         except (HintError, FileError) as error:
             failures.append(error)
     if failures:
-        raise _failed(failures, len(todo))
+        raise _failed(failures, len(todo), left_out)
     return Done(written, len(todo) - written, hints, left_out)
 
 
@@ -286,9 +287,10 @@ def _shown(frames: Iterator[Image], expected: int) -> Iterable[Image]:
     return bar(frames, "frames", expected)
 
 
-def _failed(failures: Sequence[HintError | FileError], total: int) -> HintError | FileError:
+def _failed(failures: Sequence[HintError | FileError], total: int, left_out: str) -> HintError | FileError:
     if total == 1:
         return failures[0]
     more = f"; and {len(failures) - SHOWN} more" if len(failures) > SHOWN else ""
     told = "; ".join(str(error) for error in failures[:SHOWN])
-    return HintError(f"{len(failures)} of {total} files could not be used, the others are done: {told}{more}")
+    others = f"; left out {left_out}" if left_out else ""
+    return HintError(f"{len(failures)} of {total} files could not be used, the others are done: {told}{more}{others}")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import HostError
 from ..pipelines.drawing import DEFAULT_PROMPT
+from ..pipelines.quiet import quiet
 
 Image = NDArray[np.uint8]
 LONGEST = 40  # tokens of a caption
@@ -40,8 +41,9 @@ def _caption(folder: Path | None, image: Image | None) -> str:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     try:
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        model: Any = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
+        with quiet():
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            model: Any = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise HostError(f"'{folder}' cannot be loaded as a captioning model: {error}") from error
     inputs = processor(images=Pillow.fromarray(image), return_tensors="pt")

@@ -132,7 +132,7 @@ class ControlNetConfig:
         return config
 
     def heads_of(self, width: int) -> int:
-        """How many attention heads a transformer of this width has."""
+        """Return how many attention heads a transformer of this width has."""
         return self.heads if self.heads is not None else width // (self.head_channels or width)
 
 
@@ -155,7 +155,7 @@ class ControlNet(nn.Module):
         self.middle_block_out = nn.Sequential(ops.Conv2d(widths[-1], widths[-1], 1))
 
     def project(self, context: Tensor) -> Prompt:
-        """The prompt's keys and values for every transformer block in turn; each [B, T, width]."""
+        """Project the prompt [B, T, D] to keys and values for every transformer block in turn; each [B, T, width]."""
         layers = (layer for block in (*self.input_blocks, self.middle_block) for layer in cast(nn.ModuleList, block))
         return tuple(kv for layer in layers if isinstance(layer, SpatialTransformer) for kv in layer.project(context))
 
@@ -166,7 +166,7 @@ class ControlNet(nn.Module):
         features: Tensor,
         prompt: Prompt,
         y: Tensor | None,
-        slots: Collection[Point],
+        points: Collection[Point],
         twins: Twins | None = None,
     ) -> Iterator[tuple[Point, Tensor]]:
         """Compute block by block and yield the wanted residuals; blocks below the last wanted one never run.
@@ -179,13 +179,13 @@ class ControlNet(nn.Module):
             x, timestep, features, widen = *map(twins.narrow, (x, timestep, features)), twins.widen
             y = None if y is None else twins.narrow(y)
         emb = self._embed(timestep, y, x.dtype)
-        left, keys_and_values, h = len(slots), iter(prompt), x
+        left, keys_and_values, h = len(points), iter(prompt), x
         for i, block in enumerate(self.input_blocks):
             h = _run(cast(nn.ModuleList, block), h, emb, keys_and_values, widen)
             if i == 0:
                 h = h + features
-            if (slot := skip(i)) in slots:
-                yield slot, widen(self.zero_convs[i](h))
+            if (point := skip(i)) in points:
+                yield point, widen(self.zero_convs[i](h))
                 left -= 1
             if not left:
                 return
@@ -195,10 +195,10 @@ class ControlNet(nn.Module):
     def forward(
         self, x: Tensor, timestep: Tensor, hint: Tensor, context: Tensor, y: Tensor | None = None
     ) -> list[Tensor]:
-        """All residuals in one list, the middle last, for training: hint [B, 3, 8h, 8w]."""
+        """Return all residuals in one list, the middle last, for training: hint [B, 3, 8h, 8w]."""
         features, prompt = self.input_hint_block(hint), self.project(context)
-        slots = _slots(self.config)
-        return [residual for _, residual in self.residuals(x, timestep, features, prompt, y, slots)]
+        points = _points(self.config)
+        return [residual for _, residual in self.residuals(x, timestep, features, prompt, y, points)]
 
     def _embed(self, timestep: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
         emb = self.time_embed(timestep_embedding(timestep, self.config.channels).to(dtype))
@@ -232,31 +232,32 @@ class ControlNetModel(ControlModel):
         config = network.config
         widths = (config.channels, *(block.channels for block in config.blocks))
         self.base = Base(context=config.context, label=config.label or 0, blocks=widths)
-        self.points = (MIDDLE,) if config.only_middle else _slots(config)
+        self.points = (MIDDLE,) if config.only_middle else _points(config)
         self.soft_weights = (1.0,) if config.only_middle else _soft_weights(len(self.points))
         self.hint_channels = config.hint_channels
 
     def prepare(self, hint: Tensor) -> Prepared:
-        """hint [N, hint_channels, 8h, 8w] -> its features [N, channels, h, w]."""
+        """Compute the features [N, channels, h, w] of a hint [N, hint_channels, 8h, 8w]."""
         hint = hint.flip(1) if self.bgr else hint
         return (self.network.input_hint_block(hint.to(self.dtype)),)
 
     def encode(self, context: Tensor) -> Prompt:
-        """context [B, T, D] -> keys and values of every transformer block; nothing where there is none."""
+        """Project the context [B, T, D] to keys and values of every transformer block; nothing where there is none."""
         return () if self.network.config.context is None else self.network.project(context.to(self.dtype))
 
     def __call__(
-        self, step: Step, prepared: Prepared, prompt: Prompt, slots: Collection[Point]
+        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
     ) -> Iterator[tuple[Point, Tensor]]:
+        """Yield the residual [B, C, h', w'] of each wanted skip, then that of the middle."""
         x = step.x[:, : self.network.config.latent_channels].to(self.dtype)  # inpainting bases have more channels
         y = None if step.y is None else step.y.to(self.dtype)
         twins = step.twins() if y is None else None  # the vectors of uncond and cond differ from the first block on
-        for slot, residual in self.network.residuals(x, step.timestep, prepared[0], prompt, y, slots, twins):
-            yield slot, residual.mean((2, 3), keepdim=True).expand_as(residual) if self.pool else residual
+        for point, residual in self.network.residuals(x, step.timestep, prepared[0], prompt, y, points, twins):
+            yield point, residual.mean((2, 3), keepdim=True).expand_as(residual) if self.pool else residual
             del residual  # free before the next one is computed
 
 
-def _slots(config: ControlNetConfig) -> tuple[Point, ...]:
+def _points(config: ControlNetConfig) -> tuple[Point, ...]:
     return (*(skip(i) for i in range(len(config.blocks) + 1)), MIDDLE)
 
 
@@ -276,7 +277,7 @@ def _run(block: nn.ModuleList, h: Tensor, emb: Tensor, prompt: Iterator[Tensor],
 
 
 def _hint_encoder(config: ControlNetConfig, ops: Ops) -> nn.Sequential:
-    """3x3 convolutions with SiLU between them; every second one after the first pair halves the size."""
+    """Build 3x3 convolutions with SiLU between them; every second one after the first pair halves the size."""
     widths = (config.hint_channels, *config.hint_stem, config.channels)
     layers: list[nn.Module] = []
     for i, (width, out) in enumerate(pairwise(widths)):
@@ -317,13 +318,13 @@ def _blocks(shapes: Shapes) -> Iterator[Block]:
 
 
 def _count(shapes: Shapes, prefix: str, stride: int = 1) -> int:
-    """How many numbered children, 0, stride, 2 * stride ..., a name has."""
+    """Return how many numbered children, 0, stride, 2 * stride ..., a name has."""
     numbers = {int(key.split(".")[1]) for key in shapes if key.startswith(prefix + ".")}
     return max(numbers, default=-stride) // stride + 1
 
 
 def _depth(shapes: Shapes, prefix: str) -> int:
-    """How many transformer blocks stand under a name."""
+    """Return how many transformer blocks stand below a name."""
     start = f"{prefix}.transformer_blocks."
     return len({key[len(start) :].split(".")[0] for key in shapes if key.startswith(start)})
 

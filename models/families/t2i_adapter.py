@@ -68,6 +68,8 @@ class AdapterConfig:
             channels = inner = tuple(shapes[f"body.{i * depth}.block1.weight"][0] for i in range(LEVELS))
         block2 = "body.0.body.0.block2.weight" if light else "body.0.block2.weight"
         unshuffle = UNSHUFFLE_XL if xl else UNSHUFFLE
+        if first[1] not in (unshuffle**2, 3 * unshuffle**2):
+            raise ValueError(f"it reads {first[1]} channels, expected those of a grey or a coloured hint")
         return cls(
             channels=channels,
             inner=inner,
@@ -79,7 +81,7 @@ class AdapterConfig:
 
     @property
     def base(self) -> Base:
-        """What base model the adapter was made for."""
+        """The base model that the adapter was made for."""
         levels = LEVELS_OF_BLOCKS_XL if self.xl else LEVELS_OF_BLOCKS
         return Base(blocks=tuple(self.channels[level] for level in levels))
 
@@ -90,10 +92,11 @@ class AdapterConfig:
 
     @property
     def unshuffle(self) -> int:
+        """Hint pixels on a side that become channels of one pixel."""
         return UNSHUFFLE_XL if self.xl else UNSHUFFLE
 
     def halves(self, level: int) -> bool:
-        """Whether a level works at half the size of the one before."""
+        """Return whether a level works at half the size of the one before."""
         return level == 2 if self.xl else level > 0
 
 
@@ -234,7 +237,7 @@ class StyleModel(FeatureModel):
 
 
 def _halved(x: Tensor) -> Tensor:
-    """Average of 2 x 2; an odd last row or column counts alone, so that the size is that of the U-Net's blocks."""
+    """Average 2 x 2 pixels: [N, C, h, w] -> half the size, rounded up as the U-Net's blocks are."""
     return F.avg_pool2d(x, 2, ceil_mode=True)
 
 
@@ -310,7 +313,7 @@ def _per_level(names: Iterable[str]) -> int:
 
 
 def _original_name(name: str, per_level: int) -> str:
-    """`adapter.body.i.resnets.j.x` -> `body.(n i + j).x`, and for the light variant `body.i.body.j.x`."""
+    """Translate `adapter.body.i.resnets.j.x` to `body.(n i + j).x`, for the light variant to `body.i.body.j.x`."""
     bare = name.removeprefix(PREFIX)
     parts = bare.split(".")
     if parts[0] != "body" or not per_level:

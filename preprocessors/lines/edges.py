@@ -25,12 +25,12 @@ DARKEST, BRIGHTEST = 1, 99  # percentiles that become black and white (same sour
 
 
 def _canny(image: Image, low: int, high: int) -> Image:
-    """All three channels go in, and the strongest gradient counts: the training maps were made so."""
+    """Return the edges [H, W] of all channels; the strongest gradient counts, as in the maps of the training."""
     return cast("Image", cv2.Canny(image, low, high))
 
 
 def _pyracanny(image: Image, low: int, high: int) -> Image:
-    """Edges of every channel at five sizes, summed: structure of any size leaves a trace."""
+    """Return the sum [H, W] of the edges of every channel at five sizes: structure of any size leaves a trace."""
     summed: NDArray[np.float32] | None = None
     for scale in PYRAMID:
         size = max(1, int(image.shape[1] * scale)), max(1, int(image.shape[0] * scale))

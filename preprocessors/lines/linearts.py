@@ -39,7 +39,7 @@ MLSD_PLANES = 5  # of its result: centre, then displacement of both ends
 
 
 def _lineart(images: Image, network: nn.Module) -> Image:
-    """The network draws black on white."""
+    """Return lines [B, H, W], white on black; the network draws black on white."""
     import torch
 
     with torch.inference_mode():
@@ -61,7 +61,7 @@ def _lineart_anime(images: Image, network: nn.Module) -> Image:
 
 
 def _manga(images: Image, network: nn.Module) -> Image:
-    """The network sees grey, and draws black on white."""
+    """Return lines [B, H, W], white on black; the network sees grey, and draws black on white."""
     import torch
 
     grey = np.stack([np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)) for image in images])
@@ -77,7 +77,7 @@ def _cubic(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def _mlsd(images: Image, network: nn.Module, value: float, distance: float) -> Image:
-    """Lines one pixel wide, white."""
+    """Return straight lines [H, W], white and one pixel wide."""
     import torch
 
     pixels = to_tensor(images, network)
@@ -92,7 +92,7 @@ def _mlsd(images: Image, network: nn.Module, value: float, distance: float) -> I
 
 
 def find_lines(planes: Any, value: float, distance: float) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """The ends (x, y), in pixels of the picture, of lines in M-LSD's result [5 or more, h, w].
+    """Return the ends (x, y), in pixels of the picture, of the lines in M-LSD's result [5 or more, h, w].
 
     A line counts if its centre scores above `value` and is the best of its neighbourhood, and its ends lie more than
     `distance` apart, both in the network's pixels.

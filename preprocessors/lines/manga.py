@@ -74,7 +74,7 @@ class _Block(nn.Module):
 
 
 def _stage(channels: int, result: int, depth: int, *, shrink: bool = False, grow: bool = False) -> _Chain:
-    """Blocks at one size; the first changes the number of channels (and enlarges), the last may halve the size."""
+    """Return the blocks of one size; the first sets the number of channels (and enlarges), the last may halve it."""
     blocks = [_Block(channels, result, grow=grow)]
     blocks += [_Block(result, result, 2 if shrink and number == depth - 1 else 1) for number in range(1, depth)]
     return _Chain(blocks)

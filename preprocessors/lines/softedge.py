@@ -56,7 +56,7 @@ def _pidinet(images: Image, network: nn.Module, *, steps: int = 0, sketch: bool 
 
 
 def _fused(images: Tensor, network: nn.Module) -> NDArray[np.float32]:
-    """[B, H, W]: the probability from the mean of the network's maps, enlarged."""
+    """Return the probability of edges [B, H, W]: the mean of the network's maps, enlarged."""
     import torch
     from torch.nn import functional
 
@@ -70,7 +70,7 @@ def _fused(images: Tensor, network: nn.Module) -> NDArray[np.float32]:
 
 
 def _levels(edges: NDArray[np.float32], steps: int) -> Image:
-    """0 to 255; with steps, only so many levels above black."""
+    """Return probabilities as uint8 levels; with steps, only so many levels above black."""
     if steps:
         edges = cast("NDArray[np.float32]", np.floor(edges * (steps + 1)) / np.float32(steps))
     levels = np.multiply(edges, 255)
@@ -78,7 +78,7 @@ def _levels(edges: NDArray[np.float32], steps: int) -> Image:
 
 
 def _scribble(hint: Image, _image: Image, **_settings: float) -> Image:
-    """Edges [H, W, 3] as strokes of a pen: their ridges, made broad."""
+    """Return edges [H, W, 3] as strokes of a pen: their ridges, made broad."""
     blurred = np.asarray(cv2.GaussianBlur(np.asarray(hint[..., 0], np.float32), (0, 0), SPREAD))
     ridges = np.zeros(blurred.shape, np.uint8)
     for line in _LINES:
@@ -95,7 +95,7 @@ _LINES = (  # three neighbours in a row, in four directions
 
 
 def _merge_fine_lines(hint: Image, image: Image, **_settings: float) -> Image:
-    """Anyline: TEED's edges [H, W, 3] and fine line art together, as light adds up, without specks.
+    """Return Anyline's drawing: TEED's edges [H, W, 3] and fine line art, added as light adds up, without specks.
 
     Peers compute this in uint8, which wraps around, or drop the line art, and measure specks in three dimensions.
     """

@@ -26,7 +26,7 @@ OTSU = (0, 255)  # thresholds that mean "choose one" (the binary annotator of Co
 
 
 def lineart_standard(image: Image, sigma: float, threshold: int) -> Image:
-    """[H, W]: how much darker each pixel is than its surroundings; the median stroke becomes middle grey."""
+    """Return how much darker each pixel is than its surroundings, [H, W]; the median stroke becomes middle grey."""
     darker = np.clip(_shortfall(image, None, sigma), 0, 255)
     strokes = darker[darker > threshold]
     typical = float(np.median(strokes)) if strokes.size else 0.0
@@ -39,14 +39,14 @@ def _threshold(image: Image, threshold: int) -> Image:
 
 
 def _binary(image: Image, threshold: int) -> Image:
-    """Dark ink becomes white. Otsu: A threshold selection method from gray-level histograms, 1979."""
+    """Return dark ink as white, [H, W]. Source: Otsu, A threshold selection method from gray-level histograms, 1979."""
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     method = cv2.THRESH_BINARY_INV + (cv2.THRESH_OTSU if threshold in OTSU else 0)
     return cast("Image", cv2.threshold(gray, threshold, 255, method)[1])
 
 
 def _scribble_xdog(image: Image, threshold: int) -> Image:
-    """Where the surroundings outshine the pixel by more than half the threshold.
+    """Return white [H, W] where the surroundings outshine the pixel by more than half the threshold.
 
     Peers compute `2 * (255 - dog) > threshold` in uint8, which wraps: their strongest strokes, from 128 levels on, are
     missing. The comparison in float has no such limit and gives the same picture elsewhere.
@@ -56,14 +56,14 @@ def _scribble_xdog(image: Image, threshold: int) -> Image:
 
 
 def _shortfall(image: Image, narrow: float | None, wide: float) -> NDArray[np.float32]:
-    """[H, W]: by how many levels the pixel lies under its surroundings, in the channel where it does so least."""
+    """Return by how many levels a pixel lies under its surroundings, [H, W], in the channel where it does so least."""
     levels = image.astype(np.float32)
     pixel = levels if narrow is None else cv2.GaussianBlur(levels, (0, 0), narrow)
     return _darkest(cv2.subtract(cv2.GaussianBlur(levels, (0, 0), wide), pixel))
 
 
 def _darkest(image: NDArray[Any]) -> Any:
-    """The smallest of the three channels; cv2 does it many times faster than numpy's `min(axis=2)`."""
+    """Return the smallest of the three channels, [H, W]; cv2 does it many times faster than numpy's `min(axis=2)`."""
     red, green, blue = cast("list[NDArray[Any]]", cv2.split(image))
     return cv2.min(cv2.min(red, green), blue)
 

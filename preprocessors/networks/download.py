@@ -77,7 +77,7 @@ class _Wanted:
 
     @property
     def room(self) -> int | None:
-        """Bytes that the disk must have left, if they are known."""
+        """Return the bytes that the disk must have left, if they are known."""
         return self.size
 
     @property
@@ -86,11 +86,11 @@ class _Wanted:
 
     @property
     def version(self) -> str:
-        """What the server called the version of which a part is here; empty if a digest will tell, or nothing can."""
+        """Return what the server called the version of which a part is here; "" if a digest tells, or nothing can."""
         return self._tag.read_text(encoding="utf-8") if self._tag.is_file() else ""
 
     def begins(self, version: str) -> None:
-        """A part begins; without a digest, only the server can tell later whether the rest belongs to it."""
+        """Note that a part begins; without a digest, only the server can tell later whether the rest belongs to it."""
         if version and not self.sha256:
             self._tag.write_text(version, encoding="utf-8")
         else:
@@ -102,7 +102,7 @@ class _Wanted:
         self._tag.unlink(missing_ok=True)
 
     def complete(self) -> None:
-        """The part is the file."""
+        """Move the part, which is complete, to its place."""
         self.part.replace(self.target)
         self._tag.unlink(missing_ok=True)
 
@@ -120,7 +120,7 @@ class _Packed(_Wanted):
         return sum(each or 0 for each in known)
 
     def complete(self) -> None:
-        """The file in the part is the file; the archive itself is of no more use."""
+        """Move the file in the archive to its place; the archive itself is of no more use."""
         wanted = self._inside
         try:
             unpack(self.part, self._archive, wanted.target, wanted.size, wanted.sha256, self.check)
@@ -152,7 +152,7 @@ def _from_any(addresses: Sequence[str], wanted: _Wanted) -> None:
 
 
 def _from_one(address: str, wanted: _Wanted) -> None:
-    """Attempts until the file is complete; then it is checked and moved."""
+    """Try one address until the file is complete; then check it and move it to its place."""
     if not wanted.sha256 and not wanted.version:
         wanted.forget()  # it may be of another version, and nothing could tell
     resumed = wanted.arrived > 0
@@ -223,7 +223,7 @@ def _has_an_end(response: HTTPResponse) -> bool:
 
 
 def _version(response: HTTPResponse) -> str:
-    """The server's name for this version of the file, if it promises that all its bytes are the same."""
+    """Return the server's name for this version of the file, if it promises that all its bytes are the same."""
     tag = response.headers.get("ETag", "")
     return "" if tag.startswith("W/") else tag
 
@@ -258,7 +258,7 @@ def _finish(wanted: _Wanted) -> None:
 
 
 def _check_space(target: Path, size: int | None, arrived: int) -> None:
-    """What has arrived takes no more room, wherever the download goes on."""
+    """Raise an error unless there is room for what is missing; what has arrived takes no more."""
     free = shutil.disk_usage(target.parent).free
     if size is not None and free < size - arrived:
         raise PreprocessorError(

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from ...core.errors import DamagedModelError, PreprocessorError
+from ...core.errors import DamagedModelError, FileError, PreprocessorError
+from ...core.texts import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +52,17 @@ UNREADABLE = (
 )  # fmt: skip  (what unpicklers raise for files that are damaged, or that hold more than tensors)
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the configuration that lies beside weights, a JSON object; DamagedModelError if it is none."""
+    try:
+        settings = read_json(path, "configuration")
+    except FileError as error:
+        raise DamagedModelError(f"{error}: get it again") from error
+    if not isinstance(settings, dict):
+        raise DamagedModelError(f"{path} is no configuration: get it again")
+    return cast("dict[str, Any]", settings)
+
+
 def load_network(
     path: Path,
     build: Callable[[], nn.Module],
@@ -58,7 +70,7 @@ def load_network(
     *,
     meta: bool = True,
 ) -> nn.Module:
-    """The network of `build` with the tensors of a file, float32, for inference.
+    """Return the network of `build` with the tensors of a file, float32, for inference.
 
     `rename` maps a key of the file to the network's, or to nothing if it is not needed. `meta` False builds it with
     memory, for networks that compute tensors while they are built. DamagedModelError if anything is missing, left over,
@@ -94,7 +106,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> nn.Modu
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, without wrappers and prefixes that training programs add."""
+    """Return all tensors of a file, without wrappers and prefixes that training programs add."""
     import pickle  # not before it is needed: a list of all preprocessors imports this file
     import zipfile
 
@@ -118,7 +130,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def to_tensor(images: Image, network: nn.Module) -> Tensor:
-    """uint8 [B, H, W, 3] -> float [B, 3, H, W], 0 to 255, where the network is."""
+    """Return uint8 [B, H, W, 3] as float [B, 3, H, W], 0 to 255, where the network is."""
     import torch
 
     parameter = next(iter(network.parameters()))
@@ -126,7 +138,7 @@ def to_tensor(images: Image, network: nn.Module) -> Tensor:
 
 
 def to_array(tensor: Tensor) -> NDArray[np.float32]:
-    """A result on the CPU as float32; PreprocessorError if some of it is no number, which would be drawn as black."""
+    """Return a result on the CPU as float32; PreprocessorError if some of it is no number, which would become black."""
     result = tensor.detach().float().cpu().numpy()
     if not np.isfinite(result).all():
         raise PreprocessorError(
@@ -138,7 +150,7 @@ def to_array(tensor: Tensor) -> NDArray[np.float32]:
 
 @contextmanager
 def _without_chance() -> Generator[None, None, None]:
-    """Random numbers are not drawn in this thread: the file overwrites them, and drawing takes most of the time.
+    """Draw no random numbers in this thread: the file overwrites them, and drawing takes most of the time.
 
     What is drawn by other means does not change the state of torch's random numbers.
     """

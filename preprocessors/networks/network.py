@@ -59,7 +59,7 @@ class Network:
 
 
 def missing_packages(networks: Iterable[Network]) -> str:
-    """A sentence that names the packages that are not installed, or too old; empty if all are. Nothing is imported."""
+    """Return a sentence that names packages that are not installed, or too old; "" if all are. Nothing is imported."""
     lacks = {package: lack for network in networks for package in network.packages if (lack := _lack(package))}
     if not lacks:
         return ""
@@ -72,29 +72,29 @@ def missing_packages(networks: Iterable[Network]) -> str:
 
 
 def files_of(networks: Sequence[Network]) -> tuple[WeightFile, ...]:
-    """All files of some networks, each once."""
+    """Return all files of some networks, each once."""
     return tuple(dict.fromkeys(file for network in networks for file in network.files))
 
 
 def licences(networks: Sequence[Network]) -> str:
-    """The licences of all weights of some networks, each once; empty for none."""
+    """Return the licences of all weights of some networks, each once; "" for none."""
     return "; ".join(dict.fromkeys(file.licence for file in files_of(networks)))
 
 
 def size_of(file: WeightFile) -> str:
-    """How large it is, for people, as exactly as it is known; empty if it is not."""
+    """Return how large it is, for people, as exactly as it is known; "" if it is not."""
     if file.bytes is not None:
         return f"{file.bytes:,} bytes"
     return f"about {file.megabytes:,g} MB" if file.megabytes else ""
 
 
 def file_name(file: WeightFile) -> str:
-    """The last part of its name."""
+    """Return the last part of its name."""
     return Path(file.name).name
 
 
 def _lack(package: str) -> str:
-    """ABSENT, or name and version of what is too old; empty if `package`, which may say `>=VERSION`, is there."""
+    """Return ABSENT, or name and version of what is too old; "" if `package`, which may say `>=VERSION`, is there."""
     from importlib import metadata  # not at the top: a list of all preprocessors would pay for it
 
     name, _, least = package.partition(">=")
@@ -108,6 +108,6 @@ def _lack(package: str) -> str:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """4.57.0.dev0 as (4, 57, 0)."""
+    """Return 4.57.0.dev0 as (4, 57, 0)."""
     parts = itertools.takewhile(str.isdigit, version.split("."))
     return tuple(int(part) for part in parts)

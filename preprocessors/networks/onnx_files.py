@@ -42,22 +42,22 @@ class OnnxNetwork:
 
     @property
     def provider(self) -> str:
-        """Where it runs, such as "CUDAExecutionProvider"."""
+        """Return where it runs, such as "CUDAExecutionProvider"."""
         return str(self._session.get_providers()[0])
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the pictures that it takes."""
+        """Return height and width of the pictures that it takes."""
         height, width = self._input.shape[2:4]
         return int(height), int(width)
 
     @property
     def outputs(self) -> int:
-        """How many arrays a call returns."""
+        """Return how many arrays a call gives."""
         return len(self._session.get_outputs())
 
     def __call__(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """float32 [B, 3, H, W]; a file that was made for one picture at a time gets them so."""
+        """Return what it computes from float32 [B, 3, H, W]; a file made for single pictures gets them one by one."""
         one_by_one = self._input.shape[0] == 1 and len(batch) > 1
         parts = [batch[row : row + 1] for row in range(len(batch))] if one_by_one else [batch]
         results = [self._session.run(None, {self._input.name: part}) for part in parts]
@@ -65,7 +65,7 @@ class OnnxNetwork:
 
 
 def onnx_network(kind: str, file: WeightFile, outputs: int, memory: int = 500) -> Network:
-    """A network of one file that gives so many arrays."""
+    """Return the declaration of a network of one file that gives so many arrays."""
 
     def load(path: Path) -> OnnxNetwork:
         network = load_onnx(path)
@@ -77,7 +77,7 @@ def onnx_network(kind: str, file: WeightFile, outputs: int, memory: int = 500) -
 
 
 def load_onnx(path: Path) -> OnnxNetwork:
-    """The network of a file; DamagedModelError if it is none."""
+    """Return the network of a file; DamagedModelError if it is none."""
     import logging
 
     runtime: Any = importlib.import_module(PACKAGE)

@@ -24,7 +24,7 @@ INSTALL = "controlnet-aux==0.0.10 --no-deps"  # its requirements would replace t
 
 
 def peer(module: str) -> Any:
-    """A module of the package by its path inside, such as "pidi.model"; its parents are not executed."""
+    """Return a module of the package by its path inside, such as "pidi.model"; its parents are not executed."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise MissingDependencyError(f"this needs the package controlnet-aux: pip install {INSTALL}")
@@ -41,7 +41,7 @@ def peer(module: str) -> Any:
 
 @contextmanager
 def unregistered(registry: str) -> Generator[None, None, None]:
-    """While the context is open, files that are imported put nothing into a registry of models.
+    """Keep files that are imported while the context is open from putting anything into a registry of models.
 
     `registry` is the module of which they take `register_model`. controlnet-aux replaces entries of timm's registry by
     its own classes, which other programs then get.
@@ -60,7 +60,7 @@ def unregistered(registry: str) -> Generator[None, None, None]:
 
 
 def _stand_in(parts: Sequence[str], locations: list[str]) -> None:
-    """An empty package whose submodules lie where those of the real one do."""
+    """Return an empty package whose submodules lie where those of the real one do."""
     name = ".".join((ALIAS, *parts))
     if name in sys.modules:
         return

@@ -37,11 +37,11 @@ class Manager(Protocol):
         ...
 
     def release(self, handle: Any) -> None:
-        """The pool forgets the network: free its memory."""
+        """Free the memory of a network that the pool forgets."""
         ...
 
     def free_memory(self) -> int:
-        """Bytes that a forward may use."""
+        """Return the bytes that a forward may use."""
         ...
 
 
@@ -53,7 +53,7 @@ class PlainManager:
 
     @property
     def device(self) -> torch.device:
-        """The device asked for; without one CUDA, then Apple's MPS, then the CPU."""
+        """Return the device that was asked for; without one CUDA, then Apple's MPS, then the CPU."""
         import torch
 
         if self._device is not None:
@@ -63,20 +63,20 @@ class PlainManager:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
     def adopt(self, name: str, network: object, size: int) -> object:
-        """The network is its own handle."""
+        """Return the network, which is its own handle."""
         return network
 
     def ready(self, handle: object) -> AbstractContextManager[object]:
-        """Torch modules are moved; other objects have no device."""
+        """Move a torch module to the device; other objects have none."""
         from torch import nn
 
         return nullcontext(handle.to(self.device) if isinstance(handle, nn.Module) else handle)
 
     def release(self, handle: object) -> None:
-        """Nothing but the reference holds its memory."""
+        """Do nothing: only the reference, which the pool drops, holds its memory."""
 
     def free_memory(self) -> int:
-        """What CUDA says is free; elsewhere a fixed amount."""
+        """Return what CUDA says is free; elsewhere a fixed amount."""
         import torch
 
         device = self.device
@@ -101,19 +101,19 @@ class Pool:
 
     @property
     def bytes(self) -> int:
-        """What all kept networks measure."""
+        """Return the bytes of all kept networks."""
         with self._lock:
             return sum(each.size for each in self._loaded.values())
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The ids of all kept networks, the next to be forgotten first."""
+        """Return the ids of all kept networks, the next to be forgotten first."""
         with self._lock:
             return tuple(str(key[0]) for key in self._loaded)
 
     @contextmanager
     def ready(self, network: Network, store: Store) -> Generator[object, None, None]:
-        """The network where it computes; loaded from the store's files only if it is not here already."""
+        """Yield the network where it computes; load it from the store's files only if it is not here already."""
         entry = self._enter(network, [store.locate(file) for file in network.files])
         try:
             with self.manager.ready(entry.handle) as usable:
@@ -153,7 +153,7 @@ class Pool:
 
 
 def _identity(path: Path) -> tuple[str, int, int]:
-    """Changes when somebody puts another file there."""
+    """Return what changes when somebody puts another file there."""
     status = path.stat()
     return str(path), status.st_size, status.st_mtime_ns
 

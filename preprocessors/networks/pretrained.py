@@ -10,14 +10,13 @@ read: no code of a repository is ever executed, and nothing is looked up in the 
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import DamagedModelError, MissingDependencyError
-from .loading import read_state, to_tensor
+from .loading import read_settings, read_state, to_tensor
 from .network import Network, WeightFile
 from .weights import HUB
 
@@ -34,7 +33,7 @@ HALVES = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 def checkpoint(
     repository: str, licence: str, *, file: str = "model.safetensors", megabytes: float = 0
 ) -> tuple[WeightFile, WeightFile]:
-    """The configuration and the tensors of a repository of the hub, in a folder of the repository's name."""
+    """Return the configuration and the tensors of a repository of the hub, in a folder of the repository's name."""
 
     def part(name: str, megabytes: float = 0) -> WeightFile:
         path = f"{repository}/{name}"
@@ -53,7 +52,7 @@ def transformer(
     packages: Sequence[str] = (),
     without: Sequence[str] = (),
 ) -> Network:
-    """A network of the class `name` of transformers, which has it `since` a version and may need more packages.
+    """Return the declaration of a network of the class `name` of transformers, which has it `since` a version.
 
     `without` names switches of its configuration that turn off parts which nobody here asks.
     """
@@ -63,7 +62,7 @@ def transformer(
 
 
 def load_pretrained(config: Path, weights: Path, *, name: str, without: Sequence[str] = ()) -> nn.Module:
-    """The network, float32, for inference; `without` are switches of its configuration that are turned off.
+    """Return the network, float32, for inference; `without` are switches of its configuration that are turned off.
 
     DamagedModelError if the configuration is none, or if a tensor is missing or of another shape. Tensors that are
     left over are of training (text encoders, position tables) and change nothing, since none is missing.
@@ -79,16 +78,16 @@ def load_pretrained(config: Path, weights: Path, *, name: str, without: Sequence
 
 
 def normalised(images: Image, network: nn.Module, scale: tuple[Sequence[float], Sequence[float]] = IMAGENET) -> Tensor:
-    """uint8 [B, H, W, 3] -> float [B, 3, H, W] where the network is, by the mean and deviation it was trained with."""
+    """Return uint8 [B, H, W, 3] as float [B, 3, H, W] where the network is, by mean and deviation of its training."""
     pixels = to_tensor(images, network) / 255
     mean, deviation = (pixels.new_tensor(each)[:, None, None] for each in scale)
     return (pixels - mean) / deviation
 
 
 def _built(kind: Any, config: Path, weights: Path, without: Sequence[str]) -> tuple[Any, Any]:
-    """The network, and what of its tensors the file lacks."""
+    """Return the network, and what of its tensors the file lacks."""
+    said = read_settings(config)
     try:
-        said = json.loads(config.read_text(encoding="utf-8"))
         settings = kind.config_class.from_dict({**said, **dict.fromkeys(without, False)})
     except (ValueError, TypeError, KeyError) as error:
         raise DamagedModelError(f"{config} is no configuration of {kind.__name__} ({error}): get it again") from error

@@ -13,11 +13,15 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
+from typing import cast
 
-from ...core.errors import PreprocessorError
+from ...core.errors import FileError, PreprocessorError
+from ...core.files import replacing
+from ...core.texts import read_json
 from .network import Network, WeightFile, file_name, files_of, size_of
 
 HUB = "https://huggingface.co/"
+COLUMNS = 3  # of the record: size, time, digest
 RECORD = "verified.json"  # path -> size, time and digest of what was read in full once
 BLOCK = 2**20  # bytes read at once
 
@@ -46,11 +50,11 @@ class Store:
         self._lock = Lock()
 
     def find(self, file: WeightFile) -> Path | None:
-        """Where the file is, None if nowhere; one of another size than it should have does not count."""
+        """Return where the file is, None if nowhere; one of another size than it should have does not count."""
         return next((path for path in self._places(file) if _fits(path, file)), None)
 
     def locate(self, file: WeightFile) -> Path:
-        """Where the file is, complete and right; PreprocessorError if it is not there, or its digest is another."""
+        """Return where the file is, complete and right; PreprocessorError if it is nowhere, or has another digest."""
         path = self.find(file)
         if path is None and self.automatic:
             return self.fetch(file, self._progress, self._check_interrupt)
@@ -64,7 +68,7 @@ class Store:
         return path
 
     def identity(self, file: WeightFile) -> str:
-        """What tells the file that `locate` gives from any other: its digest, else its place, size and time."""
+        """Return what tells the file that `locate` gives from any other: its digest, else its place, size and time."""
         path = self.find(file)
         if path is None or (file.sha256 and not _converted(path, file)):
             return file.sha256 or file.name
@@ -72,11 +76,11 @@ class Store:
         return f"{path} {status.st_size} {status.st_mtime_ns}"
 
     def missing(self, networks: Sequence[Network]) -> tuple[WeightFile, ...]:
-        """The files of some networks that are nowhere."""
+        """Return the files of some networks that are nowhere."""
         return tuple(file for file in files_of(networks) if self.find(file) is None)
 
     def how_to_get(self, file: WeightFile) -> str:
-        """A sentence with the file's name, size, digest, address and folder."""
+        """Return a sentence with the file's name, size, digest, address and folder."""
         facts = [size] if (size := size_of(file)) else []
         facts += [f"sha256 {file.sha256}" if file.sha256 else "no checksum known, so it cannot be verified"]
         about = f" ({', '.join(facts)})"
@@ -110,7 +114,7 @@ class Store:
         return target
 
     def _places(self, file: WeightFile) -> Iterator[Path]:
-        """Every path at which the file may lie, the own folder first."""
+        """Yield every path at which the file may lie, the own folder first."""
         own = self.folder / file.name
         yield own.with_suffix(".safetensors")
         yield own
@@ -121,7 +125,7 @@ class Store:
         yield from _in_package(file.packaged)
 
     def _digest(self, path: Path) -> str:
-        """The sha256 of a file, read in full only if its size or time changed since the last time."""
+        """Return the sha256 of a file, read in full only if its size or time changed since the last time."""
         status = path.stat()
         known = self._record().get(str(path))
         if known and known[:2] == [status.st_size, status.st_mtime_ns]:
@@ -141,23 +145,28 @@ class Store:
             record = self._record()
             record[str(path)] = [status.st_size, status.st_mtime_ns, digest]
             if os.access(self.folder, os.W_OK):  # else it is known for this process alone
-                part = self.folder / f".{RECORD}.{os.getpid()}"
-                part.write_text(json.dumps(record, indent=1), encoding="utf-8")
-                part.replace(self.folder / RECORD)
+                with replacing(self.folder / RECORD) as part:
+                    part.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     def _record(self) -> dict[str, list[object]]:
         if self._verified is None:
-            path = self.folder / RECORD
-            try:
-                self._verified = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            except ValueError:  # damaged: it is only a memory
-                self._verified = {}
-            assert self._verified is not None
+            self._verified = _read_record(self.folder / RECORD)
         return self._verified
 
 
+def _read_record(path: Path) -> dict[str, list[object]]:
+    """Return what is known of files, path -> size, time and digest; nothing if it is damaged: it is only a memory."""
+    try:
+        found = read_json(path, "record of digests")
+    except FileError:
+        return {}
+    table = cast("dict[str, object]", found if isinstance(found, dict) else {})
+    rows = {name: cast("list[object]", each) for name, each in table.items() if isinstance(each, list)}
+    return {name: each for name, each in rows.items() if len(each) == COLUMNS}
+
+
 def default_folder() -> Path:
-    """Where our own program keeps weights: `CONTROLSTACK_MODELS`, or a folder in the user's cache."""
+    """Return where our own program keeps weights: `CONTROLSTACK_MODELS`, or a folder in the user's cache."""
     chosen = os.environ.get("CONTROLSTACK_MODELS")
     root = Path(chosen) if chosen else Path.home() / ".cache" / "controlstack"
     return root / "preprocessors"
@@ -175,7 +184,7 @@ def _converted(path: Path, file: WeightFile) -> bool:
 
 
 def _mirrored(addresses: Sequence[str]) -> tuple[str, ...]:
-    """With `HF_ENDPOINT`, the hub's addresses at that mirror."""
+    """Return addresses of the hub at the mirror that `HF_ENDPOINT` names, if it does."""
     mirror = os.environ.get("HF_ENDPOINT", "").rstrip("/")
     if not mirror:
         return tuple(addresses)
@@ -183,7 +192,7 @@ def _mirrored(addresses: Sequence[str]) -> tuple[str, ...]:
 
 
 def _in_package(packaged: str) -> Iterator[Path]:
-    """Where an installed package may have a file; the package is not imported."""
+    """Yield where an installed package may have a file; the package is not imported."""
     package, _, inside = packaged.partition("/")
     spec = importlib.util.find_spec(package) if package else None
     for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -191,7 +200,7 @@ def _in_package(packaged: str) -> Iterator[Path]:
 
 
 def _in_hub_cache(addresses: Sequence[str]) -> Iterator[Path]:
-    """Where huggingface_hub keeps a file: models--OWNER--NAME/snapshots/COMMIT/PATH."""
+    """Yield where huggingface_hub keeps a file: models--OWNER--NAME/snapshots/COMMIT/PATH."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     for address in addresses:

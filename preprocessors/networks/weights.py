@@ -29,7 +29,7 @@ def from_hub(
     folder: str = "",
     name: str = "",
 ) -> WeightFile:
-    """A file of the hub; `folder` is where sd-webui-controlnet keeps it, `name` ours if it must be told apart."""
+    """Return a file of the hub; `folder` is where sd-webui-controlnet keeps it, `name` ours if that must differ."""
     plain = path.rpartition("/")[2]
     own = name or plain
     found = [f"{folder}/{plain}"] if folder else []

@@ -26,7 +26,7 @@ REMAP_LIMIT = 32767  # pixels; cv2.remap counts in 16 bits
 
 
 def _color_grid(image: Image, cell: int) -> Image:
-    """Shrunk to one pixel a cell and enlarged again; padding first keeps every cell a full square."""
+    """Return the picture shrunk to a pixel a cell and enlarged again; padding first keeps every cell a full square."""
     height, width = image.shape[:2]
     padded = pad_to_multiple(image, cell)
     high, wide = padded.shape[0] // cell, padded.shape[1] // cell
@@ -36,13 +36,13 @@ def _color_grid(image: Image, cell: int) -> Image:
 
 
 def _luminance(image: Image, gamma: float) -> Image:
-    """L of CIE L*a*b*. Peers read RGB as BGR here, so that pure blue gets 136 instead of 82."""
+    """Return L of CIE L*a*b*, [H, W]. Peers read RGB as BGR here, so that pure blue gets 136 instead of 82."""
     lightness = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2LAB))[0]
     return _apply_gamma(cast("Image", lightness), gamma)
 
 
 def _intensity(image: Image, gamma: float) -> Image:
-    """V of HSV: the largest channel."""
+    """Return V of HSV, [H, W]: the largest channel."""
     red, green, blue = cv2.split(image)
     return _apply_gamma(cast("Image", cv2.max(cv2.max(red, green), blue)), gamma)
 
@@ -53,7 +53,7 @@ def _apply_gamma(gray: Image, gamma: float) -> Image:
 
 
 def _shuffle(images: Image, seed: int) -> Image:
-    """Every picture of the batch is swirled by the same two smooth random maps."""
+    """Return every picture of the batch swirled by the same two smooth random maps."""
     height, width = images.shape[1:3]
     if max(height, width) >= REMAP_LIMIT:
         raise PreprocessorError(f"shuffle: {width}x{height} is too large; sides must be under {REMAP_LIMIT} pixels")
@@ -64,7 +64,7 @@ def _shuffle(images: Image, seed: int) -> Image:
 
 
 def _swirl(height: int, width: int, random: np.random.Generator) -> NDArray[np.float32]:
-    """[H, W]: smooth noise from 0 to 1.
+    """Return smooth noise [H, W] from 0 to 1.
 
     Random points `SHUFFLE_SWIRL` pixels apart, interpolated cubically. Interpolating is linear, so two small matrices
     do it, where peers resize a picture of (H + 512) x (W + 512) and cut it.
@@ -77,7 +77,7 @@ def _swirl(height: int, width: int, random: np.random.Generator) -> NDArray[np.f
 
 
 def _interpolation(length: int, points: int) -> NDArray[np.float64]:
-    """[length, points]: cubic weights of the points for every pixel, one swirl away from both ends."""
+    """Return the cubic weights [length, points] of the points for every pixel, one swirl away from both ends."""
     around = length + 2 * SHUFFLE_SWIRL
     weights = cv2.resize(np.eye(points), (points, around), interpolation=cv2.INTER_CUBIC)
     return np.asarray(weights, np.float64)[SHUFFLE_SWIRL : SHUFFLE_SWIRL + length]

@@ -51,7 +51,7 @@ def _blackened(image: Image, mask: Image) -> Image:
 
 
 def _outpaint(image: Image, left: int, top: int, right: int, bottom: int, feather: int) -> Image:
-    """The picture with grey margins; the mask is soft inside the picture where a margin joins it."""
+    """Return the picture [H, W, 4] with grey margins; the mask is soft inside the picture where a margin joins it."""
     height, width = image.shape[:2]
     if (height + top + bottom) * (width + left + right) > MAX_PIXELS:
         raise PreprocessorError(
@@ -65,7 +65,7 @@ def _outpaint(image: Image, left: int, top: int, right: int, bottom: int, feathe
 
 
 def _feathered(size: tuple[int, int], margins: tuple[int, int, int, int], feather: int) -> Image:
-    """[H, W]: 255 at a joint, falling off with the square of the distance; 0 where `feather` pixels are behind one."""
+    """Return a mask [H, W]: 255 at a joint, falling with the square of the distance to 0 after `feather` pixels."""
     top, bottom, left, right = margins
     rows = _distance(size[0], top > 0, bottom > 0)
     columns = _distance(size[1], left > 0, right > 0)
@@ -77,14 +77,14 @@ def _feathered(size: tuple[int, int], margins: tuple[int, int, int, int], feathe
 
 
 def _distance(length: int, first: bool, last: bool) -> NDArray[np.float64]:
-    """[length]: pixels to the nearest joint, infinite without one."""
+    """Return the distance [length] in pixels to the nearest joint, infinite without one."""
     along = np.arange(length, dtype=np.float64)
     far = np.full(length, np.inf)
     return np.minimum(along if first else far, along[::-1] if last else far)
 
 
 def _mask_only(_image: Image, mask: Image, grow: int, blur: float) -> Image:
-    """The mask, widened and softened."""
+    """Return the mask [H, W], widened and softened."""
     if grow:
         disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * grow + 1, 2 * grow + 1))
         mask = cast("Image", cv2.dilate(mask, disk))

@@ -38,7 +38,7 @@ PART = "generator."  # of a training checkpoint, what invents; the others judged
 
 
 def inpaint(image: Image, network: nn.Module, mask: Image) -> Image:
-    """[H, W, 4]: the picture with its masked part filled, and the mask."""
+    """Return the picture with its masked part filled, and the mask, [H, W, 4]."""
     height, width = image.shape[:2]
     small = scale_short_side(image, SIDE)
     hole = resize_mask(mask, (small.shape[0], small.shape[1]))

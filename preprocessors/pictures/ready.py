@@ -31,7 +31,7 @@ def _same(images: Image) -> Image:
 
 
 def _reference(images: Image, **_settings: float) -> Image:
-    """The fidelity is the control's affair; it is declared here because the WebUI shows it with the preprocessor."""
+    """Return the pictures; the fidelity is for the control, and declared here because WebUIs show it with these."""
     return images
 
 
@@ -46,7 +46,7 @@ def _mirrored(images: Image, channels: list[int]) -> Image:
 
 
 def _normal_entry(kind: str, program: str, axes: str, channels: list[int]) -> Preprocessor:
-    """A normal map of another program in the colours of models of ControlNet 1.1: red is left, green is up."""
+    """Return what gives a normal map of another program the colours of ControlNet 1.1: red is left, green is up."""
     return Preprocessor(
         id=f"normal_{kind}",
         title=f"Normals ({program} map)",

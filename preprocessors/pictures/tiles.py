@@ -28,7 +28,7 @@ def _blur(image: Image, sigma: float) -> Image:
 
 
 def _tile(image: Image, rate: float) -> Image:
-    """Area down, cubic up again, so that the hint has the picture's size (the WebUI hands on the small one)."""
+    """Return the picture shrunk and enlarged again: the hint has its size (the WebUI hands on the small one)."""
     if rate < LEAST_RATE:
         return image
     height, width = image.shape[:2]
@@ -48,7 +48,7 @@ def _box(image: NDArray[np.floating[Any]], side: int) -> NDArray[np.float32]:
 
 
 def _guided(image: Image, scale: float, blur: float, radius: int, softness: float) -> Image:
-    """Shrunk, blurred, enlarged, and smoothed along its own edges.
+    """Return the picture shrunk, blurred, enlarged, and smoothed along its own edges.
 
     Source of the filter: He, Sun, Tang: Guided image filtering, 2010; the picture is its own guide, in each channel.
     """

@@ -50,7 +50,7 @@ EDGE = 0.01  # pixels; hands and faces do not reach the first row and column (th
 
 
 def draw(poses: Poses, *, body: bool = True, hands: bool = True, face: bool = True, thick: bool = False) -> Image:
-    """uint8 RGB [height, width, 3] of the canvas. `thick`: limbs grow with the canvas, as xinsir's SDXL models want."""
+    """Return the canvas as uint8 [height, width, 3]. thick: limbs grow with it, as xinsir's SDXL models want."""
     canvas = np.zeros((poses.height, poses.width, 3), np.uint8)
     width = LIMB_WIDTH * (stick_scale(poses.width, poses.height) if thick else 1)
     for person in poses.people:
@@ -61,7 +61,7 @@ def draw(poses: Poses, *, body: bool = True, hands: bool = True, face: bool = Tr
 
 
 def stick_scale(width: int, height: int) -> int:
-    """How many times thicker limbs are for xinsir's SDXL models. Source: comfyui_controlnet_aux."""
+    """Return how many times thicker limbs are for xinsir's SDXL models. Source: comfyui_controlnet_aux."""
     longest = max(width, height)
     return 1 if longest < 500 else min(2 + longest // 1000, 7)
 
@@ -88,7 +88,7 @@ def _draw_body(canvas: Image, points: Points, width: int) -> None:
 
 
 def _limb(start: Point, end: Point, width: int) -> Image:
-    """An ellipse from one point to the other, as a polygon."""
+    """Return an ellipse from one point to the other, as a polygon."""
     across, down = start.x - end.x, start.y - end.y
     centre = int((start.x + end.x) / 2), int((start.y + end.y) / 2)
     angle = int(math.degrees(math.atan2(down, across)))

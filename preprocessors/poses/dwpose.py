@@ -58,7 +58,7 @@ class Box(NamedTuple):
 
 
 def find_people(images: Image, detector: OnnxNetwork, network: OnnxNetwork, **_settings: float) -> list[Poses]:
-    """Everybody in each picture of [B, H, W, 3], with hands and faces."""
+    """Return everybody in each picture of [B, H, W, 3], with hands and faces."""
     return [
         Poses(
             width=image.shape[1],
@@ -70,7 +70,7 @@ def find_people(images: Image, detector: OnnxNetwork, network: OnnxNetwork, **_s
 
 
 def find_bodies(images: Image, detector: OnnxNetwork, network: OnnxNetwork, **_settings: float) -> list[Poses]:
-    """Everybody in each picture of [B, H, W, 3], without hands and faces."""
+    """Return everybody in each picture of [B, H, W, 3], without hands and faces."""
     return [
         Poses(
             width=image.shape[1],
@@ -82,7 +82,7 @@ def find_bodies(images: Image, detector: OnnxNetwork, network: OnnxNetwork, **_s
 
 
 def find_animals(images: Image, detector: OnnxNetwork, network: OnnxNetwork, **_settings: float) -> list[Poses]:
-    """Every animal in each picture of [B, H, W, 3]."""
+    """Return every animal in each picture of [B, H, W, 3]."""
     return [
         Poses(
             width=image.shape[1],
@@ -96,7 +96,7 @@ def find_animals(images: Image, detector: OnnxNetwork, network: OnnxNetwork, **_
 def find_points(
     image: Image, detector: OnnxNetwork, network: OnnxNetwork, classes: Sequence[int]
 ) -> list[tuple[Floats, Floats]]:
-    """For each of some classes found in [H, W, 3]: places [K, 2] in pixels, and scores [K]."""
+    """Return for each of some classes found in [H, W, 3] places [K, 2] in pixels, and scores [K]."""
     boxes = [enlarged(corners, network.size) for corners in find_boxes(image, detector, classes)]
     found: list[tuple[Floats, Floats]] = []
     for start in range(0, len(boxes), AT_ONCE):
@@ -107,7 +107,7 @@ def find_points(
 
 
 def find_boxes(image: Image, detector: OnnxNetwork, classes: Sequence[int]) -> Floats:
-    """[N, 4]: left, top, right, bottom of what is found in [H, W, 3], best first."""
+    """Return the boxes [N, 4] (left, top, right, bottom) of what is found in [H, W, 3], best first."""
     height, width = detector.size
     scale = min(height / image.shape[0], width / image.shape[1])
     used = max(1, int(image.shape[0] * scale)), max(1, int(image.shape[1] * scale))
@@ -119,7 +119,7 @@ def find_boxes(image: Image, detector: OnnxNetwork, classes: Sequence[int]) -> F
 
 
 def read_boxes(raw: Floats, size: tuple[int, int], classes: Sequence[int]) -> tuple[Floats, Floats]:
-    """Corners [N, 4] in pixels and scores [N] of some classes, from the network's [cells, 5 + classes]."""
+    """Return corners [N, 4] in pixels and scores [N] of some classes, from the network's [cells, 5 + classes]."""
     cells, strides = _grid(size)
     middle = (raw[:, :2] + cells) * strides
     half = np.exp(raw[:, 2:4]) * strides / 2
@@ -129,7 +129,7 @@ def read_boxes(raw: Floats, size: tuple[int, int], classes: Sequence[int]) -> tu
 
 
 def enlarged(corners: Floats, size: tuple[int, int]) -> Box:
-    """A box with room around it, in the proportions of `size`, height and width."""
+    """Return a box with room around it, in the proportions of `size`, height and width."""
     left, top, right, bottom = (float(each) for each in corners)
     width, height = (right - left) * ROOM, (bottom - top) * ROOM
     shape = size[1] / size[0]
@@ -137,7 +137,7 @@ def enlarged(corners: Floats, size: tuple[int, int]) -> Box:
 
 
 def read_points(across: Floats, down: Floats, box: Box, size: tuple[int, int]) -> tuple[Floats, Floats]:
-    """Places [K, 2] in the picture and scores [K], from the bins [K, width * 2] and [K, height * 2] of a box."""
+    """Return places [K, 2] in the picture and scores [K], from the bins [K, width * 2] and [K, height * 2] of a box."""
     places = np.stack([across.argmax(axis=1), down.argmax(axis=1)], axis=1) / BINS
     scores = np.minimum(across.max(axis=1), down.max(axis=1))
     span = np.array([box.width, box.height])
@@ -145,7 +145,7 @@ def read_points(across: Floats, down: Floats, box: Box, size: tuple[int, int]) -
 
 
 def person(places: Floats, scores: Floats) -> Person:
-    """A person with OpenPose's points from the 133 of COCO's whole body."""
+    """Return a person with OpenPose's points from the 133 of COCO's whole body."""
     points = seen(places, scores)
     body = body_of(points)
     return Person(
@@ -157,7 +157,7 @@ def person(places: Floats, scores: Floats) -> Person:
 
 
 def body_of(points: Points) -> Points:
-    """OpenPose's 18 points from COCO's 17, with which COCO's 133 and Halpe's 26 begin too.
+    """Return OpenPose's 18 points from COCO's 17, with which COCO's 133 and Halpe's 26 begin too.
 
     The neck is between the shoulders, if both are seen.
     """
@@ -169,7 +169,7 @@ def body_of(points: Points) -> Points:
 
 
 def seen(places: Floats, scores: Floats) -> Points:
-    """None where the network is not sure."""
+    """Return points, None where the network is not sure."""
     return tuple(
         Point(float(x), float(y), min(float(score), 1.0)) if score >= SEEN else None
         for (x, y), score in zip(places, scores, strict=True)
@@ -177,7 +177,7 @@ def seen(places: Floats, scores: Floats) -> Points:
 
 
 def _grid(size: tuple[int, int]) -> tuple[Floats, Floats]:
-    """Column and row [cells, 2] of each cell of the three grids, and its side [cells, 1] in pixels."""
+    """Return column and row [cells, 2] of each cell of the three grids, and its side [cells, 1] in pixels."""
     cells: list[Floats] = []
     sides: list[Floats] = []
     for stride in STRIDES:
@@ -188,7 +188,7 @@ def _grid(size: tuple[int, int]) -> tuple[Floats, Floats]:
 
 
 def _cut(image: Image, box: Box, size: tuple[int, int]) -> NDArray[np.float32]:
-    """What is in a box, [3, height, width], red first; black beside the picture."""
+    """Return what is in a box, [3, height, width], red first; black beside the picture."""
     scale = size[1] / box.width
     matrix = np.array([
         [scale, 0, size[1] / 2 - box.x * scale],

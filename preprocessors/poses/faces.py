@@ -53,7 +53,7 @@ Finder = Callable[["Image", int, float], "list[NDArray[np.float64]]"]
 
 
 def draw_faces(image: Image, find: Finder, faces: int, confidence: float) -> Image:
-    """The faces of [H, W, 3] on black."""
+    """Return the faces of [H, W, 3] on black."""
     canvas = np.zeros(image.shape, np.uint8)
     size = np.array(image.shape[1::-1], np.float64)
     for points in find(image, faces, confidence):
@@ -63,7 +63,7 @@ def draw_faces(image: Image, find: Finder, faces: int, confidence: float) -> Ima
 
 
 def load_mesh(path: Path) -> Finder:
-    """What finds faces: for a picture, how many at most and how sure, 478 points [478, 2] of each, in 0..1.
+    """Return what finds faces: for a picture, how many at most and how sure, points [478, 2] of each, in 0..1.
 
     A `.task` file is for today's interface of mediapipe; anything else is its own network, for the old one.
     """
@@ -127,7 +127,7 @@ def _places(points: Any) -> NDArray[np.float64]:
 
 
 def _draw(canvas: Image, points: NDArray[np.float64], size: NDArray[np.float64]) -> None:
-    """Lines that leave the picture are left out, as in the drawings that models know."""
+    """Draw the lines of a face; those that leave the picture are left out, as in the drawings that models know."""
     inside: Any = ((points >= 0) & (points <= 1)).all(axis=1)
     places = np.minimum(np.floor(points * size), size - 1).astype(int)
     for colour, line in LINES:

@@ -63,7 +63,7 @@ class Box(NamedTuple):
 def find_poses(
     images: Image, body: nn.Module, *others: nn.Module, hands: bool = False, faces: bool = False, **_settings: float
 ) -> list[Poses]:
-    """Everybody in each picture of [B, H, W, 3]; `others` are the networks of hands and faces, as far as wanted."""
+    """Return everybody in each picture of [B, H, W, 3]; `others` are the wanted networks of hands and faces."""
     hand = others[0] if hands else None
     face = others[-1] if faces else None
     batch = np.ascontiguousarray(images[..., ::-1])  # blue comes first, as the weights were trained
@@ -71,12 +71,12 @@ def find_poses(
 
 
 def draw_poses(poses: Poses, _image: Image, thick: int, *, body: bool, hands: bool, face: bool) -> Image:
-    """The picture of `poses` at their canvas' size."""
+    """Return the picture of `poses` at the size of their canvas."""
     return draw(poses, body=body, hands=hands, face=face, thick=bool(thick))
 
 
 def hand_boxes(body: Points, width: int, height: int) -> list[Box | None]:
-    """Where the left and the right hand of a body are in a picture; None if an arm is not seen, or it is too small."""
+    """Return where the left and the right hand of a body are; None if an arm is not seen, or it is too small."""
     return [
         _hand_box(body[shoulder], body[elbow], body[wrist], width, height)
         for shoulder, elbow, wrist in zip(SHOULDER, ELBOW, WRIST, strict=True)
@@ -84,7 +84,7 @@ def hand_boxes(body: Points, width: int, height: int) -> list[Box | None]:
 
 
 def face_box(body: Points, width: int, height: int) -> Box | None:
-    """Where the face of a body is in a picture; None if neither eye nor ear is seen, or it is too small."""
+    """Return where the face of a body is in a picture; None if neither eye nor ear is seen, or it is too small."""
     nose = body[NOSE]
     if nose is None:
         return None
@@ -101,13 +101,13 @@ def face_box(body: Points, width: int, height: int) -> Box | None:
 
 
 def read_hand(maps: NDArray[np.float64], box: Box) -> Points:
-    """The 21 points of a hand from its averaged maps [21 or more, 128, 128]; None where a map shows nothing."""
+    """Return the 21 points of a hand from its averaged maps [21 or more, 128, 128]; None where a map shows nothing."""
     blur = smoothed(np.eye(HAND_MAP))
     return tuple(_strongest(plane, blur, box) for plane in maps[:HAND])
 
 
 def read_face(maps: NDArray[np.float32], box: Box) -> Points:
-    """The 70 points of a face from its maps [71, h, w]; the last map, of what is no point, is left out."""
+    """Return the 70 points of a face from its maps [71, h, w]; the last map, of what is no point, is left out."""
     points: list[Point | None] = []
     for plane in maps[:FACE]:
         place = int(plane.argmax())
@@ -180,7 +180,7 @@ def _hands(image: Image, boxes: Sequence[Box | None], network: nn.Module) -> Ite
 
 @cache
 def _to_hand_map(size: int) -> NDArray[np.float64]:
-    """[128, cells]: one axis of a map enlarged to the network's input and shrunk to the common size."""
+    """Return the matrix [128, cells] that enlarges one axis of a map to the network's input and shrinks it to 128."""
     cells = size // STRIDE
     eye = np.eye(cells, dtype=np.float32)
     large = cv2.resize(eye, (cells, size), interpolation=cv2.INTER_LANCZOS4)
@@ -188,7 +188,7 @@ def _to_hand_map(size: int) -> NDArray[np.float64]:
 
 
 def _strongest(plane: NDArray[np.float64], blur: NDArray[np.float64], box: Box) -> Point | None:
-    """The highest place of the region that holds most; faint regions far away do not count."""
+    """Return the highest place of the region that holds most; faint regions far away do not count."""
     mask = ((blur @ plane @ blur.T) > HAND_LEVEL).astype(np.uint8)
     if not mask.any():
         return None
@@ -218,7 +218,7 @@ def _faces(image: Image, boxes: Sequence[Box | None], network: nn.Module) -> Ite
 
 
 def _groups(boxes: Sequence[Box | None]) -> Iterator[tuple[list[int], list[Box]]]:
-    """Those that exist, with their numbers, a few at a time."""
+    """Yield those that exist, with their numbers, a few at a time."""
     present = [(number, box) for number, box in enumerate(boxes) if box is not None]
     for start in range(0, len(present), AT_ONCE):
         part = present[start : start + AT_ONCE]
@@ -238,7 +238,7 @@ def _maps(crops: Sequence[Image], size: int, network: nn.Module) -> NDArray[np.f
 
 
 def _load_part(path: Path, *, name: str) -> nn.Module:
-    """Body or hand: the file's keys lack the part of the network in which a layer lies."""
+    """Return the network of body or hand; the file's keys lack the part of the network in which a layer lies."""
     import torch
 
     build = getattr(peer("open_pose.model"), name)

@@ -79,7 +79,7 @@ class _Draft:
 
 
 def find_people(heat: Map, fields: Map, size: tuple[int, int], used: tuple[int, int]) -> list[Points]:
-    """The bodies in maps [18 or more, h, w] and fields [38, h, w] of a picture of `size` (height, width).
+    """Return the bodies in maps [18 or more, h, w] and fields [38, h, w] of a picture of `size` (height, width).
 
     `used` (height, width) is what of the network's input showed the picture, in its pixels; the rest was padding.
     """
@@ -98,21 +98,21 @@ def find_people(heat: Map, fields: Map, size: tuple[int, int], used: tuple[int, 
 
 
 def enlargement(cells: tuple[int, int], used: tuple[int, int], size: tuple[int, int]) -> Enlargement:
-    """To pixels of the network's input by Lanczos' filter, without the padding, and from there to the picture."""
+    """Return what enlarges a map to the network's input by Lanczos' filter, without the padding, and to the picture."""
     shrinks = sum(size) < sum(used)
     rows, columns = (_axis(*each, shrinks) for each in zip(cells, used, size, strict=True))
     return Enlargement(rows, columns, smoothed(rows), smoothed(columns))
 
 
 def smoothed(matrix: Map) -> Map:
-    """A matrix [pixels, cells] followed by the smoothing along the pixels."""
+    """Return a matrix [pixels, cells] followed by the smoothing along the pixels."""
     kernel = 2 * REACH + 1
     blurred = cv2.GaussianBlur(matrix, (1, kernel), sigmaX=SMOOTH, sigmaY=SMOOTH, borderType=cv2.BORDER_REFLECT)
     return np.asarray(blurred).reshape(matrix.shape)
 
 
 def find_peaks(plane: Map, scale: Enlargement) -> Map:
-    """[N, 3]: x, y and score of every local maximum of a map, from top to bottom."""
+    """Return x, y and score [N, 3] of every local maximum of a map, from top to bottom."""
     top, rows = _lit(scale.smooth_rows, plane, scale.smooth_columns)
     left, columns = _lit(scale.smooth_columns, plane.T, rows)
     smooth = rows @ plane @ columns.T
@@ -126,7 +126,7 @@ def find_peaks(plane: Map, scale: Enlargement) -> Map:
 
 
 def _lit(along: Map, plane: Map, across: Map) -> tuple[int, Map]:
-    """The first of the pixels along one axis that can exceed a peak's level anywhere, and the matrix of all of them.
+    """Return the first pixel along one axis that can exceed a peak's level anywhere, and the matrix of all such pixels.
 
     No pixel is larger than the sum of what its cells can contribute; of a map of few people, most are ruled out.
     """
@@ -138,7 +138,7 @@ def _lit(along: Map, plane: Map, across: Map) -> tuple[int, Map]:
 
 
 def _reader(plane: Map, scale: Enlargement, count: int) -> Callable[[Rows, Rows], Map]:
-    """What gives [N] from rows and columns: an enlarged map at some pixels, `count` in all."""
+    """Return what gives the values [N] of an enlarged map at rows and columns [N], `count` in all."""
     tall = scale.rows @ plane
     height, width = len(scale.rows), len(scale.columns)
     if count * WORTH > height * width:
@@ -148,7 +148,7 @@ def _reader(plane: Map, scale: Enlargement, count: int) -> Callable[[Rows, Rows]
 
 
 def _axis(cells: int, used: int, size: int, shrinks: bool) -> Map:
-    """[size, cells]: what the two enlargements do to one axis, found by enlarging unit vectors."""
+    """Return the matrix [size, cells] of the two enlargements of one axis, found by enlarging unit vectors."""
     eye = np.eye(cells, dtype=np.float32)
     input_pixels = np.asarray(cv2.resize(eye, (cells, cells * STRIDE), interpolation=cv2.INTER_LANCZOS4))[:used]
     filtering = cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4
@@ -157,7 +157,7 @@ def _axis(cells: int, used: int, size: int, shrinks: bool) -> Map:
 
 
 def _links(starts: Map, ends: Map, field: Map, scale: Enlargement) -> list[tuple[int, int, float]]:
-    """Limbs between two kinds of peaks, each peak in at most one, the best first."""
+    """Return limbs between two kinds of peaks, each peak in at most one, the best first."""
     found: list[tuple[int, int, float]] = []
     field_at = [_reader(plane, scale, SAMPLES * len(starts) * len(ends)) for plane in field]
     at_once = max(1, PAIRS // max(1, len(ends)))
@@ -178,7 +178,7 @@ def _links(starts: Map, ends: Map, field: Map, scale: Enlargement) -> list[tuple
 
 
 def _scores(starts: Map, ends: Map, field_at: Sequence[Callable[[Rows, Rows], Map]], height: int) -> Map:
-    """[N, M]: how well the field points from [N, 1, 2] to [1, M, 2]; 0 where it does not. Long limbs count less."""
+    """Return how well the field points from [N, 1, 2] to [1, M, 2] as [N, M], 0 where not. Long limbs count less."""
     way = ends - starts
     length = np.maximum(np.sqrt((way**2).sum(axis=-1)), 0.001)
     places = np.rint(np.linspace(np.broadcast_to(starts, way.shape), way + starts, SAMPLES)).astype(np.intp)

@@ -41,7 +41,7 @@ TINY = 1.1920929e-07  # keeps a flat map's curvature from being nothing: float32
 
 
 def find_people(images: Image, detector: Any, network: Any, **_settings: float) -> list[Poses]:
-    """The bodies in each picture of [B, H, W, 3]."""
+    """Return the bodies in each picture of [B, H, W, 3]."""
     return [
         Poses(width=image.shape[1], height=image.shape[0], people=tuple(_people(image, detector, network)))
         for image in images
@@ -49,7 +49,7 @@ def find_people(images: Image, detector: Any, network: Any, **_settings: float) 
 
 
 def find_boxes(image: Image, detector: Any) -> Floats:
-    """[N, 4]: left, top, right, bottom of everybody in [H, W, 3], in pixels."""
+    """Return the boxes [N, 4] (left, top, right, bottom) of everybody in [H, W, 3], in pixels."""
     import torch
     from torch.nn import functional
 
@@ -63,7 +63,7 @@ def find_boxes(image: Image, detector: Any) -> Floats:
 
 
 def read_points(heat: Floats, box: Box) -> tuple[Floats, Floats]:
-    """Places [K, 2] in the picture and scores [K] from maps [K, h, w] of a box."""
+    """Return places [K, 2] in the picture and scores [K] from maps [K, h, w] of a box."""
     count, height, width = heat.shape
     place = heat.reshape(count, -1).argmax(axis=1)
     cells = np.stack([place % width, place // width], axis=1).astype(np.float64)
@@ -91,7 +91,7 @@ def _people(image: Image, detector: Any, network: Any) -> list[Person]:
 
 
 def _cut(image: Image, box: Box, size: tuple[int, int]) -> NDArray[np.float32]:
-    """What is in a box, [3, height, width]; the middles of its outermost pixels lie on its border."""
+    """Return what is in a box, [3, height, width]; the middles of its outermost pixels lie on its border."""
     across, down = (size[1] - 1) / box.width, (size[0] - 1) / box.height
     matrix = np.array([
         [across, 0, across * (box.width / 2 - box.x)],
@@ -103,7 +103,7 @@ def _cut(image: Image, box: Box, size: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def _step(plane: Floats, place: int) -> Floats:
-    """By how much (x, y) the top of a paraboloid lies before the strongest cell."""
+    """Return by how much (x, y) the top of a paraboloid lies before the strongest cell."""
     smooth = np.asarray(cv2.GaussianBlur(plane, (KERNEL, KERNEL), BLUR, borderType=cv2.BORDER_REFLECT), np.float64)
     logarithm = np.pad(np.log(smooth.clip(FLOOR, CEILING)), 1, mode="edge")
     y, x = divmod(place, plane.shape[1])

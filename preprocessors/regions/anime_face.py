@@ -29,7 +29,7 @@ FACE_COLOURS = (  # background, hair, eye, mouth, face, skin, clothes (sd-webui-
 
 
 def anime_face(images: Image, network: nn.Module) -> Image:
-    """[B, H, W, 3]: each pixel in the colour of the likeliest part."""
+    """Return each pixel in the colour of the likeliest part, [B, H, W, 3]."""
     import torch
 
     with torch.inference_mode():

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def strongest(planes: Tensor, size: Any = None) -> Tensor:
-    """uint8 [B, H, W]: which of the planes [B, C, h, w], C up to 256, is highest, the first of equals.
+    """Return which of the planes [B, C, h, w], C up to 256, is highest, the first of equals, as uint8 [B, H, W].
 
     With `size` (height, width) the planes are enlarged first, one by one: all of them at a picture's full size are
     hundreds of megabytes, and PyTorch's own argmax across planes takes several times as long.

@@ -30,7 +30,7 @@ KIND = "vit_t"  # MobileSAM's encoder
 
 
 def segment(image: Image, network: nn.Module, points: int, seed: int) -> Image:
-    """[H, W, 3]: the regions around a grid of points, small ones on top of large ones."""
+    """Return the regions around a grid of points, [H, W, 3], small ones on top of large ones."""
     import torch
 
     generator = peer(f"{MODELS}.automatic_mask_generator").SamAutomaticMaskGenerator
@@ -40,7 +40,7 @@ def segment(image: Image, network: nn.Module, points: int, seed: int) -> Image:
 
 
 def paint(masks: Sequence[Any], size: tuple[int, int], seed: int) -> Image:
-    """Masks [H, W] of bool in random colours on black, the largest first."""
+    """Return masks [H, W] of bool in random colours on black, [H, W, 3], the largest first."""
     canvas = np.zeros((*size, 3), np.uint8)
     random = np.random.default_rng(seed)
     for mask in sorted(masks, key=lambda mask: -int(mask.sum())):
@@ -49,7 +49,7 @@ def paint(masks: Sequence[Any], size: tuple[int, int], seed: int) -> Image:
 
 
 def build() -> nn.Module:
-    """MobileSAM without weights."""
+    """Return MobileSAM without weights."""
     with unregistered("timm.models.registry"):
         kinds = peer(f"{MODELS}.build_sam").sam_model_registry
     return kinds[KIND]()

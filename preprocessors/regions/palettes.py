@@ -21,12 +21,12 @@ else:
 
 
 def ade20k() -> Image:
-    """[150, 3]: RGB of each class."""
+    """Return RGB of each class, [150, 3]."""
     return _table(ADE20K)
 
 
 def coco() -> Image:
-    """[133, 3]: RGB of each class, things first, in the order of their ids."""
+    """Return RGB of each class, [133, 3], things first, in the order of their ids."""
     return _table(COCO)
 
 

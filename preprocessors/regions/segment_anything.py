@@ -33,7 +33,7 @@ AT_ONCE = 64  # points that are asked together
 
 
 def segment(image: Image, network: Any, points: int, seed: int) -> Image:
-    """[H, W, 3]: the regions around a grid of points, small ones on top of large ones."""
+    """Return the regions around a grid of points, [H, W, 3], small ones on top of large ones."""
     import torch
     from torch.nn import functional
 
@@ -47,7 +47,7 @@ def segment(image: Image, network: Any, points: int, seed: int) -> Image:
 
 
 def kept(masks: Tensor, scores: Tensor) -> Tensor:
-    """Of logits [N, h, w] and their scores [N] those that are trusted, stable and the best of their place."""
+    """Return those of logits [N, h, w] with scores [N] that are trusted, stable and the best of their place."""
     inside = (masks > STRICTER).sum(dim=(1, 2)).float()
     around = (masks > -STRICTER).sum(dim=(1, 2)).float()
     good = (scores > TRUSTED) & (inside >= STABLE * around) & ((masks > 0).flatten(1).any(dim=1))
@@ -57,7 +57,7 @@ def kept(masks: Tensor, scores: Tensor) -> Tensor:
 
 
 def _answers(image: Image, network: Any, points: int) -> tuple[Tensor, Tensor]:
-    """Logits [N, h, w] and scores [N]: three answers for each point."""
+    """Return logits [N, h, w] and scores [N]: three answers for each point."""
     import torch
     from torch.nn import functional
 

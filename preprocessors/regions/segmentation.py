@@ -35,7 +35,7 @@ TASK = 49406, 518, 10549, 533, 29119, 1550, 49407
 
 
 def oneformer(images: Image, network: Any, *, palette: Callable[[], Image]) -> Image:
-    """[B, H, W, 3]: the colours of the classes."""
+    """Return the colours of the classes, [B, H, W, 3]."""
     import torch
 
     pixels = normalised(images, network)
@@ -46,7 +46,7 @@ def oneformer(images: Image, network: Any, *, palette: Callable[[], Image]) -> I
 
 
 def mask2former(images: Image, network: Any, *, palette: Callable[[], Image]) -> Image:
-    """[B, H, W, 3]: the colours of the classes."""
+    """Return the colours of the classes, [B, H, W, 3]."""
     import torch
 
     pixels = normalised(images, network)
@@ -55,7 +55,7 @@ def mask2former(images: Image, network: Any, *, palette: Callable[[], Image]) ->
 
 
 def classes(queries: Tensor, masks: Tensor, size: Any) -> Tensor:
-    """uint8 [B, H, W]: for each pixel the class with most votes.
+    """Return for each pixel the class with most votes, uint8 [B, H, W].
 
     `queries` are logits [B, Q, C + 1], the last class being none, and `masks` logits [B, Q, h, w].
     """

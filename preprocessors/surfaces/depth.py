@@ -37,7 +37,7 @@ COMPUTED = "relative_position_index"
 
 
 def to_levels(nearness: NDArray[np.float32], _image: Image | None = None, **_settings: float) -> Image:
-    """Any measure that grows towards the viewer, [H, W], as levels: the farthest 0, the nearest 255."""
+    """Return a measure that grows towards the viewer, [H, W], as levels: the farthest 0, the nearest 255."""
     lowest, highest = float(nearness.min()), float(nearness.max())
     if highest <= lowest:  # a wall: peers divide by zero here
         return np.zeros(nearness.shape, np.uint8)
@@ -45,7 +45,7 @@ def to_levels(nearness: NDArray[np.float32], _image: Image | None = None, **_set
 
 
 def midas(images: Image, network: nn.Module, **_settings: float) -> NDArray[np.float32]:
-    """Inverse depth [B, H, W], in no unit."""
+    """Return inverse depth [B, H, W], in no unit."""
     import torch
 
     with torch.inference_mode():
@@ -53,7 +53,7 @@ def midas(images: Image, network: nn.Module, **_settings: float) -> NDArray[np.f
 
 
 def leres(images: Image, network: nn.Module, **_settings: float) -> NDArray[np.float32]:
-    """Distance [B, H, W], in no unit. Read as its authors do; peers leave pixels at 0..255, and blue comes first."""
+    """Return distance [B, H, W], in no unit. Read as its authors do; peers leave pixels at 0..255, blue first."""
     import torch
 
     pixels = to_tensor(images, network) / 255
@@ -63,7 +63,7 @@ def leres(images: Image, network: nn.Module, **_settings: float) -> NDArray[np.f
 
 
 def leres_levels(distance: NDArray[np.float32], _image: Image, near: float, background: float) -> Image:
-    """What is nearer than `near` % of the range becomes white, the farthest `background` % black."""
+    """Return levels [H, W]: what is nearer than `near` % of the range is white, the farthest `background` % black."""
     spread = float(distance.max()) - float(distance.min())
     if spread <= 0:
         return np.zeros(distance.shape, np.uint8)
@@ -73,7 +73,7 @@ def leres_levels(distance: NDArray[np.float32], _image: Image, near: float, back
 
 
 def zoe(images: Image, network: Any) -> NDArray[np.float32]:
-    """Distance [B, H, W] in metres, from the picture and its mirror image."""
+    """Return distance [B, H, W] in metres, from the picture and its mirror image."""
     import torch
 
     with torch.inference_mode():
@@ -81,7 +81,7 @@ def zoe(images: Image, network: Any) -> NDArray[np.float32]:
 
 
 def zoe_levels(distance: NDArray[np.float32], _image: Image) -> Image:
-    """From the 2nd percentile, white, to the 85th, black; beyond them nothing changes any more."""
+    """Return levels [H, W] from the 2nd percentile, white, to the 85th, black, constant beyond both."""
     nearest, farthest = np.percentile(distance, ZOE_RANGE)
     if farthest <= nearest:
         return np.zeros(distance.shape, np.uint8)
@@ -94,12 +94,12 @@ def _load_leres(path: Path) -> nn.Module:
 
 
 def _load_zoe(path: Path) -> nn.Module:
-    """Some files have tables that newer versions of timm compute themselves."""
+    """Return the network without tables that some files have and newer versions of timm compute themselves."""
     return load_network(path, _build_zoe, lambda key: "" if key.endswith(COMPUTED) else key, meta=False)
 
 
 def _build_zoe() -> nn.Module:
-    """Without torch.hub, which its own way of building needs, and which leaves foreign modules behind."""
+    """Build the network without torch.hub, which its own way needs, and which leaves foreign modules behind."""
     models = "zoe.zoedepth.models"
     settings = peer("zoe.zoedepth.utils.config").get_config("zoedepth", "infer")
     core = peer(f"{models}.base_models.midas").MidasCore

@@ -79,7 +79,7 @@ NAMES = (  # of transformers, then of the authors -> ours
 
 
 def depth_anything(images: Image, network: nn.Module) -> NDArray[np.float32]:
-    """Inverse depth [B, H, W], in no unit."""
+    """Return inverse depth [B, H, W], in no unit."""
     import torch
     from torch.nn import functional
 
@@ -90,7 +90,7 @@ def depth_anything(images: Image, network: nn.Module) -> NDArray[np.float32]:
 
 
 def load(path: Path, *, spread: bool) -> nn.Module:
-    """The network of a file. `spread`: it reads layers from all depths (version 2), else the last four (version 1)."""
+    """Return a file's network. spread: it reads layers from all depths (version 2), else the last four (version 1)."""
     import torch
 
     state = _ours(read_state(path))
@@ -108,7 +108,7 @@ def load(path: Path, *, spread: bool) -> nn.Module:
 
 
 def _patches(pixels: Tensor) -> Tensor:
-    """Whole patches, and not more of them than the network can use."""
+    """Return a size of whole patches, and not more of them than the network can use."""
     from torch.nn import functional
 
     height, width = pixels.shape[-2:]
@@ -120,7 +120,7 @@ def _patches(pixels: Tensor) -> Tensor:
 
 
 def _ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A file's tensors by our names."""
+    """Return a file's tensors by our names."""
     import torch
 
     named: dict[str, Tensor] = {}
@@ -171,7 +171,7 @@ def _entry(kind: str, title: str, doc: str, repository: str, licence: str, **mor
 
 
 def _first(size: str, letter: str, kind: str, doc: str, sha256: str = "") -> Preprocessor:
-    """Version 1; `found_as` are the authors' files where sd-webui-controlnet and comfyui_controlnet_aux put them."""
+    """Return one of version 1; `found_as` is where sd-webui-controlnet and comfyui_controlnet_aux put the files."""
     file = f"depth_anything_vit{letter}14.pth"
     found = f"depth_anything/{file}", f"LiheYoung/Depth-Anything/checkpoints/{file}"
     repository = f"LiheYoung/depth-anything-{size}-hf"
@@ -182,7 +182,7 @@ def _first(size: str, letter: str, kind: str, doc: str, sha256: str = "") -> Pre
 
 
 def _second(size: str, letter: str, kind: str, doc: str, licence: str, **more: Any) -> Preprocessor:
-    """Version 2; likewise."""
+    """Return one of version 2; likewise."""
     name, file = f"Depth-Anything-V2-{size.title()}", f"depth_anything_v2_vit{letter}.pth"
     found = f"depth_anything_v2/{file}", f"depth-anything/{name}/{file}"
     return _entry(

@@ -49,7 +49,7 @@ class DepthAnything(nn.Module):
         self.head = Head(fused, shapes["head.conv2.weight"][0])
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """The decoder goes from coarse to fine, and each reading corrects what came before."""
+        """Return inverse depth; the decoder goes from coarse to fine, and each reading corrects what came before."""
         size = pixels.shape[-2] // self.size, pixels.shape[-1] // self.size
         readings = self._readings(pixels, size)
         maps = [
@@ -63,7 +63,7 @@ class DepthAnything(nn.Module):
         return self.head(fused, (size[0] * self.size, size[1] * self.size))
 
     def _readings(self, pixels: Tensor, size: tuple[int, int]) -> list[Tensor]:
-        """[B, C, h, w] after each of the layers that are read."""
+        """Return [B, C, h, w] after each of the layers that are read."""
         tokens = self.patch(pixels).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.cls.expand(len(tokens), -1, -1), tokens], dim=1) + self._places(size)
         found: list[Tensor] = []
@@ -74,7 +74,7 @@ class DepthAnything(nn.Module):
         return found
 
     def _places(self, size: tuple[int, int]) -> Tensor:
-        """[1, 1 + h * w, C]: learned for a square, stretched to any other shape."""
+        """Return places [1, 1 + h * w, C], learned for a square and stretched to any other shape."""
         side = round((self.positions.shape[1] - 1) ** 0.5)
         if size == (side, side):
             return self.positions
@@ -94,7 +94,7 @@ class Block(nn.Module):
         self.scale1, self.scale2 = nn.Parameter(torch.empty(channels)), nn.Parameter(torch.empty(channels))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, N, C]"""
+        """Return [B, N, C]."""
         tokens = tokens + self.scale1 * self._attend(self.norm1(tokens))
         return tokens + self.scale2 * self.fc2(functional.gelu(self.fc1(self.norm2(tokens))))
 
@@ -112,7 +112,7 @@ class Residual(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, h, w]"""
+        """Return [B, C, h, w]."""
         return x + self.conv2(functional.relu(self.conv1(functional.relu(x))))
 
 
@@ -125,7 +125,7 @@ class Fusion(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, reading: Tensor, before: Tensor | None, size: Sequence[int] | None) -> Tensor:
-        """`size` of the result; None doubles."""
+        """Return the maps at `size`; None doubles them."""
         x = reading
         if before is not None:
             if before.shape != reading.shape:
@@ -146,6 +146,6 @@ class Head(nn.Module):
         self.conv3 = nn.Conv2d(hidden, 1, 1)
 
     def forward(self, x: Tensor | None, size: tuple[int, int]) -> Tensor:
-        """[B, 1, *size]"""
+        """Return [B, 1, *size]."""
         x = functional.interpolate(self.conv1(x), size, mode="bilinear", align_corners=True)
         return functional.relu(self.conv3(functional.relu(self.conv2(x))))

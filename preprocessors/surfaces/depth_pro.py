@@ -28,7 +28,7 @@ SIDE = 1536  # pixels of the square that Depth Pro looks at
 
 
 def depth_pro(images: Image, network: Any) -> NDArray[np.float32]:
-    """Inverse depth [B, H, W], in no unit; the picture is stretched to a square, as the network was trained."""
+    """Return inverse depth [B, H, W], in no unit; the picture is stretched to a square, as the network was trained."""
     import torch
 
     pixels = normalised(images, network, HALVES)
@@ -44,7 +44,7 @@ def _resized(pixels: Tensor, size: Any) -> Tensor:
 
 
 def _square(network: Any) -> tuple[int, int]:
-    """Four patches of 384 pixels for the published network."""
+    """Return the side of the square: four patches of 384 pixels for the published network."""
     side = int(network.config.patch_size * SIDE / 384)
     return side, side
 

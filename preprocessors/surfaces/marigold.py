@@ -11,13 +11,12 @@ away from the viewer, and the x of its normals to the right, both against what c
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import DamagedModelError, MissingDependencyError
 from ..declaration import Output, Parameter
-from ..networks.loading import load_network
+from ..networks.loading import load_network, read_settings
 from ..networks.network import Network, WeightFile
 from ..networks.pretrained import load_pretrained
 from ..networks.weights import HUB
@@ -47,18 +46,18 @@ MINUS_X = (-1.0, 1.0, 1.0)  # control models know normals whose red is left
 
 
 def depth(image: Image, network: nn.Module, steps: int, ensemble: int, seed: int) -> NDArray[np.float32]:
-    """How near each pixel of [H, W, 3] is, 0 to 1."""
+    """Return how near each pixel of [H, W, 3] is, 0 to 1."""
     return 1 - _predicted("MarigoldDepthPipeline", image, network, steps, ensemble, seed)[..., 0]
 
 
 def normals(image: Image, network: nn.Module, steps: int, ensemble: int, seed: int) -> Image:
-    """The directions of surfaces of [H, W, 3], as Bae's normals show them."""
+    """Return the directions of surfaces of [H, W, 3], as Bae's normals show them."""
     found = _predicted("MarigoldNormalsPipeline", image, network, steps, ensemble, seed)
     return np.rint((found * np.array(MINUS_X, np.float32) + 1) * 127.5).clip(0, 255).astype(np.uint8)
 
 
 def _predicted(name: str, image: Image, network: Any, steps: int, ensemble: int, seed: int) -> NDArray[np.float32]:
-    """[H, W, C] of the library's pipeline at the picture's own size."""
+    """Return [H, W, C] of the library's pipeline at the picture's own size."""
     import torch
 
     unet, vae = network["unet"], network["vae"]
@@ -79,7 +78,7 @@ def _predicted(name: str, image: Image, network: Any, steps: int, ensemble: int,
 
 
 def load(scheduler: Path, text: Path, text_weights: Path, *rest: Path) -> nn.Module:
-    """The networks that draw. Of the text encoder only what it says to an empty prompt is kept."""
+    """Return the networks that draw. Of the text encoder only what it says to an empty prompt is kept."""
     import torch
 
     unet_config, unet_weights, vae_config, vae_weights = rest
@@ -93,7 +92,7 @@ def load(scheduler: Path, text: Path, text_weights: Path, *rest: Path) -> nn.Mod
 
 
 def _part(name: str, config: Path, weights: Path) -> nn.Module:
-    settings = _settings(config)
+    settings = read_settings(config)
     kind = _diffusers(name)
     try:
         return load_network(weights, lambda: kind.from_config(settings), _today)
@@ -102,21 +101,11 @@ def _part(name: str, config: Path, weights: Path) -> nn.Module:
 
 
 def _scheduler(path: Path) -> Any:
-    settings = _settings(path)
+    settings = read_settings(path)
     name = settings.get("_class_name")
     if name not in ("DDIMScheduler", "LCMScheduler"):
         raise DamagedModelError(f"{path} is of {name}, expected DDIMScheduler or LCMScheduler: get it again")
     return _diffusers(name).from_config(settings)
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DamagedModelError(f"{path} is no JSON ({error}): get it again") from error
-    if not isinstance(settings, dict):
-        raise DamagedModelError(f"{path} is no configuration: get it again")
-    return settings
 
 
 def _diffusers(name: str) -> Any:

@@ -49,7 +49,7 @@ def _bae(images: Image, network: nn.Module) -> Image:
 
 
 def _from_midas(nearness: NDArray[np.float32], _image: Image, background: float) -> Image:
-    """[H, W, 3] from inverse depth [H, W]: slopes, flat where the depth lies under a share of its range."""
+    """Return normals [H, W, 3] from inverse depth [H, W]: slopes, flat where it lies under a share of its range."""
     spread = float(nearness.max()) - float(nearness.min())
     share = (nearness - nearness.min()) / (spread or 1.0)
     x, y = (np.asarray(cv2.Sobel(nearness, cv2.CV_32F, *order, ksize=3)) for order in ((1, 0), (0, 1)))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from controlstack import __version__
 from controlstack.cli import main
 from controlstack.pipelines.tiny_world import BASE, CONTROLS, IMAGES
+from controlstack.standalone.generating import fitting_size, next_number
 from PIL import Image
 
 CANNY = f"image={IMAGES / 'scene-1.png'},preprocessor=canny,low=50,high=100,model={CONTROLS / 'canny.safetensors'}"
-SMALL = ["--steps", "2", "--width", "64", "--height", "64", "--scheduler", "ddim", "--guidance", "2"]
+SMALL = ["--seed", "0", "--steps", "2", "--width", "64", "--height", "64", "--scheduler", "ddim", "--guidance", "2"]
 
 
 def test_a_folder_that_cannot_be_made_is_said_before_the_work(
@@ -36,6 +40,91 @@ def test_generate_writes_pictures_hints_and_what_made_them(tmp_path: Path, capsy
     assert names == {"00001.png", "00002.png", "00001-hint-1.png", "00001-hint-2.png", "00001-sheet.png"}
     told = json.loads(Image.open(tmp_path / "out" / "00002.png").text["controlstack"])  # type: ignore[attr-defined]
     assert (told["seed"], told["units"][0]["fired"]) == (1, 1)
+
+
+def _run(folder: Path, *more: str) -> list[dict[str, Any]]:
+    """What the pictures say that a run has written, each with the picture itself."""
+    before = set(folder.glob("0*.png"))
+    assert main(["generate", "--base", str(BASE), "--scheduler", "ddim", "--output", str(folder), *more]) == 0
+    fresh = sorted(path for path in set(folder.glob("0*.png")) - before if path.stem.isdecimal())
+    pictures = [Image.open(path) for path in fresh]
+    return [{**json.loads(each.text["controlstack"]), "picture": np.asarray(each)} for each in pictures]  # type: ignore[attr-defined]
+
+
+def test_each_prompt_gets_a_picture(tmp_path: Path) -> None:
+    both = _run(tmp_path, *SMALL, "--prompt", "a red star", "--prompt", "a blue disc", "--at-once", "1")
+    second = _run(tmp_path, *SMALL, "--prompt", "a blue disc", "--seed", "1")
+    assert [(each["prompt"], each["seed"]) for each in both] == [("a red star", 0), ("a blue disc", 1)]
+    assert (both[1]["picture"] == second[0]["picture"]).all()
+    assert (both[0]["picture"] != both[1]["picture"]).any()
+
+
+def test_pictures_of_a_batch_do_not_depend_on_how_many_are_drawn_at_once(tmp_path: Path) -> None:
+    units = ("--unit", CANNY, "--batch", "3", "--prompt", "a star")
+    together, one_by_one = (_run(tmp_path, *SMALL, *units, "--at-once", count) for count in ("3", "2"))
+    for ours, theirs in zip(together, one_by_one, strict=True):
+        assert (ours["seed"], ours["units"]) == (theirs["seed"], theirs["units"])
+        assert np.abs(ours["picture"].astype(int) - theirs["picture"]).max() <= 1
+    assert (tmp_path / "00004-sheet.png").exists() and (tmp_path / "00004-hint-1.png").exists()
+
+
+def test_the_seed_is_by_chance_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--steps", "1", "--width", "64", "--height", "64")
+    seeds = [_run(tmp_path, *small, *more)[0]["seed"] for more in ((), ("--seed", "-1"))]
+    assert len({*seeds, 0}) == 3
+    assert all(f"seed {seed}\n" in capsys.readouterr().out for seed in seeds[:1])
+
+
+def test_the_size_is_the_bases_or_the_pictures(tmp_path: Path) -> None:
+    Image.new("RGB", (90, 60), "red").save(tmp_path / "start.jpg")
+    plain = _run(tmp_path / "out", "--steps", "1")[0]
+    started = _run(tmp_path / "out", "--steps", "2", "--image", str(tmp_path / "start.jpg"))[0]
+    assert plain["picture"].shape == (128, 128, 3)
+    assert started["picture"].shape == (64, 88, 3)  # 60 and 90, to whole latents
+
+
+@pytest.mark.parametrize(
+    ("start", "asked", "expected"),
+    [
+        (None, (None, None), (512, 512)),
+        (None, (640, None), (640, 512)),
+        ((768, 512), (None, None), (768, 512)),
+        ((4000, 3000), (None, None), (680, 512)),
+        ((4000, 3000), (400, None), (400, 304)),
+        ((4000, 3000), (None, 300), (400, 300)),
+        ((4000, 3000), (64, 128), (64, 128)),
+        ((3, 3), (None, None), (8, 8)),
+    ],
+)
+def test_a_size_that_was_not_said(start: Any, asked: tuple[Any, Any], expected: tuple[int, int]) -> None:
+    picture = None if start is None else np.zeros((start[1], start[0], 3), np.uint8)
+    assert fitting_size(512, picture, *asked) == expected
+
+
+def test_numbers_go_on_after_our_own_pictures_alone(tmp_path: Path) -> None:
+    for name in ("²", "²³", "20231231235959", "7", "00012-sheet", "00011", "١٢٣٤٥"):
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    assert next_number(tmp_path) == 12
+    assert next_number(tmp_path / "nowhere") == 1
+
+
+def test_a_mask_says_what_is_redrawn(tmp_path: Path) -> None:
+    mask = np.zeros((128, 128), np.uint8)
+    mask[:, 64:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    image = IMAGES / "scene-1.png"
+    given = ("--steps", "2", "--image", str(image), "--mask", str(tmp_path / "mask.png"), "--unit", CANNY)
+    drawn = _run(tmp_path / "out", *given)[0]["picture"]
+    original = np.asarray(Image.open(image).convert("RGB"))
+    assert (drawn[:, :64] == original[:, :64]).all()
+    assert (drawn[:, 64:] != original[:, 64:]).any()
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"controlstack {__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -81,6 +170,9 @@ def test_bad_units_are_one_line_and_exit_code_2(
         (["--base", str(BASE), "--image", str(IMAGES / "scene-1.png"), "--strength", "0.5"], "1 or more"),
         (["--base", str(BASE), "--prompt-kind", "automatic"], "--captioner"),
         (["--base", str(BASE), "--prompt-kind", "user"], "--prompt"),
+        (["--base", str(BASE), "--prompt", "a", "--prompt", "b", "--batch", "3"], "2 prompts for 3 pictures"),
+        (["--base", str(BASE), "--at-once", "0"], "--at-once is 0"),
+        (["--base", str(BASE), "--mask", str(IMAGES / "scene-1.png")], "--image"),
     ],
 )
 def test_bad_requests_are_refused(

@@ -46,6 +46,14 @@ def test_generate_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not list(tmp_path.iterdir())
 
 
+def test_generate_keeps_what_is_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--steps", "2", "--width", "64", "--height", "64", "--seed", "5", "--output", str(tmp_path)]
+    with _interrupt_at(UNet2DConditionModel, 4):  # the second step of the second picture
+        assert main(["generate", "--base", str(BASE), *small, "--batch", "3", "--at-once", "1"]) == 130
+    assert {path.name for path in tmp_path.iterdir()} == {"00001.png", "00001-sheet.png"}
+    assert "wrote 1 pictures" in capsys.readouterr().out
+
+
 def test_train_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_dataset(tmp_path / "data", 2, seed=1)
     given = ["train", "--base", str(BASE), "--data", str(tmp_path / "data"), "--hint", "canny", "--steps", "3"]

@@ -416,6 +416,9 @@ def test_what_a_folder_holds_beside_pictures_is_told(tmp_path: Path, capsys: pyt
     assert "wrote 2 hints" in (told := capsys.readouterr().out)
     assert "left out 2 .txt and 1 .ppm" in told
     assert files(tmp_path / "out") == {"plain-invert.png", "photo-invert.png"}
+    (source / "broken.png").write_bytes(b"")
+    assert "left out 2 .txt and 1 .ppm" in error_of(capsys, "invert", source, "--output", tmp_path / "out")
+    assert "reference" in error_of(capsys, "reference_only", source, "--output", tmp_path / "out")
 
 
 def test_long_names_are_written_or_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Files changed at random: a family loads them whole, or one printable line says what is wrong, and nothing else comes out.
+"""Files changed at random: a family loads them whole, or one printable line says what is wrong; nothing else comes out.
 
 Every seed makes one file: a tiny network of some family in some layout, with weights dropped, renamed, reshaped, put
 into another type or scaled, a table that lies, bytes cut off or changed, and settings beside it that are odd.
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from controlstack.core.errors import ModelError
-from controlstack.models.families.controlnet import ControlNet, ControlNetConfig
+from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
 from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig, StyleAdapter
 from controlstack.models.naming import to_diffusers
 from controlstack.models.registry import inspect, load_control_model
@@ -25,7 +25,10 @@ from torch import Tensor, nn
 
 CASES, CAMPAIGN = 300, 10_000
 State = dict[str, Tensor]
-ODD_NAMES = ("\x1b[2J\ncontrolstack: fine", "a" * 5000, "", ".", "zero_convs.99999999.0.weight", "body.7.x", "\ud800".encode("utf-8", "replace").decode(), "difference", "lora_controlnet", "scaled_fp8", "x.alpha", "x.scale_weight", "¹.²")  # fmt: skip
+ODD_NAMES = (
+    "\x1b[2J\ncontrolstack: fine", "a" * 5000, "", ".", "zero_convs.99999999.0.weight", "body.7.x", "difference",
+    "lora_controlnet", "scaled_fp8", "x.alpha", "x.scale_weight", "\u00b9.\u00b2", "up_blocks.29999999.resnets.0.x",
+)  # fmt: skip
 ODD_VALUES = ("eight", "0", 0, -4, 7, 4, 1e400, float("nan"), None, True, "True", [4], [], {}, {"a": {}}, "9" * 5000)
 ODD_TEXTS = (b"", b"[1]", b"{", b"[" * 100_000, b"\xff\xfe{\0}\0", b'\xef\xbb\xbf{"heads": 4}', b"\xe9", b"null")
 KEYS = ("heads", "head_channels", "norm_groups", "only_middle", "global_average_pooling", "hint_order", "hedas", "x")
@@ -33,8 +36,6 @@ TYPES = (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, 
 
 
 def _controlnet() -> State:
-    from controlstack.models.families.controlnet import Block
-
     blocks = (Block(8, 1), Block(8, down=True), Block(16, 1))
     config = ControlNetConfig(
         channels=8, blocks=blocks, middle_depth=1, context=12, heads=2, groups=4, hint_stem=(4,) * 7
@@ -96,7 +97,9 @@ def _reshape(state: State, rng: random.Random) -> None:
 
 def _retype(state: State, rng: random.Random) -> None:
     for name in rng.sample(list(state), rng.choice((1, len(state)))):
-        state[name] = state[name].to(rng.choice(TYPES)) if rng.random() < 0.9 else torch.full((2,), float("nan"))
+        dtype = rng.choice(TYPES)
+        real = state[name].float() if state[name].is_floating_point() else torch.ones(state[name].shape)
+        state[name] = real.to(dtype) if rng.random() < 0.9 else torch.full((2,), float("nan"))
 
 
 def _scale(state: State, rng: random.Random) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ....core.errors import UnitError
+from ....core.errors import FileError, UnitError
 from ....core.fields import parse_unit
+from ....core.files import replacing
+from ....core.texts import read_json
 from ..request.arguments import from_page_unit
 from .choices import display
 
@@ -40,22 +40,16 @@ class Presets:
         path = self._path(name)
         unit = display(parse_unit(from_page_unit({**values, "enabled": True})))
         self._folder.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=self._folder, suffix=".part")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump({"version": VERSION, "unit": unit}, file, indent=2, ensure_ascii=False)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with replacing(path) as part, part.open("w", encoding="utf-8") as file:
+            json.dump({"version": VERSION, "unit": unit}, file, indent=2, ensure_ascii=False)
         return path.stem
 
     def load(self, name: str) -> dict[str, Any]:
         """A preset's fields, as `parse_unit` takes them; UnitError if there is none, or none that can be read."""
         path = self._existing(name)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            content = read_json(path, "preset")
+        except FileError as error:
             raise UnitError(f"the preset '{name}' cannot be read: {error}") from error
         if not isinstance(content, dict) or not isinstance(content.get("unit"), dict):
             raise UnitError(f"the preset '{name}' is no preset: {path} lacks a unit")

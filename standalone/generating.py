@@ -1,0 +1,215 @@
+"""`controlstack generate`: a request from what was said, its pictures drawn a few at a time, and what is written."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from ..core.stack import Firing
+    from ..pipelines.bases import Base
+    from ..pipelines.drawing import Request
+    from .units import Loaded, UnitText
+
+    Image = NDArray[np.uint8]
+
+RANDOM_SEED = -1  # asks for a seed by chance
+SEEDS = 2**32  # that chance chooses from; every program takes them
+OWN = re.compile(r"[0-9]{5,9}")  # names that pictures get; other digits are other people's
+LARGEST = 2  # sides of a picture that is started from, in native sides, before it is made smaller
+SHOWN = 256  # pixels of a picture's height on the sheet
+
+
+@dataclass
+class Done:
+    """The pictures that are finished, with their seeds, and how often each unit acted in the last of them."""
+
+    images: list[Image] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    firings: tuple[Firing, ...] = ()
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    """Draw and write pictures; an interrupt keeps those that are finished. Everything is checked before the first."""
+    from ..pipelines.bases import Offload, UnetState, load_base
+    from ..preprocessors.images import check_folder
+    from .units import load_units, parse_unit
+
+    check_folder(args.output)
+    texts = [parse_unit(text) for text in args.unit]
+    request = make_request(args, texts)
+    parts = split(request, args.at_once)
+    dtype = _dtype(args.dtype)
+    load = cache(
+        partial(
+            load_base,
+            args.base,
+            dtype=dtype,
+            device=args.device,
+            offload=Offload(args.offload),
+            prediction=args.prediction,
+        )
+    )
+    loaded = load_units(texts, (request.height, request.width), dtype, UnetState(load))  # small files fail first
+    _draw(load(), request, parts, loaded, args.output)
+    return 0
+
+
+def make_request(args: argparse.Namespace, units: Sequence[UnitText]) -> Request:
+    """Return the request of a command line; what was not said follows from the base and the picture."""
+    from ..pipelines.bases import native_side
+    from ..pipelines.drawing import Request
+    from ..preprocessors.images import read_image, read_mask
+
+    start = None if args.image is None else read_image(args.image)
+    prompts = _prompts(args, start, units)
+    width, height = fitting_size(native_side(args.base), start, args.width, args.height)
+    return Request(
+        prompt=prompts[0] if len(prompts) == 1 else prompts,
+        negative=args.negative,
+        steps=args.steps,
+        guidance=args.guidance,
+        seed=secrets.randbelow(SEEDS) if args.seed == RANDOM_SEED else args.seed,
+        batch=len(prompts) if args.batch is None else args.batch,
+        width=width,
+        height=height,
+        scheduler=args.scheduler,
+        eta=args.eta,
+        image=start,
+        mask=None if args.mask is None else read_mask(args.mask),
+        strength=args.strength,
+    )
+
+
+def _prompts(args: argparse.Namespace, start: Image | None, units: Sequence[UnitText]) -> tuple[str, ...]:
+    """Return one prompt for all pictures, or one for each."""
+    from ..preprocessors.images import read_image
+    from .prompts import make_prompt
+
+    told = start
+    if args.prompt_kind == "automatic" and start is None and units:
+        told = read_image(units[0].image)
+    given = args.prompt or [None]
+    return tuple(make_prompt(args.prompt_kind, each, args.added_prompt, args.captioner, told) for each in given)
+
+
+def fitting_size(native: int, start: Image | None, width: int | None, height: int | None) -> tuple[int, int]:
+    """Return (width, height) in pixels: what was asked for, else a picture's own size, else the base model's.
+
+    A picture to start from keeps its proportions; one that is more than twice as large as the base model draws is made
+    as large as that.
+    """
+    if start is None:
+        return width or native, height or native
+    tall, wide = start.shape[:2]
+    if width and height:
+        return width, height
+    if width or height:
+        return width or _aligned(height * wide / tall), height or _aligned(width * tall / wide)
+    scale = native / min(wide, tall) if min(wide, tall) > LARGEST * native else 1.0
+    return _aligned(wide * scale), _aligned(tall * scale)
+
+
+def _aligned(side: float) -> int:
+    from ..core.base import LATENT
+
+    return max(LATENT, round(side / LATENT) * LATENT)
+
+
+def _draw(base: Base, request: Request, parts: Sequence[Request], loaded: Sequence[Loaded], folder: Path) -> None:
+    """Draw the parts of a request and write each part's pictures; hints and sheet in the end, also if that is early."""
+    from ..pipelines.drawing import generate
+
+    number, done = next_number(folder), Done()
+    try:
+        with _bar(request.steps * len(parts), "steps") as report:
+            for k, part in enumerate(parts):
+                before = k * request.steps
+                result = generate(base, part, [each.unit for each in loaded], lambda step, b=before: report(b + step))
+                done.firings = result.firings
+                _write_pictures(folder, number + len(done.images), request, loaded, done, result.images)
+                done.images.extend(result.images)
+                done.seeds.extend(result.seeds)
+    finally:
+        if done.images:
+            _write_rest(folder, number, loaded, done)
+
+
+def split(request: Request, at_once: int) -> list[Request]:
+    """Return requests of at most so many pictures that together draw the same. HostError for less than one."""
+    from ..core.errors import HostError
+
+    if at_once < 1:
+        raise HostError(f"--at-once is {at_once}, expected 1 or more")
+    starts = range(0, request.batch, at_once)
+    shares = {start: request.prompts[start : start + at_once] for start in starts}
+    return [
+        replace(request, prompt=share, batch=len(share), seed=request.seed + start) for start, share in shares.items()
+    ]
+
+
+def next_number(folder: Path) -> int:
+    """Return the number after those of the pictures in a folder that this command has written."""
+    numbers = [int(path.stem) for path in folder.glob("*.png") if OWN.fullmatch(path.stem)]
+    return 1 + max(numbers, default=0)
+
+
+def _write_pictures(
+    folder: Path, number: int, request: Request, loaded: Sequence[Loaded], done: Done, images: Image
+) -> None:
+    """Write finished pictures, each with what made it."""
+    from ..preprocessors.images import make_folder, write_image
+    from .report import metadata
+
+    make_folder(folder)
+    for k, image in enumerate(images):
+        seed = request.seed + len(done.images) + k
+        write_image(folder / f"{number + k:05d}.png", image, metadata(request, seed, loaded, done.firings))
+
+
+def _write_rest(folder: Path, number: int, loaded: Sequence[Loaded], done: Done) -> None:
+    """Write hints and sheet beside the pictures, and say what was done."""
+    from ..pipelines.sheets import sheet
+    from ..preprocessors.images import write_image
+    from .report import describe
+
+    for k, each in enumerate(loaded):
+        write_image(folder / f"{number:05d}-hint-{k + 1}.png", each.hint)
+    cells = [(f"hint {k + 1}", each.hint) for k, each in enumerate(loaded)]
+    cells += [(f"seed {seed}", image) for image, seed in zip(done.images, done.seeds, strict=True)]
+    write_image(folder / f"{number:05d}-sheet.png", sheet([cells], side=SHOWN))
+    for line in describe(loaded, done.firings):
+        print(line)
+    seeds = str(done.seeds[0]) if len(done.seeds) == 1 else f"{done.seeds[0]} to {done.seeds[-1]}"
+    print(f"wrote {len(done.images)} pictures to {folder}, from {number:05d}.png, seed {seeds}")
+
+
+def _dtype(name: str) -> torch.dtype:
+    import torch
+
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
+
+
+@contextmanager
+def _bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; the value is called with the number of steps done."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=f" {unit}", disable=not sys.stderr.isatty()) as shown:
+
+        def report(done: int) -> None:
+            shown.update(done - shown.n)
+
+        yield report
