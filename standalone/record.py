@@ -11,7 +11,8 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ KEY, INFOTEXT = "controlstack", "parameters"  # of the texts in a PNG file
 FORMAT = 1  # of the record; a newer one may hold what this version cannot draw
 PICTURES = ("image", "mask")  # of a request
 UNIT_PICTURES = ("image", "effect_mask", "inpaint_mask")
+OWN = re.compile(r"[0-9]{5,9}")  # names that pictures get; other digits are other people's
 CHUNK = 1 << 20  # bytes read at once
 WEIGHTS = (".safetensors", ".bin", ".json")  # what decides about a folder's pictures
 
@@ -68,6 +70,19 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
+class Digests:
+    """SHA-256 of files that one run names several times, each computed once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, str] = {}
+
+    def of(self, path: Path) -> str:
+        """Return the digest of a file or folder."""
+        if path not in self._known:
+            self._known[path] = digest(path)
+        return self._known[path]
+
+
 def write_pictures(
     folder: Path,
     base: Base,
@@ -77,14 +92,15 @@ def write_pictures(
     *,
     number: int | None = None,
     sources: Mapping[str, Path] | None = None,
+    digests: Digests | None = None,
 ) -> list[Path]:
     """Write a result's pictures as 00001.png ..., each with its record, and return their paths.
 
     number: of the first; None is the next free one. sources: the files of the request's `image` and `mask`; without
-    them the pixels themselves are written into the record.
+    them the pixels themselves are written into the record. digests: of files that were read before.
     """
     first = next_number(folder) if number is None else number
-    texts = make_texts(base, request, units, result.firings, sources or {})
+    texts = make_texts(base, request, units, result.firings, sources or {}, digests or Digests())
     written: list[Path] = []
     for k, image in enumerate(result.images):
         path = folder / f"{first + k:05d}.png"
@@ -94,14 +110,19 @@ def write_pictures(
 
 
 def next_number(folder: Path) -> int:
-    """Return the number after the largest of the pictures in a folder, whose names begin with five digits."""
-    stems = (path.stem for path in folder.glob("*.png"))
-    return 1 + max((int(stem) for stem in stems if stem.isascii() and stem.isdigit()), default=0)
+    """Return the number after those of the pictures in a folder that were written here."""
+    numbers = [int(path.stem) for path in folder.glob("*.png") if OWN.fullmatch(path.stem)]
+    return 1 + max(numbers, default=0)
 
 
 def make_texts(
-    base: Base, request: Request, units: Sequence[ControlUnit], firings: Sequence[Firing], sources: Mapping[str, Path]
-) -> Any:
+    base: Base,
+    request: Request,
+    units: Sequence[ControlUnit],
+    firings: Sequence[Firing],
+    sources: Mapping[str, Path],
+    digests: Digests,
+) -> Callable[[int], dict[str, str]]:
     """Return what gives the texts of picture `k`; files are read once, for their digests."""
     shared = {
         "format": FORMAT,
@@ -110,7 +131,7 @@ def make_texts(
         "request": _request(request, sources),
         "units": [_unit(each, firing) for each, firing in zip(units, firings, strict=True)],
     }
-    shared["files"] = {path: digest(Path(path)) for path in sorted(_paths(shared)) if Path(path).exists()}
+    shared["files"] = {path: digests.of(Path(path)) for path in sorted(_paths(shared)) if Path(path).exists()}
 
     def texts(k: int) -> dict[str, str]:
         record = {**shared, "picture": k, "prompt": request.prompts[k], "seed": request.seed + k}
