@@ -31,7 +31,9 @@ class ApplyControlUnits(io.ComfyNode):
             inputs=[
                 io.Conditioning.Input("positive", tooltip="What the picture should show."),
                 io.Conditioning.Input("negative", tooltip="What it should not show."),
-                UnitsType.Input("units", tooltip="From Control Unit; any number."),
+                UnitsType.Input(
+                    "units", optional=True, tooltip="From Control Unit; any number. Without one the prompts pass."
+                ),
                 io.Vae.Input("vae", optional=True, tooltip="For control models that read hints as latents."),
             ],
             outputs=[
@@ -42,7 +44,9 @@ class ApplyControlUnits(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, positive: Conditioning, negative: Conditioning, units: Units, vae: Any = None) -> io.NodeOutput:
+    def execute(
+        cls, positive: Conditioning, negative: Conditioning, units: Units = (), vae: Any = None
+    ) -> io.NodeOutput:
         return io.NodeOutput(*apply((positive, negative), units, vae, _teller(cls.hidden.unique_id)))
 
 

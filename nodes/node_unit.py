@@ -16,19 +16,13 @@ from ..core.unit import ControlMode
 from .blocks import BlockWeights
 from .choice import RESOLUTION, preprocessor_input, unusable
 from .hints import embedding_of, make_hint, resolution_of
-from .host.member import member_of, reads_embedding
+from .host.member import count_blocks, reads_embedding
 from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 
 LARGEST_WEIGHT = 10.0
-LAZY = (
-    "control_net",
-    "image",
-    "embedding",
-    "mask",
-    "inpaint_mask",
-    "latent",
-)  # what a unit that cannot act does not ask for
+# What a unit that cannot act does not ask for.
+LAZY = ("control_net", "image", "embedding", "mask", "inpaint_mask", "latent")
 
 
 class ControlUnit(io.ComfyNode):
@@ -104,24 +98,25 @@ class ControlUnit(io.ComfyNode):
         encoded = control_net is not None and reads_embedding(control_net)
         if control_net is None or (image is None and not encoded):
             raise UnitError("the unit has no image or no control model: connect both, or disable it")
-        resizing = ResizeMode(resize)
+        name, resizing = _name(control_net), ResizeMode(resize)
         size = None if image is None else resolution_of(image, resolution, latent, resizing)
         if encoded:
-            hint = embedding_of(embedding, _name(control_net))
+            hint = embedding_of(embedding, name)
         else:
             assert image is not None
             hint = make_hint(image, preprocessor, size, inpaint_mask)
         spec = UnitSpec(
             control=control_net,
             hint=hint,
-            name=_name(control_net),
+            name=name,
             weight=weight,
             schedule=Schedule(start=start, end=end, basis=RangeBasis(basis), keyframes=schedule),
             mode=ControlMode(mode),
             resize=resizing,
             mask=mask,
+            inpaint_mask=inpaint_mask,
             made_by={**preprocessor, RESOLUTION.id: size},
-            block_weights=None if block_weights is None else block_weights.of(_blocks(control_net, hint)),
+            block_weights=None if block_weights is None else block_weights.of(count_blocks(control_net, name)),
         )
         if encoded:  # there is no picture of it
             return io.NodeOutput((*units, spec), ExecutionBlocker(None))
@@ -197,7 +192,10 @@ def _optional() -> list[io.Input]:
             tooltip="The latents to be sampled: the preprocessor then works at exactly their size (pixel perfect).",
         ),
         io.Mask.Input(
-            "inpaint_mask", optional=True, lazy=True, tooltip="What is to be invented, for inpainting preprocessors."
+            "inpaint_mask",
+            optional=True,
+            lazy=True,
+            tooltip="What is to be invented, for inpainting preprocessors and models.",
         ),
         io.ClipVisionOutput.Input(
             "embedding",
@@ -211,7 +209,3 @@ def _optional() -> list[io.Input]:
 def _name(control: Any) -> str:
     own = getattr(control, "own", None)
     return type(control).__name__ if own is None else own.model.name
-
-
-def _blocks(control: Any, hint: Tensor) -> int:
-    return len(member_of(UnitSpec(control=control, hint=hint, name=_name(control)), control.vae).model.points)

@@ -33,9 +33,10 @@ class UnitReport:
 Report = tuple[UnitReport, ...]
 
 
-def curve_of(unit: ControlUnit, steps: list[Progress]) -> tuple[tuple[float, float], ...]:
-    """The unit's weight over the steps of a pass."""
-    return tuple((at[RangeBasis.STEPS], unit.weight * unit.schedule.multiplier(at)) for at in steps)
+def curve_of(unit: ControlUnit, steps: list[Progress], strength: float) -> tuple[tuple[float, float], ...]:
+    """Return the weight over the steps of a pass; strength: how much of it is not in the unit."""
+    weight = unit.weight * strength
+    return tuple((at[RangeBasis.STEPS], weight * unit.schedule.multiplier(at)) for at in steps)
 
 
 def lines(report: Report) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import comfy.controlnet
 import comfy.model_management
 import comfy.patcher_extension
+import comfy.utils
 import torch
 from torch import Tensor
 
@@ -27,8 +28,8 @@ from ..spec import Units, UnitSpec
 from .area import KEY as AREA
 from .area import Canvas
 from .base import check_units
-from .foreign import Call
-from .member import Member, Own, member_of
+from .foreign import PICTURE, Call
+from .member import Member, Own, member_of, reads_inpaint_mask
 from .patches import KEY, withdraw
 from .run import Run
 from .tiles import Part, part_of, place_map
@@ -51,7 +52,7 @@ class StackControl(comfy.controlnet.ControlBase):
         self._run: Run | None = None
 
     def units(self) -> Sequence[ControlUnit]:
-        """The units as the core has them; errors name what is wrong with one."""
+        """Return the units as the core has them; errors name what is wrong with one."""
         part = None if self.cond_hint_original is None else part_of(self.cond_hint_original)
         return tuple(_unit(spec, member, part) for spec, member in zip(self.specs, self.members, strict=True))
 
@@ -62,7 +63,7 @@ class StackControl(comfy.controlnet.ControlBase):
         return copied
 
     def deepclone_multigpu(self, load_device: Any, autoregister: bool = False) -> StackControl:
-        """The same units with networks of their own on another device, for hosts that share a step among devices.
+        """Return the same units with networks of their own on another device; some hosts share a step among devices.
 
         The clone reads its part of each step; the report is of the main device, which takes part in every step.
         """
@@ -73,7 +74,7 @@ class StackControl(comfy.controlnet.ControlBase):
         return cloned
 
     def get_models(self) -> list[Any]:
-        """Every network once, also where several units or an earlier control share it."""
+        """Return every network once, also where several units or an earlier control share it."""
         found = super().get_models()
         for member in self.members:
             found += [patcher for patcher in member.patchers if patcher not in found]
@@ -81,10 +82,11 @@ class StackControl(comfy.controlnet.ControlBase):
 
     def get_extra_hooks(self) -> list[Any]:
         foreign = [hook for each in self._foreign() for hook in each.get_extra_hooks()]
-        return super().get_extra_hooks() + foreign + weight_hooks(self.units())
+        changes = any(member.model.delta is not None for member in self.members)  # units look at every pixel
+        return super().get_extra_hooks() + foreign + (weight_hooks(self.units()) if changes else [])
 
     def inference_memory_requirements(self, dtype: torch.dtype) -> float:
-        """Bytes of activations. Units run one after the other, so the largest counts."""
+        """Return the bytes of activations. Units run one after the other, so the largest counts."""
         needs = [self._activations(unit, dtype) for unit in self.units()]
         needs += [control.inference_memory_requirements(dtype) for control in self._foreign()]
         return super().inference_memory_requirements(dtype) + max(needs, default=0)
@@ -96,14 +98,14 @@ class StackControl(comfy.controlnet.ControlBase):
             control.pre_run(model, percent_to_timestep_function)
         if self._run is None or not self._run.belongs_to(model):
             units = self.units()
-            check_units(model, units, [member.control is None for member in self.members])
+            check_units(model, units, self.members)
             self._run = Run(model, percent_to_timestep_function, units, self.members, self.canvas, self.vae)
             self._begin_with(model.current_patcher)
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], batched_number: int, transformer_options: dict[str, Any]
     ) -> Lists | None:
-        """The residuals of this step, ours after those of earlier controls."""
+        """Return the residuals of this call, ours after those of earlier controls; write into it what is none."""
         if self._run is None:
             raise HostError("the host asked for control outside a run: it did not call pre_run")
         if AREA in cond and cond[AREA] is None:
@@ -132,12 +134,12 @@ class StackControl(comfy.controlnet.ControlBase):
         return [member.control for member in self.members if member.control is not None]
 
     def _activations(self, unit: ControlUnit, dtype: torch.dtype) -> float:
-        """Of one unit, for cond and uncond rows; a hint is as large as the picture, as far as can be known here."""
+        """Return those of one unit, for cond and uncond rows; its hint is taken to be as large as the picture."""
         pixels = len(unit.hint) * unit.hint[0, 0].numel() / LATENT**2  # of an embedding its width, which is little
         return 2 * pixels * comfy.model_management.dtype_size(dtype) * BYTES * ACTIVATIONS
 
     def _begin_with(self, patcher: Any) -> None:
-        """Meet the other controls of the run, and end it when the host is done with the model, however that comes."""
+        """Share the canvases of the run's controls, and end the run when the host is done with the model."""
         if patcher is None:  # a pack that samples by itself, and has to call cleanup
             self.canvas.begin([])
             return
@@ -156,12 +158,12 @@ class StackControl(comfy.controlnet.ControlBase):
 
 
 def _unit(spec: UnitSpec, member: Member, part: Part | None) -> ControlUnit:
-    """One unit, of the whole picture or of the part that somebody draws alone."""
+    """Return one unit, of the whole picture or of the part that a tiled upscaler draws alone."""
     mask = spec.mask if spec.mask is None or part is None else part.cut(spec.mask)
     return ControlUnit(
         model=member.model,
         hint=_hint(spec, part),
-        weight=spec.weight,
+        weight=spec.weight / member.strength,
         schedule=spec.schedule,
         mode=spec.mode,
         resize=spec.resize,
@@ -171,14 +173,28 @@ def _unit(spec: UnitSpec, member: Member, part: Part | None) -> ControlUnit:
 
 
 def _hint(spec: UnitSpec, part: Part | None) -> Tensor:
-    """Return a picture [N, H, W, C] as [N, 3, H, W], cut to the part; an embedding [N, T, D] as it is."""
+    """Return a picture [N, H, W, C] as [N, 3, H, W], cut to the part; an embedding [N, T, D] as it is.
+
+    [N, 4, H, W] where the control reads what is to be invented: that is black in the picture, and 1 in the last one.
+    """
     if spec.hint.ndim == 3:
         return spec.hint
-    return (spec.hint if part is None else part.cut(spec.hint)).movedim(-1, 1)[:, :3]
+    picture = spec.hint[..., :PICTURE]
+    if spec.inpaint_mask is not None and reads_inpaint_mask(spec):
+        invented = _fitted(spec.inpaint_mask, picture)
+        picture = torch.cat([picture * (1 - invented).round(), invented], dim=-1)
+    return (picture if part is None else part.cut(picture)).movedim(-1, 1)
+
+
+def _fitted(mask: Tensor, picture: Tensor) -> Tensor:
+    """Return a mask [N, h, w] as [M, H, W, 1] of pictures [M, H, W, C], by the host's resizing, as its node does."""
+    height, width = picture.shape[1:3]
+    scaled = comfy.utils.common_upscale(mask[:, None], width, height, "bilinear", "center")
+    return comfy.utils.repeat_to_batch_size(scaled, len(picture)).movedim(1, -1)
 
 
 def _places(specs: Units) -> Tensor | None:
-    """A map as large as the largest hint, so that cuts in it are as fine as they can matter."""
+    """Return a map of places as large as the largest hint, so that a cut in it is exact to the pixel for every hint."""
     sizes = [(spec.hint.shape[1], spec.hint.shape[2]) for spec in specs if spec.hint.ndim == 4]
     return place_map(*max(sizes, key=lambda size: size[0] * size[1])) if sizes else None
 
@@ -192,7 +208,7 @@ class LoadedControl(StackControl):
         self.members = (own,)
 
     def units(self) -> Sequence[ControlUnit]:
-        """What the host's Apply node said: an image, a strength, and a range on the noise schedule."""
+        """Return what the host's Apply node said: an image, a strength, and a range on the noise schedule."""
         name, image = self.own.model.name, self.cond_hint_original
         if image is None:
             raise HostError(f"'{name}' has no hint: connect it to a node that applies it")

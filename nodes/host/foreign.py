@@ -1,7 +1,8 @@
 """Control models of the host and of other packs as members of our stack, through their one public method.
 
 Whatever a `get_control` computes (ControlNets for Flux, SD3 and Qwen, Control-LoRAs, subclasses nobody has heard of) it
-computes at strength 1 over the whole run; weight, range, mode, mask and rows are then ours, the same for all.
+computes over the whole run, at the unit's weight, since some bend it or weigh each block by another power of it. Range,
+mode, mask and rows are then ours, the same for all.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ...core.step import Step
 from ...models.registry import outline
 
 MOST_BLOCKS = 64  # of a network that a host could bring
+PICTURE = 3  # channels of a hint; one behind them is a mask
 
 
 @dataclass(slots=True, eq=False)
@@ -53,9 +55,11 @@ class Call:
 class ForeignModel(ControlModel):
     """A control of the host as the stack sees it. `enter` it before the stack evaluates a step."""
 
-    def __init__(self, control: Any, *, name: str, hint_channels: int, vae: Any = None) -> None:
+    def __init__(self, control: Any, *, name: str, hint_channels: int, strength: float = 1.0, vae: Any = None) -> None:
+        """hint_channels: of the picture, and one more where a mask of what is to be invented comes with it."""
         self.control = control.copy()
         self.control.set_previous_controlnet(None)
+        self.strength = strength
         self.name, self.network, self._vae, self._hint = name, self.control, vae, None
         known = outline(_shapes(control))
         self.known = known is not None  # its blocks are, so that they can be weighed one by one
@@ -68,8 +72,9 @@ class ForeignModel(ControlModel):
         self._blocks: int | None = None
 
     def around(self, control: Any) -> ForeignModel:
-        """The same around another control, such as its copy for another device."""
-        return ForeignModel(control, name=self.name, hint_channels=self.hint_channels, vae=self._vae)
+        """Return the same around another control, such as its copy for another device."""
+        given = {"name": self.name, "hint_channels": self.hint_channels, "strength": self.strength, "vae": self._vae}
+        return ForeignModel(control, **given)
 
     def enter(self, call: Call, blocks: int | None) -> None:
         """Take the host's arguments of the step that comes, and the number of input blocks of its U-Net."""
@@ -82,26 +87,19 @@ class ForeignModel(ControlModel):
         self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
     ) -> Iterator[tuple[Point, Tensor]]:
         assert self._call is not None
-        call = self._call.rows(_rows(self._call, step))
+        call = self._call if step.place is None else self._call.rows(step.place)
         if prepared[0] is not self._hint:
             self._hint = prepared[0]
             # A picture for each row of a chunk, laid out as the host lays its pictures out: convolutions round by it.
-            hint = self._hint[: len(call.x) // call.chunks].contiguous(memory_format=torch.channels_last)
-            self.control.set_cond_hint(hint, 1.0, (0.0, 1.0), vae=self._vae)
+            hint = self._hint[: len(call.x) // call.chunks]
+            picture = hint[:, :PICTURE].contiguous(memory_format=torch.channels_last)
+            kept = [1 - hint[:, PICTURE:]] if hint.shape[1] > PICTURE else []
+            self.control.set_cond_hint(picture, self.strength, (0.0, 1.0), vae=self._vae, extra_concat=kept)
             self.control.cond_hint = None  # what it made of the hint before
         found = self.control.get_control(call.x, call.sigma, call.cond, call.chunks, call.options)
         if found is None:
             return
         yield from (pair for pair in to_residuals(found, self._blocks).tensors() if pair[0] in points)
-
-
-def _rows(call: Call, step: Step) -> tuple[int, ...]:
-    """Which rows of the call a step shows: all of them, or those of the positive prompts."""
-    if len(step.cond) == len(call.x):
-        return tuple(range(len(call.x)))
-    per_chunk = len(call.x) // call.chunks
-    marks = call.options["cond_or_uncond"]
-    return tuple(row for row in range(len(call.x)) if marks[row // per_chunk] == 0)
 
 
 def _cut(value: Any, total: int, rows: tuple[int, ...]) -> Any:
@@ -110,8 +108,14 @@ def _cut(value: Any, total: int, rows: tuple[int, ...]) -> Any:
     return value
 
 
+def points_of(control: Any) -> tuple[Point, ...] | None:
+    """Return the points of a control of the host; None where it does not show what its blocks are."""
+    known = outline(_shapes(control))
+    return None if known is None else known.points
+
+
 def _shapes(control: Any) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the network behind a control; nothing where it shows none."""
+    """Return names and shapes of the network behind a control; nothing where it shows none."""
     networks = [getattr(patcher, "model", None) for patcher in control.get_models()]
     network = next((each for each in networks if isinstance(each, torch.nn.Module)), None)
     network = getattr(control, "t2i_model", network)

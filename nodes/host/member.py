@@ -10,7 +10,7 @@ from ...core.control import ControlModel, HintSpace
 from ...core.errors import HostError, UnitError
 from ...core.unit import ControlMode
 from ..spec import UnitSpec
-from .foreign import Call, ForeignModel
+from .foreign import PICTURE, Call, ForeignModel, points_of
 
 
 class Member(Protocol):
@@ -31,6 +31,11 @@ class Member(Protocol):
         """The host's control that it wraps, which lives through a run as any other; None if it is ours."""
         ...
 
+    @property
+    def strength(self) -> float:
+        """How much of the unit's weight is the member's own affair; the core has the rest."""
+        ...
+
     def on(self, device: Any, /) -> Member:
         """Return the same network, loaded once more for another device of the host."""
         ...
@@ -48,6 +53,7 @@ class Own:
     patcher: Any
     on: Callable[[Any], Own]
     control: None = None
+    strength: float = 1.0
 
     @property
     def patchers(self) -> Sequence[Any]:
@@ -66,6 +72,10 @@ class Foreign:
     @property
     def control(self) -> Any:
         return self.model.control
+
+    @property
+    def strength(self) -> float:
+        return self.model.strength
 
     @property
     def patchers(self) -> Sequence[Any]:
@@ -90,24 +100,37 @@ def reads_embedding(control: Any) -> bool:
     return own is not None and own.model.hint_space is HintSpace.EMBEDDING
 
 
+def reads_inpaint_mask(spec: UnitSpec) -> bool:
+    """Return whether a unit's control of the host reads a mask of what is to be invented, and has one."""
+    return bool(getattr(spec.control, "concat_mask", False)) and spec.inpaint_mask is not None
+
+
+def count_blocks(control: Any, name: str) -> int:
+    """Return how many blocks of a CONTROL_NET can be weighed; UnitError where it does not show them."""
+    own: Own | None = getattr(control, "own", None)
+    points = points_of(control) if own is None else own.model.points
+    if points is None:
+        raise _unknown_blocks(name)
+    return len(points)
+
+
 def _foreign(spec: UnitSpec, vae: Any) -> Foreign:
     if spec.control.latent_format is not None and vae is None:
         raise HostError(f"'{spec.name}' reads hints as latents and needs a VAE: connect one to Apply Control Units")
-    if getattr(getattr(spec.control, "control_model", None), "num_control_type", 0) and not _typed(spec.control):
-        raise UnitError(
-            f"'{spec.name}' is a union model and was not told what its hint shows: put the host's "
-            "SetUnionControlNetType between its loader and the unit (there, 'auto' lets it guess)"
-        )
-    channels = min(3, spec.hint.shape[-1])
+    masked = reads_inpaint_mask(spec)
     model = ForeignModel(
-        spec.control, name=spec.name, hint_channels=channels, vae=vae if spec.control.latent_format else None
+        spec.control,
+        name=spec.name,
+        hint_channels=PICTURE + 1 if masked else min(PICTURE, spec.hint.shape[-1]),
+        strength=spec.weight or 1.0,
+        vae=vae if spec.control.latent_format else None,
     )
     if not model.known and (spec.block_weights is not None or spec.mode is not ControlMode.BALANCED):
-        raise UnitError(
-            f"'{spec.name}' has blocks of an unknown kind: leave the mode at balanced and block weights unconnected"
-        )
+        raise _unknown_blocks(spec.name)
     return Foreign(model)
 
 
-def _typed(control: Any) -> bool:
-    return "control_type" in control.extra_args
+def _unknown_blocks(name: str) -> UnitError:
+    return UnitError(
+        f"'{name}' has blocks of an unknown kind: leave the mode at balanced and block weights unconnected"
+    )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...core.control import ControlModel
 from ...core.effects import Effects
-from ...core.errors import HintError, HostError, ScheduleError
+from ...core.errors import HostError, ScheduleError
 from ...core.lists import Lists, to_lists, to_residuals
 from ...core.points import Point
 from ...core.schedule import RangeBasis, fires_on
@@ -31,6 +31,7 @@ from .flexible import flexible, may_resize
 from .foreign import Call
 from .member import Member
 from .patches import Written, evaluate_alone, withdraw, write
+from .weights import check_applied
 
 _log = logging.getLogger("controlstack")
 
@@ -57,7 +58,7 @@ class Run:
         self._prompts: dict[object, object] = {}
 
     def belongs_to(self, model: Any) -> bool:
-        """Whether it runs on this base model."""
+        """Return whether it runs on this base model."""
         return self._model is model
 
     def control(self, call: Call, area: tuple[int, int, int, int] | None, before: Any) -> Lists | None:
@@ -67,7 +68,9 @@ class Run:
         """
         if self._clock is None:
             self._clock = self._begin(call)
-            _check_counts(self._units, call)
+            check_applied(self._units, self._model_for(call).current_patcher)
+            self._units = tuple(_counted(number, unit, call) for number, unit in enumerate(self._units, start=1))
+            self._stack = ControlStack(self._units, self._host)
         given = withdraw(call)  # by earlier controls of ours, for this call
         for member in self._members:
             member.enter(call, self._blocks)
@@ -88,7 +91,7 @@ class Run:
             UnitReport(
                 name=unit.model.name,
                 firing=firing,
-                curve=curve_of(unit, steps),
+                curve=curve_of(unit, steps, member.strength),
                 seconds=self._host.seconds[id(unit.model)] / sharing[id(unit.model)],
                 size=sum(patcher.model_size() for patcher in member.patchers),
             )
@@ -98,7 +101,7 @@ class Run:
         return report
 
     def _begin(self, call: Call) -> Clock:
-        """The clock of the pass; raises before its first step if a unit can never act."""
+        """Return the clock of the pass; raise before its first step if a unit can never act."""
         sigmas = call.options.get("sample_sigmas", call.sigma[:1]).tolist()
         marks = {mark for unit in self._units for mark in _marks(unit)}
         clock = Clock(self._sigma_at, sigmas, marks)
@@ -158,7 +161,9 @@ class _RunHost:
         """Return latents as the base network receives them, by the VAE of the Apply node."""
         if self._vae is None:
             raise HostError("a control reads latents and needs a VAE: connect one to Apply Control Units")
+        loaded = comfy.model_management.loaded_models(only_currently_used=True)
         latents = self._vae.encode(picture.movedim(1, -1)[..., :3])
+        comfy.model_management.load_models_gpu(loaded)  # the VAE may have taken their room
         return self._process(latents).to(picture.device)
 
     def check_interrupt(self) -> None:
@@ -166,14 +171,14 @@ class _RunHost:
 
 
 def _marks(unit: ControlUnit) -> Iterator[float]:
-    """The places on the noise schedule that a unit names."""
+    """Yield the places on the noise schedule that a unit names."""
     schedule = unit.schedule
     if schedule.basis is RangeBasis.NOISE:
         yield from (schedule.start, schedule.end, *(frame.at for frame in schedule.keyframes))
 
 
 def _never(number: int, unit: ControlUnit, clock: Clock) -> None:
-    """A unit that acts on no step of the pass: an error where nothing else can be meant.
+    """Raise ScheduleError for a unit that acts on no step of the pass, where nothing else can be meant.
 
     A range on the noise schedule may well lie outside an image-to-image pass, or the second of two passes that share
     their prompts; then it is said, and the pass runs.
@@ -187,17 +192,27 @@ def _never(number: int, unit: ControlUnit, clock: Clock) -> None:
     raise ScheduleError(f"{said}: {where}. Widen it, use more steps, or disable the unit")
 
 
-def _check_counts(units: Sequence[ControlUnit], call: Call) -> None:
-    """Raise unless every unit has one hint and mask for all, or the same for so many pictures in turn."""
+def _counted(number: int, unit: ControlUnit, call: Call) -> ControlUnit:
+    """Return the unit with one hint and mask for all, or for so many pictures in turn; others repeat or are left out.
+
+    So does the host with hints of its own; it is said once.
+    """
     window = _frame_window(call)
     pictures = len(call.x) // call.chunks if window is None else window.total_frames
-    for number, unit in enumerate(units, start=1):
-        for what, given in (("hints", unit.hint), ("masks", unit.mask)):
-            if given is not None and pictures % len(given):
-                raise HintError(
-                    f"unit {number} ({unit.model.name}) has {len(given)} {what} for {pictures} pictures: give one, or "
-                    "one for each"
-                )
+    for what, given in (("hints", unit.hint), ("masks", unit.mask)):
+        if given is not None and pictures % len(given):
+            said = "they repeat" if len(given) < pictures else f"the first {pictures} count"
+            name = unit.model.name
+            _log.warning("unit %d (%s) has %d %s for %d pictures: %s", number, name, len(given), what, pictures, said)
+    hint, mask = _in_turn(unit.hint, pictures), None if unit.mask is None else _in_turn(unit.mask, pictures)
+    return unit if hint is unit.hint and mask is unit.mask else replace(unit, hint=hint, mask=mask)
+
+
+def _in_turn(given: Tensor, pictures: int) -> Tensor:
+    """Return [N, ...] as it is where N divides the number of pictures, else one for each picture."""
+    if not pictures % len(given):
+        return given
+    return given[torch.arange(pictures, device=given.device) % len(given)]
 
 
 def _window(call: Call, area: tuple[int, int, int, int] | None, canvas: Canvas) -> Window | None:
@@ -208,17 +223,17 @@ def _window(call: Call, area: tuple[int, int, int, int] | None, canvas: Canvas) 
 
 
 def _frame_window(call: Call) -> Any:
-    """The host's context window over the pictures of a batch, if there is one."""
+    """Return the host's context window over the pictures of a batch, if there is one."""
     window = call.options.get("context_window")
     return None if getattr(window, "dim", 0) else window
 
 
 def _frames(window: Any) -> tuple[int, ...] | None:
-    """Which frames the rows show, as the window itself cuts them out: newer hosts put an anchor before the others."""
+    """Return the frames of the rows, as the window itself cuts them out: newer hosts put an anchor before them."""
     return None if window is None else tuple(window.get_tensor(torch.arange(window.total_frames)).tolist())
 
 
 def _cond_rows(call: Call) -> tuple[bool, ...]:
-    """The host marks whole chunks: 0 for positive prompts, 1 for negative ones."""
+    """Return which rows belong to positive prompts: the host marks whole chunks, with 0 for those."""
     per_chunk = len(call.x) // call.chunks
     return tuple(mark == 0 for mark in call.options["cond_or_uncond"] for _ in range(per_chunk))

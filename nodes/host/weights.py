@@ -15,6 +15,7 @@ from comfy.weight_adapter.lora import LoRAAdapter
 from ...core.attach import check_delta, deltas_of
 from ...core.control import ControlModel
 from ...core.effects import WeightDelta
+from ...core.errors import HostError
 from ...core.unit import ControlUnit
 
 PREFIX = "diffusion_model."  # of the base network's weights in the host
@@ -32,6 +33,18 @@ def weight_hooks(units: Sequence[ControlUnit]) -> list[Any]:
     for model, delta, strength in deltas:
         group.add(_hook(model, delta, strength))
     return [group]
+
+
+def check_applied(units: Sequence[ControlUnit], patcher: Any) -> None:
+    """Raise HostError unless the hooks of all units are on the weights now: a pack may sample without them."""
+    hooks = getattr(patcher, "current_hooks", None)
+    applied = set() if hooks is None else {id(hook.hook_ref) for hook in hooks.hooks}
+    for model, delta, _ in deltas_of(units):
+        if id(delta) not in applied:
+            raise HostError(
+                f"'{model.name}' changes weights of the base model, and this sampler does not apply the hooks of "
+                "prompts that do so: use KSampler or another sampler of the host"
+            )
 
 
 def _hook(model: ControlModel, delta: WeightDelta, strength: float) -> Any:

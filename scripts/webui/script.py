@@ -45,6 +45,7 @@ class Hooks:
     create_group = False  # nothing of it is seen: the page is another script's
     args_from: int  # these two are set by the host
     args_to: int
+    _api_info: Any = None
 
     def __init__(self) -> None:
         self._tiles: Tiles | None = None  # of the request that is being prepared
@@ -61,6 +62,17 @@ class Hooks:
         import gradio as gr
 
         return [gr.State(each) for each in empty_slots()]
+
+    @property
+    def api_info(self) -> Any:
+        """What the host tells clients of the arguments (`/sdapi/v1/script-info`); the host sets it."""
+        return self._api_info
+
+    @api_info.setter
+    def api_info(self, info: Any) -> None:
+        for each in getattr(info, "args", None) or ():
+            each.value = None  # the default of a slot is an object, which no answer can carry
+        self._api_info = info
 
     def setup(self, p: Any, *args: Any) -> None:
         """The request is complete, and nobody has looked at it yet."""
@@ -84,8 +96,7 @@ class Hooks:
         if request.batches is not None:
             request.batches.fix_seeds(p)
         found = _foresee(p, with_page(p.scripts, args, p.script_args), request.batches)
-        hooked = found and not services().host.patches  # a patcher's programs look at their controls instead
-        request.tiles = self._tiles = Tiles(lambda: canvas(p)) if hooked else None
+        request.tiles = self._tiles = services().host.tiles(lambda: canvas(p)) if found else None
 
     def before_process_batch(self, p: Any, *args: Any, batch_number: int = 0, **_: Any) -> None:
         """Prepare the units here: in `process`, other scripts exchange sizes, pictures and `p.sample`."""
@@ -101,9 +112,9 @@ class Hooks:
         request.run = sampling.begin(services(), p, collect, request.tiles)
 
     def process_before_every_sampling(self, p: Any, *args: Any, **_: Any) -> None:
-        drawing = _request(p).run
-        if drawing is not None:
-            drawing.join(p)
+        run = _request(p).run
+        if run is not None:
+            run.begin_pass()
 
     def postprocess_batch(self, p: Any, *args: Any, images: Any = None, **_: Any) -> None:
         request = _request(p)

@@ -18,7 +18,7 @@ from controlstack.core.schedule import Keyframe, Schedule
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step, Window
 from controlstack.core.unit import ControlMode, ControlUnit
-from controlstack.models.families.controlnet import ControlNetConfig, ControlNetModel
+from controlstack.models.families.controlnet import ControlNetConfig, ControlNetModel, ControlNetSettings
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -419,7 +419,7 @@ def test_schedule_errors_come_before_any_run(model: ControlNetModel, hint: Tenso
 
 def test_the_config_is_read_back_from_shapes(model: ControlNetModel) -> None:
     shapes = {key: tuple(value.shape) for key, value in model.network.state_dict().items()}
-    config = ControlNetConfig.from_shapes(shapes, {"heads": "4", "norm_groups": "8"})
+    config = ControlNetConfig.from_shapes(shapes, ControlNetSettings(heads=4, norm_groups=8))
     assert config == model.network.config
 
 

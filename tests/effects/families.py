@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from controlstack.core.base import LATENT, Base
 from controlstack.core.control import ControlModel, Prepared, Prompt
 from controlstack.core.effects import Effect, Shift, WeightDelta
-from controlstack.core.points import Block, Part, Point, stream
+from controlstack.core.points import MIDDLE, Block, Part, Point, skip, stream
 from controlstack.core.step import Step
 from torch import Tensor, nn
 
@@ -99,6 +99,13 @@ class CrossOut(Family):
         yield from self.shift_at(Shift(lambda h: self.change(h, prepared[0])), points)
 
 
+class MapOut(CrossOut):
+    """The same of a map."""
+
+    def change(self, h: Tensor, level: Tensor) -> Tensor:
+        return super().change(h.movedim(1, -1).flatten(1, 2), level).movedim(1, -1).reshape(h.shape)
+
+
 class Delta(Family):
     """A weight of the first residual block by its whole difference, a projection of the prompt by a low-rank one."""
 
@@ -148,6 +155,36 @@ class Again(Family):
             if point in points:
                 seen = step.again(self.other(step.x[:, :4], prepared[0]), [point])
                 yield point, self.change(seen[point])
+
+
+def families_of(weights: dict[str, tuple[int, ...]]) -> dict[str, Family]:
+    """One of each kind and some at further points, for a U-Net with weights of these shapes by bare ldm names."""
+    inputs = max(int(name.split(".")[1]) for name in weights if name.startswith("input_blocks.")) + 1
+    widths = tuple(_width(weights, f"input_blocks.{index}") for index in range(inputs))
+    key = "attn1.to_q.weight"
+    attends = min(int(n.split(".")[1]) for n in weights if n.startswith("input_blocks.") and n.endswith(key))
+    context = next(shape[1] for name, shape in weights.items() if name.endswith("attn2.to_k.weight"))
+    return {
+        **make_families(Base(blocks=widths), weights, attends),
+        "stream": at(CrossNormed(widths[2]), stream(2)),
+        "skip": at(CrossNormed(widths[3]), skip(3)),
+        "middle": at(MapOut(widths[-1]), MIDDLE),
+        "decoder": at(MapOut(_width(weights, "output_blocks.3")), Point(Block.OUTPUT, 3)),
+        "prompt keys": at(CrossOut(context), Point(Block.INPUT, attends, Part.ATTN2_K)),
+        "decoder query": at(QueryTap(widths[attends]), Point(Block.OUTPUT, inputs - 1 - attends, Part.ATTN2_Q)),
+    }
+
+
+def at(family: Family, point: Point) -> Family:
+    """The same formula at another point."""
+    family.points = (point,)
+    return family
+
+
+def _width(weights: dict[str, tuple[int, ...]], block: str) -> int:
+    """Channels behind a block: of its residual block, its halving, or the first convolution."""
+    layers = ("0.out_layers.3.weight", "0.op.weight", "0.weight")
+    return next(weights[name][0] for layer in layers if (name := f"{block}.{layer}") in weights)
 
 
 def make_families(base: Base, weights: dict[str, tuple[int, ...]], attends: int) -> dict[str, Family]:

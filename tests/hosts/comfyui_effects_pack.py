@@ -8,6 +8,7 @@ from pathlib import Path
 import comfy.clip_vision
 import comfy.model_management
 import comfy.model_patcher
+import comfy.patcher_extension
 import torch
 import torch.nn.functional as F
 
@@ -257,9 +258,31 @@ class TestStyled:
         return {"required": {**what, "weight": ("FLOAT", {"default": 1.0, "min": 0.0})}}
 
     def make(self, prompt, style, embedding, weight):
-        tokens = style.own.model.network(embedding.last_hidden_state) * weight
+        tokens = style.own.model.prepare(embedding.last_hidden_state)[0] * weight
         return ([[torch.cat([text, tokens], dim=1), options] for text, options in prompt],)
 
 
-NODES = (TestFamily, TestByHand, TestEmbedding, TestStyled)
+class TestNoHooks:
+    """MODEL whose prompts lose their hooks before it is sampled, as in packs that sample by themselves."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def make(self, model):
+        made = model.clone()
+
+        def without(sample, *arguments, **settings):
+            for prompts in sample.class_obj.conds.values():
+                for prompt in prompts:
+                    prompt.pop("hooks", None)
+            return sample(*arguments, **settings)
+
+        made.add_wrapper(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, without)
+        return (made,)
+
+
+NODES = (TestFamily, TestByHand, TestEmbedding, TestStyled, TestNoHooks)
 NODE_CLASS_MAPPINGS = {each.__name__: each for each in NODES}

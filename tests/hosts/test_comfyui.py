@@ -379,17 +379,25 @@ def test_a_fault_is_said_once(comfyui: Host, settings: dict[str, Any]) -> None:
     assert len(node["errors"]) == 1
 
 
-@pytest.mark.parametrize(("what", "count"), [("hints", 3), ("hints", 4), ("masks", 3), ("masks", 4)])
-def test_hints_and_masks_must_be_one_or_one_for_each_picture(comfyui: Host, what: str, count: int) -> None:
-    """Four would go to the rows of both prompts, two for each."""
-    scene = Scene(batch=2)
-    pictures = scene.picture(0, count)
-    mask = {"mask": scene.graph.add("ImageToMask", image=pictures, channel="red")} if what == "masks" else {}
-    scene.apply(scene.unit(scene.ours("canny"), scene.picture() if mask else pictures, **mask))
-    with pytest.raises(
-        RunError, match=rf"unit 1 \(canny\) has {count} {what} for 2 pictures: give one, or one for each"
-    ):
-        scene.draw(comfyui)
+@pytest.mark.parametrize("count", [2, 5])
+def test_hints_repeat_or_are_left_out_as_the_hosts_do(comfyui: Host, count: int) -> None:
+    reference, scene = Scene(batch=3), Scene(batch=3)
+    reference.apply_theirs(reference.theirs("canny"), reference.picture(0, count), 1.0)
+    scene.apply(scene.unit(scene.theirs("canny"), scene.picture(0, count)))
+    assert (scene.draw(comfyui) == reference.draw(comfyui)).all()
+    assert f"unit 1 (ControlNet) has {count} hints for 3 pictures" in comfyui.log.read_text()
+
+
+def test_masks_repeat_or_are_left_out_as_hints_do(comfyui: Host) -> None:
+    def drawn(count: int) -> Tensor:
+        scene = Scene(batch=2)
+        masks = scene.graph.add("ImageToMask", image=scene.picture(5, count), channel="red")
+        scene.apply(scene.unit(scene.ours("canny"), scene.picture(), mask=masks))
+        return scene.draw(comfyui)
+
+    three, four = drawn(3), drawn(4)
+    assert (three == four).all()
+    assert difference(three, drawn(1)) > 0.001
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -471,16 +479,21 @@ def test_a_second_pass_reads_the_original_hint(comfyui: Host) -> None:
     assert (passes(shared=True) == passes(shared=False)).all()
 
 
-def test_a_union_model_must_be_told_its_type(comfyui: Host) -> None:
+def test_a_union_model_may_be_told_its_type_or_not(comfyui: Host) -> None:
     def union(typed: bool) -> Tensor:
         scene = Scene()
         control = scene.graph.add("TestUnion", control_net=scene.theirs("canny"), typed=typed)
         scene.apply(scene.unit(control, scene.picture()))
         return scene.draw(comfyui)
 
-    with pytest.raises(RunError, match=r"is a union model .* SetUnionControlNetType"):
-        union(typed=False)
-    assert union(typed=True).isfinite().all()
+    assert (union(typed=True) == union(typed=False)).all()
+
+
+def test_prompts_pass_where_the_only_unit_was_taken_out(comfyui: Host) -> None:
+    scene = Scene()
+    made = scene.graph.add("ControlStackApplyControlUnits", positive=scene.positive, negative=scene.negative)
+    scene.positive, scene.negative = made, output(made, 1)
+    assert (scene.draw(comfyui) == plain(comfyui)).all()
 
 
 def test_a_file_that_was_replaced_is_loaded_again(comfyui: Host) -> None:

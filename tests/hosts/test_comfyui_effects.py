@@ -55,10 +55,10 @@ def test_each_equals_the_same_change_by_hand(comfyui: Host, base: str, kind: str
 def test_weight_range_cond_rows_and_block_weights_are_kept(comfyui: Host, kind: str) -> None:
     settings = {"batch": 2}
     scene = Scene(**settings)
-    weights = scene.graph.add("ControlStackBlockWeights", **{"preset": "custom", "preset.weights": "0.3"})
-    how = {"weight": 0.7, "mode": "control", "basis": "steps", "start": 1 / STEPS, "block_weights": weights}
+    weights = scene.graph.add("ControlStackBlockWeights", **{"preset": "custom", "preset.weights": "0.8"})
+    how = {"weight": 0.9, "mode": "control", "basis": "steps", "start": 1 / STEPS, "block_weights": weights}
     scene.apply(scene.unit(family(scene, kind), scene.picture(), **how))
-    wanted = by_hand(comfyui, kind, settings, weight=0.7 * 0.3, first=1, positive=True)
+    wanted = by_hand(comfyui, kind, settings, weight=0.9 * 0.8, first=1, positive=True)
     assert difference(scene.draw(comfyui), wanted) <= TOLERANCE
     assert difference(wanted, plain(comfyui, **settings)) > 0.001
 
@@ -75,7 +75,7 @@ def test_masks_reach_maps_and_tokens(comfyui: Host, kind: str) -> None:
 
 def test_a_curve_moves_a_shift(comfyui: Host) -> None:
     scene = Scene()
-    keyframes = "0: 0 hold\n0.5: 0.4 hold"
+    keyframes = "0 0 hold\n0.5 0.4 hold"
     schedule = scene.graph.add("ControlStackSchedule", shape="keyframes", **{"shape.keyframes": keyframes})
     unit = {"basis": "steps", "schedule": schedule}
     scene.apply(scene.unit(family(scene, "query tap"), scene.picture(), **unit))
@@ -189,6 +189,15 @@ def test_what_a_base_lacks_is_said_before_the_first_step(comfyui: Host, kind: st
     with pytest.raises(RunError, match=FAULTS[kind]):
         ours(comfyui, kind)
     assert (plain(comfyui) == before).all()
+
+
+def test_a_sampler_that_forgets_changes_of_weights_is_refused(comfyui: Host) -> None:
+    scene = Scene()
+    scene.apply(scene.unit(family(scene, "delta"), scene.picture()))
+    scene.model = scene.graph.add("TestNoHooks", model=scene.model)
+    with pytest.raises(RunError, match="'delta' changes weights of the base model, and this sampler does not apply"):
+        scene.draw(comfyui)
+    assert (plain(comfyui) == plain(comfyui, steps=STEPS)).all()
 
 
 def test_latents_are_those_of_the_vae(comfyui: Host) -> None:

@@ -9,7 +9,7 @@ import comfyui_host
 import control_files
 import pytest
 from comfyui_host import Host
-from comfyui_scene import Scene
+from comfyui_scene import Scene, difference
 from torch import Tensor
 
 FILES = ("canny", "depth", "pose")
@@ -43,6 +43,31 @@ def drawn(host: Host, *, watched: bool = False) -> Tensor:
     for control in controls if watched else ():
         samples = scene.graph.add("TestWhere", samples=samples, control_net=control)
     return host.latent(scene.graph, samples)
+
+
+def test_changes_of_the_bases_weights_reach_those_that_are_not_loaded(
+    short_of_memory: tuple[str, Host], comfyui: Host
+) -> None:
+    def changed(host: Host) -> Tensor:
+        scene = Scene()
+        control = scene.graph.add("TestFamily", model=scene.model, kind="delta")
+        scene.apply(scene.unit(control, scene.picture()))
+        return scene.draw(host)
+
+    _, host = short_of_memory
+    before = Scene().draw(host)
+    assert (changed(host) == changed(comfyui)).all()
+    assert difference(changed(host), before) > 0.01
+    assert (Scene().draw(host) == before).all()
+
+
+def test_a_style_adapter_is_streamed(short_of_memory: tuple[str, Host], comfyui: Host) -> None:
+    def styled(host: Host) -> Tensor:
+        scene = Scene()
+        scene.apply(scene.unit(scene.ours("style"), None, embedding=scene.graph.add("TestEmbedding", seed=4)))
+        return scene.draw(host)
+
+    assert (styled(short_of_memory[1]) == styled(comfyui)).all()
 
 
 def test_weights_are_where_the_host_wants_them(short_of_memory: tuple[str, Host], comfyui: Host) -> None:

@@ -6,7 +6,7 @@ are known by their prompts, and residuals go in through diffusers' own arguments
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,22 @@ from typing import Any
 import numpy as np
 import torch
 import webui_world
+from controlstack.core.attach import Patches, attach, change_weights, record
 from controlstack.core.control import ControlModel
+from controlstack.core.effects import Effects
+from controlstack.core.points import Point
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import RangeBasis, Schedule
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
 from controlstack.core.unit import ControlMode, ControlUnit
+from controlstack.models.family import shapes_of
+from controlstack.models.naming import to_ldm
 from controlstack.models.registry import load_control_model
-from controlstack.pipelines.attached import arguments
+from controlstack.pipelines.attached import arguments, locate_in
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from families import families_of
 from safetensors.torch import load_file
 from webui_host import Evaluation, Picture, Unit, encode
 
@@ -91,16 +97,32 @@ class Oracle:
     def answer(self, seen: Evaluation, units: Sequence[Wanted], place: Place) -> torch.Tensor:
         """The U-Net's output for the recorded input."""
         stack = ControlStack([self._unit(unit, seen.hires) for unit in units if _acts(unit, seen.hires)])
-        given = Step(
+        step = Step(
             x=seen.x,
             timestep=seen.time,
             context=seen.context,
             cond=seen.cond,
             progress=place.progress(float(seen.time[0])),
             y=seen.y,
+            evaluate=lambda x, rows, points: self._look(seen, x, list(rows), points),
         )
-        more = arguments(self._unet, stack(given), {})
-        return self._unet(seen.x, seen.time, seen.context, class_labels=seen.y, **more).sample
+        with Patches() as patches:
+            change_weights(patches, stack.units, to_ldm(dict(self._unet.named_parameters())))
+            effects = stack(step)
+            more = arguments(self._unet, effects, {})
+            attach(patches, Effects(input=effects.input, shifts=effects.shifts), locate_in(self._unet))
+            return self._unet(seen.x, seen.time, seen.context, class_labels=seen.y, **more).sample
+
+    def _look(
+        self, seen: Evaluation, x: torch.Tensor, rows: list[int], points: Collection[Point]
+    ) -> dict[Point, torch.Tensor]:
+        """What stands at some points of the U-Net alone."""
+        found: dict[Point, torch.Tensor] = {}
+        with Patches() as patches:
+            record(patches, points, locate_in(self._unet), found)
+            labels = None if seen.y is None else seen.y[rows]
+            self._unet(x, seen.time[rows], seen.context[rows], class_labels=labels)
+        return found
 
     def _unit(self, unit: Wanted, hires: bool) -> ControlUnit:
         said = unit.settings
@@ -121,6 +143,8 @@ class Oracle:
         )
 
     def _model(self, file: str) -> ControlModel:
+        if not self._models:
+            self._models |= families_of(shapes_of(to_ldm(dict(self._unet.named_parameters()))))
         if file not in self._models:
             self._models[file] = load_control_model(self._folder / f"{file}.safetensors", dtype=torch.float32)
         return self._models[file]

@@ -1,84 +1,92 @@
-"""Our stack inside the WebUI's own U-Net, by module hooks: no forward is replaced or copied.
+"""Units inside the WebUI's own U-Net, by module hooks: no forward is replaced or copied.
 
-The U-Nets of SD 1.x, SD 2.x (ldm) and SDXL (sgm) have one shape: `input_blocks`, `middle_block`, `output_blocks`. A
-hook before the U-Net asks the stack for the effects of this evaluation and attaches them to the blocks; a hook behind
-it takes them away again.
+A hook before the U-Net asks for the effects of this evaluation and attaches them to the blocks; a hook behind it takes
+them away again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ....core.attach import Locate, Patches, Site, Value, attach, attention_site, record
-from ....core.base import Base
-from ....core.effects import Effects
+from ....core.attach import Patches, attach, record
 from ....core.errors import HostError
-from ....core.points import Block, Part, Point
+from ....core.points import Point
 from ....core.rows import take_rows
+from .attachment import Answers, Attachment, Call
+from .deltas import Deltas
+from .tiles import Tiles
+from .unets import locate_in
 
-# (latents, timestep, context, vector condition or None) of one call of the U-Net -> what is added to it
-Evaluate = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Effects]
-# (latents, timestep, answer) of one call of the U-Net -> the answer as it should be
-Finish = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-KEYS = "attn2.to_k.weight"  # a layer whose inputs are the prompt's tokens
 INPUTS = ("x", "timesteps", "context", "y")  # of the U-Net's forward, in order
 
 
-def base_of(unet: Any) -> Base:
-    """Return the widths of an ldm or sgm U-Net that control models must share."""
-    levels, layers = unet.channel_mult, unet.num_res_blocks
-    if isinstance(layers, int):
-        layers = [layers] * len(levels)
-    blocks = [unet.model_channels]
-    for level, (factor, count) in enumerate(zip(levels, layers, strict=True)):
-        blocks += [factor * unet.model_channels] * (count + (level < len(levels) - 1))
-    context = next((value.shape[1] for name, value in unet.named_parameters() if name.endswith(KEYS)), None)
-    label = unet.label_emb[0][0].in_features if isinstance(getattr(unet, "label_emb", None), nn.Sequential) else 0
-    return Base(context=context, label=label, blocks=tuple(blocks))
+class Hooked(Attachment):
+    """Units on a U-Net that belongs to the checkpoint alone.
 
+    keep: leave changes to weights on the device between evaluations.
+    """
 
-def locate_in(unet: Any) -> Locate:
-    """Return where the points of an ldm or sgm U-Net are."""
-    widths = base_of(unet).blocks or ()
-    blocks = {Block.INPUT: unet.input_blocks, Block.MIDDLE: [unet.middle_block], Block.OUTPUT: unet.output_blocks}
+    def __init__(self, network: Callable[[], Any], answers: Answers, tiles: Tiles | None, *, keep: bool = True) -> None:
+        super().__init__(network, answers, tiles)
+        self._keep = keep
+        self._watched: nn.Module | None = None  # what the denoiser calls, around the U-Net
+        self._watching = Patches()
 
-    def locate(point: Point) -> Site:
-        if point.part is Part.SKIP:
-            decoder = unet.output_blocks[len(unet.output_blocks) - 1 - point.index]
-            return Site(decoder, Value.LAST_CHANNELS, widths[point.index])
-        block = blocks[point.block][point.index]
-        if point.part is Part.STREAM:
-            return Site(block, Value.OUTPUT)
-        transformer = next(layer for layer in block if hasattr(layer, "transformer_blocks"))
-        return attention_site(transformer.transformer_blocks[point.depth], point.part)
+    def begin(self) -> None:
+        """Put the hooks on the U-Net."""
+        self._answers.prepare(answers=False)
+        self._follow()
 
-    return locate
+    def begin_pass(self) -> None:
+        """Forget which parts of the picture the pass before has shown."""
+        if self.tiles is not None:
+            self.tiles.forget()
+        self._answers.prepare(answers=False)
+
+    def begin_evaluation(self, network: nn.Module) -> None:
+        """Follow a refiner, and watch which rows the denoiser hands over."""
+        super().begin_evaluation(network)
+        if network is not self._watched:
+            self._watching.eject()
+            self._watched = network
+            self._watching.hook(network.register_forward_pre_hook(self._hand))
+
+    def end(self) -> None:
+        """Remove every hook."""
+        self._watching.eject()
+        self._watched = None
+        super().end()
+
+    def _enter(self, unet: Any) -> None:
+        self._exits.enter_context(Injection(unet, self._answers, self.tiles, keep=self._keep))
+
+    def _hand(self, _network: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._answers.hand(len(args[0]))
+        if self.tiles is not None:
+            self.tiles.hand(len(args[0]))
 
 
 class Injection:
-    """Hooks on one U-Net for as long as its `with` lasts.
+    """Hooks on one U-Net for as long as its `with` lasts."""
 
-    finish: changes the U-Net's answer.
-    """
-
-    def __init__(self, unet: Any, evaluate: Evaluate, finish: Finish | None = None) -> None:
+    def __init__(self, unet: Any, answers: Answers, tiles: Tiles | None = None, *, keep: bool = True) -> None:
         if not hasattr(unet, "output_blocks"):
             raise HostError(f"the U-Net is a {type(unet).__name__}, expected one with input, middle and output blocks")
-        self.unet = unet
-        self._evaluate, self._finish = evaluate, finish
+        self._unet, self._answers, self._tiles = unet, answers, tiles
+        self._locate, self._deltas = locate_in(unet), Deltas(answers.units, unet, keep=keep)
         self._given: dict[str, Any] | None = None
         self._patches = Patches()  # as long as the injection
         self._attached = Patches()  # as long as one evaluation
-        self._alone = False
+        self._casting: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def __enter__(self) -> Injection:
-        self._patches.hook(self.unet.register_forward_pre_hook(self._before, with_kwargs=True))
-        self._patches.hook(self.unet.register_forward_hook(self._after, always_call=True))
+        self._patches.hook(self._unet.register_forward_pre_hook(self._before, with_kwargs=True))
+        self._patches.hook(self._unet.register_forward_hook(self._after, always_call=True))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,34 +99,49 @@ class Injection:
         given = {name: value if value is None else take_rows(value, rows) for name, value in self._given.items()}
         given |= {"x": x}
         found: dict[Point, Tensor] = {}
-        self._alone = True
-        try:
-            with Patches() as patches:
-                record(patches, points, locate_in(self.unet), found)
-                self.unet(**{name: value for name, value in given.items() if value is not None})
-        finally:
-            self._alone = False
+        with self._casting(), Patches() as patches:
+            record(patches, points, self._locate, found)
+            # Not through the call, whose hooks, ours and those of others, wait for evaluations of the denoiser.
+            self._unet.forward(**{name: value for name, value in given.items() if value is not None})
         return found
 
-    def _before(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        if self._alone:
-            return args, kwargs
+    def _before(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        self._attached.eject()  # of an evaluation that a user interrupted: nobody is told of its end
         given = dict(zip(INPUTS, args, strict=False)) | kwargs
         self._given = {name: given.get(name) for name in INPUTS}
-        effects = self._evaluate(given["x"], given["timesteps"], given["context"], given.get("y"))
-        attach(self._attached, effects, locate_in(unet))
+        self._casting = casting_of(given["x"].device.type)
+        self._deltas.attach(self._attached, self._answers.units)
+        effects = self._answers.effects(self._call())
+        attach(self._attached, effects, self._locate)
         tokens = [token for token in effects.tokens if token is not None]
         if not tokens:
             return args, kwargs
         given["context"] = torch.cat([given["context"], *tokens], dim=1)
         return (given.pop("x"),), given
 
+    def _call(self) -> Call:
+        given = self._given
+        assert given is not None
+        x, timestep, context, y = (given[name] for name in INPUTS)
+        return Call(x=x, timestep=timestep, context=context, y=y, evaluate=self.evaluate_alone, tiles=self._tiles)
+
     def _after(self, _unet: nn.Module, _args: object, output: Tensor | None) -> Tensor | None:
         """Take this evaluation's effects away; also called when the U-Net has failed, without an output."""
-        if self._alone:
-            return None
         given, self._given = self._given, None
         self._attached.eject()
-        if self._finish is None or given is None or output is None:
+        if given is None or output is None or not self._answers.finishes:
             return None
-        return self._finish(given["x"], given["timesteps"], output)
+        return self._answers.finish(given["x"], given["timesteps"], output)
+
+
+def casting_of(device: str) -> Callable[[], AbstractContextManager[object]]:
+    """Return what restores the present automatic casting on a kind of device, where others have switched it off."""
+    if device not in ("cpu", "cuda"):  # the WebUI casts by other means there
+        return nullcontext
+    if hasattr(torch, "get_autocast_dtype"):
+        enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    elif device == "cpu":  # before PyTorch 2.4
+        enabled, dtype = torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype()
+    else:
+        enabled, dtype = torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()
+    return lambda: torch.autocast(device, dtype=dtype, enabled=enabled)

@@ -1,80 +1,74 @@
-"""Forge and reForge: our stack as one more of the program's own controls, asked for residuals at each evaluation.
+"""Forge and its relatives: units as one more of the program's own controls, asked at each evaluation.
 
-There the U-Net belongs to a patcher, and what a pass changes goes into a clone of it, which is dropped with the pass:
-so nothing is hooked, and nothing has to be undone. The program may announce a pass twice; one control of ours joins.
+There the U-Net belongs to a patcher, and what a pass changes goes into a clone of it, which is dropped with the pass.
+The program may announce a pass twice; one control of ours joins. Tensors go into the program's lists, and shifts into
+the patches of the very call that asks for them. Hooks on the U-Net, which all clones share, serve what the program has
+nothing for: changes to weights as long as the pass, shifts behind the middle and the decoder's blocks for one
+evaluation. (Its own way to change weights would round them with the weights, takes as long as loading a LoRA before
+and after each request, and differs from program to program.)
 """
-
-# pyright: reportMissingImports=false
-# The host's own modules exist only inside it.
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ....core.attach import Patches, attach_shifts, record
 from ....core.effects import Effects
-from ....core.errors import HostError
 from ....core.lists import Lists, to_lists, to_residuals
-from ....core.schedule import RangeBasis
+from ....core.points import MIDDLE, PROMPT, Point
+from ....core.rows import take_rows
+from .attachment import Answers, Attachment, Call
+from .deltas import Deltas
+from .memory import network_of, size_of
+from .shifts import has_patch, write
 from .tiles import Tiles
-from .webui import WebUI
+from .unets import locate_in
 
-MODULE = "modules_forge"  # both programs have it, and AUTOMATIC1111's WebUI has not
-COND = 0  # in the program's list of what each part of a batch is
-
+COND, UNCOND = 0, 1  # in the program's list of what each part of a batch is
 WRAPPER = "model_function_wrapper"  # in the program's options: what is called instead of the base model
 
-# (latents, timestep, context, vector condition or None, parts, what other controls add) -> the sum
-# parts: for each equal part of the rows, or of those of each tile, whether it is cond.
-Evaluate = Callable[[Tensor, Tensor, Tensor, "Tensor | None", tuple[bool, ...], "Effects | None"], Effects]
-Finish = Callable[[Tensor], Tensor]  # what the base model sees in the noise, [B, 4, h, w] -> the same, changed
 
+class Patched(Attachment):
+    """Units on a U-Net that belongs to a patcher.
 
-def is_here() -> bool:
-    """Whether this program is Forge or reForge."""
-    return importlib.util.find_spec(MODULE) is not None
+    objects: returns what holds the patcher; the program makes a new one for each pass.
+    """
 
+    def __init__(self, network: Callable[[], Any], objects: Callable[[], Any], answers: Answers) -> None:
+        super().__init__(network, answers, Tiles(lambda: answers.size))
+        self._objects = objects
 
-class Forge(WebUI):
-    """What differs from AUTOMATIC1111's WebUI."""
+    def begin(self) -> None:
+        """Do nothing: the program announces each pass, also the first."""
 
-    patches = True
-    basis = RangeBasis.NOISE  # what a range has always meant there
+    def begin_pass(self) -> None:
+        """Join the pass. Pictures are encoded now: later, the autoencoder would push the U-Net off the device."""
+        assert self.tiles is not None
+        self.tiles.forget()
+        self._answers.prepare(answers=True)
+        self._follow()
 
-    @property
-    def unet(self) -> Any:
-        """The U-Net inside the patcher; HostError for another kind of network."""
-        model = self.patched.unet.model
-        if not hasattr(model.diffusion_model, "output_blocks"):
-            raise HostError(
-                f"the base model is a {type(model.diffusion_model).__name__}, and units act on the U-Nets of SD 1.x, "
-                "SD 2.x and SDXL: choose such a checkpoint, or switch the units off"
-            )
-        return model.diffusion_model
-
-    @property
-    def patched(self) -> Any:
-        """What holds the U-Net's patcher; the program makes a new one for each pass."""
-        from modules import shared
-
-        return shared.sd_model.forge_objects
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the base network computes in."""
-        model = self.patched.unet.model
-        return getattr(model, "computation_dtype", None) or model.get_dtype()
+    def _enter(self, unet: Any) -> None:
+        objects, units = self._objects(), self._answers.units
+        deltas = Deltas(units, unet)
+        networks = {id(unit.model): network_of(unit.model) for unit in units}
+        size = sum(map(size_of, networks.values())) + deltas.bytes
+        assert self.tiles is not None
+        control = PatchedControl(self._answers, objects.unet, size, self.tiles)
+        self._exits.callback(control.detach)
+        self._exits.callback(join(objects, control))
+        deltas.attach(self._exits.enter_context(Patches()), units)
 
 
 def join(objects: Any, control: PatchedControl) -> Callable[[], None]:
     """Let a pass run with our control beside those that are there; a second call for the same pass does nothing.
 
     objects: `p.sd_model.forge_objects`, whose patcher is replaced by a clone. The program drops that with the pass, but
-    not after an error nor where a refiner took over in the middle: so the answer puts back what was there.
+    not after an error nor where a refiner took over in the middle: so what is returned puts back what was there.
     """
     before = objects.unet
     if any(isinstance(each, PatchedControl) for each in before.list_controlnets()):
@@ -93,7 +87,7 @@ def join(objects: Any, control: PatchedControl) -> Callable[[], None]:
 
 
 def _wrapping(control: PatchedControl) -> Callable[..., tuple[Any, ...]]:
-    """What the program calls before each evaluation: it puts `control` around whatever calls the base model by then.
+    """Return what the program calls before each evaluation, to put `control` around whatever calls the base model.
 
     A plain function, for the program copies its options deeply, and the copy of a method would reach our networks.
     """
@@ -115,30 +109,20 @@ class PatchedControl:
     line.
     """
 
-    def __init__(
-        self,
-        evaluate: Evaluate,
-        unet: Any,
-        size: int,
-        tiles: Tiles,
-        *,
-        tokens: bool = False,
-        finish: Finish | None = None,
-    ) -> None:
-        """unet: the patcher. size: bytes of our networks, for which the program leaves room.
+    def __init__(self, answers: Answers, unet: Any, size: int, tiles: Tiles) -> None:
+        """unet: the patcher. size: bytes on the device that the units need, for which the program leaves room.
 
-        tiles: is told which parts of the picture are drawn. tokens: whether a unit adds to the prompt. finish: what
-        units want of each answer.
+        tiles: is told which parts of the picture are drawn.
         """
-        self._evaluate, self._model, self._size = evaluate, unet.model, size
-        self._tiles = tiles
+        self._answers, self._size, self._tiles = answers, size, tiles
+        self._network = Network(unet.model)
+        self._adds_tokens = any(PROMPT in unit.model.points for unit in answers.units)
+        self._finishes = answers.finishes
+        self._tokens: list[Tensor] = []
         self._cut: Tensor | None = None
         self.device = torch.device("cpu")  # of `cond_hint`
-        self._adds_tokens, self._finish = tokens, finish
-        self._blocks = len(unet.model.diffusion_model.input_blocks)
-        self._tokens: list[Tensor] = []
         self.previous_controlnet: Any = None
-        self.transformer_options: Mapping[str, Any] = {}
+        self.transformer_options: dict[str, Any] = {}
         self.strength = 1.0  # other extensions read these of every control
         self.timestep_range: tuple[float, float] | None = None
 
@@ -158,58 +142,71 @@ class PatchedControl:
 
     @property
     def wraps(self) -> bool:
-        """Whether residuals are not all that the units want."""
-        return self._adds_tokens or self._finish is not None
+        """Whether lists and patches are not all that the units want."""
+        return self._adds_tokens or self._finishes
 
     def set_previous_controlnet(self, control: Any) -> PatchedControl:
-        """What stands before it in the program's chain."""
+        """Take what stands before it in the program's chain."""
         self.previous_controlnet = control
         return self
 
     def get_models(self) -> list[Any]:
-        """Patchers that the program is to load: ours bring their own networks."""
+        """Return patchers that the program is to load: ours bring their own networks."""
         return [] if self.previous_controlnet is None else self.previous_controlnet.get_models()
 
     def inference_memory_requirements(self, dtype: torch.dtype) -> int:
-        """Bytes to leave free."""
+        """Return the bytes to leave free."""
         before = self.previous_controlnet
         return self._size + (0 if before is None else before.inference_memory_requirements(dtype))
 
     def pre_run(self, model: Any, percent_to_timestep_function: Callable[[float], float]) -> None:
-        """The sampling begins."""
+        """Begin the sampling."""
         if self.previous_controlnet is not None:
             self.previous_controlnet.pre_run(model, percent_to_timestep_function)
 
     def cleanup(self) -> None:
-        """The sampling is over."""
-        self._tokens, self._cut = [], None
+        """End the sampling; the program leaves this out after an error."""
+        self.detach()
         if self.previous_controlnet is not None:
             self.previous_controlnet.cleanup()
+
+    def detach(self) -> None:
+        """Take away what is on the U-Net."""
+        self._tokens, self._cut = [], None
+        self._network.detach()
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: Mapping[str, Any], batched_number: int, *more: Any
     ) -> Lists:
-        """Fresh lists for one evaluation. x_noisy: latents before their scaling; t: sigmas.
+        """Return fresh lists for one evaluation, and write shifts into its options. t: sigmas [B].
 
-        more: the transformer options, where the program hands them over instead of setting them (reForge).
+        x_noisy: latents before their scaling. more: the options, where the program hands them over instead of setting
+        them (reForge).
         """
         before = self.previous_controlnet
         given = None if before is None else before.get_control(x_noisy, t, cond, batched_number, *more)
-        parts: Sequence[int] = (more[0] if more else self.transformer_options)["cond_or_uncond"]
-        schedule = getattr(self._model, "predictor", None) or self._model.model_sampling
-        residuals = self._evaluate(
-            schedule.calculate_input(t, x_noisy),
-            schedule.timestep(t),
-            cond["c_crossattn"],
-            cond.get("y"),
-            tuple(part == COND for part in parts),
-            None if given is None else to_residuals(given, self._blocks),
+        options: dict[str, Any] = more[0] if more else self.transformer_options
+        network = self._network
+        network.begin(options)
+        x, timestep = network.inputs(x_noisy, t)
+        effects = self._answers.effects(
+            Call(
+                x=x,
+                timestep=timestep,
+                context=cond["c_crossattn"],
+                y=cond.get("y"),
+                evaluate=lambda x, rows, points: network.evaluate_alone(x, timestep, rows, points, cond, options),
+                tiles=self._tiles,
+                parts=tuple(part == COND for part in options["cond_or_uncond"]),
+                onto=None if given is None else to_residuals(given, network.blocks),
+            )
         )
-        self._tokens = [token for token in residuals.tokens if token is not None]
-        return to_lists(residuals, self._blocks)
+        network.shift(effects, options)
+        self._tokens = [token for token in effects.tokens if token is not None]
+        return to_lists(effects, network.blocks)
 
     def around(self, inner: Callable[..., Tensor] | None, apply: Callable[..., Tensor], given: Any) -> Tensor:
-        """One evaluation, after `get_control`: our tokens beside the prompt's, and the answer as the units want it.
+        """Do one evaluation, after `get_control`: our tokens beside the prompt's, the answer as the units want it.
 
         inner: what another extension put around the base model, or None.
         """
@@ -220,4 +217,99 @@ class PatchedControl:
             answer = apply(given["input"], given["timestep"], **conditions)
         else:
             answer = inner(apply, {**given, "c": conditions})
-        return answer if self._finish is None else self._finish(answer)
+        return self._answers.mend(answer) if self._finishes else answer
+
+
+class Network:
+    """The U-Net that a patcher and all its clones share; model: the program's, around the U-Net."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._unet = model, model.diffusion_model
+        self.blocks = len(self._unet.input_blocks)
+        self._attached = Patches()  # for one evaluation
+        self._watching = Patches()  # until `detach`
+        self._watched = False
+
+    def inputs(self, x_noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Return latents and time as the U-Net receives them."""
+        schedule = getattr(self._model, "predictor", None) or self._model.model_sampling
+        return schedule.calculate_input(sigma, x_noisy), schedule.timestep(sigma)
+
+    def begin(self, options: dict[str, Any]) -> None:
+        """Forget the evaluation before: tiles share one call's options, and an interrupt tells nobody."""
+        self._attached.eject()
+        write({}, options, self.blocks)
+
+    def shift(self, effects: Effects, options: dict[str, Any]) -> None:
+        """Make the evaluation whose options these are take the shifts."""
+        write(effects.shifts, options, self.blocks)
+        rest = {point: shift for point, shift in effects.shifts.items() if not has_patch(point)}
+        if not rest:
+            return
+        if MIDDLE in rest and effects.middle and effects.middle[0] is not None:
+            rest[MIDDLE] = _behind(effects.middle[0], rest[MIDDLE])  # the program adds that tensor after the hook
+        attach_shifts(self._attached, Effects(shifts=rest), locate_in(self._unet))
+        if not self._watched:
+            self._watched = True
+            self._watching.hook(self._unet.register_forward_hook(lambda *_: self._attached.eject(), always_call=True))
+
+    def evaluate_alone(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        rows: tuple[int, ...],
+        points: Collection[Point],
+        cond: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> dict[Point, Tensor]:
+        """Evaluate the U-Net without control on other latents, with these rows' prompts: `Step.evaluate`."""
+        dtype = self._dtype
+        if cond.get("c_concat") is not None:  # the further channels of an inpainting base are no latents
+            x = torch.cat([x, take_rows(cond["c_concat"], rows).to(x)], dim=1)
+        vector = {} if cond.get("y") is None else {"y": take_rows(cond["y"], rows).to(dtype)}
+        found: dict[Point, Tensor] = {}
+        with Patches() as patches:
+            record(patches, points, locate_in(self._unet), found)
+            self._unet.forward(  # not through the call, whose hooks wait for the program's own evaluations
+                x.to(dtype),
+                take_rows(timestep, rows).float(),
+                context=take_rows(cond["c_crossattn"], rows).to(dtype),
+                transformer_options=options_of(options, rows, len(timestep)),
+                **vector,
+            )
+        return found
+
+    def detach(self) -> None:
+        """Take all hooks away."""
+        self._attached.eject()
+        self._watching.eject()
+        self._watched = False
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """What the U-Net computes in, whatever its weights are stored in."""
+        named = ("computation_dtype", "manual_cast_dtype")
+        known = (getattr(self._model, name, None) for name in named)
+        return next((each for each in known if each is not None), None) or self._model.get_dtype()
+
+
+def options_of(options: Mapping[str, Any], rows: Sequence[int], count: int) -> dict[str, Any]:
+    """Return the options of a call of `count` rows as those of a call of some of them, each its own part.
+
+    The program's U-Net writes into its options, so they are copied.
+    """
+    parts: Sequence[int] = options["cond_or_uncond"]
+    sigmas: Tensor | None = options.get("sigmas")  # of the pictures of one part
+    each = count // len(parts) if sigmas is None else len(sigmas)
+    kinds = [parts[row // each % len(parts)] for row in rows]
+    changed: dict[str, Any] = {"cond_or_uncond": kinds}
+    if "cond_mark" in options:
+        changed["cond_mark"] = options["cond_mark"].new_tensor(kinds)
+    for name, kind in (("cond_indices", COND), ("uncond_indices", UNCOND)):
+        if name in options:
+            changed[name] = [index for index, each_kind in enumerate(kinds) if each_kind == kind]
+    return {**options, **changed}
+
+
+def _behind(tensor: Tensor, shift: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda h: shift(h + tensor)

@@ -5,17 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ....core.control import ControlModel
 from ....core.errors import HostError
 from ....core.schedule import RangeBasis
+from .attachment import Answers, Attachment
+from .hooked import Hooked
 from .memory import GIB, Residency, network_of
+from .tiles import Tiles
 
 FOLDER, NETWORK_FOLDER = "ControlNet", "ControlNetPreprocessor"  # inside the WebUI's folder of models
 KEEP_FREE = 2 * GIB  # on the device after a run, for decoding the picture
@@ -24,7 +28,6 @@ KEEP_FREE = 2 * GIB  # on the device after a run, for decoding the picture
 class WebUI:
     """AUTOMATIC1111's WebUI, as `core.host.Host` and beyond."""
 
-    patches = False  # whether controls join a patcher instead of hooking the U-Net
     basis = RangeBasis.WEBUI  # what a range means where a unit does not say so
 
     def __init__(self) -> None:
@@ -32,9 +35,18 @@ class WebUI:
 
         self.device, self.cpu = devices.device, devices.cpu
         self.residency = Residency(self.device, self.cpu, self.free)
+        self._encoded: list[tuple[Tensor, Tensor]] = []  # pictures of this run, and their latents
+
+    def tiles(self, canvas: Callable[[], tuple[int, int]]) -> Tiles | None:
+        """Return what extensions that draw in tiles find; canvas: height and width of the picture in latent pixels."""
+        return Tiles(canvas)
+
+    def attachment(self, answers: Answers, tiles: Tiles | None) -> Attachment:
+        """Return what makes units act here."""
+        return Hooked(lambda: self.unet, answers, tiles, keep=not self.saves_memory)
 
     def ready(self, model: ControlModel) -> AbstractContextManager[object]:
-        """The model's network on the device, and no automatic casting around it: it computes in its own dtype."""
+        """Keep the model's network on the device, without automatic casting: it computes in its own dtype."""
         from modules import devices
 
         stack = ExitStack()
@@ -53,7 +65,7 @@ class WebUI:
 
     @contextmanager
     def alone(self, job: str) -> Iterator[None]:
-        """Nobody else computes while the context is open; what users stopped before does not stop this."""
+        """Let nobody else compute while the context is open; what users stopped before does not stop this."""
         from modules import call_queue, shared
 
         with call_queue.queue_lock:
@@ -65,13 +77,14 @@ class WebUI:
                 self.after_run(False)
 
     def before_run(self, low_vram: bool) -> None:
-        """low_vram: the user asked for as little memory on the device as possible, at the price of time."""
+        """Prepare for a run; low_vram: use as little memory on the device as possible, at the price of time."""
         self.residency.frugal = low_vram
         if low_vram:
             self.residency.release()
 
     def after_run(self, low_vram: bool) -> None:
         """Make room on the device for what follows the sampling."""
+        self._encoded.clear()
         self.residency.release(None if low_vram or self.saves_memory else KEEP_FREE)
 
     @property
@@ -83,7 +96,7 @@ class WebUI:
 
     @property
     def unet(self) -> Any:
-        """The U-Net that computes now; HostError while another engine stands in for it."""
+        """The U-Net that computes now; HostError while another engine computes instead of it."""
         from modules import sd_unet, shared
 
         if sd_unet.current_unet is not None:
@@ -99,11 +112,6 @@ class WebUI:
         return shared.sd_model.model.diffusion_model
 
     @property
-    def patched(self) -> Any:
-        """What holds the U-Net's patcher, in programs that have one."""
-        raise HostError("this WebUI has no patcher: units act through hooks")
-
-    @property
     def checkpoint(self) -> str:
         """Stands for the loaded base model."""
         from modules import shared
@@ -117,20 +125,31 @@ class WebUI:
 
         return devices.dtype_inference if devices.fp8 else devices.dtype_unet
 
-    def encode(self, picture: torch.Tensor) -> torch.Tensor:
-        """Latents of a picture [1, 3, H, W] in 0..1, drawn from the autoencoder's distribution."""
+    def encode(self, picture: Tensor) -> Tensor:
+        """Return latents of pictures [N, 3, H, W] in 0..1, drawn from the autoencoder's distribution and scaled.
+
+        The same picture has the same latents in the whole run, and is encoded once.
+        """
+        known = (latents for each, latents in self._encoded if each.shape == picture.shape and each.equal(picture))
+        latents = next(known, None)
+        if latents is None:
+            latents = self._encode(picture)
+            self._encoded.append((picture, latents))
+        return latents
+
+    def _encode(self, picture: Tensor) -> Tensor:
         from modules import devices, shared
 
         model = shared.sd_model
-        with devices.autocast():
+        with torch.no_grad(), devices.autocast():
             moments = model.encode_first_stage((picture * 2 - 1).to(devices.device, devices.dtype_vae))
             latents = model.get_first_stage_encoding(moments)
         if bool(torch.isnan(latents).any()):
             raise HostError("the autoencoder made NaN of the control image: start the WebUI with --no-half-vae")
         return latents
 
-    def signal(self, timestep: torch.Tensor) -> torch.Tensor:
-        """The share of the picture's variance in noisy latents, for each of [B] timesteps."""
+    def signal(self, timestep: Tensor) -> Tensor:
+        """Return the share of the picture's variance in noisy latents, for each of [B] timesteps."""
         from modules import shared
 
         schedule = shared.sd_model.alphas_cumprod
@@ -144,13 +163,13 @@ class WebUI:
         return getattr(shared.sd_model, "parameterization", "eps") == "v"
 
     def option(self, name: str, default: Any) -> Any:
-        """A setting, also one that is not registered."""
+        """Return a setting, also one that is not registered."""
         from modules import shared
 
         return shared.opts.data.get(name, default)
 
     def model_folders(self) -> list[Path]:
-        """Where control models lie; the first is where new ones belong."""
+        """Return where control models lie; the first is where new ones belong."""
         from modules import paths, shared
 
         own = Path(__file__).parents[3] / "models"  # also holds our own code, and no weights of its own
@@ -160,7 +179,7 @@ class WebUI:
         return folders
 
     def network_folders(self) -> list[Path]:
-        """Where networks of preprocessors lie; the first is where new ones are put, as on Forge."""
+        """Return where networks of preprocessors lie; the first is where new ones are put, as on Forge."""
         from modules import paths, shared
 
         given = [getattr(shared.cmd_opts, "controlnet_annotator_models_path", None)]
@@ -169,7 +188,7 @@ class WebUI:
         return [Path(paths.models_path) / NETWORK_FOLDER, *(Path(each) for each in given if each), other]
 
     def free(self) -> int:
-        """Bytes on the device that nobody uses."""
+        """Return the bytes on the device that nobody uses."""
         if self.device.type == "cuda":
             return torch.cuda.mem_get_info(self.device)[0]
         return 1 << 62  # the others share their memory with the CPU, or cannot say

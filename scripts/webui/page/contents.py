@@ -20,7 +20,7 @@ from ....models.families import t2i_adapter
 from ....models.loading import PICKLES, read_header
 from ....models.registry import identify, made_for
 from ..host.files import ModelFiles
-from ..host.hooked import base_of
+from ..host.unets import base_of
 from ..request import preprocessing
 
 log = logging.getLogger("controlstack")

@@ -15,7 +15,7 @@ from ....core.control import ControlModel, HintSpace
 from ....core.errors import UnsupportedModelError
 from ....core.fields import InputMode, UnitArgs
 from ....core.resize import pixel_perfect
-from ..host.hooked import base_of
+from ..host.unets import base_of
 from . import preprocessing
 from .inputs import Input, choose, seed_of
 from .pictures import read_mask, rgba_pictures

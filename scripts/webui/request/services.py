@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from ..host import annotators
-from ..host import patched as forge
+from ..host import annotators, forge
 from ..host.cache import ModelCache
 from ..host.files import ModelFiles
 from ..host.memory import GIB
@@ -18,7 +17,7 @@ CACHE_OPTION, CACHE_GIB = "controlstack_model_cache", 6  # GiB of control models
 
 @functools.cache
 def services() -> Services:
-    """The one instance."""
+    """Return the one instance."""
     host = forge.Forge() if forge.is_here() else WebUI()
     budget = int(float(host.option(CACHE_OPTION, CACHE_GIB)) * GIB)
     return Services(
