@@ -12,7 +12,7 @@ from ..models.registry import load_control_model
 from ..pipelines.bases import Base, Offload, UnetState, load_base
 from ..pipelines.drawing import generate
 from ..preprocessors.images import make_folder
-from .loading import load_unit
+from ..units.ready import ready
 from .record import Remembered, check_files, read_picture_record, write_pictures
 
 
@@ -35,7 +35,7 @@ def draw_again(
     size = (remembered.request.height, remembered.request.width)
     state = UnetState(lambda: loaded)
     units = [
-        load_unit(said, load_control_model(Path(said.model), dtype=getattr(torch, dtype), base_state=state), size)
+        ready(said, load_control_model(Path(said.model), dtype=getattr(torch, dtype), base_state=state), size).unit
         for said, dtype in zip(remembered.units, remembered.dtypes, strict=True)
     ]
     result = generate(loaded, remembered.request, units, progress)

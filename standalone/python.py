@@ -6,6 +6,7 @@ Paths, pictures (Pillow or arrays) and plain words go in; units, pictures and sh
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,8 +31,9 @@ from ..pipelines.drawing import Request, Result
 from ..pipelines.drawing import generate as draw
 from ..preprocessors import find
 from ..preprocessors.images import convert_image, read_image, read_mask
+from ..units.convention import said_by
+from ..units.ready import ready
 from ..units.request import read_request
-from .loading import load_unit
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -129,7 +131,11 @@ def unit(
         inpaint_mask=None if inpaint is None else _source(inpaint, _mask),
         model=loaded.source or loaded.name,
     )
-    return load_unit(request, loaded, None if size is None else (size[1], size[0]))
+    says = said_by(Path(loaded.source)) if loaded.source else ""
+    made = ready(request, loaded, None if size is None else (size[1], size[0]), says=says)
+    if made.warning:
+        logging.getLogger("controlstack").warning("%s", made.warning)
+    return made.unit
 
 
 def generate(  # noqa: PLR0913 - a script has one argument for each thing that it says

@@ -13,7 +13,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from ..preprocessors.images import read_image, read_mask, write_image
 from ..units.infotext import write as write_infotext
 from ..units.record import from_record, to_record
 from ..units.request import UnitRequest
-from ..units.webui_fields import args_of
+from ..units.webui_fields import UnitArgs, args_of
 
 if TYPE_CHECKING:
     from ..pipelines.bases import Base
@@ -178,7 +178,7 @@ def check_files(remembered: Remembered, *, replaced: Sequence[str] = ()) -> None
 
 def infotext(request: Request, k: int, units: Sequence[ControlUnit]) -> str:
     """Return picture `k` in the text that WebUIs write: prompts, settings, and units that have names there."""
-    said = [args_of(each.origin) for each in units if isinstance(each.origin, UnitRequest)]
+    said = [_in_webui(each.origin) for each in units if isinstance(each.origin, UnitRequest)]
     settings = {
         "Steps": request.steps,
         "Sampler": request.scheduler,
@@ -189,6 +189,12 @@ def infotext(request: Request, k: int, units: Sequence[ControlUnit]) -> str:
     }
     lines = [request.prompts[k], *([f"Negative prompt: {request.negative}"] if request.negative else [])]
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])
+
+
+def _in_webui(request: UnitRequest) -> UnitArgs:
+    """Return a request in the WebUIs' fields, where models go by the names of their files."""
+    args = args_of(request)
+    return replace(args, model=Path(args.model).stem)
 
 
 def _base(base: Base) -> dict[str, Any]:
