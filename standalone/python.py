@@ -32,6 +32,7 @@ from ..pipelines.drawing import generate as draw
 from ..preprocessors import find
 from ..preprocessors.images import convert_image, read_image, read_mask
 from ..units.convention import said_by
+from ..units.hint import visible
 from ..units.ready import ready
 from ..units.request import read_request
 
@@ -104,8 +105,8 @@ def preprocess(
     """
     from PIL import Image
 
-    given = {"resolution": resolution, "mask": None if mask is None else _mask(mask), "seed": seed}
-    return Image.fromarray(find(preprocessor)(_picture(image), **given, **parameters))
+    given: dict[str, Any] = {"resolution": resolution, "mask": None if mask is None else _mask(mask), "seed": seed}
+    return Image.fromarray(visible(find(preprocessor)(_picture(image), **{**given, **parameters})))
 
 
 def unit(

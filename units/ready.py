@@ -48,8 +48,8 @@ def ready(
 ) -> Ready:
     """Read a unit's pictures, draw its hint, and make the unit, whose `origin` is the request as it was carried out.
 
-    target: height and width of the result, for pixel perfect units; None where nobody knows it. says: what the model's file says about its hints. seed: of preprocessors
-    that draw random numbers, where the unit has none.
+    target: height and width of the result, for pixel perfect units; None where nobody knows it. says: what the model's
+    file says about its hints. seed: of preprocessors that draw random numbers, where the unit has none.
     """
     if request.image is None:
         raise UnitError(f"the unit with '{request.model}' has no image: give it one")
