@@ -38,7 +38,7 @@ def read_pickle(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:
                 "get a .safetensors file"
             ) from error
         tensors: dict[str, Tensor] = {}
-        for key, tensor in _flat(content):
+        for key, tensor in _flat(_state_of(content), set()):
             tensors[key] = tensor
             if len(tensors) > MAX_TENSORS:
                 raise DamagedModelError(f"'{shown(name)}' holds more than {MAX_TENSORS} tensors: get the file again")
@@ -67,8 +67,22 @@ def _check_archive(file: BinaryIO, size: int, name: str) -> None:
         )
 
 
-def _flat(content: Any, prefix: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of tables inside tables; other values, such as a training's progress, are left out."""
+def _state_of(content: Any) -> Any:
+    """Return the weights of a training's checkpoint (Lightning), which lie in a table called `state_dict`."""
+    if not isinstance(content, Mapping):
+        return content
+    state: Any = cast("Mapping[Any, Any]", content).get("state_dict")
+    return cast(Any, state if isinstance(state, Mapping) and state else content)
+
+
+def _flat(content: Any, seen: set[int], prefix: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of tables inside tables; other values, such as a training's progress, are left out.
+
+    seen: the tables that were looked at. Each is once: a small file can hold one in a million places.
+    """
+    if id(content) in seen:
+        return
+    seen.add(id(content))
     pairs: Any = ()
     if isinstance(content, Mapping):
         pairs = cast("Mapping[Any, Any]", content).items()
@@ -77,8 +91,8 @@ def _flat(content: Any, prefix: str = "", depth: int = DEPTH) -> Iterator[tuple[
     for key, value in pairs:
         if isinstance(value, Tensor):
             yield f"{prefix}{key}", value.detach()
-        elif depth:
-            yield from _flat(value, f"{prefix}{key}.", depth - 1)
+        elif depth and isinstance(value, (Mapping, list, tuple)):
+            yield from _flat(value, seen, f"{prefix}{key}.", depth - 1)
 
 
 def _check_memory(tensors: Mapping[str, Tensor], size: int, name: str) -> None:

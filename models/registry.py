@@ -16,7 +16,7 @@ from ..core.errors import ModelError, UnsupportedModelError
 from .families import controlnet, t2i_adapter
 from .family import Description, Family, Shapes
 from .layers import STANDARD, Kit
-from .loading import Header, open_model, read_header
+from .loading import Header, ModelFile, open_model, read_header
 from .names import below, unwrapped
 from .others import control_of_others, no_control
 from .precision import check_quantised
@@ -80,12 +80,28 @@ def load_control_model(
     file's, but for 8 bits, which become 32. compute: what the network calculates in, where layers cast their weights;
     None is `dtype`. Raises ModelError and its kinds, never loads half a model.
     """
+    options: dict[str, Any] = {"kit": kit, "dtype": dtype, "compute": compute, "device": device}
     with open_model(path) as file:
-        family, prefix = _recognise(file.header)
-        given = read_settings(family.settings, file.header, settings, family.of_config)
-        state = below(file.tensors(), prefix)
+        return load_open(file, settings=settings, base_state=base_state, **options)
+
+
+def load_open(
+    file: ModelFile,
+    *,
+    settings: Mapping[str, object] | None = None,
+    base_state: Mapping[str, Tensor] | None = None,
+    kit: Kit = STANDARD,
+    **target: Any,
+) -> ControlModel:
+    """Load a control model from a file whose header told what to load it as; as `load_control_model` otherwise.
+
+    target: `dtype`, `compute` and `device`.
+    """
+    family, prefix = _recognise(file.header)
+    given = read_settings(family.settings, file.header, settings, family.of_config)
+    path, state = file.header.path, below(file.tensors(), prefix)
     name = path.stem if path.is_file() else path.name
-    return family.load(state, given, kit, base_state, name=name, dtype=dtype, compute=compute, device=device)
+    return family.load(state, given, kit, base_state, name=name, **target)
 
 
 def _recognise(header: Header) -> tuple[Family[Any, Any], str]:

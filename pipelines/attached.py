@@ -27,7 +27,7 @@ LAYERS_KEY, WIDTHS_KEY = "layers_per_block", "block_out_channels"
 
 
 def base_of(unet: Any) -> Base:
-    """The widths of a diffusers U-Net that control models must share."""
+    """Return the widths of a diffusers U-Net that control models must share."""
     config = unet.config
     widths, layers = config[WIDTHS_KEY], config[LAYERS_KEY]
     blocks = [widths[0]]
@@ -162,7 +162,7 @@ class Injection:
     def _step(self, unet: Any, x: Tensor, time: Tensor, kwargs: dict[str, Any]) -> Step:
         rows = len(x)
         return Step(
-            x=x[:, : self._pipeline.vae.config["latent_channels"]],  # inpainting models read a mask behind the latents
+            x=x,
             timestep=torch.as_tensor(time, device=x.device).expand(rows),
             context=kwargs["encoder_hidden_states"],
             cond=tuple(row >= rows - self._pictures for row in range(rows)),
@@ -173,7 +173,7 @@ class Injection:
         )
 
     def _progress(self) -> Progress:
-        """Where the run stands; samplers of second order evaluate each step twice, and both belong to it."""
+        """Return where the run stands; samplers of second order evaluate each step twice, and both belong to it."""
         scheduler = self._pipeline.scheduler
         if not self._times:  # read once: a value on the device would stall every step
             self._times = scheduler.timesteps[-self._pipeline.num_timesteps :].tolist()

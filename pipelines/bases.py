@@ -58,30 +58,32 @@ class Base:
                 network.to("cpu")
 
     def check_interrupt(self) -> None:
-        """Nothing to ask: on a terminal an interrupt is a KeyboardInterrupt."""
+        """Do nothing: on a terminal an interrupt is a KeyboardInterrupt."""
 
     @torch.no_grad()
     def encode(self, picture: torch.Tensor) -> torch.Tensor:
         """Return the latents of pictures [N, 3, H, W] in 0..1, as the U-Net receives them."""
         vae = self.pipeline.vae
-        code = vae.encode((picture * 2 - 1).to(vae.device, vae.dtype))
-        latents = code.latent_dist.mode() if hasattr(code, "latent_dist") else code.latents
-        return latents * vae.config.scaling_factor
+        return latents_of(vae, (picture * 2 - 1).to(vae.device, vae.dtype)) * vae.config.scaling_factor
 
     @torch.no_grad()
     def autoencode(self, images: Image) -> Image:
-        """Pictures [N, H, W, 3] through the autoencoder and back: what no control can do better than."""
+        """Return pictures [N, H, W, 3] after the autoencoder: no control can come nearer to them."""
         vae, processor = self.pipeline.vae, self.pipeline.image_processor
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(vae.device, vae.dtype) / 127.5 - 1
-        code = vae.encode(pixels)
-        latents = code.latent_dist.mode() if hasattr(code, "latent_dist") else code.latents
-        shown = processor.postprocess(vae.decode(latents).sample, output_type="np")
+        shown = processor.postprocess(vae.decode(latents_of(vae, pixels)).sample, output_type="np")
         return np.rint(shown * 255).astype(np.uint8)
+
+
+def latents_of(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Return the unscaled latents [N, 4, h, w] of pictures [N, 3, H, W] in -1..1, without chance."""
+    code = vae.encode(pixels)
+    return code.latent_dist.mode() if hasattr(code, "latent_dist") else code.latents
 
 
 @contextmanager
 def _layer_by_layer(network: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    """Inside, each layer brings its weights to the device when it is called, and drops them again."""
+    """Let each layer bring its weights to the device when it is called, and drop them again, while this is open."""
     from accelerate import cpu_offload
     from accelerate.hooks import remove_hook_from_module
 

@@ -1,4 +1,4 @@
-"""A base model and a request -> pictures under control of a stack, offline."""
+"""Draw pictures: a base model, a request and control units -> pictures, without the network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DEFAULT_PROMPT = "a professional, detailed, high-quality image"  # ControlNet pa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the user wants, apart from the units."""
+    """What the user asks for, apart from the units."""
 
     prompt: str | tuple[str, ...] = ""  # one for all pictures, or one for each
     negative: str = ""
@@ -96,7 +96,7 @@ class Request:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """The prompt of each picture."""
+        """Return the prompt of each picture."""
         return (self.prompt,) * self.batch if isinstance(self.prompt, str) else self.prompt
 
 
@@ -206,7 +206,7 @@ def _mask(request: Request) -> PillowImage:
 
 
 def _reporter(progress: Callable[[int], None] | None) -> Callable[..., dict[str, Any]]:
-    """diffusers' callback after each step, in the shape it expects."""
+    """Return the callback that diffusers calls after each step."""
 
     def report(_pipeline: Any, step: int, _time: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         if progress is not None:

@@ -24,13 +24,23 @@ from ..models.guard import one_line
 INDEX = "model_index.json"
 NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SECOND = ("text_encoder_2", "tokenizer_2")  # of SDXL, which needs both
-CHECKER = ("safety_checker", "feature_extractor")  # of SD 1.x and 2.x, which do without where one is not there
+CHECKER = ("safety_checker", "feature_extractor")  # of SD 1.x and 2.x, which do without both where one lacks
 UNUSED = "image_encoder"  # of diffusers' own IP-Adapters
-RENAMED = {"CLIPFeatureExtractor": "CLIPImageProcessor"}  # in transformers, since these folders were written
 VOCABULARY = ("vocab.json", "tokenizer.json")  # a tokenizer without both is made silently, and knows no word
 LIBRARIES = ("diffusers", "transformers")
-CHECKER_LIBRARY = "diffusers.pipelines.stable_diffusion.safety_checker"
-UNET, ENCODERS = "UNet2DConditionModel", ("CLIPTextModel", "CLIPTextModelWithProjection")
+_ENCODERS, _TOKENIZERS = ("CLIPTextModel", "CLIPTextModelWithProjection"), ("CLIPTokenizer", "CLIPTokenizerFast")
+CLASSES = {  # that a part may be of; others belong to other kinds of models, or load code
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL"),
+    "text_encoder": _ENCODERS,
+    "text_encoder_2": _ENCODERS,
+    "tokenizer": _TOKENIZERS,
+    "tokenizer_2": _TOKENIZERS,
+}
+OF_CHECKER = {  # the only classes that there are; folders name the second one by names of its past
+    "safety_checker": ("diffusers.pipelines.stable_diffusion.safety_checker", "StableDiffusionSafetyChecker"),
+    "feature_extractor": ("transformers", "CLIPImageProcessor"),
+}
 FILE = re.compile(  # of weights: whole or a shard, of the plain kind or a variant such as fp16
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:-\d{5}-of-\d{5})?(?:\.(?P<variant>[A-Za-z0-9_]+))??"
     r"(?:-\d{5}-of-\d{5})?\.(?:safetensors|bin)"
@@ -81,7 +91,8 @@ def load_folder(layout: Layout, dtype: torch.dtype) -> Any:
     kind = diffusers.StableDiffusionXLPipeline if layout.xl else diffusers.StableDiffusionPipeline
     optional = (UNUSED, "feature_extractor") if layout.xl else (UNUSED, *CHECKER)
     wanted = (*NEEDED, *SECOND) if layout.xl else (*NEEDED, *(CHECKER if _has_checker(layout) else ()))
-    parts = {name: _load_part(layout.folder / name, *layout.parts[name], dtype) for name in wanted}
+    classes = {**layout.parts, **OF_CHECKER}
+    parts = {name: _load_part(layout.folder / name, *classes[name], dtype) for name in wanted}
     absent = dict.fromkeys(name for name in optional if name not in parts)
     try:
         return kind.from_pretrained(layout.folder, **parts, **absent, local_files_only=True)
@@ -108,11 +119,9 @@ def _check_classes(folder: Path, parts: Mapping[str, tuple[Any, ...]]) -> None:
                 f"the {name} of '{folder}' is a {kind} of '{library}', expected one of {' or '.join(LIBRARIES)}: "
                 "code that comes with a model is not run, so give another base model"
             )
-    expected = {"unet": (UNET,), **{name: ENCODERS for name in parts if name.startswith("text_encoder")}}
-    for name, kinds in expected.items():
-        if parts[name][1] not in kinds:
+        if kind not in CLASSES.get(name, (kind,)):
             raise HostError(
-                f"the {name} of '{folder}' is a {parts[name][1]}, expected {' or '.join(kinds)}: give a base model of "
+                f"the {name} of '{folder}' is a {kind}, expected {' or '.join(CLASSES[name])}: give a base model of "
                 "SD 1.x, SD 2.x or SDXL"
             )
 
@@ -120,8 +129,7 @@ def _check_classes(folder: Path, parts: Mapping[str, tuple[Any, ...]]) -> None:
 def _load_part(folder: Path, library: str, name: str, dtype: torch.dtype) -> Any:
     """Return a part of a pipeline; networks have no weight missing."""
     try:
-        home = importlib.import_module(library if library in LIBRARIES else CHECKER_LIBRARY)
-        kind = getattr(home, RENAMED.get(name, name))
+        kind = getattr(importlib.import_module(library), name)
         if not issubclass(kind, nn.Module):
             return _load_other(kind, folder)
         return _load_network(kind, folder, dtype)
@@ -135,6 +143,10 @@ def _load_part(folder: Path, library: str, name: str, dtype: torch.dtype) -> Any
 
 def _load_other(kind: Any, folder: Path) -> Any:
     """Return a tokenizer, scheduler or picture processor."""
+    from diffusers import SchedulerMixin
+
+    if folder.name == "scheduler" and not issubclass(kind, SchedulerMixin):
+        raise HostError(f"the scheduler of '{folder.parent}' is a {kind.__name__}, which is none: get the folder again")
     if folder.name.startswith("tokenizer") and not any((folder / name).is_file() for name in VOCABULARY):
         raise HostError(f"the {folder.name} of '{folder.parent}' has no {VOCABULARY[0]}: get its files again")
     return kind.from_pretrained(folder, local_files_only=True)

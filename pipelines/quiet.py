@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 
 @contextmanager
 def quiet() -> Generator[None]:
-    """Inside, these libraries speak of errors alone, and show bars on terminals alone; afterwards as before."""
+    """Let these libraries report errors alone, and show bars on terminals alone, while this is open."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

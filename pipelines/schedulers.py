@@ -39,7 +39,7 @@ _ALIASES = {  # what ComfyUI, diffusers and papers call them
 
 
 def scheduler_name(name: str) -> str:
-    """The one of NAMES that is meant, in any case and spacing; HostError with the nearest ones if none is."""
+    """Return the one of NAMES that is meant, in any case and spacing. HostError names the nearest ones if none is."""
     wanted = name.strip().lower().replace("_", " ").replace("-", " ")
     wanted = _ALIASES.get(wanted, wanted)
     if wanted not in _SCHEDULERS:
@@ -49,7 +49,7 @@ def scheduler_name(name: str) -> str:
 
 
 def make_scheduler(name: str, config: Any) -> Any:
-    """A scheduler with the noise schedule of `config`; HostError for an unknown name."""
+    """Return a scheduler with the noise schedule of a scheduler's `config`. HostError for an unknown name."""
     import diffusers
 
     kind, settings = _SCHEDULERS[scheduler_name(name)]

@@ -16,7 +16,7 @@ FONT, SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
 
 
 def sheet(rows: Sequence[Sequence[tuple[str, Image]]], side: int = 192) -> Image:
-    """Rows of (label, picture [H, W, 3]), each picture drawn `side` pixels high."""
+    """Return rows of (label, picture [H, W, 3]) as one picture; each is drawn `side` pixels high."""
     bands = [_row(row, side) for row in rows]
     width = max(band.shape[1] for band in bands)
     return np.vstack([_widen(band, width) for band in bands])

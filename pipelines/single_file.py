@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,13 +21,16 @@ from ..core.errors import HostError
 from ..models.families.controlnet import ControlNetConfig, ControlNetSettings
 from ..models.guard import one_line
 from ..models.loading import Header, read_header, read_tensors
+from ..models.names import below
 from ..models.sources import read_settings
 from .folders import check_channels
 from .tokenizers import END, ZERO, make_tokenizer
 
 Shapes = Mapping[str, tuple[int, ...]]
 Config = dict[str, Any]
+Named = TypeVar("Named")
 SINGLE_FILES = (".safetensors", ".ckpt")
+WRAPPER = "state_dict."
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
 XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
@@ -66,7 +69,7 @@ SDXL = Kind("StableDiffusionXLPipeline", (XL_CLIP, XL_OPEN_CLIP), 128, 0.13025, 
 
 
 def load_single_file(path: Path, dtype: torch.dtype, prediction: str | None = None) -> Any:
-    """The pipeline of an SD 1.x, SD 2.x or SDXL checkpoint.
+    """Return the pipeline of an SD 1.x, SD 2.x or SDXL checkpoint, on the CPU.
 
     prediction: 'epsilon' or 'v_prediction'; without it the file's metadata, its keys or its weights tell.
     Raises HostError for what is no such checkpoint, or lacks a part.
@@ -102,11 +105,12 @@ def read_kind(path: Path) -> Kind:
 def _header(path: Path) -> Header:
     if path.suffix.lower() not in SINGLE_FILES or not path.is_file():
         raise HostError(f"there is no checkpoint '{path}': give a diffusers folder or a .safetensors file as --base")
-    return read_header(path)
+    header = read_header(path)
+    return replace(header, shapes=_unwrapped(header.shapes))
 
 
 def kind_of(name: str, shapes: Shapes) -> Kind:
-    """Which Stable Diffusion a file holds; a sentence for anything else."""
+    """Return which Stable Diffusion a file with these weights holds. HostError for anything else."""
     if f"{UNET}input_blocks.0.0.weight" not in shapes:
         raise HostError(f"'{name}' holds no base model: give a Stable Diffusion checkpoint")
     if any(key.startswith(REFINER) for key in shapes):
@@ -121,7 +125,7 @@ def kind_of(name: str, shapes: Shapes) -> Kind:
 
 
 def write_configs(folder: Path, kind: Kind, shapes: Shapes, scheduler: Config, settings: ControlNetSettings) -> None:
-    """The configuration of every part, where diffusers looks for it.
+    """Write the configuration of every part to where diffusers looks for it.
 
     settings: what no shape tells of a model that is none of the known ones.
     """
@@ -227,7 +231,7 @@ def _text_encoder(shapes: Shapes, unused: int) -> Config:
 
 
 def _prediction(path: Path, header: Header, given: str | None) -> Config:
-    """What the network predicts, and whether its noise schedule ends without signal (Lin et al. 2023).
+    """Return what the network predicts, and whether its noise schedule ends without signal (Lin et al. 2023).
 
     In that case the first step has to be the last time of all (their section 3.3).
     """
@@ -251,12 +255,17 @@ def _tensor(path: Path, name: str) -> torch.Tensor:
     from safetensors import safe_open
 
     if path.suffix.lower() != ".safetensors":
-        return read_tensors(path)[name]
+        return _unwrapped(read_tensors(path))[name]
     with safe_open(path, "pt") as file:
         return file.get_tensor(name)
 
 
-def _has(shapes: Shapes, prefix: str) -> bool:
+def _unwrapped(named: Mapping[str, Named]) -> dict[str, Named]:
+    """Return what stands below the wrapper that Lightning puts around the weights of a .ckpt, if it is there."""
+    return below(named, WRAPPER if _has(named, WRAPPER) else "")
+
+
+def _has(shapes: Mapping[str, object], prefix: str) -> bool:
     return any(key.startswith(prefix) for key in shapes)
 
 
@@ -265,5 +274,5 @@ def _below(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
 
 
 def _numbered(shapes: Shapes, pattern: str) -> list[str]:
-    """The names of a pattern for 0, 1, 2 ... as far as there are any."""
+    """Return the names of a pattern for 0, 1, 2 ... as far as there are any."""
     return list(takewhile(shapes.__contains__, (pattern.format(k) for k in count())))

@@ -19,7 +19,7 @@ ZERO = "!"  # the token of id 0, with which OpenCLIP fills a prompt; CLIP repeat
 
 
 def make_tokenizer(folder: Path, fill: str = END) -> Any:
-    """A transformers CLIPTokenizer; its files are written into the folder."""
+    """Return a transformers CLIPTokenizer, whose files are written into the folder; it fills prompts with `fill`."""
     from transformers import CLIPTokenizer
 
     lines = gzip.decompress(TABLE.read_bytes()).decode("utf-8").splitlines()
@@ -39,7 +39,7 @@ def make_tokenizer(folder: Path, fill: str = END) -> Any:
 
 
 def vocabulary(pairs: list[str]) -> dict[str, int]:
-    """Token -> id, from the pairs in order of priority."""
+    """Return token -> id, from the byte pairs in order of priority."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     letters = sorted(ByteLevel.alphabet())

@@ -1,4 +1,4 @@
-"""The demonstration: the shipped tiny model under two controls at once, on one sheet, without any download."""
+"""The command `demo`: the shipped tiny model under two controls at once, on one sheet, without any download."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAME = "controlstack-demo.png"
 
 
 def run_demo(folder: Path, seed: int = 0) -> Path:
-    """Draw the sheet into `folder` and say what is done; returns its path."""
+    """Draw the sheet into `folder`, print what is done, and return its path."""
     from ..pipelines.bases import load_base
     from ..pipelines.sheets import sheet
     from ..preprocessors.images import check_folder, make_folder, write_image

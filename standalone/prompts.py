@@ -19,7 +19,7 @@ LONGEST = 40  # tokens of a caption
 def make_prompt(
     kind: str | None, prompt: str | None, added: str = "", captioner: Path | None = None, image: Image | None = None
 ) -> str:
-    """The prompt to use. Without a kind: the user's words if there are any, else none."""
+    """Return the prompt to use. Without a kind: the user's words if there are any, else none."""
     chosen = kind or ("user" if prompt is not None else "none")
     if chosen == "user" and prompt is None:
         raise HostError("the prompt kind is 'user', but there is no prompt: add --prompt")
@@ -32,7 +32,7 @@ def make_prompt(
 
 
 def _caption(folder: Path | None, image: Image | None) -> str:
-    """What a captioning model says about the picture."""
+    """Return what a captioning model says about a picture [H, W, 3]."""
     if folder is None or not folder.is_dir():
         raise HostError("an automatic prompt needs a captioning model: give its folder, such as BLIP's, as --captioner")
     if image is None:

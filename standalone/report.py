@@ -16,7 +16,7 @@ KEY = "controlstack"  # of the machine-readable text in a PNG file
 
 
 def describe(loaded: Sequence[Ready], firings: Sequence[Firing]) -> Iterator[str]:
-    """One line a unit; a unit that never acted is a warning."""
+    """Yield a line for each unit; a unit that never acted is a warning."""
     for number, (each, firing) in enumerate(zip(loaded, firings, strict=True), start=1):
         warning = "" if firing.fired else "  WARNING: it never acted; check its range and weight"
         yield f"unit {number} ({each.unit.model.name}) fires on {firing} steps{warning}"
@@ -25,7 +25,7 @@ def describe(loaded: Sequence[Ready], firings: Sequence[Firing]) -> Iterator[str
 
 
 def metadata(request: Request, seed: int, loaded: Sequence[Ready], firings: Sequence[Firing]) -> dict[str, str]:
-    """Text for a PNG file: JSON for programs, a line for people."""
+    """Return the text of a PNG file: JSON for programs, a line for people."""
     prompt = request.prompts[seed - request.seed]
     settings = {field.name: getattr(request, field.name) for field in fields(request) if field.name not in PICTURES}
     units = [

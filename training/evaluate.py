@@ -1,4 +1,4 @@
-"""Proof that control controls: the tiny world under its shipped controls, against no control and against wrong hints.
+"""How well pictures obey units: the tiny world under its shipped controls, against none and against wrong hints.
 
 The pictures are drawn by whoever calls, so that this file knows no pipeline: `draw(units)` returns a picture per scene,
 with the same seeds each time. What people do, a prompt and some guidance, is measured beside the harder thing: no
@@ -48,7 +48,7 @@ class Trial:
 
     @property
     def images(self) -> Image:
-        """[N, H, W, 3]"""
+        """Return the scenes' pictures [N, H, W, 3]."""
         return np.stack([picture.image for picture in self.pictures])
 
 
@@ -62,7 +62,7 @@ class Condition:
 
 
 def conditions(trial: Trial) -> tuple[Condition, ...]:
-    """What people do first, then the units alone."""
+    """Return the conditions: prompts with guidance, as people draw, then the units alone."""
     return (
         Condition("with a caption", tuple(scene.caption for scene in trial.scenes), 2.0),
         Condition("without a prompt", ("",) * trial.size, 1.0),
@@ -70,7 +70,7 @@ def conditions(trial: Trial) -> tuple[Condition, ...]:
 
 
 def make_trial(count: int) -> Trial:
-    """`count` scenes that no training has seen; HintError for fewer than two, for hints are swapped between them."""
+    """Return `count` scenes that no training has seen. HintError for less than two: hints are swapped between them."""
     if count < 2:
         raise HintError(f"--scenes is {count}, expected 2 or more: hints of other scenes are tried too")
     some = tuple(scenes(count, SEED))
@@ -85,7 +85,7 @@ def make_trial(count: int) -> Trial:
 
 
 def cases(trial: Trial, controls: Mapping[str, ControlModel]) -> dict[str, list[ControlUnit]]:
-    """The stacks that are compared, by name."""
+    """Return the stacks that are compared, by name."""
 
     def unit(kind: str, shift: int = 0, **settings: object) -> ControlUnit:
         hint = _tensor(np.roll(trial.hints[kind], shift, axis=0))
@@ -107,7 +107,7 @@ def cases(trial: Trial, controls: Mapping[str, ControlModel]) -> dict[str, list[
 
 
 def score(trial: Trial, images: Image) -> dict[str, float]:
-    """Means over the scenes: edges against the canny hint, depth and colours against the scene."""
+    """Return means over the scenes: edges against the canny hint, depth and colours against the scene."""
     edges = find("canny")(images, **CANNY)
     rows = range(trial.size)
     return {
@@ -126,13 +126,13 @@ def score(trial: Trial, images: Image) -> dict[str, float]:
 def evaluate(
     trial: Trial, controls: Mapping[str, ControlModel], drawing: Draw
 ) -> tuple[dict[str, dict[str, float]], dict[str, Image]]:
-    """(scores by case, pictures by case)."""
+    """Return (scores by case, pictures [N, H, W, 3] by case)."""
     images = {name: drawing(units) for name, units in cases(trial, controls).items()}
     return {name: score(trial, pictures) for name, pictures in images.items()}, images
 
 
 def table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """The scores as a Markdown table."""
+    """Return the scores as a Markdown table."""
     names = next(iter(scores.values())).keys()
     head = f"| case | {' | '.join(name.replace('_', ' ') for name in names)} |"
     rows = [f"| {case} | {' | '.join(f'{value:.3f}' for value in row.values())} |" for case, row in scores.items()]
@@ -140,7 +140,7 @@ def table(scores: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def sheet_rows(trial: Trial, images: Mapping[str, Image]) -> list[list[tuple[str, Image]]]:
-    """What people look at: a row for each scene, from its hints to every stack."""
+    """Return the rows of the sheet: one for each scene, with its hints and the picture of every stack."""
     shown = {"scene": trial.images, **{f"{kind} hint": hint for kind, hint in trial.hints.items()}, **images}
     return [[(name, pictures[k]) for name, pictures in shown.items()] for k in range(min(SHEET_SCENES, trial.size))]
 

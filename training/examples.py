@@ -1,4 +1,4 @@
-"""Examples as a training takes them: batches of latents, hints and token ids, in an endless shuffled walk."""
+"""Examples as a training takes them: batches of latents, hints and token ids, shuffled anew in each epoch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core.base import LATENT
 from ..core.errors import HintError
+from ..pipelines.bases import latents_of
 from .data import Example, Image
 from .words import tokenise
 
@@ -29,7 +30,7 @@ class Examples:
         self._epoch, self._order = -1, [0]
 
     def batch(self, start: int, count: int, seed: int) -> dict[str, Tensor]:
-        """The examples `start` to `start + count` of an endless, shuffled walk; it depends on the seed alone."""
+        """Return the examples `start` to `start + count` of all epochs in a row, which depend on the seed alone."""
         picks = [self._pick(index, seed) for index in range(start, start + count)]
         rows = [self.row(pick) for pick in picks]
         sizes = {
@@ -41,13 +42,13 @@ class Examples:
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
     def pictures(self) -> Iterator[tuple[Image, Image]]:
-        """(hint, picture) of each example in turn, as people see them."""
+        """Yield (hint, picture), both [H, W, 3], of each example in turn."""
         for example in self._examples:
             picture, hint = self._read(example)
             yield hint, picture
 
     def row(self, index: int) -> dict[str, Tensor]:
-        """One example: `latents` [4, h, w], `hint` [3, H, W] uint8, `tokens` [E, T]."""
+        """Return one example: `latents` [4, h, w], `hint` [3, H, W] uint8, `tokens` [E, T]."""
         if index in self._kept:
             return self._kept[index]
         row = self._load(self._examples[index])
@@ -82,6 +83,5 @@ class Examples:
     def _encode(self, picture: np.ndarray) -> Tensor:
         vae = self._base.vae
         pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].to(self._device, torch.float32) / 127.5 - 1
-        output = vae.encode(pixels.to(vae.dtype))
-        latents = output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latents
+        latents = latents_of(vae, pixels.to(vae.dtype))
         return (latents[0] * vae.config.scaling_factor).float().cpu()

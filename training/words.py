@@ -22,7 +22,7 @@ PENULTIMATE = -2  # hidden state that SDXL reads
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What the words become: context [B, T, D], and SDXL's `text_embeds` [B, P] and `time_ids` [B, 6]."""
+    """What a U-Net reads of words: context [B, T, D], and SDXL's `text_embeds` [B, P] and `time_ids` [B, 6]."""
 
     context: Tensor
     added: Mapping[str, Tensor] | None = None
@@ -33,18 +33,21 @@ class Words:
 
 
 def tokenise(base: Any, prompts: Sequence[str]) -> Tensor:
-    """Token ids [N, E, T] for the base's E text encoders."""
+    """Return token ids [N, E, T] for the base's E text encoders."""
     return torch.stack([_ids(tokenizer, prompts) for tokenizer in _parts(base, "tokenizer")], dim=1)
 
 
 def emptied(tokens: Tensor, base: Any, drop: Tensor) -> Tensor:
-    """Token ids [B, E, T] where the rows that `drop` [B] names are those of the empty prompt."""
+    """Return token ids [B, E, T] with those of the empty prompt in the rows that `drop` [B] names."""
     return torch.where(drop[:, None, None], tokenise(base, [""]), tokens)
 
 
 @torch.no_grad()
 def read_words(base: Any, tokens: Tensor, size: tuple[int, int]) -> Words:
-    """Token ids [B, E, T] of pictures of this size (height, width), which were neither cropped nor scaled."""
+    """Return what a U-Net reads for token ids [B, E, T].
+
+    size: (height, width) of the pictures, which were neither cropped nor scaled.
+    """
     encoders = _parts(base, "text_encoder")
     if len(encoders) == 1:
         return Words(encoders[0](tokens[:, 0].to(encoders[0].device))[0])
@@ -57,7 +60,7 @@ def read_words(base: Any, tokens: Tensor, size: tuple[int, int]) -> Words:
 
 
 def _parts(base: Any, name: str) -> list[Any]:
-    """A part of the pipeline, and SDXL's second one."""
+    """Return a part of the pipeline, and SDXL's second one."""
     second = getattr(base, f"{name}_2", None)
     return [getattr(base, name)] if second is None else [getattr(base, name), second]
 

@@ -290,6 +290,8 @@ class StyleFamily(Family[StyleAdapter, Settings]):
 
     def create(self, shapes: Shapes, settings: Settings, kit: Kit) -> StyleAdapter:
         count, (width, context) = shapes["style_embedding"][1], shapes["proj"]
+        if 0 in (count, width, context):
+            raise ValueError(f"it makes {count} tokens of width {context} from width {width}")
         layers = len({name.split(".")[1] for name in shapes if name.startswith("transformer_layes.")})
         return StyleAdapter(width, context, count, layers, kit)
 

@@ -26,7 +26,7 @@ OFFLINE = "HF_HUB_OFFLINE"  # set: nothing is downloaded
 
 @cache
 def runtime() -> Runtime:
-    """The one runtime of the process. A file that is missing is downloaded when its preprocessor is run."""
+    """Return the one runtime of the process. A file that is missing is downloaded when its preprocessor is run."""
     own, *others = _folders()
     return Runtime(
         store=Store(
@@ -43,26 +43,26 @@ def runtime() -> Runtime:
 
 
 class HostManager:
-    """Networks are model patchers of the host, which moves them off the device when it needs room."""
+    """Keep networks in model patchers of the host, which moves them off the device when it needs room."""
 
     def adopt(self, name: str, network: object, size: int) -> object:
-        """Torch modules become patchers; other objects have no device."""
+        """Return a patcher for a torch module; other objects have no device and stay as they are."""
         if not isinstance(network, nn.Module):
             return network
         device, rest = memory.get_torch_device(), memory.unet_offload_device()
         return comfy.model_patcher.ModelPatcher(network, load_device=device, offload_device=rest)
 
     def ready(self, handle: Any) -> AbstractContextManager[object]:
-        """All of the network on the device: its layers cannot be streamed."""
+        """Load all of the network to the device: its layers cannot be streamed."""
         return _loaded(handle) if isinstance(handle, comfy.model_patcher.ModelPatcher) else nullcontext(handle)
 
     def release(self, handle: Any) -> None:
-        """Off the device; the host forgets a patcher that nobody holds."""
+        """Take the network off the device; the host forgets a patcher that nobody holds."""
         if isinstance(handle, comfy.model_patcher.ModelPatcher):
             handle.detach()
 
     def free_memory(self) -> int:
-        """What the host says is free."""
+        """Return the free bytes of the device, as the host counts them."""
         return int(memory.get_free_memory(memory.get_torch_device()))
 
 
@@ -73,7 +73,7 @@ def _loaded(patcher: Any) -> Iterator[Any]:
 
 
 def _folders() -> list[Path]:
-    """Where weights may lie, our own first: the host's folder, extra model paths, folders of other packs."""
+    """Return where weights may lie, our own first: the host's folder, extra model paths, folders of other packs."""
     folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
     found = [Path(path) for path in folder_paths.get_folder_paths(FOLDER)]
     packs = [Path(path) / peer for path in folder_paths.get_folder_paths("custom_nodes") for peer in PEERS]
@@ -85,6 +85,6 @@ def _report(done: int, total: int) -> None:
 
 
 def _report_download(done: int, total: int | None) -> None:
-    """In bytes; a server that names no total gets no bar."""
+    """Show a download in bytes; a server that names no total gets no bar."""
     if total:
         _report(done, total)

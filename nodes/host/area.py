@@ -1,8 +1,8 @@
 """Which part of the picture a regional prompt draws, told to a control by the host itself.
 
-The host cuts the latents of a regional prompt out of the picture, and a control sees only the piece. Conditions may
-carry values of their own kind, though, and the host tells those the region when it prepares a call: so one rides along
-with every prompt that holds our control, and is taken out again before the base network is called.
+The host cuts the latents of a regional prompt out of the picture, and a control sees only the piece. The conditions of
+a prompt may hold values of a class of their own, though, and the host tells those the region when it prepares a call:
+so every prompt that holds our control holds one, which is taken out again before the base network is called.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ KEY = "controlstack_area"
 
 
 class AreaCond(comfy.conds.CONDConstant):
-    """Carries the region (height, width, top, left) in latent pixels; None is the whole picture.
+    """A prompt's region as one of its conditions: (height, width, top, left) in latent pixels; None is the whole.
 
     Two regions are never computed as one batch, since a step has one window. The host shows the regions of all prompts
     before the first call of a step, and they are noted on the canvas of the control that the prompt holds.
@@ -55,20 +55,20 @@ class Canvas:
             beside.append(self)
 
     def span(self, bottom: int, right: int) -> None:
-        """A region ends there."""
+        """Note that a region ends there."""
         self._spanned = (max(bottom, self._spanned[0]), max(right, self._spanned[1]))
 
     def show(self, height: int, width: int) -> None:
-        """A call draws the whole."""
+        """Note that a call draws the whole picture at this size."""
         self._shown = (height, width)
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the whole."""
+        """Return the (height, width) of the whole picture."""
         known = [size for each in self._beside for size in (each._shown, each._spanned)]
         return max(height for height, _ in known), max(width for _, width in known)
 
 
 def with_area(options: dict[str, Any], canvas: Canvas) -> dict[str, Any]:
-    """The options of a prompt, with the rider."""
+    """Return the options of a prompt with the condition that learns its region."""
     return {**options, "model_conds": {**options.get("model_conds", {}), KEY: AreaCond(canvas)}}

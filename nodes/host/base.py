@@ -14,13 +14,13 @@ from .patches import check_points
 
 
 def blocks_of(model: Any) -> int | None:
-    """How many input blocks its U-Net has; None: it is no U-Net of the latent-diffusion kind."""
+    """Return how many input blocks its U-Net has; None if it is no U-Net of the latent-diffusion kind."""
     blocks = getattr(model.diffusion_model, "input_blocks", None)
     return None if blocks is None else len(blocks)
 
 
 def base_of(model: Any) -> Base:
-    """The widths of the host's base model (`comfy.model_base.BaseModel`) that control models must share."""
+    """Return the widths of the host's base model (`comfy.model_base.BaseModel`) that control models must share."""
     config = model.model_config.unet_config
     if blocks_of(model) is None:
         return Base(context=config.get("context_dim"))

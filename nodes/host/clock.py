@@ -33,17 +33,19 @@ class Clock:
 
     @property
     def whole(self) -> bool:
-        """Whether the pass runs the whole noise schedule: neither an image-to-image pass nor a part of one."""
+        """Return whether the pass runs the whole noise schedule: neither an image-to-image pass nor a part of one."""
         first, last = self.noise(self._sigmas[0]), self._sigmas[-1]
         return first <= 1 / self.steps and last <= self._sigma_at(1.0) + TOLERANCE
 
     def all(self) -> list[Progress]:
-        """The progress of every step of the pass, at its beginning."""
+        """Return the progress of every step of the pass, at its beginning."""
         return [self.at(sigma) for sigma in self._sigmas[: self.steps]]
 
     def _at(self, sigma: float) -> Progress:
-        """The progress of an evaluation at `sigma`. One between two steps, of a sampler that looks ahead, belongs to
-        the earlier."""
+        """Return the progress of an evaluation at `sigma`.
+
+        One between two steps, of a sampler that looks ahead, belongs to the earlier.
+        """
         step = self._step(sigma)
         return {
             RangeBasis.STEPS: step / self.steps,
@@ -56,7 +58,7 @@ class Clock:
         return min(later, self.steps - 1)
 
     def noise(self, sigma: float) -> float:
-        """The percent at which the noise schedule falls to `sigma`."""
+        """Return the percent at which the noise schedule falls to `sigma`."""
         if sigma in self._marks:
             return self._marks[sigma]
         low, high = 0.0, 1.0

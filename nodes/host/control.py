@@ -52,7 +52,7 @@ class StackControl(comfy.controlnet.ControlBase):
         self._run: Run | None = None
 
     def units(self) -> Sequence[ControlUnit]:
-        """The units as the core has them; errors name what is wrong with one."""
+        """Return the units as the core has them; errors name what is wrong with one."""
         part = None if self.cond_hint_original is None else part_of(self.cond_hint_original)
         return tuple(_unit(spec, member, part) for spec, member in zip(self.specs, self.members, strict=True))
 
@@ -63,7 +63,7 @@ class StackControl(comfy.controlnet.ControlBase):
         return copied
 
     def deepclone_multigpu(self, load_device: Any, autoregister: bool = False) -> StackControl:
-        """The same units with networks of their own on another device, for hosts that share a step among devices.
+        """Return the same units with networks of their own on another device; some hosts share a step among devices.
 
         The clone reads its part of each step; the report is of the main device, which takes part in every step.
         """
@@ -74,7 +74,7 @@ class StackControl(comfy.controlnet.ControlBase):
         return cloned
 
     def get_models(self) -> list[Any]:
-        """Every network once, also where several units or an earlier control share it."""
+        """Return every network once, also where several units or an earlier control share it."""
         found = super().get_models()
         for member in self.members:
             found += [patcher for patcher in member.patchers if patcher not in found]
@@ -82,10 +82,11 @@ class StackControl(comfy.controlnet.ControlBase):
 
     def get_extra_hooks(self) -> list[Any]:
         foreign = [hook for each in self._foreign() for hook in each.get_extra_hooks()]
-        return super().get_extra_hooks() + foreign + weight_hooks(self.units())
+        changes = any(member.model.delta is not None for member in self.members)  # units look at every pixel
+        return super().get_extra_hooks() + foreign + (weight_hooks(self.units()) if changes else [])
 
     def inference_memory_requirements(self, dtype: torch.dtype) -> float:
-        """Bytes of activations. Units run one after the other, so the largest counts."""
+        """Return the bytes of activations. Units run one after the other, so the largest counts."""
         needs = [self._activations(unit, dtype) for unit in self.units()]
         needs += [control.inference_memory_requirements(dtype) for control in self._foreign()]
         return super().inference_memory_requirements(dtype) + max(needs, default=0)
@@ -104,7 +105,7 @@ class StackControl(comfy.controlnet.ControlBase):
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], batched_number: int, transformer_options: dict[str, Any]
     ) -> Lists | None:
-        """The residuals of this step, ours after those of earlier controls."""
+        """Return the residuals of this call, ours after those of earlier controls; write into it what is none."""
         if self._run is None:
             raise HostError("the host asked for control outside a run: it did not call pre_run")
         if AREA in cond and cond[AREA] is None:
@@ -133,12 +134,12 @@ class StackControl(comfy.controlnet.ControlBase):
         return [member.control for member in self.members if member.control is not None]
 
     def _activations(self, unit: ControlUnit, dtype: torch.dtype) -> float:
-        """Of one unit, for cond and uncond rows; a hint is as large as the picture, as far as can be known here."""
+        """Return those of one unit, for cond and uncond rows; its hint is taken to be as large as the picture."""
         pixels = len(unit.hint) * unit.hint[0, 0].numel() / LATENT**2  # of an embedding its width, which is little
         return 2 * pixels * comfy.model_management.dtype_size(dtype) * BYTES * ACTIVATIONS
 
     def _begin_with(self, patcher: Any) -> None:
-        """Meet the other controls of the run, and end it when the host is done with the model, however that comes."""
+        """Share the canvases of the run's controls, and end the run when the host is done with the model."""
         if patcher is None:  # a pack that samples by itself, and has to call cleanup
             self.canvas.begin([])
             return
@@ -157,7 +158,7 @@ class StackControl(comfy.controlnet.ControlBase):
 
 
 def _unit(spec: UnitSpec, member: Member, part: Part | None) -> ControlUnit:
-    """One unit, of the whole picture or of the part that somebody draws alone."""
+    """Return one unit, of the whole picture or of the part that a tiled upscaler draws alone."""
     mask = spec.mask if spec.mask is None or part is None else part.cut(spec.mask)
     return spec.unit(member.model, _hint(spec, part), mask, member.strength)
 
@@ -184,7 +185,7 @@ def _fitted(mask: Tensor, picture: Tensor) -> Tensor:
 
 
 def _places(specs: Units) -> Tensor | None:
-    """A map as large as the largest hint, so that cuts in it are as fine as they can matter."""
+    """Return a map of places as large as the largest hint, so that a cut in it is exact to the pixel for every hint."""
     sizes = [(spec.hint.shape[1], spec.hint.shape[2]) for spec in specs if spec.hint.ndim == 4]
     return place_map(*max(sizes, key=lambda size: size[0] * size[1])) if sizes else None
 
@@ -198,7 +199,7 @@ class LoadedControl(StackControl):
         self.members = (own,)
 
     def units(self) -> Sequence[ControlUnit]:
-        """What the host's Apply node said: an image, a strength, and a range on the noise schedule."""
+        """Return what the host's Apply node said: an image, a strength, and a range on the noise schedule."""
         name, image = self.own.model.name, self.cond_hint_original
         if image is None:
             raise HostError(f"'{name}' has no hint: connect it to a node that applies it")

@@ -22,12 +22,12 @@ _log = logging.getLogger("controlstack")
 
 
 def may_resize(options: Mapping[str, Any]) -> bool:
-    """Whether a patch on the base network could change the size of its maps."""
+    """Return whether a patch on the base network could change the size of its maps."""
     return any(options.get("patches", {}).get(name) for name in RESIZING)
 
 
 def flexible(lists: Lists) -> Lists:
-    """The same residuals, able to be added to maps of another size."""
+    """Return the same residuals, able to be added to maps of another size."""
     return {
         place: [None if each is None else each.as_subclass(FlexibleResidual) for each in maps]
         for place, maps in lists.items()

@@ -72,7 +72,7 @@ class ForeignModel(ControlModel):
         self._blocks: int | None = None
 
     def around(self, control: Any) -> ForeignModel:
-        """The same around another control, such as its copy for another device."""
+        """Return the same around another control, such as its copy for another device."""
         given = {"name": self.name, "hint_channels": self.hint_channels, "strength": self.strength, "vae": self._vae}
         return ForeignModel(control, **given)
 
@@ -87,7 +87,7 @@ class ForeignModel(ControlModel):
         self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
     ) -> Iterator[tuple[Point, Tensor]]:
         assert self._call is not None
-        call = self._call.rows(_rows(self._call, step))
+        call = self._call if step.place is None else self._call.rows(step.place)
         if prepared[0] is not self._hint:
             self._hint = prepared[0]
             # A picture for each row of a chunk, laid out as the host lays its pictures out: convolutions round by it.
@@ -100,15 +100,6 @@ class ForeignModel(ControlModel):
         if found is None:
             return
         yield from (pair for pair in to_residuals(found, self._blocks).tensors() if pair[0] in points)
-
-
-def _rows(call: Call, step: Step) -> tuple[int, ...]:
-    """Which rows of the call a step shows: all of them, or those of the positive prompts."""
-    if len(step.cond) == len(call.x):
-        return tuple(range(len(call.x)))
-    per_chunk = len(call.x) // call.chunks
-    marks = call.options["cond_or_uncond"]
-    return tuple(row for row in range(len(call.x)) if marks[row // per_chunk] == 0)
 
 
 def _cut(value: Any, total: int, rows: tuple[int, ...]) -> Any:
@@ -124,7 +115,7 @@ def points_of(control: Any) -> tuple[Point, ...] | None:
 
 
 def _shapes(control: Any) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the network behind a control; nothing where it shows none."""
+    """Return names and shapes of the network behind a control; nothing where it shows none."""
     networks = [getattr(patcher, "model", None) for patcher in control.get_models()]
     network = next((each for each in networks if isinstance(each, torch.nn.Module)), None)
     network = getattr(control, "t2i_model", network)

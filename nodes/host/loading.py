@@ -17,31 +17,24 @@ from torch import Tensor
 
 from ...core.errors import HostError
 from ...models.layers import Kit, Ops
-from ...models.loading import read_header
-from ...models.registry import load_control_model
+from ...models.loading import Header, open_model
+from ...models.registry import load_open
 from ...units.convention import said_by
 from .control import LoadedControl
 from .member import Own
 
 FOLDERS = ("controlnet", "t2i_adapter")  # of the host; the second only where a user added it
-DTYPES = {  # as safetensors and torch name them
-    "F16": torch.float16,
-    "float16": torch.float16,
-    "BF16": torch.bfloat16,
-    "bfloat16": torch.bfloat16,
-    "F32": torch.float32,
-    "float32": torch.float32,
-}
+DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}  # as safetensors files name them
 
 
 def files() -> list[str]:
-    """The names that a user can choose from; extra model paths are among them."""
+    """Return the names that a user can choose from; extra model paths are among them."""
     known = [folder for folder in FOLDERS if folder in folder_paths.folder_names_and_paths]
     return sorted({name for folder in known for name in folder_paths.get_filename_list(folder)})
 
 
 def path_of(name: str) -> Path:
-    """Where a chosen file lies."""
+    """Return where a chosen file lies."""
     for folder in FOLDERS:
         if folder in folder_paths.folder_names_and_paths:
             found = folder_paths.get_full_path(folder, name)
@@ -56,22 +49,22 @@ def load(name: str, base: Any = None) -> LoadedControl:
 
 
 def _own(path: Path, base: Any, device: torch.device) -> Own:
-    """The network of a file for one device.
+    """Load the network of a file for one device.
 
     Its weights are of the dtype, and its layers of the kind, that the host chooses for a network of this file, so that
     the host can keep them where it wants and cast them as they are used.
     """
-    dtype = memory.unet_dtype(model_params=-1, weight_dtype=_dtype_of(path))
-    compute = memory.unet_manual_cast(dtype, device)
-    kit = Kit(cast(Ops, comfy.ops.pick_operations(dtype, compute)), _attend)
-    model = load_control_model(
-        path,
-        base_state=None if base is None else _weights(base),
-        kit=kit,
-        dtype=dtype,
-        compute=compute,
-        device=memory.unet_offload_device(),
-    )
+    with open_model(path) as file:
+        dtype = memory.unet_dtype(model_params=-1, weight_dtype=_dtype_of(file.header))
+        compute = memory.unet_manual_cast(dtype, device)
+        model = load_open(
+            file,
+            base_state=None if base is None else _weights(base),
+            kit=Kit(cast(Ops, comfy.ops.pick_operations(dtype, compute)), _attend),
+            dtype=dtype,
+            compute=compute,
+            device=memory.unet_offload_device(),
+        )
     patched = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     network = model.network  # pyright: ignore[reportAttributeAccessIssue] - all models of ours have one
     patcher = patched(network, load_device=device, offload_device=memory.unet_offload_device())
@@ -82,12 +75,12 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return optimized_attention(q, k, v, heads)
 
 
-def _dtype_of(path: Path) -> torch.dtype | None:
-    """The dtype of most of a file's weights; None where the host knows no such."""
-    names = list(read_header(path).dtypes.values())
+def _dtype_of(header: Header) -> torch.dtype | None:
+    """Return the dtype of most of a file's weights; None where the host knows no such."""
+    names = list(header.dtypes.values())
     return DTYPES.get(max(set(names), key=names.count)) if names else None
 
 
 def _weights(base: Any) -> Mapping[str, Tensor]:
-    """The base U-Net's weights by bare ldm names."""
+    """Return the base U-Net's weights by bare ldm names."""
     return base.model.diffusion_model.state_dict()

@@ -58,7 +58,7 @@ class Run:
         self._prompts: dict[object, object] = {}
 
     def belongs_to(self, model: Any) -> bool:
-        """Whether it runs on this base model."""
+        """Return whether it runs on this base model."""
         return self._model is model
 
     def control(self, call: Call, area: tuple[int, int, int, int] | None, before: Any) -> Lists | None:
@@ -101,7 +101,7 @@ class Run:
         return report
 
     def _begin(self, call: Call) -> Clock:
-        """The clock of the pass; raises before its first step if a unit can never act."""
+        """Return the clock of the pass; raise before its first step if a unit can never act."""
         sigmas = call.options.get("sample_sigmas", call.sigma[:1]).tolist()
         marks = {mark for unit in self._units for mark in _marks(unit)}
         clock = Clock(self._sigma_at, sigmas, marks)
@@ -161,7 +161,9 @@ class _RunHost:
         """Return latents as the base network receives them, by the VAE of the Apply node."""
         if self._vae is None:
             raise HostError("a control reads latents and needs a VAE: connect one to Apply Control Units")
+        loaded = comfy.model_management.loaded_models(only_currently_used=True)
         latents = self._vae.encode(picture.movedim(1, -1)[..., :3])
+        comfy.model_management.load_models_gpu(loaded)  # the VAE may have taken their room
         return self._process(latents).to(picture.device)
 
     def check_interrupt(self) -> None:
@@ -169,14 +171,14 @@ class _RunHost:
 
 
 def _marks(unit: ControlUnit) -> Iterator[float]:
-    """The places on the noise schedule that a unit names."""
+    """Yield the places on the noise schedule that a unit names."""
     schedule = unit.schedule
     if schedule.basis is RangeBasis.NOISE:
         yield from (schedule.start, schedule.end, *(frame.at for frame in schedule.keyframes))
 
 
 def _never(number: int, unit: ControlUnit, clock: Clock) -> None:
-    """A unit that acts on no step of the pass: an error where nothing else can be meant.
+    """Raise ScheduleError for a unit that acts on no step of the pass, where nothing else can be meant.
 
     A range on the noise schedule may well lie outside an image-to-image pass, or the second of two passes that share
     their prompts; then it is said, and the pass runs.
@@ -221,17 +223,17 @@ def _window(call: Call, area: tuple[int, int, int, int] | None, canvas: Canvas) 
 
 
 def _frame_window(call: Call) -> Any:
-    """The host's context window over the pictures of a batch, if there is one."""
+    """Return the host's context window over the pictures of a batch, if there is one."""
     window = call.options.get("context_window")
     return None if getattr(window, "dim", 0) else window
 
 
 def _frames(window: Any) -> tuple[int, ...] | None:
-    """Which frames the rows show, as the window itself cuts them out: newer hosts put an anchor before the others."""
+    """Return the frames of the rows, as the window itself cuts them out: newer hosts put an anchor before them."""
     return None if window is None else tuple(window.get_tensor(torch.arange(window.total_frames)).tolist())
 
 
 def _cond_rows(call: Call) -> tuple[bool, ...]:
-    """The host marks whole chunks: 0 for positive prompts, 1 for negative ones."""
+    """Return which rows belong to positive prompts: the host marks whole chunks, with 0 for those."""
     per_chunk = len(call.x) // call.chunks
     return tuple(mark == 0 for mark in call.options["cond_or_uncond"] for _ in range(per_chunk))

@@ -24,7 +24,7 @@ class Part:
     right: float
 
     def cut(self, picture: Tensor) -> Tensor:
-        """This part of pictures [N, H, W, ...]."""
+        """Return this part of pictures [N, H, W, ...]."""
         height, width = picture.shape[1:3]
         rows = slice(round(self.top * height), max(round(self.bottom * height), round(self.top * height) + 1))
         columns = slice(round(self.left * width), max(round(self.right * width), round(self.left * width) + 1))
@@ -32,7 +32,7 @@ class Part:
 
 
 def place_map(height: int, width: int) -> Tensor:
-    """[1, 3, height, width]: the first channel is each pixel's share of the height, the second of the width."""
+    """Return [1, 3, height, width]: the first channel is each pixel's share of the height, the second of the width."""
     rows = (torch.arange(height) + 0.5) / height
     columns = (torch.arange(width) + 0.5) / width
     y, x = torch.meshgrid(rows, columns, indexing="ij")
@@ -40,7 +40,7 @@ def place_map(height: int, width: int) -> Tensor:
 
 
 def part_of(places: Tensor) -> Part | None:
-    """Which part a map shows after somebody has cut and resized it; None is the whole."""
+    """Return which part a map shows after it was cut and resized; None is the whole."""
     top, bottom = _ends(places[0, 0, :, 0])
     left, right = _ends(places[0, 1, 0, :])
     if max(top, left, 1 - bottom, 1 - right) < WHOLE:
@@ -49,7 +49,7 @@ def part_of(places: Tensor) -> Part | None:
 
 
 def _ends(line: Tensor) -> tuple[float, float]:
-    """The ends of a line of pixel centres; half a pixel lies beyond the first and the last."""
+    """Return the ends of a line of pixel centres; half a pixel lies beyond the first and the last."""
     first, last = float(line[0]), float(line[-1])
     half = (last - first) / max(1, len(line) - 1) / 2
     return max(0.0, first - half), min(1.0, last + half)

@@ -45,6 +45,7 @@ class Hooks:
     create_group = False  # nothing of it is seen: the page is another script's
     args_from: int  # these two are set by the host
     args_to: int
+    _api_info: Any = None
 
     def __init__(self) -> None:
         self._tiles: Tiles | None = None  # of the request that is being prepared
@@ -61,6 +62,17 @@ class Hooks:
         import gradio as gr
 
         return [gr.State(each) for each in empty_slots()]
+
+    @property
+    def api_info(self) -> Any:
+        """What the host tells clients of the arguments (`/sdapi/v1/script-info`); the host sets it."""
+        return self._api_info
+
+    @api_info.setter
+    def api_info(self, info: Any) -> None:
+        for each in getattr(info, "args", None) or ():
+            each.value = None  # the default of a slot is an object, which no answer can carry
+        self._api_info = info
 
     def setup(self, p: Any, *args: Any) -> None:
         """The request is complete, and nobody has looked at it yet."""

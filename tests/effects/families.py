@@ -99,6 +99,13 @@ class CrossOut(Family):
         yield from self.shift_at(Shift(lambda h: self.change(h, prepared[0])), points)
 
 
+class MapOut(CrossOut):
+    """The same of a map."""
+
+    def change(self, h: Tensor, level: Tensor) -> Tensor:
+        return super().change(h.movedim(1, -1).flatten(1, 2), level).movedim(1, -1).reshape(h.shape)
+
+
 class Delta(Family):
     """A weight of the first residual block by its whole difference, a projection of the prompt by a low-rank one."""
 
@@ -161,10 +168,10 @@ def families_of(weights: dict[str, tuple[int, ...]]) -> dict[str, Family]:
         **make_families(Base(blocks=widths), weights, attends),
         "stream": at(CrossNormed(widths[2]), stream(2)),
         "skip": at(CrossNormed(widths[3]), skip(3)),
-        "middle": at(CrossNormed(widths[-1]), MIDDLE),
-        "decoder": at(CrossNormed(_width(weights, "output_blocks.1")), Point(Block.OUTPUT, 1)),
+        "middle": at(MapOut(widths[-1]), MIDDLE),
+        "decoder": at(MapOut(_width(weights, "output_blocks.3")), Point(Block.OUTPUT, 3)),
         "prompt keys": at(CrossOut(context), Point(Block.INPUT, attends, Part.ATTN2_K)),
-        "middle query": at(QueryTap(widths[-1]), Point(Block.MIDDLE, 0, Part.ATTN2_Q)),
+        "decoder query": at(QueryTap(widths[attends]), Point(Block.OUTPUT, inputs - 1 - attends, Part.ATTN2_Q)),
     }
 
 

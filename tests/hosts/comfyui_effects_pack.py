@@ -258,7 +258,7 @@ class TestStyled:
         return {"required": {**what, "weight": ("FLOAT", {"default": 1.0, "min": 0.0})}}
 
     def make(self, prompt, style, embedding, weight):
-        tokens = style.own.model.network(embedding.last_hidden_state) * weight
+        tokens = style.own.model.prepare(embedding.last_hidden_state)[0] * weight
         return ([[torch.cat([text, tokens], dim=1), options] for text, options in prompt],)
 
 

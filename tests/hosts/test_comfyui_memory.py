@@ -61,6 +61,15 @@ def test_changes_of_the_bases_weights_reach_those_that_are_not_loaded(
     assert (Scene().draw(host) == before).all()
 
 
+def test_a_style_adapter_is_streamed(short_of_memory: tuple[str, Host], comfyui: Host) -> None:
+    def styled(host: Host) -> Tensor:
+        scene = Scene()
+        scene.apply(scene.unit(scene.ours("style"), None, embedding=scene.graph.add("TestEmbedding", seed=4)))
+        return scene.draw(host)
+
+    assert (styled(short_of_memory[1]) == styled(comfyui)).all()
+
+
 def test_weights_are_where_the_host_wants_them(short_of_memory: tuple[str, Host], comfyui: Host) -> None:
     state, host = short_of_memory
     assert (drawn(host, watched=True) == drawn(comfyui)).all()

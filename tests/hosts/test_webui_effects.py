@@ -26,7 +26,7 @@ from webui_units import SIZE, photograph, unit
 
 TOLERANCE = 1e-5  # of the answer's range
 FAMILIES = ("cross-normed", "query tap", "cross out", "delta", "again")
-POINTS = ("stream", "skip", "middle", "decoder", "prompt keys", "middle query")
+POINTS = ("stream", "skip", "middle", "decoder", "prompt keys", "decoder query")
 STEPS = 3
 HIRES = {"enable_hr": True, "hr_scale": 1, "hr_upscaler": "Latent", "denoising_strength": 0.7}
 PACKS = ("webui_effects_pack.py",)
@@ -112,7 +112,8 @@ def test_each_equals_the_core_outside_the_host(host: Host, oracle: Oracle, plain
 HALF = np.zeros((SIZE, SIZE, 3), np.uint8)
 HALF[:, : SIZE // 2] = 255
 KEPT: dict[str, dict[str, Any]] = {
-    "weight and block weights": {"weight": 0.7, "advanced_weighting": [0.3]},
+    "weight": {"weight": 0.7},
+    "block weights": {"advanced_weighting": [0.3]},
     "cond rows": {"control_mode": "ControlNet is more important"},
     "range": {"guidance_start": 0.2, "guidance_end": 0.9, "range_basis": "steps"},
     "everything": {

@@ -119,6 +119,15 @@ def test_the_same_bytes_many_times_are_refused(tmp_path: Path) -> None:
         inspect(tmp_path / "model.pth")
 
 
+def test_tables_in_a_million_places_are_looked_at_once(tmp_path: Path) -> None:
+    table: list[object] = [0] * 1000
+    for _ in range(6):
+        table = [table] * 1000
+    torch.save({"a": table}, tmp_path / "model.pth")
+    with pytest.raises(DamagedModelError, match="no table of tensors"):
+        inspect(tmp_path / "model.pth")
+
+
 @pytest.mark.parametrize("odd", ["sparse", "meta", "nothing", "numbers"])
 def test_what_is_no_table_of_plain_tensors_is_refused(tmp_path: Path, odd: str) -> None:
     content = {

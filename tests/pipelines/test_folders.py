@@ -142,6 +142,14 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
     "an index that is a list": ("no table", lambda d: (d / "model_index.json").write_text("[]")),
     "an index that is no JSON": ("is no JSON", lambda d: (d / "model_index.json").write_text("{")),
     "another network": ("SomeUNet", lambda d: _edit(d / "model_index.json", unet=["diffusers", "SomeUNet"])),
+    "a pipeline for an autoencoder": (
+        "DiffusionPipeline",
+        lambda d: _edit(d / "model_index.json", vae=["diffusers", "DiffusionPipeline"]),
+    ),
+    "a pipeline for a scheduler": (
+        "which is none",
+        lambda d: _edit(d / "model_index.json", scheduler=["diffusers", "DiffusionPipeline"]),
+    ),
     "another encoder": (
         "T5EncoderModel",
         lambda d: _edit(d / "model_index.json", text_encoder=["transformers", "T5EncoderModel"]),

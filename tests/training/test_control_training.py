@@ -13,7 +13,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from controlstack.core.errors import HintError, HostError
-from controlstack.models.families.controlnet import ControlNet, ControlNetConfig
+from controlstack.models.families.controlnet import ControlNet, ControlNetConfig, ControlNetSettings
+from controlstack.models.loading import read_header
+from controlstack.models.sources import read_settings
 from controlstack.training import commands
 from controlstack.training.control import Run, Settings, controlled, dropped, loss_of, metadata, start, target_of, train
 from controlstack.training.copy import trainable_copy
@@ -141,7 +143,7 @@ def test_the_command_writes_a_file_that_says_what_it_is(settings: Settings, tmp_
         shapes = {key: tuple(file.get_slice(key).get_shape()) for key in keys}
     assert metadata["controlstack.family"] == "controlnet"
     assert metadata["controlstack.hint"] == "canny(low=50,high=200)"
-    given = {key.removeprefix("controlstack."): value for key, value in metadata.items()}
+    given = read_settings(ControlNetSettings, read_header(out))
     assert shapes == {
         key: tuple(value.shape)
         for key, value in ControlNet(ControlNetConfig.from_shapes(shapes, given)).state_dict().items()

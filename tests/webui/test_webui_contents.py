@@ -68,3 +68,13 @@ def test_a_file_is_looked_at_again_when_it_changes(files: ModelFiles, tmp_path: 
     path.unlink()
     path.write_bytes((tmp_path / "my sketcher.safetensors").read_bytes())
     assert contents.of(path) != Content() and contents.of(path).family != "ControlNet"
+
+
+@pytest.mark.parametrize("lost", ["input_blocks.1.0.in_layers.2.weight", "input_blocks.2.0.op.weight"])
+def test_a_damaged_file_spoils_no_list(files: ModelFiles, tmp_path: Path, lost: str) -> None:
+    state = controlnet().state_dict()
+    del state[lost]
+    save_file(state, tmp_path / "canny damaged.safetensors")
+    files = ModelFiles([tmp_path])
+    assert set(offered("Canny", files, SD1)) == {"canny", "canny damaged"}, "loading says what is wrong with it"
+    assert offered("T2I-Adapter", files) == ["my sketcher"]

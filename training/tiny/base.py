@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...core.base import LATENT
 from .autoencoder import encode
 from .loop import Chance, Training, new_training
 from .scenes import SIZE, draw, scenes
@@ -93,7 +94,7 @@ def new_base(vae: AutoencoderTiny, folder: Path) -> Base:
         pad_token_id=end,
     )
     unet = UNet2DConditionModel(
-        sample_size=SIZE // 8,
+        sample_size=SIZE // LATENT,
         block_out_channels=(32, 64, 64, 64),
         layers_per_block=2,
         cross_attention_dim=WIDTH,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ....core.control import ControlModel
-from ....models.loading import read_header
-from ....models.registry import load_control_model, needs_base
+from ....models.loading import open_model
+from ....models.registry import load_open, needs_base
 from .memory import network_of, size_of
 
 log = logging.getLogger("controlstack")
@@ -29,18 +29,20 @@ class ModelCache:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self._models: OrderedDict[_Key, ControlModel] = OrderedDict()
-        self._needs_base: dict[tuple[Path, int], bool] = {}
 
     def get(
         self, path: Path, dtype: torch.dtype, checkpoint: str, base_state: Callable[[], Mapping[str, Tensor]]
     ) -> ControlModel:
-        """The model of a file, loaded at most once. `base_state` is asked only for files that need it."""
+        """Return the model of a file, loaded at most once. `base_state` is asked only for files that need it."""
         changed = path.stat().st_mtime_ns
-        with_base = self._is_partial(path, changed)
-        key = _Key(path, changed, dtype, checkpoint if with_base else "")
-        if key not in self._models:
+        whole = _Key(path, changed, dtype, "")
+        key = next((each for each in (whole, whole._replace(checkpoint=checkpoint)) if each in self._models), None)
+        if key is None:
             log.info("loading %s", path)
-            self._models[key] = load_control_model(path, dtype=dtype, base_state=base_state() if with_base else None)
+            with open_model(path) as file:
+                partial = needs_base(file.header)
+                key = whole._replace(checkpoint=checkpoint) if partial else whole
+                self._models[key] = load_open(file, dtype=dtype, base_state=base_state() if partial else None)
         self._models.move_to_end(key)
         return self._models[key]
 
@@ -59,11 +61,6 @@ class ModelCache:
 
     def __len__(self) -> int:
         return len(self._models)
-
-    def _is_partial(self, path: Path, changed: int) -> bool:
-        if (path, changed) not in self._needs_base:
-            self._needs_base[path, changed] = needs_base(read_header(path))
-        return self._needs_base[path, changed]
 
 
 class _Key(NamedTuple):
