@@ -134,7 +134,7 @@ class Said:
         self.calls.append(call)
         return self._effects
 
-    def mend(self, clean: Tensor) -> Tensor:
+    def restore_clean(self, clean: Tensor) -> Tensor:
         assert self._finish is not None
         return self._finish(clean)
 

@@ -1,4 +1,4 @@
-"""What some preprocessors ask for beside a hint: that parts of the given picture come back in the result.
+"""Brings parts of the given picture back in the result, for preprocessors that ask for that beside their hint.
 
 `tile_colorfix` keeps its colours, `inpaint_only` what lies outside the mask, the recolouring ones its brightness. The
 first two change what the U-Net answers, at every step, and inpainting also blends the finished pictures, all as in
@@ -46,7 +46,7 @@ class Wish:
 
 
 def _whole(latents: Tensor) -> Tensor:
-    """What rows show that show all of a picture."""
+    """Return what rows show that show all of a picture."""
     return latents
 
 
@@ -65,7 +65,7 @@ class Restoration:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, timestep: Tensor, output: Tensor, cut: Callable[[Tensor], Tensor] = _whole) -> Tensor:
-        """The U-Net's answer [B, 4, h, w] to `x`, changed.
+        """Return the U-Net's answer [B, 4, h, w] to `x`, changed.
 
         cut: what the rows show of latents [1, C, H, W] of the whole picture; without it, all of it.
         """
@@ -84,8 +84,8 @@ class Restoration:
             self._original(wish)
 
     @torch.no_grad()
-    def mend(self, clean: Tensor) -> Tensor:
-        """What the U-Net sees in the noise, [B, 4, h, w], changed: for programs that ask it for that."""
+    def restore_clean(self, clean: Tensor) -> Tensor:
+        """Return what the U-Net sees in the noise, [B, 4, h, w], changed: for programs that ask for that."""
         for wish in self._wishes:
             share = min(1.0, wish.weight)
             clean = self._wanted(wish, clean, _whole) * share + clean * (1 - share)
@@ -122,7 +122,7 @@ class Restoration:
 
 
 def finish_picture(wish: Wish, picture: Tensor, soft: int = BLEND) -> Tensor:
-    """A finished picture [3, H, W] in 0..1 with what the wish wants back; one of another size stays as it is."""
+    """Return a finished picture [3, H, W] in 0..1 with what the wish wants back; one of another size stays as it is."""
     if picture.shape[1:] != wish.hint.shape[2:]:
         return picture
     if wish.kind == "inpaint_only":
@@ -132,7 +132,7 @@ def finish_picture(wish: Wish, picture: Tensor, soft: int = BLEND) -> Tensor:
 
 
 def _with_brightness(picture: Tensor, brightness: Tensor, *, luminance: bool) -> Tensor:
-    """L of Lab, or V of HSV, replaced."""
+    """Replace L of Lab, or V of HSV."""
     import cv2
     import numpy as np
 
@@ -145,7 +145,7 @@ def _with_brightness(picture: Tensor, brightness: Tensor, *, luminance: bool) ->
 
 
 def _soft(mask: Tensor, width: int) -> Tensor:
-    """[H, W] wider and blurred."""
+    """Return a mask [H, W], wider and blurred."""
     import cv2
     import numpy as np
 
@@ -157,13 +157,13 @@ def _soft(mask: Tensor, width: int) -> Tensor:
 
 
 def _blur(latents: Tensor, radius: int) -> Tensor:
-    """The mean of a square around each latent pixel; the border repeats."""
+    """Return the mean of a square around each latent pixel; the border repeats."""
     padded = F.pad(latents, (radius,) * 4, mode="replicate")
     return F.avg_pool2d(padded, 2 * radius + 1, stride=1)
 
 
 def visible(hint: Image) -> Image:
-    """A hint as a picture to look at; where a model is to invent, it is half transparent."""
+    """Return a hint as a picture to look at; where a model is to invent, it is half transparent."""
     import numpy as np
 
     levels = hint.clip(0, 255).astype(np.uint8)
