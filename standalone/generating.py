@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from ..core.stack import Firing
     from ..pipelines.bases import Base
     from ..pipelines.drawing import Request
-    from .units import Loaded, UnitText
+    from ..units.ready import Ready
+    from ..units.request import UnitRequest
 
     Image = NDArray[np.uint8]
 
@@ -48,8 +49,8 @@ def run_generate(args: argparse.Namespace) -> int:
     from .units import load_units, parse_unit
 
     check_folder(args.output)
-    texts = [parse_unit(text) for text in args.unit]
-    request = make_request(args, texts)
+    units = [parse_unit(text) for text in args.unit]
+    request = make_request(args, units)
     parts = split(request, args.at_once)
     dtype = _dtype(args.dtype)
     load = cache(
@@ -62,12 +63,12 @@ def run_generate(args: argparse.Namespace) -> int:
             prediction=args.prediction,
         )
     )
-    loaded = load_units(texts, (request.height, request.width), dtype, UnetState(load))  # small files fail first
+    loaded = load_units(units, (request.height, request.width), dtype, UnetState(load))  # small files fail first
     _draw(load(), request, parts, loaded, args.output)
     return 0
 
 
-def make_request(args: argparse.Namespace, units: Sequence[UnitText]) -> Request:
+def make_request(args: argparse.Namespace, units: Sequence[UnitRequest]) -> Request:
     """Return the request of a command line; what was not said follows from the base and the picture."""
     from ..pipelines.bases import native_side
     from ..pipelines.drawing import Request
@@ -93,14 +94,15 @@ def make_request(args: argparse.Namespace, units: Sequence[UnitText]) -> Request
     )
 
 
-def _prompts(args: argparse.Namespace, start: Image | None, units: Sequence[UnitText]) -> tuple[str, ...]:
+def _prompts(args: argparse.Namespace, start: Image | None, units: Sequence[UnitRequest]) -> tuple[str, ...]:
     """Return one prompt for all pictures, or one for each."""
     from ..preprocessors.images import read_image
     from .prompts import make_prompt
 
     told = start
     if args.prompt_kind == "automatic" and start is None and units:
-        told = read_image(units[0].image)
+        picture = units[0].image
+        told = read_image(picture) if isinstance(picture, Path) else picture
     given = args.prompt or [None]
     return tuple(make_prompt(args.prompt_kind, each, args.added_prompt, args.captioner, told) for each in given)
 
@@ -128,7 +130,7 @@ def _aligned(side: float) -> int:
     return max(LATENT, round(side / LATENT) * LATENT)
 
 
-def _draw(base: Base, request: Request, parts: Sequence[Request], loaded: Sequence[Loaded], folder: Path) -> None:
+def _draw(base: Base, request: Request, parts: Sequence[Request], loaded: Sequence[Ready], folder: Path) -> None:
     """Draw the parts of a request and write each part's pictures; hints and sheet in the end, also if that is early."""
     from ..pipelines.drawing import generate
 
@@ -167,7 +169,7 @@ def next_number(folder: Path) -> int:
 
 
 def _write_pictures(
-    folder: Path, number: int, request: Request, loaded: Sequence[Loaded], done: Done, images: Image
+    folder: Path, number: int, request: Request, loaded: Sequence[Ready], done: Done, images: Image
 ) -> None:
     """Write finished pictures, each with what made it."""
     from ..preprocessors.images import make_folder, write_image
@@ -179,15 +181,16 @@ def _write_pictures(
         write_image(folder / f"{number + k:05d}.png", image, metadata(request, seed, loaded, done.firings))
 
 
-def _write_rest(folder: Path, number: int, loaded: Sequence[Loaded], done: Done) -> None:
+def _write_rest(folder: Path, number: int, loaded: Sequence[Ready], done: Done) -> None:
     """Write hints and sheet beside the pictures, and say what was done."""
     from ..pipelines.sheets import sheet
     from ..preprocessors.images import write_image
+    from ..units.hint import visible
     from .report import describe
 
     for k, each in enumerate(loaded):
-        write_image(folder / f"{number:05d}-hint-{k + 1}.png", each.hint)
-    cells = [(f"hint {k + 1}", each.hint) for k, each in enumerate(loaded)]
+        write_image(folder / f"{number:05d}-hint-{k + 1}.png", visible(each.hint))
+    cells = [(f"hint {k + 1}", visible(each.hint)) for k, each in enumerate(loaded)]
     cells += [(f"seed {seed}", image) for image, seed in zip(done.images, done.seeds, strict=True)]
     write_image(folder / f"{number:05d}-sheet.png", sheet([cells], side=SHOWN))
     for line in describe(loaded, done.firings):

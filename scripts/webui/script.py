@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.base import LATENT
 from ...core.errors import ControlError
-from ...core.fields import UnitArgs
+from ...units.webui_fields import UnitArgs
 from .host.tiles import Tiles
 from .page.page_script import with_page
 from .request import sampling

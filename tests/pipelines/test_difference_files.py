@@ -43,7 +43,7 @@ def difference(tiny: Base, tmp_path: Path) -> Path:
 
 def _draw(model: Path, folder: Path, *options: str) -> np.ndarray:
     unit = f"image={IMAGES / 'scene-1.png'},preprocessor=canny,low=50,high=100,model={model}"
-    small = ["--steps", "2", "--width", "64", "--height", "64", "--scheduler", "ddim", "--guidance", "2"]
+    small = ["--steps", "2", "--width", "64", "--height", "64", "--scheduler", "ddim", "--guidance", "2", "--seed", "0"]
     assert main(["generate", "--base", str(BASE), "--unit", unit, *small, *options, "--output", str(folder)]) == 0
     return np.asarray(Image.open(folder / "00001.png")).astype(int)
 

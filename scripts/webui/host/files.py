@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ....core.errors import ModelError
-from ....core.fields import NO_MODEL
+from ....units.webui_fields import NO_MODEL
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 HASH_OFFSET, HASH_LENGTH, HASH_SHOWN = 0x100000, 0x10000, 8  # the WebUI's short hash, `sd_models.model_hash`

@@ -55,7 +55,7 @@ class Restoration:
 
     def __init__(self, wishes: Sequence[Wish], base: Base, cond: Callable[[], tuple[bool, ...]]) -> None:
         """cond: which rows of the present evaluation are cond."""
-        own = [wish for wish in wishes if wish.kind in LATENT_KINDS and wish.weight]
+        own = [wish for wish in wishes if wish.kind in LATENT_KINDS and wish.weight > 0]
         self._wishes = sorted(own, key=lambda wish: LATENT_KINDS.index(wish.kind))
         self._base, self._cond = base, cond
         self._latents: dict[int, Tensor] = {}

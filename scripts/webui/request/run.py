@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ....core.fields import UnitArgs
+from ....units.webui_fields import UnitArgs
 from ..host.tiles import Tiles
 from .evaluation import Evaluations
 from .passes import Passes

@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ....core.errors import ControlError
-from ....core.fields import UnitArgs
+from ....units.webui_fields import UnitArgs
 from ..host.annotators import StoppedError
 from .run import Run
 
