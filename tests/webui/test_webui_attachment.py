@@ -75,7 +75,7 @@ class Given:
 def make_evaluations(units: Sequence[ControlUnit]) -> tuple[Evaluations, Denoising, list[str]]:
     denoising, warnings = Denoising(), []
     present = Pass(
-        size=SIZE, stack=ControlStack(units), denoising=denoising, wishes=[],
+        size=SIZE, stack=ControlStack(units), denoising=denoising, originals=[],
         restoration=Restoration([], SimpleNamespace(), lambda: ()),  # type: ignore[arg-type]
     )  # fmt: skip
     passes: Any = SimpleNamespace(present=present)

@@ -35,8 +35,8 @@ class Base(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
-    """One unit's wish in one pass."""
+class Original:
+    """What one unit wants back of its picture in one pass."""
 
     kind: str
     hint: Tensor  # [1, 3 or 4, H, W] in 0..1 at the pass's size
@@ -51,17 +51,17 @@ def _whole(latents: Tensor) -> Tensor:
 
 
 class Restoration:
-    """The wishes of one pass, applied to what the U-Net answers. Pictures are encoded at the latest for the first."""
+    """Brings back what units want, in what the U-Net answers. Pictures are encoded at the latest for the first."""
 
-    def __init__(self, wishes: Sequence[Wish], base: Base, cond: Callable[[], tuple[bool, ...]]) -> None:
+    def __init__(self, originals: Sequence[Original], base: Base, cond: Callable[[], tuple[bool, ...]]) -> None:
         """cond: which rows of the present evaluation are cond."""
-        own = [wish for wish in wishes if wish.kind in LATENT_KINDS and wish.weight > 0]
-        self._wishes = sorted(own, key=lambda wish: LATENT_KINDS.index(wish.kind))
+        own = [original for original in originals if original.kind in LATENT_KINDS and original.weight > 0]
+        self._originals = sorted(own, key=lambda original: LATENT_KINDS.index(original.kind))
         self._base, self._cond = base, cond
         self._latents: dict[int, Tensor] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._wishes)
+        return bool(self._originals)
 
     @torch.no_grad()
     def __call__(self, x: Tensor, timestep: Tensor, output: Tensor, cut: Callable[[Tensor], Tensor] = _whole) -> Tensor:
@@ -69,46 +69,46 @@ class Restoration:
 
         cut: what the rows show of latents [1, C, H, W] of the whole picture; without it, all of it.
         """
-        for wish in self._wishes:
+        for original in self._originals:
             noisy = x[:, : output.shape[1]]
             signal = self._base.signal(timestep).to(noisy)[:, None, None, None]
-            clean = self._wanted(wish, self._clean(noisy, signal, output), cut)
-            share = min(1.0, wish.weight)
+            clean = self._wanted(original, self._clean(noisy, signal, output), cut)
+            share = min(1.0, original.weight)
             output = self._answer(noisy, signal, clean) * share + output * (1 - share)
         return output
 
     @torch.no_grad()
     def prepare(self) -> None:
         """Encode the pictures now, where the first answer is too late to move the autoencoder to the device."""
-        for wish in self._wishes:
-            self._original(wish)
+        for original in self._originals:
+            self._latents_of(original)
 
     @torch.no_grad()
     def restore_clean(self, clean: Tensor) -> Tensor:
         """Return what the U-Net sees in the noise, [B, 4, h, w], changed: for programs that ask for that."""
-        for wish in self._wishes:
-            share = min(1.0, wish.weight)
-            clean = self._wanted(wish, clean, _whole) * share + clean * (1 - share)
+        for original in self._originals:
+            share = min(1.0, original.weight)
+            clean = self._wanted(original, clean, _whole) * share + clean * (1 - share)
         return clean
 
-    def _wanted(self, wish: Wish, clean: Tensor, cut: Callable[[Tensor], Tensor]) -> Tensor:
-        original = cut(self._original(wish)).to(clean)
-        if wish.kind == "inpaint_only":
-            mask = cut(F.max_pool2d(wish.hint[:, 3:], MASK_WINDOW, MASK_STRIDE, MASK_PADDING)).to(clean)
-            return clean * mask + original * (1 - mask)
-        radius = int(wish.numbers[0]) * (2 if wish.hires else 1)
-        clean = clean - _blur(clean, radius) + _blur(original, radius)
-        if wish.kind == "tile_colorfix+sharp":
-            detail = wish.numbers[1] * SHARPER
+    def _wanted(self, original: Original, clean: Tensor, cut: Callable[[Tensor], Tensor]) -> Tensor:
+        latents = cut(self._latents_of(original)).to(clean)
+        if original.kind == "inpaint_only":
+            mask = cut(F.max_pool2d(original.hint[:, 3:], MASK_WINDOW, MASK_STRIDE, MASK_PADDING)).to(clean)
+            return clean * mask + latents * (1 - mask)
+        radius = int(original.numbers[0]) * (2 if original.hires else 1)
+        clean = clean - _blur(clean, radius) + _blur(latents, radius)
+        if original.kind == "tile_colorfix+sharp":
+            detail = original.numbers[1] * SHARPER
             softer = detail * _blur(clean, radius) + (1 - detail) * clean
             cond = torch.tensor(self._cond(), device=clean.device)[:, None, None, None]
             clean = torch.where(cond, clean, softer)
         return clean
 
-    def _original(self, wish: Wish) -> Tensor:
-        if id(wish) not in self._latents:
-            self._latents[id(wish)] = self._base.encode(wish.hint[:, :3])
-        return self._latents[id(wish)]
+    def _latents_of(self, original: Original) -> Tensor:
+        if id(original) not in self._latents:
+            self._latents[id(original)] = self._base.encode(original.hint[:, :3])
+        return self._latents[id(original)]
 
     def _clean(self, noisy: Tensor, signal: Tensor, output: Tensor) -> Tensor:
         if self._base.predicts_velocity:
@@ -121,14 +121,14 @@ class Restoration:
         return ((1 / signal).sqrt() * noisy - clean) / (1 / signal - 1).sqrt()
 
 
-def finish_picture(wish: Wish, picture: Tensor, soft: int = BLEND) -> Tensor:
-    """Return a finished picture [3, H, W] in 0..1 with what the wish wants back; one of another size stays as it is."""
-    if picture.shape[1:] != wish.hint.shape[2:]:
+def finish_picture(original: Original, picture: Tensor, soft: int = BLEND) -> Tensor:
+    """Return a finished picture [3, H, W] in 0..1 with what a unit wants back; one of another size stays as it is."""
+    if picture.shape[1:] != original.hint.shape[2:]:
         return picture
-    if wish.kind == "inpaint_only":
-        mask = _soft(wish.hint[0, 3], soft).to(picture)
-        return (mask * picture.clip(0, 1) + (1 - mask) * wish.hint[0, :3].to(picture)).clip(0, 1)
-    return _with_brightness(picture, wish.hint[0, 0], luminance=wish.kind == "recolor_luminance")
+    if original.kind == "inpaint_only":
+        mask = _soft(original.hint[0, 3], soft).to(picture)
+        return (mask * picture.clip(0, 1) + (1 - mask) * original.hint[0, :3].to(picture)).clip(0, 1)
+    return _with_brightness(picture, original.hint[0, 0], luminance=original.kind == "recolor_luminance")
 
 
 def _with_brightness(picture: Tensor, brightness: Tensor, *, luminance: bool) -> Tensor:
