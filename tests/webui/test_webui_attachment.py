@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +12,12 @@ import pytest
 import torch
 from controlstack.core.attach import Patches
 from controlstack.core.base import Base
-from controlstack.core.effects import WeightDelta
+from controlstack.core.control import Prepared, Prompt
+from controlstack.core.effects import Effect, WeightDelta
 from controlstack.core.errors import HostError, IncompatibleModelError
+from controlstack.core.points import Point
 from controlstack.core.stack import ControlStack
+from controlstack.core.step import Step
 from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.family import shapes_of
 from controlstack.scripts.webui.host.attachment import Attachment
@@ -220,6 +223,45 @@ def test_each_equals_the_same_change_by_hand(unet: UNet, program: Any, kind: str
     assert (expected - plain).abs().max() > 1e-4 * plain.abs().max()
     assert expected[~torch.tensor(COND)].allclose(plain[~torch.tensor(COND)], atol=1e-6)
     assert traces(unet) == 0 and plain_of(unet, given).equal(plain)
+
+
+class Constant(Family):
+    """The same tensor at one point."""
+
+    def __init__(self, point: Point, tensor: Tensor) -> None:
+        super().__init__("constant", nn.Module(), point)
+        self.tensor = tensor
+
+    def __call__(
+        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
+    ) -> Iterator[tuple[Point, Effect]]:
+        yield from ((point, self.tensor) for point in points)
+
+
+@pytest.mark.parametrize("kind", ["stream", "middle", "skip"])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_shift_sees_the_tensor_at_its_point(unet: UNet, program: Any, kind: str) -> None:
+    given, one = Given(), family(kind, unet)
+    shapes = {"stream": (8, 4, 4), "middle": (16, 4, 4), "skip": (16, 4, 4)}
+    tensor = torch.randn(1, *shapes[kind], generator=torch.Generator().manual_seed(5))
+    module = unet.get_submodule(PLACES[kind][0])
+
+    def skip_first(_: Any, args: Any) -> Any:
+        return (torch.cat([args[0][:, :-16], args[0][:, -16:] + tensor], dim=1), *args[1:])
+
+    first = (
+        module.register_forward_pre_hook(skip_first)
+        if kind == "skip"
+        else module.register_forward_hook(lambda _, __, output: output + tensor)
+    )
+    with by_hand(unet, one, kind, given):
+        expected = plain_of(unet, given)
+    first.remove()
+    units = [ControlUnit(model=each, hint=hint()) for each in (Constant(one.points[0], tensor), one)]
+    with acting(program(unet, units)) as running:
+        answer = running.sample(given)
+    assert (answer - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert traces(unet) == 0
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
