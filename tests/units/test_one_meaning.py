@@ -453,8 +453,11 @@ def make(scene: Scene, nodes: SimpleNamespace) -> Make:
 
 
 def differing(a: ControlUnit, b: ControlUnit) -> list[str]:
-    """The fields in which two units differ; models are the same if their networks hold the same weights."""
-    names = [each.name for each in fields(ControlUnit) if each.name != "model"]
+    """The fields in which two units differ; models are the same if their networks hold the same weights.
+
+    Where a unit comes from (`origin`) is no part of what it does.
+    """
+    names = [each.name for each in fields(ControlUnit) if each.name not in ("model", "origin")]
     found = [name for name in names if not _same(getattr(a, name), getattr(b, name))]
     return found if _same_model(a.model, b.model) else ["model", *found]
 
