@@ -44,6 +44,7 @@ class ControlModel(Protocol):
     hint_scale: int = LATENT  # picture pixels per latent pixel, for hints that are pictures or latents
     cond_only: bool = False  # it acts on the cond rows in every mode
     options: Mapping[str, object] = MappingProxyType({})  # what it is bound to; models that differ are not batched
+    source: str = ""  # the file that it was loaded from
     delta: WeightDelta | None = None  # what it changes in the weights of the base network for the whole run
 
     def bind(self, options: Mapping[str, object]) -> ControlModel:

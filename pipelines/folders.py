@@ -67,14 +67,14 @@ def read_layout(folder: Path) -> Layout:
     """Return what a folder holds, without reading weights. HostError for what no pipeline here can use."""
     if not (folder / INDEX).is_file():
         raise HostError(f"'{folder}' has no {INDEX}: give a diffusers folder or a checkpoint file as --base")
-    named = {
-        name: tuple(value) for name, value in _read_table(folder / INDEX, "list of parts").items() if _is_part(value)
-    }
+    index = _read_table(folder / INDEX, "list of parts")
+    named = {name: tuple(value) for name, value in index.items() if _is_part(value)}
     there = {name: each for name, each in named.items() if (folder / name).is_dir()}
     wanted = (*NEEDED, *SECOND) if SECOND[0] in named else NEEDED
     if missing := [name for name in wanted if name not in there]:
         raise HostError(
-            f"'{folder}' has no {missing[0]}, expected a Stable Diffusion model with {', '.join(wanted)}: "
+            f"'{folder}' is a {index.get('_class_name')} and has no {missing[0]}, expected a Stable Diffusion model with "
+            f"{', '.join(wanted)}: "
             "get the missing folders, or give another base model"
         )
     _check_classes(folder, {name: there[name] for name in wanted})

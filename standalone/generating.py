@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import re
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 RANDOM_SEED = -1  # asks for a seed by chance
 SEEDS = 2**32  # that chance chooses from; every program takes them
-OWN = re.compile(r"[0-9]{5,9}")  # names that pictures get; other digits are other people's
 LARGEST = 2  # sides of a picture that is started from, in native sides, before it is made smaller
 SHOWN = 256  # pixels of a picture's height on the sheet
 
@@ -64,7 +62,8 @@ def run_generate(args: argparse.Namespace) -> int:
         )
     )
     loaded = load_units(units, (request.height, request.width), dtype, UnetState(load))  # small files fail first
-    _draw(load(), request, parts, loaded, args.output)
+    sources = {name: path for name, path in (("image", args.image), ("mask", args.mask)) if path is not None}
+    _draw(load(), request, parts, loaded, args.output, sources)
     return 0
 
 
@@ -130,18 +129,32 @@ def _aligned(side: float) -> int:
     return max(LATENT, round(side / LATENT) * LATENT)
 
 
-def _draw(base: Base, request: Request, parts: Sequence[Request], loaded: Sequence[Ready], folder: Path) -> None:
-    """Draw the parts of a request and write each part's pictures; hints and sheet in the end, also if that is early."""
-    from ..pipelines.drawing import generate
+def _draw(
+    base: Base,
+    request: Request,
+    parts: Sequence[Request],
+    loaded: Sequence[Ready],
+    folder: Path,
+    sources: Mapping[str, Path],
+) -> None:
+    """Draw the parts of a request and write each part's pictures; hints and sheet in the end, also if that is early.
 
-    number, done = next_number(folder), Done()
+    sources: the files of the request's `image` and `mask`.
+    """
+    from ..pipelines.drawing import generate
+    from ..preprocessors.images import make_folder
+    from .record import Digests, next_number, write_pictures
+
+    number, done, digests = next_number(folder), Done(), Digests()
+    units = [each.unit for each in loaded]
     try:
         with _bar(request.steps * len(parts), "steps") as report:
             for k, part in enumerate(parts):
                 before = k * request.steps
-                result = generate(base, part, [each.unit for each in loaded], lambda step, b=before: report(b + step))
-                done.firings = result.firings
-                _write_pictures(folder, number + len(done.images), request, loaded, done, result.images)
+                result = generate(base, part, units, lambda step, b=before: report(b + step))
+                done.firings, first = result.firings, number + len(done.images)
+                make_folder(folder)
+                write_pictures(folder, base, part, units, result, number=first, sources=sources, digests=digests)
                 done.images.extend(result.images)
                 done.seeds.extend(result.seeds)
     finally:
@@ -160,25 +173,6 @@ def split(request: Request, at_once: int) -> list[Request]:
     return [
         replace(request, prompt=share, batch=len(share), seed=request.seed + start) for start, share in shares.items()
     ]
-
-
-def next_number(folder: Path) -> int:
-    """Return the number after those of the pictures in a folder that this command has written."""
-    numbers = [int(path.stem) for path in folder.glob("*.png") if OWN.fullmatch(path.stem)]
-    return 1 + max(numbers, default=0)
-
-
-def _write_pictures(
-    folder: Path, number: int, request: Request, loaded: Sequence[Ready], done: Done, images: Image
-) -> None:
-    """Write finished pictures, each with what made it."""
-    from ..preprocessors.images import make_folder, write_image
-    from .report import metadata
-
-    make_folder(folder)
-    for k, image in enumerate(images):
-        seed = request.seed + len(done.images) + k
-        write_image(folder / f"{number + k:05d}.png", image, metadata(request, seed, loaded, done.firings))
 
 
 def _write_rest(folder: Path, number: int, loaded: Sequence[Ready], done: Done) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,16 +40,16 @@ class Ready:
 def ready(
     request: UnitRequest,
     model: ControlModel,
-    target: Size,
+    target: Size | None,
     *,
     says: str = "",
     seed: int = 0,
     runtime: Runtime | None = None,
 ) -> Ready:
-    """Read a unit's pictures, draw its hint, and make the unit.
+    """Read a unit's pictures, draw its hint, and make the unit, whose `origin` is the request as it was carried out.
 
-    target: height and width of the result. says: what the model's file says about its hints. seed: of preprocessors
-    that draw random numbers, where the unit has none.
+    target: height and width of the result, for pixel perfect units; None where nobody knows it. says: what the model's
+    file says about its hints. seed: of preprocessors that draw random numbers, where the unit has none.
     """
     if request.image is None:
         raise UnitError(f"the unit with '{request.model}' has no image: give it one")
@@ -57,7 +57,7 @@ def ready(
     inpaint = None if request.inpaint_mask is None else _read(request.inpaint_mask, read_mask)
     hint = draw_hint(request, image, inpaint_mask=inpaint, target=target, runtime=runtime, seed=seed)
     mask = None if request.effect_mask is None else mask_tensor(_read(request.effect_mask, read_mask))
-    unit = make(request, hint_tensor(hint), model, mask)
+    unit = replace(make(request, hint_tensor(hint), model, mask), origin=request)
     return Ready(unit, request, image, hint, doubt(request, says, image))
 
 

@@ -11,7 +11,8 @@ import pytest
 from controlstack import __version__
 from controlstack.cli import main
 from controlstack.pipelines.tiny_world import BASE, CONTROLS, IMAGES
-from controlstack.standalone.generating import fitting_size, next_number
+from controlstack.standalone.generating import fitting_size
+from controlstack.standalone.record import next_number
 from PIL import Image
 
 CANNY = f"image={IMAGES / 'scene-1.png'},preprocessor=canny,low=50,high=100,model={CONTROLS / 'canny.safetensors'}"

@@ -19,7 +19,7 @@ from ..host.denoiser import Denoising
 from .fitting import fit_hint
 from .inputs import target_sizes
 from .preparing import Prepared
-from .restoring import Restoration, Wish, visible
+from .restoring import Original, Restoration, visible
 
 if TYPE_CHECKING:
     from .needs import Host
@@ -37,7 +37,7 @@ class Pass:
     size: Size  # in latent pixels
     stack: ControlStack
     denoising: Denoising
-    wishes: list[Wish]
+    originals: list[Original]
     restoration: Restoration
 
 
@@ -106,13 +106,13 @@ def _make_pass(
     two: bool,
 ) -> Pass:
     pairs = list(zip(units, hints, strict=True))
-    wishes = [_wish(unit, hint, hires) for unit, hint in pairs]
+    originals = [_original(unit, hint, hires) for unit, hint in pairs]
     return Pass(
         size=(size[0] // LATENT, size[1] // LATENT),
         stack=ControlStack([_unit(unit, hint, hires, two) for unit, hint in pairs], host),
         denoising=Denoising(),
-        wishes=wishes,
-        restoration=Restoration(wishes, host, cond),
+        originals=originals,
+        restoration=Restoration(originals, host, cond),
     )
 
 
@@ -125,9 +125,9 @@ def _unit(unit: Prepared, hint: Image, hires: bool, two: bool) -> ControlUnit:
     return make(request, hint_tensor(hint), unit.model, unit.mask, part)
 
 
-def _wish(unit: Prepared, hint: Image, hires: bool) -> Wish:
+def _original(unit: Prepared, hint: Image, hires: bool) -> Original:
     numbers = (unit.args.threshold_a, unit.args.threshold_b)
-    return Wish(kind=unit.kind, hint=_levels(hint), weight=unit.args.weight, numbers=numbers, hires=hires)
+    return Original(kind=unit.kind, hint=_levels(hint), weight=unit.args.weight, numbers=numbers, hires=hires)
 
 
 def _levels(hint: Image) -> Tensor:
