@@ -25,6 +25,8 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_generate(commands.add_parser("generate", help="draw pictures under control of units"))
     _add_again(commands.add_parser("again", help="draw a picture once more from the record in it"))
     _add_preprocess(commands.add_parser("preprocess", help="turn pictures into hints"))
+    units = commands.add_parser("units", help="say what a --unit may hold, as a table")
+    units.set_defaults(run=_units)
     show = commands.add_parser("inspect", help="say what a control model file is")
     show.add_argument("file", type=Path)
     show.add_argument("--json", action="store_true")
@@ -106,6 +108,13 @@ def _demo(args: argparse.Namespace) -> int:
     from .demo import run_demo
 
     run_demo(args.output, args.seed)
+    return 0
+
+
+def _units(_args: argparse.Namespace) -> int:
+    from ..units.request import describe
+
+    print(describe())
     return 0
 
 

@@ -34,6 +34,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({  # in file names that
     "T2I-Adapter": ("t2i", "t2iadapter", "adapter"),
     "Tile": ("tile", "blur"),
 })  # fmt: skip
+_FURTHER: Mapping[str, tuple[str, ...]] = MappingProxyType({"Blur": ("blur_gaussian",)})  # of types that no tag names
 _OTHERS = ("ip-adapter", "ip_adapter", "ipadapter")  # whose names hold such a word, but are of no type here
 
 
@@ -76,7 +77,8 @@ def of_type(control_type: str) -> tuple[Preprocessor, ...]:
     """Return the preprocessors of a control type, the picture itself first."""
     if control_type == ALL:
         return offered()
-    return tuple(each for each in offered() if each.id == NONE or control_type in each.control_types)
+    further = (NONE, *_FURTHER.get(control_type, ()))
+    return tuple(each for each in offered() if each.id in further or control_type in each.control_types)
 
 
 def models_of_type(control_type: str, models: Sequence[str]) -> list[str]:
