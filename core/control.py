@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .base import LATENT, Base
 from .effects import Effect, WeightDelta
+from .errors import UnitError
 from .points import Point
 from .step import Step
 
@@ -43,7 +44,15 @@ class ControlModel(Protocol):
     hint_scale: int = LATENT  # picture pixels per latent pixel, for hints that are pictures or latents
     cond_only: bool = False  # it acts on the cond rows in every mode
     options: Mapping[str, object] = MappingProxyType({})  # what it is bound to; models that differ are not batched
+    source: str = ""  # the file that it was loaded from
     delta: WeightDelta | None = None  # what it changes in the weights of the base network for the whole run
+
+    def bind(self, options: Mapping[str, object]) -> ControlModel:
+        """Return this model bound to options, sharing its network; UnitError for one that it does not have."""
+        if unknown := [name for name in options if name not in self.options]:
+            known = f"it has {', '.join(self.options)}" if self.options else "it has none"
+            raise UnitError(f"'{self.name}' has no option '{unknown[0]}': {known}, so leave the option out")
+        return self
 
     def prepare(self, hint: Tensor) -> Prepared:
         """Compute what does not depend on the step: hint [N, C, scale * h, scale * w] -> tensors [N, ...].

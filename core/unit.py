@@ -37,6 +37,7 @@ class ControlUnit:
     mask: Tensor | None = None  # [N, 1, H, W], 1 = full effect
     block_weights: tuple[float, ...] | None = None  # one per point of the model; they replace the mode's factors
     delta_strength: float = 1.0  # of the model's changes to the weights of the base network, if it has any
+    origin: object = None  # what it was made from, for whoever writes down how a picture came about
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.weight):

@@ -101,7 +101,9 @@ def load_open(
     given = read_settings(family.settings, file.header, settings, family.of_config)
     path, state = file.header.path, below(file.tensors(), prefix)
     name = path.stem if path.is_file() else path.name
-    return family.load(state, given, kit, base_state, name=name, **target)
+    model = family.load(state, given, kit, base_state, name=name, **target)
+    model.source = str(path)
+    return model
 
 
 def _recognise(header: Header) -> tuple[Family[Any, Any], str]:

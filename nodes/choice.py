@@ -9,8 +9,9 @@ from comfy_api.latest import io
 
 from ..preprocessors import find, offered
 from ..preprocessors.declaration import Parameter
-from ..preprocessors.networks.network import licences, missing_packages
 from ..preprocessors.perform import Preprocessor
+from ..units.offer import offer_of, offers
+from ..units.request import AUTO
 
 CHOICE = "preprocessor"  # of the input that chooses one; its parameters come beside it
 SEED, LARGEST_SEED = "seed", 2**32 - 1  # of preprocessors that draw lots
@@ -24,9 +25,15 @@ RESOLUTION = io.Int.Input(
 )
 
 
-def preprocessor_input(tooltip: str) -> io.DynamicCombo.Input:
-    """The choice of a preprocessor; only the parameters of the chosen one are shown."""
+def preprocessor_input(tooltip: str, *, auto: bool = False) -> io.DynamicCombo.Input:
+    """Return the choice of a preprocessor; only the parameters of the chosen one are shown.
+
+    auto: whether the model's own file may choose.
+    """
     options = [io.DynamicCombo.Option(each.id, _inputs(each)) for each in offered()]
+    if auto:
+        options.append(io.DynamicCombo.Option(AUTO, []))
+        tooltip += " auto is the one that the model's file names."
     return io.DynamicCombo.Input(CHOICE, options, tooltip="\n".join((tooltip, *_terms(), *_greyed())))
 
 
@@ -34,22 +41,23 @@ def unusable(choice: Mapping[str, Any] | None) -> str:
     """Why a choice, as the host validates it, cannot run here; empty if it can, were it after a download."""
     if choice is None:
         return "the preprocessor is none of ours: choose one from the list"  # the host leaves unknown choices out
-    known = find(choice[CHOICE])
-    lacks = known.refusal or missing_packages(known.networks)
-    return f"{known.id} cannot run here: {lacks}" if lacks else ""
+    if choice[CHOICE] == AUTO:
+        return ""
+    found = offer_of(find(choice[CHOICE]))
+    return f"{found.preprocessor.id} cannot run here: {found.lacks}" if found.lacks else ""
 
 
 def _terms() -> Iterator[str]:
-    """The licences of weights, each with the preprocessors that it is for."""
-    known = {each.id: licences(each.networks) for each in offered() if each.networks}
+    """Yield the licences of weights, each with the preprocessors that it is for."""
+    known = {each.preprocessor.id: each.licences for each in offers() if each.licences}
     for terms in dict.fromkeys(known.values()):
         yield f"Weights, {terms}: {', '.join(name for name, own in known.items() if own == terms)}."
 
 
 def _greyed() -> Iterator[str]:
-    """What cannot run here, by the reason; the host's list has no way to grey out a choice."""
-    lacks = {each.id: missing_packages(each.networks) for each in offered()}
-    for reason in dict.fromkeys(filter(None, lacks.values())):
+    """Yield what cannot run here, by the reason; the host's list has no way to grey out a choice."""
+    lacks = {each.preprocessor.id: each.lacks for each in offers() if each.lacks}
+    for reason in dict.fromkeys(lacks.values()):
         yield f"Cannot run here, {reason}: {', '.join(name for name, own in lacks.items() if own == reason)}."
 
 

@@ -1,4 +1,4 @@
-"""The host's pictures -> hints, by our preprocessors."""
+"""The host's pictures -> hints, by our preprocessors, and what a choice on a node asks for."""
 
 from __future__ import annotations
 
@@ -9,39 +9,42 @@ import torch
 from torch import Tensor
 
 from ..core.base import LATENT
-from ..core.errors import HintError
-from ..core.resize import ResizeMode, pixel_perfect
-from ..preprocessors import find
+from ..core.errors import HintError, UnitError
 from ..preprocessors.poses.points import to_json
+from ..units.hint import Size, draw_hint, hint_tensor, preprocessor_of
+from ..units.request import NONE, UnitRequest
 from .choice import CHOICE, SEED
 from .host.annotators import runtime
 
 
-def make_hint(image: Tensor, choice: Mapping[str, Any], resolution: int | None, mask: Tensor | None = None) -> Tensor:
-    """IMAGE [N, H, W, C] -> hints [N, h, w, 3] in 0..1, and -1 where an inpainting model is to invent.
+def asked(choice: Mapping[str, Any], **more: Any) -> UnitRequest:
+    """Return the request of a chosen preprocessor, as the host hands over a dynamic combo. more: further fields."""
+    parameters = {name: value for name, value in choice.items() if name not in (CHOICE, SEED)}
+    return UnitRequest(preprocessor=choice[CHOICE], parameters=parameters, seed=choice.get(SEED), **more)
 
-    choice: the preprocessor's id and parameters, as the host hands over a dynamic combo. resolution: the short side in
-    pixels, None is the picture's own. mask: MASK [N or 1, h, w], for the preprocessors that take one.
+
+def make_hint(request: UnitRequest, image: Tensor, mask: Tensor | None = None, target: Size | None = None) -> Tensor:
+    """Return hints [N, h, w, 3] of IMAGE [N, H, W, C] in 0..1, with -1 where an inpainting model is to invent.
+
+    mask: MASK [N or 1, h, w], what is to be invented. target: height and width of the result, for pixel perfect units.
     """
-    preprocessor = find(choice[CHOICE])
-    preprocessor.check_gives_hint()
-    if preprocessor.id == "none":
+    if preprocessor_of(request).id == NONE and mask is None:
         return image
-    given = None if mask is None or not preprocessor.takes_mask else _bytes(mask).numpy()
-    settings = {"mask": given, "resolution": resolution, "runtime": runtime(), "seed": choice.get(SEED, 0)}
-    hints = torch.from_numpy(preprocessor(_rgb(image), **settings, **_parameters(choice))).float() / 255
-    if hints.shape[-1] == 3:
-        return hints
-    return torch.where(hints[..., 3:] > 0, -1.0, hints[..., :3])  # sd-webui-controlnet's sign for "invent this"
+    drawn = draw_hint(
+        request, rgb(image), inpaint_mask=None if mask is None else _bytes(mask).numpy(), target=target,
+        runtime=runtime(),
+    )  # fmt: skip
+    return hint_tensor(drawn).movedim(1, -1)
 
 
-def make_poses(image: Tensor, choice: Mapping[str, Any], resolution: int | None) -> tuple[Tensor, list[Any]] | None:
-    """Hints [N, h, w, 3] and the poses that they show, as JSON; None if the chosen preprocessor finds no poses."""
-    preprocessor = find(choice[CHOICE])
+def make_poses(request: UnitRequest, image: Tensor) -> tuple[Tensor, list[Any]] | None:
+    """Return hints [N, h, w, 3] and the poses that they show, as JSON; None if the preprocessor finds no poses."""
+    preprocessor = preprocessor_of(request)
     if not preprocessor.finds_poses:
         return None
-    found = preprocessor.poses(_rgb(image), resolution=resolution, runtime=runtime())
-    drawn = [torch.from_numpy(preprocessor.draw(pose, **_parameters(choice))) for pose in found]
+    found = preprocessor.poses(rgb(image), resolution=request.resolution, runtime=runtime())
+    parameters: dict[str, Any] = dict(request.parameters)
+    drawn = [torch.from_numpy(preprocessor.draw(pose, **parameters)) for pose in found]
     return torch.stack(drawn).float() / 255, [to_json(pose) for pose in found]
 
 
@@ -52,22 +55,18 @@ def embedding_of(seen: Any, name: str) -> Tensor:
     return seen.last_hidden_state
 
 
-def resolution_of(image: Tensor, resolution: int, latent: Mapping[str, Any] | None, resize: ResizeMode) -> int | None:
-    """The short side in pixels at which the preprocessor works; None is the picture's own."""
+def size_of(latent: Mapping[str, Any] | None, resolution: int = 0) -> Size | None:
+    """Return height and width in pixels of latents; None without. UnitError where a resolution is given as well."""
     if latent is None:
-        return resolution or None
+        return None
     if resolution:
-        raise HintError(f"both a resolution ({resolution}) and a latent are given: set the resolution to 0")
+        raise UnitError(f"both a resolution ({resolution}) and a latent are given: set the resolution to 0")
     height, width = (side * LATENT for side in latent["samples"].shape[-2:])
-    return pixel_perfect((image.shape[1], image.shape[2]), (height, width), resize)
+    return height, width
 
 
-def _parameters(choice: Mapping[str, Any]) -> dict[str, Any]:
-    """What the chosen preprocessor itself is asked."""
-    return {name: value for name, value in choice.items() if name not in (CHOICE, SEED)}
-
-
-def _rgb(image: Tensor) -> Any:
+def rgb(image: Tensor) -> Any:
+    """Return IMAGE [N, H, W, C] as uint8 RGB [N, H, W, 3]."""
     pixels = _bytes(image[..., :3])
     return pixels.expand(*pixels.shape[:-1], 3).contiguous().numpy()
 

@@ -9,12 +9,14 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..core.errors import UnitError
-from ..core.fields import HiresOption, UnitArgs
-from ..core.infotext import parse_generation
-from ..preprocessors.declaration import RESOLUTION as WEBUI_RESOLUTION
-from .hints import make_hint, resolution_of
+from ..units.choices import HiresOption
+from ..units.convention import chosen
+from ..units.hint import Size, preprocessor_of
+from ..units.infotext import parse_generation
+from ..units.request import UnitRequest
+from .hints import make_hint, size_of
 from .host.loading import files, load
-from .infotext import RESOLUTION, choice_of, file_of, pictures_of, read_units, write_units
+from .infotext import file_of, pictures_of, read_units, write_units
 from .schema import UnitsType, schema
 from .spec import Units, UnitSpec
 
@@ -44,6 +46,7 @@ class UnitsFromInfotext(io.ComfyNode):
                 ),
                 UnitsType.Input("units", optional=True, tooltip="Units before these."),
                 io.Latent.Input("latent", optional=True, tooltip="The latents to be sampled, for pixel perfect units."),
+                io.Mask.Input("inpaint_mask", optional=True, tooltip="What is to be invented, for inpainting units."),
             ],
             outputs=[
                 UnitsType.Output(display_name="units", tooltip="The units of the text."),
@@ -60,6 +63,7 @@ class UnitsFromInfotext(io.ComfyNode):
         hires_pass: str,
         units: Units = (),
         latent: Mapping[str, Any] | None = None,
+        inpaint_mask: Tensor | None = None,
     ) -> io.NodeOutput:
         generation = parse_generation(infotext)
         found = read_units(generation.settings, PASSES[hires_pass])
@@ -67,7 +71,7 @@ class UnitsFromInfotext(io.ComfyNode):
         names = [file_of(unit, files()) for unit in found]
         models = {name: load(name) for name in dict.fromkeys(names)}
         made = (
-            _spec(unit, models[name], picture, latent)
+            _spec(unit, models[name], picture, size_of(latent), inpaint_mask)
             for unit, name, picture in zip(found, names, pictures, strict=True)
         )
         return io.NodeOutput((*units, *made), generation.prompt, generation.negative)
@@ -94,25 +98,9 @@ class InfotextFromUnits(io.ComfyNode):
         return io.NodeOutput(text, ui=ui.PreviewText(text))
 
 
-def _spec(unit: UnitArgs, control: Any, picture: Tensor, latent: Mapping[str, Any] | None) -> UnitSpec:
-    size, choice = _size(unit, picture, latent), choice_of(unit)
-    return UnitSpec(
-        control=control,
-        hint=make_hint(picture, choice, size),
-        name=control.own.model.name,
-        weight=unit.weight,
-        schedule=unit.schedule,
-        mode=unit.control_mode,
-        resize=unit.resize_mode,
-        block_weights=unit.advanced_weighting,
-        made_by={**choice, RESOLUTION: size},
-    )
-
-
-def _size(unit: UnitArgs, picture: Tensor, latent: Mapping[str, Any] | None) -> int | None:
-    """The short side at which the unit's preprocessor works, as a WebUI would choose it."""
-    if not unit.pixel_perfect:
-        return unit.processor_res if unit.processor_res > 0 else int(WEBUI_RESOLUTION.default)
-    if latent is None:
+def _spec(request: UnitRequest, control: Any, picture: Tensor, target: Size | None, mask: Tensor | None) -> UnitSpec:
+    if request.pixel_perfect and target is None:
         raise UnitError("a unit of the text is pixel perfect, which means the size of the latents: connect a latent")
-    return resolution_of(picture, 0, latent, unit.resize_mode)
+    request = chosen(request, control.own.says)
+    hint = make_hint(request, picture, mask if preprocessor_of(request).takes_mask else None, target)
+    return UnitSpec(control=control, hint=hint, request=request, name=control.own.model.name, inpaint_mask=mask)

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from .choice import RESOLUTION, preprocessor_input, unusable
-from .hints import make_hint, make_poses
+from .hints import asked, make_hint, make_poses
 from .schema import PoseType, schema
 
 
@@ -47,6 +47,6 @@ class Preprocess(io.ComfyNode):
     def execute(
         cls, image: Tensor, preprocessor: Mapping[str, Any], resolution: int, mask: Tensor | None = None
     ) -> io.NodeOutput:
-        size = resolution or None
-        hint, poses = make_poses(image, preprocessor, size) or (make_hint(image, preprocessor, size, mask), [])
+        request = asked(preprocessor, resolution=resolution or None)
+        hint, poses = make_poses(request, image) or (make_hint(request, image, mask), [])
         return io.NodeOutput(hint, poses, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))

@@ -7,12 +7,14 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..core.errors import ScheduleError, UnitError
 from ..core.schedule import Easing, Keyframe, RangeBasis, Schedule
-from .blocks import SHAPES, BlockWeights, parse_numbers
-from .keyframes import EASINGS, parse_keyframes
+from ..units.blocks import SHAPES, BlockWeights
+from ..units.text import read_block_weights, read_curve
 from .plot import plot
 from .schema import BlockWeightsType, ScheduleType, schema
 
+EASINGS = tuple(easing.value for easing in Easing)
 POINTS = 64  # of a drawn curve
 EXAMPLE = "0 1\n0.5 0.8 ease-out\n1 0"
 SOFT = 0.825  # of sd-webui-controlnet, for "my prompt is more important"
@@ -91,17 +93,31 @@ class BlockWeightsNode(io.ComfyNode):
         if "base" in preset:
             return io.NodeOutput(BlockWeights(base=preset["base"]))
         if "weights" in preset:
-            return io.NodeOutput(BlockWeights(numbers=parse_numbers(preset["weights"])))
+            return io.NodeOutput(_numbers(preset["weights"]))
         return io.NodeOutput(BlockWeights(shape=preset["preset"]))
 
 
 def _frames(shape: Mapping[str, Any]) -> tuple[Keyframe, ...]:
     if "keyframes" in shape:
-        return parse_keyframes(shape["keyframes"])
+        return _keyframes(shape["keyframes"])
     if "curve" in shape:
         return _sampled(shape["curve"])
     first = Keyframe(at=0.0, weight=shape["first"], easing=Easing(shape["easing"]))
     return (first, Keyframe(at=1.0, weight=shape["last"]))
+
+
+def _keyframes(text: str) -> tuple[Keyframe, ...]:
+    frames = read_curve("keyframes", text)
+    if not frames:
+        raise ScheduleError("there is no keyframe: write a line such as '0.5 0.8 ease-out' for each")
+    return frames
+
+
+def _numbers(text: str) -> BlockWeights:
+    weights = read_block_weights("block weights", text)
+    if weights is None:
+        raise UnitError("there are no block weights: write numbers such as 1, 0.8, 0.5")
+    return weights
 
 
 def _sampled(curve: Any) -> tuple[Keyframe, ...]:

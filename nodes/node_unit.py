@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,16 +12,20 @@ from torch import Tensor
 
 from ..core.errors import UnitError
 from ..core.resize import ResizeMode
-from ..core.schedule import Keyframe, RangeBasis, Schedule
+from ..core.schedule import Keyframe, RangeBasis
 from ..core.unit import ControlMode
-from .blocks import BlockWeights
+from ..units.blocks import BlockWeights
+from ..units.convention import chosen, doubt
+from ..units.hint import Size
+from ..units.request import FIELDS, NONE, UnitRequest
 from .choice import RESOLUTION, preprocessor_input, unusable
-from .hints import embedding_of, make_hint, resolution_of
+from .hints import asked, embedding_of, make_hint, rgb, size_of
 from .host.member import count_blocks, reads_embedding
 from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 
-LARGEST_WEIGHT = 10.0
+log = logging.getLogger("controlstack")
+
 # What a unit that cannot act does not ask for.
 LAZY = ("control_net", "image", "embedding", "mask", "inpaint_mask", "latent")
 
@@ -58,8 +63,8 @@ class ControlUnit(io.ComfyNode):
 
         Raises UnitError: a sentence that is returned would be shown once for each of them.
         """
-        if weight is not None and not 0 <= weight <= LARGEST_WEIGHT:
-            raise UnitError(f"the weight is {weight:g}: choose one from 0 to {LARGEST_WEIGHT:g}")
+        if weight is not None:
+            FIELDS["weight"].check(weight)
         acts = enabled is not False and weight != 0
         if acts and (reason := unusable(preprocessor)):
             raise UnitError(reason)
@@ -98,29 +103,51 @@ class ControlUnit(io.ComfyNode):
         encoded = control_net is not None and reads_embedding(control_net)
         if control_net is None or (image is None and not encoded):
             raise UnitError("the unit has no image or no control model: connect both, or disable it")
-        name, resizing = _name(control_net), ResizeMode(resize)
-        size = None if image is None else resolution_of(image, resolution, latent, resizing)
-        if encoded:
-            hint = embedding_of(embedding, name)
-        else:
-            assert image is not None
-            hint = make_hint(image, preprocessor, size, inpaint_mask)
-        spec = UnitSpec(
-            control=control_net,
-            hint=hint,
-            name=name,
+        target = size_of(latent, resolution)
+        request = asked(
+            preprocessor,
+            model=_name(control_net),
             weight=weight,
-            schedule=Schedule(start=start, end=end, basis=RangeBasis(basis), keyframes=schedule),
+            start=start,
+            end=end,
+            basis=RangeBasis(basis),
+            curve=schedule,
             mode=ControlMode(mode),
-            resize=resizing,
-            mask=mask,
-            inpaint_mask=inpaint_mask,
-            made_by={**preprocessor, RESOLUTION.id: size},
-            block_weights=None if block_weights is None else block_weights.of(count_blocks(control_net, name)),
+            block_weights=block_weights,
+            resize=ResizeMode(resize),
+            pixel_perfect=target is not None,
+            resolution=resolution or None,
         )
+        if block_weights is not None:
+            count_blocks(control_net, request.model)  # which refuses blocks of an unknown kind before the run
         if encoded:  # there is no picture of it
+            hint = embedding_of(embedding, request.model)
+            spec = UnitSpec(control=control_net, hint=hint, request=request, name=request.model, mask=mask)
             return io.NodeOutput((*units, spec), ExecutionBlocker(None))
-        return io.NodeOutput((*units, spec), hint, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
+        assert image is not None
+        spec = _from_picture(request, control_net, image, inpaint_mask, target, mask)
+        return io.NodeOutput((*units, spec), spec.hint, ui=ui.PreviewImage(spec.hint.clamp(0, 1), cls=cls))
+
+
+def _from_picture(
+    request: UnitRequest,
+    control: Any,
+    image: Tensor,
+    inpaint_mask: Tensor | None,
+    target: Size | None,
+    mask: Tensor | None,
+) -> UnitSpec:
+    """Return the unit of a picture, its hint drawn by what was asked for, or by what the model's file names."""
+    own = getattr(control, "own", None)
+    says = "" if own is None else own.says
+    request = chosen(request, says)
+    if warning := doubt(request, says, rgb(image)):
+        log.warning(warning)
+    beside = own is None and request.preprocessor == NONE  # controls of the host read the mask beside the picture
+    hint = make_hint(request, image, None if beside else inpaint_mask, target)
+    return UnitSpec(
+        control=control, hint=hint, request=request, name=request.model, mask=mask, inpaint_mask=inpaint_mask
+    )
 
 
 def _inputs() -> list[io.Input]:
@@ -133,7 +160,7 @@ def _inputs() -> list[io.Input]:
         io.Image.Input(
             "image", optional=True, lazy=True, tooltip="One picture for all, or one for each picture of the batch."
         ),
-        preprocessor_input("What makes the hint of the picture; none takes it as it is."),
+        preprocessor_input("What makes the hint of the picture; none takes it as it is.", auto=True),
         *_when_and_how_much(),
         *_how(),
         RESOLUTION,
@@ -146,7 +173,12 @@ def _when_and_how_much() -> list[io.Input]:
     share = {"min": 0.0, "max": 1.0, "step": 0.001}
     return [
         io.Float.Input(
-            "weight", default=1.0, min=0.0, max=LARGEST_WEIGHT, step=0.01, tooltip="How strongly the unit acts."
+            "weight",
+            default=1.0,
+            min=FIELDS["weight"].least,
+            max=FIELDS["weight"].most,
+            step=0.01,
+            tooltip="How strongly the unit acts.",
         ),
         io.Float.Input("start", default=0.0, tooltip="Where in the run it begins to act.", **share),
         io.Float.Input("end", default=1.0, tooltip="Where in the run it stops.", **share),
@@ -184,7 +216,11 @@ def _optional() -> list[io.Input]:
         UnitsType.Input("units", optional=True, tooltip="Units before this one."),
         io.Mask.Input("mask", optional=True, lazy=True, tooltip="Where the unit acts; white is full effect."),
         ScheduleType.Input("schedule", optional=True, tooltip="How the weight moves over the run."),
-        BlockWeightsType.Input("block_weights", optional=True, tooltip="Weights of single blocks; they replace mode."),
+        BlockWeightsType.Input(
+            "block_weights",
+            optional=True,
+            tooltip="Weights of single blocks; they replace the mode, and are multiplied by the weight.",
+        ),
         io.Latent.Input(
             "latent",
             optional=True,

@@ -7,6 +7,7 @@ also after an exception or an interrupt, the U-Net has no trace of it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..core.attach import Locate, Patches, Site, Value, attach, attention_site, change_weights, record
 from ..core.base import Base, check_fits
 from ..core.effects import Effects
-from ..core.points import Block, Part, Point
+from ..core.points import MIDDLE, Block, Part, Point
 from ..core.rows import take_rows
 from ..core.schedule import Progress, progress_at
 from ..core.stack import ControlStack
@@ -137,8 +138,9 @@ class Injection:
         effects = self._stack(step)
         if not effects:
             return args, kwargs
-        attach(self._attached, Effects(input=effects.input, shifts=effects.shifts), locate_in(unet))
-        return args, {**kwargs, **arguments(unet, effects, kwargs)}
+        by_hooks, by_arguments = shared_out(effects)
+        attach(self._attached, by_hooks, locate_in(unet))
+        return args, {**kwargs, **arguments(unet, by_arguments, kwargs)}
 
     def _after(self, *_: object) -> None:
         """Take this evaluation's effects away; also called when the U-Net has failed."""
@@ -181,6 +183,17 @@ class Injection:
         at = min(self._evaluations, len(self._times) - 1)
         noise = 1 - self._times[at] / (scheduler.config["num_train_timesteps"] - 1)
         return progress_at(at // scheduler.order, count, noise=min(1.0, max(0.0, noise)))
+
+
+def shared_out(effects: Effects) -> tuple[Effects, Effects]:
+    """Return what hooks add to a diffusers U-Net, and what its own arguments do.
+
+    A shift sees what stands at its point with the tensor of that point. diffusers adds the one behind the middle block
+    after any hook, so there the hooks do both.
+    """
+    middle = MIDDLE in effects.shifts
+    by_hooks = Effects(input=effects.input, middle=effects.middle if middle else (), shifts=effects.shifts)
+    return by_hooks, replace(effects, input=(), middle=() if middle else effects.middle, shifts={})
 
 
 def arguments(unet: Any, effects: Effects, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -39,8 +39,23 @@ class Offload(Enum):
 class Base:
     """A diffusers pipeline as a host: it keeps control networks where they can compute."""
 
-    def __init__(self, pipeline: Any, device: torch.device, offload: Offload) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        device: torch.device,
+        offload: Offload,
+        *,
+        source: Path | None = None,
+        prediction: str | None = None,
+    ) -> None:
+        """source: the file or folder that it was loaded from; prediction: as `load_base` was told."""
         self.pipeline, self.device, self.offload = pipeline, device, offload
+        self.source, self.prediction = source, prediction
+
+    @property
+    def side(self) -> int:
+        """The side in pixels of the pictures that the model was trained on."""
+        return self.pipeline.unet.config["sample_size"] * LATENT
 
     @contextmanager
     def ready(self, model: ControlModel) -> Iterator[None]:
@@ -154,7 +169,7 @@ def load_base(
         pipeline.enable_sequential_cpu_offload(device=target)
     else:
         pipeline.to(target)
-    return Base(pipeline, target, offload)
+    return Base(pipeline, target, offload, source=path, prediction=prediction)
 
 
 def load_pipeline(path: Path, dtype: torch.dtype, prediction: str | None = None) -> Any:

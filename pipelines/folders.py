@@ -19,7 +19,7 @@ from torch import nn
 
 from ..core.errors import ControlError, HostError
 from ..core.texts import read_json
-from ..models.guard import one_line
+from ..models.guard import one_line, shown
 
 INDEX = "model_index.json"
 NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -67,15 +67,14 @@ def read_layout(folder: Path) -> Layout:
     """Return what a folder holds, without reading weights. HostError for what no pipeline here can use."""
     if not (folder / INDEX).is_file():
         raise HostError(f"'{folder}' has no {INDEX}: give a diffusers folder or a checkpoint file as --base")
-    named = {
-        name: tuple(value) for name, value in _read_table(folder / INDEX, "list of parts").items() if _is_part(value)
-    }
+    index = _read_table(folder / INDEX, "list of parts")
+    named = {name: tuple(value) for name, value in index.items() if _is_part(value)}
     there = {name: each for name, each in named.items() if (folder / name).is_dir()}
     wanted = (*NEEDED, *SECOND) if SECOND[0] in named else NEEDED
     if missing := [name for name in wanted if name not in there]:
         raise HostError(
-            f"'{folder}' has no {missing[0]}, expected a Stable Diffusion model with {', '.join(wanted)}: "
-            "get the missing folders, or give another base model"
+            f"'{folder}' is a {shown(index.get('_class_name'))} without {missing[0]}, expected Stable Diffusion with "
+            f"{', '.join(wanted)}: get the missing folders, or give another base model"
         )
     _check_classes(folder, {name: there[name] for name in wanted})
     config = _read_table(folder / "unet" / "config.json", "configuration of the U-Net")

@@ -23,6 +23,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     demo.add_argument("--seed", type=int, default=0)
     demo.set_defaults(run=_demo)
     _add_generate(commands.add_parser("generate", help="draw pictures under control of units"))
+    _add_again(commands.add_parser("again", help="draw a picture once more from the record in it"))
     _add_preprocess(commands.add_parser("preprocess", help="turn pictures into hints"))
     show = commands.add_parser("inspect", help="say what a control model file is")
     show.add_argument("file", type=Path)
@@ -80,6 +81,25 @@ def _add_preprocess(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="such as cuda or cpu; default: auto, the GPU if PyTorch has one")
     add("--output", type=Path, default=Path("hints"), metavar="FOLDER")
     parser.set_defaults(run=_preprocess)
+
+
+def _add_again(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("picture", type=Path, help="a PNG file that `controlstack generate` or a script wrote")
+    add("--base", type=Path, help="where the base model lies now, if not where the record says")
+    add("--device", help="default: the one that the picture was drawn on")
+    add("--output", type=Path, default=Path("output"), metavar="FOLDER")
+    parser.set_defaults(run=_again)
+
+
+def _again(args: argparse.Namespace) -> int:
+    from ..preprocessors.images import check_folder
+    from .again import draw_again
+
+    check_folder(args.output)
+    written = draw_again(args.picture, args.output, base=args.base, device=args.device)
+    print(f"wrote {len(written)} pictures to {args.output}: {', '.join(path.name for path in written)}")
+    return 0
 
 
 def _demo(args: argparse.Namespace) -> int:

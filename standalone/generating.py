@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import re
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -21,13 +20,13 @@ if TYPE_CHECKING:
     from ..core.stack import Firing
     from ..pipelines.bases import Base
     from ..pipelines.drawing import Request
-    from .units import Loaded, UnitText
+    from ..units.ready import Ready
+    from ..units.request import UnitRequest
 
     Image = NDArray[np.uint8]
 
 RANDOM_SEED = -1  # asks for a seed by chance
 SEEDS = 2**32  # that chance chooses from; every program takes them
-OWN = re.compile(r"[0-9]{5,9}")  # names that pictures get; other digits are other people's
 LARGEST = 2  # sides of a picture that is started from, in native sides, before it is made smaller
 SHOWN = 256  # pixels of a picture's height on the sheet
 
@@ -48,8 +47,8 @@ def run_generate(args: argparse.Namespace) -> int:
     from .units import load_units, parse_unit
 
     check_folder(args.output)
-    texts = [parse_unit(text) for text in args.unit]
-    request = make_request(args, texts)
+    units = [parse_unit(text) for text in args.unit]
+    request = make_request(args, units)
     parts = split(request, args.at_once)
     dtype = _dtype(args.dtype)
     load = cache(
@@ -62,12 +61,13 @@ def run_generate(args: argparse.Namespace) -> int:
             prediction=args.prediction,
         )
     )
-    loaded = load_units(texts, (request.height, request.width), dtype, UnetState(load))  # small files fail first
-    _draw(load(), request, parts, loaded, args.output)
+    loaded = load_units(units, (request.height, request.width), dtype, UnetState(load))  # small files fail first
+    sources = {name: path for name, path in (("image", args.image), ("mask", args.mask)) if path is not None}
+    _draw(load(), request, parts, loaded, args.output, sources)
     return 0
 
 
-def make_request(args: argparse.Namespace, units: Sequence[UnitText]) -> Request:
+def make_request(args: argparse.Namespace, units: Sequence[UnitRequest]) -> Request:
     """Return the request of a command line; what was not said follows from the base and the picture."""
     from ..pipelines.bases import native_side
     from ..pipelines.drawing import Request
@@ -93,14 +93,15 @@ def make_request(args: argparse.Namespace, units: Sequence[UnitText]) -> Request
     )
 
 
-def _prompts(args: argparse.Namespace, start: Image | None, units: Sequence[UnitText]) -> tuple[str, ...]:
+def _prompts(args: argparse.Namespace, start: Image | None, units: Sequence[UnitRequest]) -> tuple[str, ...]:
     """Return one prompt for all pictures, or one for each."""
     from ..preprocessors.images import read_image
     from .prompts import make_prompt
 
     told = start
     if args.prompt_kind == "automatic" and start is None and units:
-        told = read_image(units[0].image)
+        picture = units[0].image
+        told = read_image(picture) if isinstance(picture, Path) else picture
     given = args.prompt or [None]
     return tuple(make_prompt(args.prompt_kind, each, args.added_prompt, args.captioner, told) for each in given)
 
@@ -128,18 +129,32 @@ def _aligned(side: float) -> int:
     return max(LATENT, round(side / LATENT) * LATENT)
 
 
-def _draw(base: Base, request: Request, parts: Sequence[Request], loaded: Sequence[Loaded], folder: Path) -> None:
-    """Draw the parts of a request and write each part's pictures; hints and sheet in the end, also if that is early."""
-    from ..pipelines.drawing import generate
+def _draw(
+    base: Base,
+    request: Request,
+    parts: Sequence[Request],
+    loaded: Sequence[Ready],
+    folder: Path,
+    sources: Mapping[str, Path],
+) -> None:
+    """Draw the parts of a request and write each part's pictures; hints and sheet in the end, also if that is early.
 
-    number, done = next_number(folder), Done()
+    sources: the files of the request's `image` and `mask`.
+    """
+    from ..pipelines.drawing import generate
+    from ..preprocessors.images import make_folder
+    from .record import Digests, next_number, write_pictures
+
+    number, done, digests = next_number(folder), Done(), Digests()
+    units = [each.unit for each in loaded]
     try:
         with _bar(request.steps * len(parts), "steps") as report:
             for k, part in enumerate(parts):
                 before = k * request.steps
-                result = generate(base, part, [each.unit for each in loaded], lambda step, b=before: report(b + step))
-                done.firings = result.firings
-                _write_pictures(folder, number + len(done.images), request, loaded, done, result.images)
+                result = generate(base, part, units, lambda step, b=before: report(b + step))
+                done.firings, first = result.firings, number + len(done.images)
+                make_folder(folder)
+                write_pictures(folder, base, part, units, result, number=first, sources=sources, digests=digests)
                 done.images.extend(result.images)
                 done.seeds.extend(result.seeds)
     finally:
@@ -160,34 +175,16 @@ def split(request: Request, at_once: int) -> list[Request]:
     ]
 
 
-def next_number(folder: Path) -> int:
-    """Return the number after those of the pictures in a folder that this command has written."""
-    numbers = [int(path.stem) for path in folder.glob("*.png") if OWN.fullmatch(path.stem)]
-    return 1 + max(numbers, default=0)
-
-
-def _write_pictures(
-    folder: Path, number: int, request: Request, loaded: Sequence[Loaded], done: Done, images: Image
-) -> None:
-    """Write finished pictures, each with what made it."""
-    from ..preprocessors.images import make_folder, write_image
-    from .report import metadata
-
-    make_folder(folder)
-    for k, image in enumerate(images):
-        seed = request.seed + len(done.images) + k
-        write_image(folder / f"{number + k:05d}.png", image, metadata(request, seed, loaded, done.firings))
-
-
-def _write_rest(folder: Path, number: int, loaded: Sequence[Loaded], done: Done) -> None:
+def _write_rest(folder: Path, number: int, loaded: Sequence[Ready], done: Done) -> None:
     """Write hints and sheet beside the pictures, and say what was done."""
     from ..pipelines.sheets import sheet
     from ..preprocessors.images import write_image
+    from ..units.hint import visible
     from .report import describe
 
     for k, each in enumerate(loaded):
-        write_image(folder / f"{number:05d}-hint-{k + 1}.png", each.hint)
-    cells = [(f"hint {k + 1}", each.hint) for k, each in enumerate(loaded)]
+        write_image(folder / f"{number:05d}-hint-{k + 1}.png", visible(each.hint))
+    cells = [(f"hint {k + 1}", visible(each.hint)) for k, each in enumerate(loaded)]
     cells += [(f"seed {seed}", image) for image, seed in zip(done.images, done.seeds, strict=True)]
     write_image(folder / f"{number:05d}-sheet.png", sheet([cells], side=SHOWN))
     for line in describe(loaded, done.firings):

@@ -160,16 +160,7 @@ class StackControl(comfy.controlnet.ControlBase):
 def _unit(spec: UnitSpec, member: Member, part: Part | None) -> ControlUnit:
     """Return one unit, of the whole picture or of the part that a tiled upscaler draws alone."""
     mask = spec.mask if spec.mask is None or part is None else part.cut(spec.mask)
-    return ControlUnit(
-        model=member.model,
-        hint=_hint(spec, part),
-        weight=spec.weight / member.strength,
-        schedule=spec.schedule,
-        mode=spec.mode,
-        resize=spec.resize,
-        mask=None if mask is None else mask[:, None],
-        block_weights=spec.block_weights,
-    )
+    return spec.unit(member.model, _hint(spec, part), mask, member.strength)
 
 
 def _hint(spec: UnitSpec, part: Part | None) -> Tensor:

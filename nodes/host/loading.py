@@ -19,6 +19,7 @@ from ...core.errors import HostError
 from ...models.layers import Kit, Ops
 from ...models.loading import Header, open_model
 from ...models.registry import load_open
+from ...units.convention import said_by
 from .control import LoadedControl
 from .member import Own
 
@@ -67,7 +68,7 @@ def _own(path: Path, base: Any, device: torch.device) -> Own:
     patched = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     network = model.network  # pyright: ignore[reportAttributeAccessIssue] - all models of ours have one
     patcher = patched(network, load_device=device, offload_device=memory.unet_offload_device())
-    return Own(model, patcher, cache(partial(_own, path, base)))
+    return Own(model, patcher, cache(partial(_own, path, base)), said_by(path))
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

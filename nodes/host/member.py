@@ -52,6 +52,7 @@ class Own:
     model: ControlModel
     patcher: Any
     on: Callable[[Any], Own]
+    says: str = ""  # what its file says about its hints, such as "canny(low=50,high=100)"
     control: None = None
     strength: float = 1.0
 
@@ -122,10 +123,10 @@ def _foreign(spec: UnitSpec, vae: Any) -> Foreign:
         spec.control,
         name=spec.name,
         hint_channels=PICTURE + 1 if masked else min(PICTURE, spec.hint.shape[-1]),
-        strength=spec.weight or 1.0,
+        strength=spec.request.weight or 1.0,
         vae=vae if spec.control.latent_format else None,
     )
-    if not model.known and (spec.block_weights is not None or spec.mode is not ControlMode.BALANCED):
+    if not model.known and (spec.request.block_weights is not None or spec.request.mode is not ControlMode.BALANCED):
         raise _unknown_blocks(spec.name)
     return Foreign(model)
 

@@ -96,7 +96,7 @@ def find_animals(images: Image, detector: OnnxNetwork, network: OnnxNetwork, **_
 def find_points(
     image: Image, detector: OnnxNetwork, network: OnnxNetwork, classes: Sequence[int]
 ) -> list[tuple[Floats, Floats]]:
-    """Return for each of some classes found in [H, W, 3] places [K, 2] in pixels, and scores [K]."""
+    """Return the places [K, 2] in pixels and scores [K] of everything of some classes in [H, W, 3]."""
     boxes = [enlarged(corners, network.size) for corners in find_boxes(image, detector, classes)]
     found: list[tuple[Floats, Floats]] = []
     for start in range(0, len(boxes), AT_ONCE):

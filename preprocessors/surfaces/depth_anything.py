@@ -108,7 +108,7 @@ def load(path: Path, *, spread: bool) -> nn.Module:
 
 
 def _patches(pixels: Tensor) -> Tensor:
-    """Return a size of whole patches, and not more of them than the network can use."""
+    """Return pixels [B, 3, h, w] at a size of whole patches, and not more of them than the network can use."""
     from torch.nn import functional
 
     height, width = pixels.shape[-2:]

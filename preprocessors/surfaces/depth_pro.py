@@ -44,7 +44,7 @@ def _resized(pixels: Tensor, size: Any) -> Tensor:
 
 
 def _square(network: Any) -> tuple[int, int]:
-    """Return the side of the square: four patches of 384 pixels for the published network."""
+    """Return height and width of the square: four patches of 384 pixels for the published network."""
     side = int(network.config.patch_size * SIDE / 384)
     return side, side
 

@@ -11,7 +11,7 @@ from .request.services import services
 
 
 def register() -> tuple[type, type | None]:
-    """Register all callbacks; the classes of the scripts: the units and their page.
+    """Register all callbacks, and return the classes of the scripts: the units and their page.
 
     Beside another ControlNet there is one script, which says what to do.
     """
@@ -37,7 +37,7 @@ def register() -> tuple[type, type | None]:
 
 
 def announce(params: Any) -> None:
-    """The denoiser is about to evaluate its network: tell the run that is in progress, if there is one."""
+    """Tell the run that is in progress, if there is one, that the denoiser is about to evaluate its network."""
     active = services().active
     if active is None:
         return

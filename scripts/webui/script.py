@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.base import LATENT
 from ...core.errors import ControlError
-from ...core.fields import UnitArgs
+from ...units.webui_fields import UnitArgs
 from .host.tiles import Tiles
 from .page.page_script import with_page
 from .request import sampling
@@ -75,7 +75,7 @@ class Hooks:
         self._api_info = info
 
     def setup(self, p: Any, *args: Any) -> None:
-        """The request is complete, and nobody has looked at it yet."""
+        """Make units of clients' objects: the request is complete, and nobody has looked at it yet."""
         if any(isinstance(each, Mapping) for each in args):
             changed = list(p.script_args)
             changed[self.args_from : self.args_to] = as_units(args)
@@ -161,18 +161,18 @@ def _request(p: Any) -> Request:
 
 
 def canvas(p: Any) -> tuple[int, int]:
-    """Height and width of a request's first pass in latent pixels, as scripts have left them."""
+    """Return height and width of a request's first pass in latent pixels, as scripts have left them."""
     return p.height // LATENT, p.width // LATENT
 
 
 def warn(p: Any, text: str) -> None:
-    """For the console and for the line below the pictures."""
+    """Say something on the console and in the line below the pictures."""
     log.warning(text)
     p.comment(f"ControlNet: {text}")
 
 
 def _foresee(p: Any, args: Sequence[Any], batches: Batches | None) -> bool:
-    """Whether a request has units. Their text is written now, so that it stands where sd-webui-controlnet's does."""
+    """Return whether a request has units. Their text is written now, to stand where sd-webui-controlnet's does."""
     try:
         return bool(write_text(services(), p, _collect(p, args, batches, 0)))
     except ControlError:
@@ -189,7 +189,7 @@ def _collect(p: Any, args: Sequence[Any], batches: Batches | None, number: int) 
 
 
 def show_maps(finished: Run, processed: Any) -> None:
-    """The hints, after the pictures, as users expect them; not where a script puts tiles together."""
+    """Put the hints behind the pictures, as users expect them; not where a script puts tiles together."""
     from PIL import Image
 
     tiled = "sd upscale" in ", ".join(getattr(processed, "extra_generation_params", None) or {}).lower()
@@ -198,7 +198,7 @@ def show_maps(finished: Run, processed: Any) -> None:
 
 
 def save_maps(finished: Run, p: Any) -> None:
-    """If the settings say so, each map into a folder named after its preprocessor.
+    """Save each map into a folder named after its preprocessor, if the settings say so.
 
     It lies beside the pictures, unless the setting is an absolute path.
     """

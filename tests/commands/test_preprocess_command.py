@@ -230,6 +230,7 @@ SLOW = f"""
 import importlib.util, sys, time
 spec = importlib.util.spec_from_file_location("controlstack", {str(ROOT / "__init__.py")!r})
 sys.modules["controlstack"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["controlstack"])
 from controlstack.preprocessors import images
 from controlstack import cli
 encode = images._encode

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 import torch
 import torch.nn.functional as F
 from controlstack.core.base import LATENT, Base
-from controlstack.core.control import ControlModel, Prepared, Prompt
+from controlstack.core.control import ControlModel, HintSpace, Prepared, Prompt
 from controlstack.core.effects import Effect, Shift, WeightDelta
 from controlstack.core.points import MIDDLE, Block, Part, Point, skip, stream
 from controlstack.core.step import Step
@@ -99,11 +99,25 @@ class CrossOut(Family):
         yield from self.shift_at(Shift(lambda h: self.change(h, prepared[0])), points)
 
 
+class Latents(Family):
+    """The picture's latents, mapped, are added behind an input block of their size."""
+
+    hint_space, hint_channels = HintSpace.LATENTS, 4
+
+    def __init__(self, width: int, index: int = 1) -> None:
+        super().__init__("latents", random_layer(nn.Conv2d(4, width, 1), 6, scale=3.0), stream(index))
+
+    def __call__(
+        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
+    ) -> Iterator[tuple[Point, Effect]]:
+        yield from ((point, self.network(prepared[0].to(step.x.dtype))) for point in self.points if point in points)
+
+
 class MapOut(CrossOut):
-    """The same of a map."""
+    """The same of a map, and more of it: behind the middle of a small picture there is one pixel."""
 
     def change(self, h: Tensor, level: Tensor) -> Tensor:
-        return super().change(h.movedim(1, -1).flatten(1, 2), level).movedim(1, -1).reshape(h.shape)
+        return 30 * super().change(h.movedim(1, -1).flatten(1, 2), level).movedim(1, -1).reshape(h.shape)
 
 
 class Delta(Family):
@@ -166,6 +180,7 @@ def families_of(weights: dict[str, tuple[int, ...]]) -> dict[str, Family]:
     context = next(shape[1] for name, shape in weights.items() if name.endswith("attn2.to_k.weight"))
     return {
         **make_families(Base(blocks=widths), weights, attends),
+        "latents": Latents(widths[1]),
         "stream": at(CrossNormed(widths[2]), stream(2)),
         "skip": at(CrossNormed(widths[3]), skip(3)),
         "middle": at(MapOut(widths[-1]), MIDDLE),

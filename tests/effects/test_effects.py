@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from controlstack.core.effects import Shift
 from controlstack.core.errors import HintError, IncompatibleModelError
+from controlstack.core.points import MIDDLE
 from controlstack.core.schedule import Schedule
 from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlMode, ControlUnit
@@ -16,7 +18,7 @@ from controlstack.models.naming import to_ldm
 from controlstack.pipelines.attached import Injection, base_of
 from controlstack.pipelines.bases import load_base
 from controlstack.pipelines.tiny_world import BASE
-from families import Again, CrossNormed, Family, make_families
+from families import Again, CrossNormed, Family, make_families, random_layer
 from torch import Tensor
 
 STEPS, SIDE = 3, 64
@@ -225,3 +227,37 @@ def test_what_a_mask_cannot_reach_is_refused(pipeline: Any, families: dict[str, 
     unit = ControlUnit(model=tap, hint=hint, mask=torch.ones(1, 1, 8, 8) * 0.5)
     with pytest.raises(HintError, match="no map of the picture"):
         draw(pipeline, [unit])
+
+
+class MiddlePair(Family):
+    """A tensor behind the middle block, or a multiple of what stands there, which is not linear in it."""
+
+    def __init__(self, width: int, *, shifts: bool) -> None:
+        super().__init__("pair", random_layer(torch.nn.Conv2d(3, width, 1), 9), MIDDLE)
+        self.shifts = shifts
+
+    def __call__(self, step: Any, prepared: Any, prompt: Any, points: Any) -> Iterator[Any]:
+        colour = self.network(prepared[0].mean((2, 3), keepdim=True))
+        yield MIDDLE, Shift(lambda h: 30 * torch.tanh(h)) if self.shifts else 10 * colour
+
+
+def test_a_shift_behind_the_middle_sees_the_tensor_there(pipeline: Any, hint: Tensor) -> None:
+    """diffusers adds its own argument for the middle behind any hook on the block."""
+    width = pipeline.unet.config["block_out_channels"][-1]
+    seen: list[Tensor] = []
+
+    def first_seen(units: list[ControlUnit] | None) -> Tensor:
+        """What the decoder is given by the first evaluation."""
+        seen.clear()
+        draw(pipeline, units)
+        return seen[0]
+
+    hook = pipeline.unet.up_blocks[0].register_forward_pre_hook(
+        lambda _, __, kwargs: seen.append(kwargs["hidden_states"]), with_kwargs=True
+    )
+    pair = [MiddlePair(width, shifts=shifts) for shifts in (False, True)]
+    h = first_seen(None) + 10 * pair[0].network(hint.mean((2, 3), keepdim=True))
+    got = first_seen([ControlUnit(model=each, hint=hint) for each in pair])
+    hook.remove()
+    expected = h + 30 * torch.tanh(h)
+    assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()

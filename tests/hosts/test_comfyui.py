@@ -366,7 +366,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "steps that never come": ({"basis": "steps", "start": 0.3, "end": 0.4}, "fires on 0 of 4 steps.*disable the unit"),
     "range upside down": ({"start": 0.8, "end": 0.2}, "starts at 0.8, after its end 0.2"),
     "unknown preprocessor": ({"preprocessor": "cany"}, "none of ours: choose one"),
-    "weight too large": ({"weight": 11.0}, "the weight is 11: choose one from 0 to 10"),
+    "weight too large": ({"weight": 11.0}, "weight is 11, expected -10 to 10"),
     "no control model": ({"file": "lora"}, "is no control model: it is a LoRA"),
 }
 
@@ -551,7 +551,7 @@ TEXTS = {
     "a cat, Steps: 4": "has no ControlNet unit",
     'ControlNet 0: "Module: none, Model: cany [0123abcd]"': "'cany' is not in the controlnet folder; there is: canny",
     'ControlNet 0: "Module: none, Model: canny, Pixel Perfect: True"': "connect a latent",
-    'ControlNet 0: "Module: none, Model: canny, Weight: 3"': "the weight is 3, expected 0 to 2",
+    'ControlNet 0: "Module: none, Model: canny, Weight: 30"': "weight is 30, expected -10 to 10",
 }
 
 

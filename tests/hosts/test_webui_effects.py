@@ -39,7 +39,7 @@ def models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = tmp_path_factory.mktemp("effects-models")
     webui_host.make_world(webui_path, models)
     control_files.write_all(models / "ControlNet", heads=webui_world.HEADS)
-    for kind in (*FAMILIES, *POINTS):
+    for kind in (*FAMILIES, *POINTS, "latents"):
         save_file({f"effects.{kind}": torch.zeros(1)}, models / "ControlNet" / f"{kind}.safetensors")
     return models
 
@@ -139,6 +139,12 @@ def test_masks_reach_maps_and_tokens(host: Host, oracle: Oracle, kind: str) -> N
 def test_what_a_mask_cannot_reach_is_said(host: Host, plain: Drawing) -> None:
     with pytest.raises(RequestError, match="no map of the picture"):
         draw(host, replace(unit(file="prompt keys"), mask=HALF))
+    assert same(draw(host), plain)
+
+
+def test_hints_that_are_latents(host: Host, plain: Drawing) -> None:
+    one, other = (draw(host, unit(seed, "latents"), **HIRES) for seed in (0, 1))
+    assert same(draw(host, unit(0, "latents"), **HIRES), one) and not same(other, one)
     assert same(draw(host), plain)
 
 
@@ -252,6 +258,7 @@ def test_little_memory_draws_the_same(models: Path, tmp_path: Path, flags: tuple
         for kind in FAMILIES:
             wanted = unit(file=kind)
             check(draw(host, wanted), oracle, wanted)
+        assert not same(draw(host, unit(file="latents")), plain)
         assert same(draw(host), plain)
 
 

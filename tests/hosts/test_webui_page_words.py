@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from controlstack.core.fields import UNION_LABELS
-from controlstack.scripts.webui.request import preprocessing
+from controlstack.units.choices import UNION_TYPES
+from controlstack.units.offer import TYPES
 from webui_page import A1111, FORGE, Page, shoot
 
 FOLDER = Path(__file__).parents[2] / "localizations"
@@ -32,7 +32,7 @@ CUT = """(group) => Array.from(group.querySelectorAll("label, span, button, lege
 
 # What the program's names are in every language, and what gradio itself says and translates.
 NAMES = {
-    *preprocessing.TAGS, *UNION_LABELS, "ControlNet", "Image", "Mask", "webui", "steps", "noise", "None", "none", "or",
+    *TYPES, *UNION_TYPES.labels, "ControlNet", "Image", "Mask", "webui", "steps", "noise", "None", "none", "or",
     "txt2img", "img2img", "unit", "0: 1; 0.5: 0.3 ease-in; 1: 0", "1 1 1 0.5",
 }  # fmt: skip
 GRADIO = re.compile(

@@ -16,7 +16,6 @@ import torch
 import webui_world
 from controlstack.core.attach import Patches, attach, change_weights, record
 from controlstack.core.control import ControlModel
-from controlstack.core.effects import Effects
 from controlstack.core.points import Point
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import RangeBasis, Schedule
@@ -26,7 +25,7 @@ from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.family import shapes_of
 from controlstack.models.naming import to_ldm
 from controlstack.models.registry import load_control_model
-from controlstack.pipelines.attached import arguments, locate_in
+from controlstack.pipelines.attached import arguments, locate_in, shared_out
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from families import families_of
@@ -109,8 +108,9 @@ class Oracle:
         with Patches() as patches:
             change_weights(patches, stack.units, to_ldm(dict(self._unet.named_parameters())))
             effects = stack(step)
-            more = arguments(self._unet, effects, {})
-            attach(patches, Effects(input=effects.input, shifts=effects.shifts), locate_in(self._unet))
+            by_hooks, by_arguments = shared_out(effects)
+            more = arguments(self._unet, by_arguments, {})
+            attach(patches, by_hooks, locate_in(self._unet))
             return self._unet(seen.x, seen.time, seen.context, class_labels=seen.y, **more).sample
 
     def _look(

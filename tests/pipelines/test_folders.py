@@ -117,7 +117,7 @@ def test_an_sdxl_folder_is_loaded(tmp_path: Path, xl: Base) -> None:
     xl.pipeline.save_pretrained(tmp_path, variant="fp16")
     assert (_picture(load_base(tmp_path)) == _picture(xl)).all()
     shutil.rmtree(tmp_path / "tokenizer_2")
-    with pytest.raises(HostError, match="no tokenizer_2"):
+    with pytest.raises(HostError, match="without tokenizer_2"):
         load_base(tmp_path)
 
 
@@ -130,7 +130,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
         for part in NETWORKS
     },
     **{
-        f"no {part}": (f"has no {part}", lambda d, p=part: shutil.rmtree(d / p))
+        f"no {part}": (f"without {part}", lambda d, p=part: shutil.rmtree(d / p))
         for part in (*NETWORKS, "tokenizer", "scheduler")
     },
     "no words": (r"vocab\.json", lambda d: (d / "tokenizer" / "vocab.json").unlink()),

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from controlstack.core.errors import ControlError
-from controlstack.core.fields import UnitArgs, parse_unit
 from controlstack.preprocessors import ABSENT, REGISTRY, find
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
@@ -17,6 +16,7 @@ from controlstack.scripts.webui.page import choices
 from controlstack.scripts.webui.page.gradio_shim import with_drawing
 from controlstack.scripts.webui.request.arguments import FIELDS, THRESHOLDS, from_page_unit
 from controlstack.scripts.webui.request.preprocessing import OWN_SIZE
+from controlstack.units.webui_fields import UnitArgs, parse_unit
 
 MODELS = ["control_depth [00000000]", "old_canny [11111111]", "control_v11p_sd15_canny [22222222]"]
 ABOUT = " (about: it depends on the sampler)"
@@ -24,7 +24,7 @@ ODD = {
     "enabled": True, "module": "canny", "model": "a, b: c [01234567]", "weight": 0.35, "guidance_start": 0.1,
     "guidance_end": 0.9, "processor_res": 768, "threshold_a": 50, "threshold_b": 60, "control_mode": 2,
     "resize_mode": 2, "range_basis": "steps", "hr_option": "High res only", "curve": "0: 1; 0.5: 0.3 ease-in",
-    "union_control_type": "Depth", "advanced_weighting": [0.5, 1], "pixel_perfect": True,
+    "union_control_type": "Depth", "block_weights": [0.5, 1], "pixel_perfect": True,
 }  # fmt: skip
 
 

@@ -91,9 +91,9 @@ def test_rows_of_different_tiles_show_different_pictures() -> None:
 def test_rows_that_are_picked_out_of_the_batch_are_known_by_their_numbers() -> None:
     denoising = Denoising()
     denoising.announce(6, 3, 0, 1)
-    denoising.hand(6)
+    denoising.expect(6)
     assert denoising.flags((1, 2, 4, 5)) == (True, True, False, False)
     denoising.announce(6, 3, 0, 1)
     for cond in (True, False):  # handed over apart
-        denoising.hand(3)
+        denoising.expect(3)
         assert denoising.flags((0, 2)) == (cond, cond)

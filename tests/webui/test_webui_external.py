@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from controlstack.core.errors import UnitError
-from controlstack.core.fields import InputMode, UnitArgs
 from controlstack.core.resize import ResizeMode
 from controlstack.core.unit import ControlMode
 from controlstack.models.families import controlnet
@@ -26,6 +25,7 @@ from controlstack.scripts.webui.request.arguments import (
     units_of,
     unsaid,
 )
+from controlstack.units.webui_fields import InputMode, UnitArgs
 
 NAMES = {  # read in the sources of these extensions
     "ADetailer": "get_models ControlNetUnit ControlMode.BALANCED update_cn_script_in_processing",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from controlstack.core.effects import Effects
+from controlstack.core.points import PROMPT
 from controlstack.core.step import Window
+from controlstack.scripts.webui.host.attachment import Call
 from controlstack.scripts.webui.host.patched import PatchedControl, join
 from controlstack.scripts.webui.host.tiles import Tiles
 from torch import Tensor
@@ -114,14 +117,31 @@ def one_skip(tensor: Tensor) -> Effects:
     return Effects(output=(None, tensor))
 
 
-def make(answer: Any = None, schedule: str = "predictor", **more: Any) -> tuple[PatchedControl, list[Any]]:
-    seen: list[Any] = []
+class Said:
+    """What units say, as far as a control asks; finish: what they want of each answer."""
 
-    def evaluate(*given: Any) -> Effects:
-        seen.append(given)
-        return one_skip(torch.ones(4, 1)) if answer is None else answer
+    size = (6, 8)
 
-    return PatchedControl(evaluate, Patcher(schedule), 1000, Tiles(lambda: (6, 8)), **more), seen
+    def __init__(
+        self, effects: Effects, *, tokens: bool = False, finish: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self.calls: list[Call] = []
+        self._effects, self._finish = effects, finish
+        self.finishes = finish is not None
+        self.units = [SimpleNamespace(model=SimpleNamespace(points=(PROMPT,) if tokens else ()))]
+
+    def effects(self, call: Call) -> Effects:
+        self.calls.append(call)
+        return self._effects
+
+    def restore_clean(self, clean: Tensor) -> Tensor:
+        assert self._finish is not None
+        return self._finish(clean)
+
+
+def make(answer: Any = None, schedule: str = "predictor", **more: Any) -> tuple[PatchedControl, list[Call]]:
+    said: Any = Said(one_skip(torch.ones(4, 1)) if answer is None else answer, **more)
+    return PatchedControl(said, Patcher(schedule), 1000, Tiles(lambda: (6, 8))), said.calls
 
 
 def ask(control: PatchedControl, kinds: list[int], *, handed: bool = False) -> Any:
@@ -139,16 +159,16 @@ def ask(control: PatchedControl, kinds: list[int], *, handed: bool = False) -> A
 def test_an_evaluation_is_handed_over_scaled_and_with_its_cond_rows(handed: bool) -> None:
     control, seen = make(schedule="model_sampling" if handed else "predictor")
     ask(control, [1, 0], handed=handed)
-    x, timestep, context, y, parts, onto = seen[0]
-    assert (x == 3).all() and (timestep == 300).all() and context.shape == (4, 7, 8)
-    assert (y, parts, onto) == (None, (False, True), None)
+    call = seen[0]
+    assert (call.x == 3).all() and (call.timestep == 300).all() and call.context.shape == (4, 7, 8)
+    assert (call.y, call.parts, call.onto) == (None, (False, True), None)
 
 
 @pytest.mark.parametrize(("kinds", "parts"), [([0], (True,)), ([0, 1], (True, False)), ([1], (False,))])
 def test_any_order_of_parts(kinds: list[int], parts: tuple[bool, ...]) -> None:
     control, seen = make()
     ask(control, kinds)
-    assert seen[0][4] == parts
+    assert seen[0].parts == parts
 
 
 def test_lists_are_complete_since_the_program_takes_them_from_the_end() -> None:
@@ -167,7 +187,8 @@ def test_others_in_the_chain_come_first_and_are_looked_after(handed: bool) -> No
     join(objects, control)
     ask(control, [1, 0], handed=handed)
     assert other.given == (4 if not handed else 5)
-    onto = seen[0][5]
+    onto = seen[0].onto
+    assert onto is not None
     assert float(onto.middle[0][0]) == 5 and float(onto.output[0][0]) == 7
     control.cleanup()
     assert other.calls == ("pre_run", "cleanup")
@@ -224,7 +245,8 @@ def test_the_answer_is_finished_around_what_others_put_there_meanwhile() -> None
 
 def test_tiles_that_are_cut_out_of_the_hint_and_put_back_are_known() -> None:
     tiles = Tiles(lambda: (6, 8))
-    control = PatchedControl(lambda *_: Effects(), Patcher(), 0, tiles)
+    said: Any = Said(Effects())
+    control = PatchedControl(said, Patcher(), 0, tiles)
     assert control.cond_hint is None and control.cond_hint_original.shape == (1, 2, 48, 64)
     control.cond_hint = whole = control.cond_hint_original.clone().to(dtype=torch.float32, device=control.device)
     assert tiles.windows((6, 8), (6, 8)) == ()

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from controlstack.core.stack import ControlStack
+from controlstack.core.step import no_second_evaluation
+from controlstack.core.unit import ControlUnit
+from controlstack.scripts.webui.host.attachment import Call
+from controlstack.scripts.webui.host.denoiser import Denoising
 from controlstack.scripts.webui.host.webui import WebUI
+from controlstack.scripts.webui.request.evaluation import Evaluations
+from controlstack.scripts.webui.request.passes import Pass
+from controlstack.scripts.webui.request.restoring import Restoration
+from families import Latents
 from torch import nn
 
 
@@ -51,3 +60,38 @@ def test_a_network_computes_in_its_own_precision(monkeypatch: pytest.MonkeyPatch
         assert network(torch.ones(1, 4)).dtype is torch.bfloat16
         with host(monkeypatch).ready(model):
             assert network(torch.ones(1, 4)).dtype is torch.float32
+
+
+def test_a_hint_that_is_latents_is_encoded_once_and_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of an evaluation, the autoencoder would push the base network off the device."""
+    webui, seen = host(monkeypatch), []
+
+    def encode_first_stage(picture: torch.Tensor) -> torch.Tensor:
+        seen.append(picture)
+        return torch.nn.functional.avg_pool2d(picture, 8).repeat(1, 2, 1, 1)[:, :4]
+
+    modules: Any = sys.modules["modules"]
+    modules.devices.autocast, modules.devices.dtype_vae = nullcontext, torch.float32
+    modules.shared.state = SimpleNamespace(interrupted=False, skipped=False)
+    modules.sd_samplers_common = SimpleNamespace(InterruptedException=KeyboardInterrupt)
+    vars(modules.shared.sd_model).update(encode_first_stage=encode_first_stage, get_first_stage_encoding=torch.sin)
+    unit = ControlUnit(model=Latents(8), hint=torch.rand(1, 3, 48, 80))
+    present = Pass(
+        size=(8, 8), stack=ControlStack([unit], webui), denoising=Denoising(), originals=[],
+        restoration=Restoration([], webui, lambda: ()),
+    )  # fmt: skip
+    passes: Any = SimpleNamespace(present=present)
+    evaluations = Evaluations(passes, webui, lambda _: None)
+    evaluations.prepare(answers=False)
+    assert len(seen) == 1 and seen[0].shape == (1, 3, 64, 64) and -1 <= seen[0].min() < 0 < seen[0].max() <= 1
+    call = Call(
+        x=torch.zeros(2, 4, 8, 8), timestep=torch.ones(2), context=torch.zeros(2, 3, 6), y=None,
+        evaluate=no_second_evaluation,
+    )  # fmt: skip
+    (tensor,) = (each for each in evaluations.effects(call).input if each is not None)
+    assert len(seen) == 1
+    latents = torch.nn.functional.avg_pool2d(seen[0], 8).repeat(1, 2, 1, 1)[:, :4].sin()
+    assert tensor.allclose(unit.model.network(latents).expand_as(tensor), atol=1e-6)
+    webui.after_run(False)
+    evaluations.prepare(answers=False)
+    assert len(seen) == 2

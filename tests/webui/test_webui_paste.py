@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from controlstack.core import infotext
-from controlstack.core.fields import BASIS_LABELS, label_of, parse_unit
 from controlstack.core.schedule import RangeBasis
 from controlstack.scripts.webui.clients.remote import GRID
 from controlstack.scripts.webui.host.files import ModelFiles
@@ -15,6 +13,9 @@ from controlstack.scripts.webui.page import paste
 from controlstack.scripts.webui.page.grid import AXES, setter
 from controlstack.scripts.webui.request.arguments import FIELDS, THRESHOLDS, from_page_unit
 from controlstack.scripts.webui.request.preprocessing import with_defaults
+from controlstack.units import infotext
+from controlstack.units.choices import BASES
+from controlstack.units.webui_fields import parse_unit
 
 PEER = (
     "Module: canny, Model: {}, Weight: 0.7, Resize Mode: Just Resize, Processor Res: 256, Threshold A: 30, "
@@ -51,7 +52,7 @@ def test_what_a_picture_was_made_with_is_what_the_page_then_sends(files: ModelFi
         parse_unit(
             {"enabled": True, "module": "outpaint", "model": files.names[1], "parameters": {"left": 8, "feather": 1},
              "curve": "0: 1; 0.5: 0.25 hold", "hr_option": 2, "range_basis": "noise", "union_control_type": 1,
-             "advanced_weighting": [0.5] * 13, "control_mode": 2, "resize_mode": 0}
+             "block_weights": [0.5] * 13, "control_mode": 2, "resize_mode": 0}
         )
     )  # fmt: skip
     parameters: dict[str, Any] = dict(infotext.write([unit]))
@@ -61,7 +62,7 @@ def test_what_a_picture_was_made_with_is_what_the_page_then_sends(files: ModelFi
     numbers = {"left": 8, "top": 64, "right": 64, "bottom": 64, "feather": 1}
     assert {"left": again.threshold_a, "top": again.threshold_b, **again.parameters} == numbers
     same = {name: getattr(unit, name) for name in ("model", "curve", "hr_option", "range_basis", "control_mode",
-            "union_control_type", "advanced_weighting", "resize_mode")}  # fmt: skip
+            "union_control_type", "block_weights", "resize_mode")}  # fmt: skip
     assert {name: getattr(again, name) for name in same} == same
 
 
@@ -74,7 +75,7 @@ def test_a_model_that_is_not_here_is_said_and_none_chosen(files: ModelFiles) -> 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("Module: cannyy, Model: canny", "no preprocessor"), ("Module: canny, Model: canny, Weight: 7", "weight is 7")],
+    [("Module: cannyy, Model: canny", "no preprocessor"), ("Module: canny, Model: canny, Weight: 70", "weight is 70")],
 )
 def test_a_unit_that_makes_no_sense_stays_off(files: ModelFiles, text: str, words: str) -> None:
     parameters: dict[str, Any] = {"ControlNet 0": text}
@@ -116,11 +117,11 @@ def test_a_range_means_after_pasting_what_it_meant_before(files: ModelFiles, bas
     for host in RangeBasis:
         parameters: dict[str, Any] = dict(infotext.write([unit], host))
         assert paste.explode(parameters, 1, files, host) == []
-        assert parameters["ControlNet 0 range_basis"]["value"] == label_of(BASIS_LABELS, basis)
+        assert parameters["ControlNet 0 range_basis"]["value"] == BASES.label(basis)
 
 
 @pytest.mark.parametrize("host", RangeBasis)
 def test_a_text_without_a_basis_has_that_of_the_program(files: ModelFiles, host: RangeBasis) -> None:
     parameters: dict[str, Any] = {"ControlNet 0": PEER.format("canny")}
     assert paste.explode(parameters, 1, files, host) == []
-    assert parameters["ControlNet 0 range_basis"]["value"] == label_of(BASIS_LABELS, host)
+    assert parameters["ControlNet 0 range_basis"]["value"] == BASES.label(host)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from controlstack.core.errors import UnitError
-from controlstack.core.fields import parse_unit
+from controlstack.core.errors import ScheduleError, UnitError
 from controlstack.scripts.webui.page.choices import display
 from controlstack.scripts.webui.page.presets import Presets
+from controlstack.units.webui_fields import parse_unit
 
 UNIT = parse_unit(
     {"enabled": True, "module": "canny", "model": "a [01234567]", "weight": 0.5, "curve": "0: 1; 1: 0",
@@ -69,7 +69,7 @@ def test_names_that_are_no_file_of_the_folder(presets: Presets, name: Any) -> No
 
 
 def test_a_bad_unit_is_not_saved(presets: Presets) -> None:
-    with pytest.raises(UnitError, match="curve"):
+    with pytest.raises(ScheduleError, match="curve"):
         presets.save("bad", display(UNIT) | {"curve": "up"})
     assert presets.names == []
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from controlstack.core.resize import ResizeMode
 from controlstack.scripts.webui.request.fitting import fit_hint
-from controlstack.scripts.webui.request.restoring import Restoration, Wish, finish_picture, visible
+from controlstack.scripts.webui.request.restoring import Original, Restoration, finish_picture, visible
 
 SIZE = 32
 
@@ -25,12 +25,12 @@ class Base:
         return 1 - (timestep.double() + 1) / 1001
 
 
-def wish(kind: str, weight: float = 1.0, channels: int = 4) -> Wish:
+def original(kind: str, weight: float = 1.0, channels: int = 4) -> Original:
     hint = torch.rand(1, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     if channels == 4:
         hint[:, 3] = 0
         hint[:, 3, :, : SIZE // 2] = 1
-    return Wish(kind=kind, hint=hint, weight=weight, numbers=(1.0, 50.0), hires=False)
+    return Original(kind=kind, hint=hint, weight=weight, numbers=(1.0, 50.0), hires=False)
 
 
 def answer(base: Base, noisy: torch.Tensor, time: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
@@ -42,7 +42,7 @@ def answer(base: Base, noisy: torch.Tensor, time: torch.Tensor, clean: torch.Ten
 
 @pytest.mark.parametrize("velocity", [False, True])
 def test_inpainting_keeps_what_lies_outside_the_mask(velocity: bool) -> None:
-    base, each = Base(velocity), wish("inpaint_only")
+    base, each = Base(velocity), original("inpaint_only")
     generator = torch.Generator().manual_seed(2)
     noisy, clean = (torch.randn(2, 4, 4, 4, generator=generator).double() for _ in range(2))
     time = torch.tensor([300.0, 300.0])
@@ -56,7 +56,7 @@ def test_colours_come_back_with_the_weight() -> None:
     base = Base()
     noisy = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(3)).double()
     time, output = torch.tensor([500.0, 500.0]), torch.zeros(2, 4, 4, 4).double()
-    half, whole = (Restoration([wish("tile_colorfix", w)], base, lambda: (True, False)) for w in (0.5, 1.0))
+    half, whole = (Restoration([original("tile_colorfix", w)], base, lambda: (True, False)) for w in (0.5, 1.0))
     full = whole(noisy, time, output)
     assert full.abs().max() > 0.1
     torch.testing.assert_close(half(noisy, time, output), full / 2)
@@ -69,12 +69,12 @@ def test_mending_what_is_seen_is_mending_what_is_said(kind: str, velocity: bool)
     generator = torch.Generator().manual_seed(6)
     noisy, clean = (torch.randn(2, 4, 4, 4, generator=generator).double() for _ in range(2))
     time = torch.tensor([300.0, 300.0])
-    restoration = Restoration([wish(kind, weight=0.7)], base, lambda: (True, False))
+    restoration = Restoration([original(kind, weight=0.7)], base, lambda: (True, False))
     restoration.prepare()
-    mended = restoration.mend(clean)
-    assert (mended - clean).abs().max() > 0.1
+    restored = restoration.restore_clean(clean)
+    assert (restored - clean).abs().max() > 0.1
     said = restoration(noisy, time, answer(base, noisy, time, clean))
-    torch.testing.assert_close(said, answer(base, noisy, time, mended))
+    torch.testing.assert_close(said, answer(base, noisy, time, restored))
 
 
 def test_sharpening_is_the_uncond_rows_affair() -> None:
@@ -82,20 +82,20 @@ def test_sharpening_is_the_uncond_rows_affair() -> None:
     noisy, time = torch.ones(2, 4, 4, 4).double(), torch.tensor([500.0, 500.0])
     output = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(4)).double().expand(2, -1, -1, -1)
     sharp, plain = (
-        Restoration([wish(kind)], base, lambda: (True, False))(noisy, time, output)
+        Restoration([original(kind)], base, lambda: (True, False))(noisy, time, output)
         for kind in ("tile_colorfix+sharp", "tile_colorfix")
     )
     torch.testing.assert_close(sharp[0], plain[0])
     assert (sharp[1] - plain[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("each", [wish("canny"), wish("inpaint_only", weight=0.0)])
-def test_nothing_to_restore(each: Wish) -> None:
+@pytest.mark.parametrize("each", [original("canny"), original("inpaint_only", weight=0.0)])
+def test_nothing_to_restore(each: Original) -> None:
     assert not Restoration([each], Base(), lambda: (True,))
 
 
 def test_a_finished_picture_keeps_what_lies_outside_the_mask() -> None:
-    each, picture = wish("inpaint_only"), torch.full((3, SIZE, SIZE), 0.5)
+    each, picture = original("inpaint_only"), torch.full((3, SIZE, SIZE), 0.5)
     result = finish_picture(each, picture)
     torch.testing.assert_close(result[..., 24:], each.hint[0, :3, :, 24:])
     torch.testing.assert_close(result[..., :8], picture[..., :8])
@@ -103,7 +103,7 @@ def test_a_finished_picture_keeps_what_lies_outside_the_mask() -> None:
 
 
 def test_recolouring_keeps_brightness() -> None:
-    each = wish("recolor_intensity", channels=3)
+    each = original("recolor_intensity", channels=3)
     picture = torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
     brightness = finish_picture(each, picture).amax(0)
     assert (brightness - each.hint[0, 0]).abs().max() < 2 / 255

@@ -112,17 +112,17 @@ def test_each_tile_sees_the_rows_in_order() -> None:
     """Two pictures: all rows at once tile by tile, or cond and uncond rows apart, each tile by tile."""
     denoising = Denoising()
     denoising.announce(4, 2, 0, 1)
-    denoising.hand(4)
+    denoising.expect(4)
     assert [denoising.take(4, tile) for tile in "aba"] == [(True, True, False, False)] * 3
     denoising.announce(4, 2, 0, 1)
     for expected in (True, False):
-        denoising.hand(2)
+        denoising.expect(2)
         assert [denoising.take(2, tile) for tile in "aba"] == [(expected, expected)] * 3
     denoising.announce(4, 2, 0, 1)
-    denoising.hand(4)  # a region that evaluates its own prompt apart from its negative one, twice
+    denoising.expect(4)  # a region that evaluates its own prompt apart from its negative one, twice
     assert [denoising.take(2, "a")[0] for _ in range(4)] == [True, False, True, False]
     denoising.announce(4, 2, 0, 1)
-    denoising.hand(2)  # the denoiser leaves the uncond rows out
+    denoising.expect(2)  # the denoiser leaves the uncond rows out
     assert [denoising.take(2)[0] for _ in range(3)] == [True] * 3
 
 
@@ -147,14 +147,14 @@ def put_back(tiles: Tiles, rows: list[int]) -> None:
 def test_a_few_rows_of_the_batch_are_known_by_their_numbers() -> None:
     tiles = Tiles(lambda: CANVAS)
     for _ in range(2):
-        tiles.hand(12)
+        tiles.expect(12)
         assert tiles.rows(8) == ()
         for rows in ([0, 1, 2, 3, 6, 7, 8, 9], [4, 5, 0, 1, 10, 11, 6, 7]):
             draw_some(tiles, rows)
             assert tiles.rows(8) == tuple(rows) and tiles.rows(12) == ()
             put_back(tiles, rows)
             assert tiles.rows(8) == ()
-    tiles.hand(8)  # as many as are drawn at a time
+    tiles.expect(8)  # as many as are drawn at a time
     draw_some(tiles, list(range(8)))
     assert tiles.rows(8) == tuple(range(8))
 

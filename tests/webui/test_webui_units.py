@@ -6,6 +6,7 @@ import base64
 import io
 import urllib.parse
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from controlstack.core import infotext
 from controlstack.core.errors import ControlError, HintError, ModelError, PreprocessorError, ScheduleError, UnitError
-from controlstack.core.fields import HiresOption, UnionType, UnitArgs, curve_text, parse_curve, parse_unit
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import Easing, Keyframe, RangeBasis
 from controlstack.core.unit import ControlMode
@@ -27,6 +26,11 @@ from controlstack.scripts.webui.host.files import ModelFiles, short_hash
 from controlstack.scripts.webui.request import preprocessing
 from controlstack.scripts.webui.request.arguments import FIELDS, SLOTS, fill, raw_units, units_of
 from controlstack.scripts.webui.request.pictures import input_of, read_mask, rgba_pictures
+from controlstack.units import infotext
+from controlstack.units.choices import HiresOption, UnionType
+from controlstack.units.offer import of_type
+from controlstack.units.text import read_curve, write_curve
+from controlstack.units.webui_fields import UnitArgs, numbers_of, parse_unit, request_of
 from PIL import Image
 
 RED = np.full((4, 6, 3), (255, 0, 0), np.uint8)
@@ -109,16 +113,16 @@ def test_units_that_name_no_basis_have_that_of_the_program(basis: RangeBasis) ->
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
-        ({"weight": 2.5}, UnitError, "expected 0 to 2"),
+        ({"weight": 12}, UnitError, "expected -10 to 10"),
         ({"weight": "much"}, UnitError, "weight is 'much', expected a number"),
         ({"weight": float("nan")}, UnitError, "finite"),
-        ({"control_mode": 3}, UnitError, "Balanced"),
+        ({"control_mode": 3}, UnitError, "balanced"),
         ({"control_mode": "loud"}, UnitError, "loud"),
         ({"resize_mode": True}, UnitError, "resize_mode is True"),
         ({"guidance_start": 0.8, "guidance_end": 0.2}, ScheduleError, "after its end"),
         ({"guidance_end": 1.5}, ScheduleError, "expected 0 to 1"),
         ({"model": 3}, UnitError, "expected text"),
-        ({"curve": "0.5"}, UnitError, "expected place: weight"),
+        ({"curve": "0.5"}, ScheduleError, "expected a place from 0 to 1"),
         ({"image": "a", "input_image": "b"}, UnitError, "both image and input_image"),
     ],
 )
@@ -134,8 +138,8 @@ def test_something_that_is_no_unit() -> None:
 
 def test_curves_survive_their_text() -> None:
     curve = (Keyframe(at=0, weight=1), Keyframe(at=0.25, weight=0.5, easing=Easing.EASE_IN), Keyframe(at=1, weight=0))
-    assert parse_curve(curve_text(curve)) == curve
-    assert parse_curve("0: 1, 1: 0.2 hold") == (
+    assert read_curve("curve", write_curve(curve)) == curve
+    assert read_curve("curve", "0: 1, 1: 0.2 hold") == (
         Keyframe(at=0, weight=1),
         Keyframe(at=1, weight=0.2, easing=Easing.HOLD),
     )
@@ -406,28 +410,28 @@ def test_a_result_is_computed_once(tmp_path: Path) -> None:
     preprocess = preprocessing.Preprocessing(runtime)
     unit = preprocessing.with_defaults(parse_unit({"enabled": True, "module": "canny"}))
     picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    assert (preprocess(unit, picture) == preprocess(unit, picture.copy())).all()
+    assert (preprocess(request_of(unit), picture) == preprocess(request_of(unit), picture.copy())).all()
     assert (runtime.cache.hits, runtime.cache.misses) == (1, 1)
-    assert preprocess(unit, picture, resolution=64).shape == (64, 64, 3)
+    assert preprocess(replace(request_of(unit), resolution=64), picture).shape == (64, 64, 3)
 
 
 def test_thresholds_set_only_what_they_set_for_clients() -> None:
     """The webuiapi client sends 64 for both, whatever the preprocessor."""
     sent = {"enabled": True, "threshold_a": 64, "threshold_b": 64}
     drawn = preprocessing.with_defaults(parse_unit({**sent, "module": "lineart_standard"}))
-    assert preprocessing.parameters_of(drawn) == {}
+    assert numbers_of(drawn) == {}
     ours = preprocessing.with_defaults(parse_unit({**sent, "module": "pyracanny"}))
-    assert preprocessing.parameters_of(ours) == {"low": 64, "high": 64}
+    assert numbers_of(ours) == {"low": 64, "high": 64}
 
 
 def test_the_page_sets_every_number() -> None:
     (unit,) = units_of([*[None] * SLOTS, *page(enabled=True, module="lineart_standard", threshold_a=3, threshold_b=9)])
-    assert preprocessing.parameters_of(preprocessing.with_defaults(unit)) == {"sigma": 3, "threshold": 9}
+    assert numbers_of(preprocessing.with_defaults(unit)) == {"sigma": 3, "threshold": 9}
 
 
 def test_inpainting_without_a_mask_invents_nothing() -> None:
     unit = preprocessing.with_defaults(parse_unit({"enabled": True, "module": "inpaint_only"}))
-    hint = preprocessing.Preprocessing()(unit, RED)
+    hint = preprocessing.Preprocessing()(request_of(unit), RED)
     assert hint.shape == (4, 6, 4) and not hint[..., 3].any()
 
 
@@ -441,11 +445,11 @@ def test_clients_find_every_name_they_know() -> None:
 @pytest.mark.parametrize("name", ["reference_only", "reference_adain+attn", "clip_vision", "ip-adapter-auto"])
 def test_what_no_control_model_reads_is_not_offered_and_refused(name: str) -> None:
     known = preprocessing.lookup(name)
-    assert known.id not in preprocessing.names() and known not in preprocessing.of_type("All")
+    assert known.id not in preprocessing.names() and known not in of_type("All")
     assert known.control_types[0] not in preprocessing.control_types([])
     unit = preprocessing.with_defaults(parse_unit({"enabled": True, "module": name}))
     with pytest.raises(PreprocessorError, match="which units cannot"):
-        preprocessing.Preprocessing()(unit, RED)
+        preprocessing.Preprocessing()(request_of(unit), RED)
 
 
 # --- Files

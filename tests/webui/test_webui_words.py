@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from controlstack.core.fields import HIRES_LABELS, MODE_LABELS, RESIZE_LABELS
 from controlstack.preprocessors import REGISTRY
 from controlstack.scripts.webui.request import preprocessing
+from controlstack.units.choices import HIRES, MODES, RESIZES
 
 ROOT = Path(__file__).parents[2]
 LANGUAGES = sorted((ROOT / "localizations").glob("*.json"))
@@ -23,7 +23,7 @@ def strings() -> set[str]:
     nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
     found = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     sliders = {slider["name"] for each in REGISTRY for slider in preprocessing.sliders(each)}
-    return found | sliders | {*HIRES_LABELS, *MODE_LABELS, *RESIZE_LABELS}
+    return found | sliders | {*HIRES.labels, *MODES.labels, *RESIZES.labels}
 
 
 def labels() -> set[str]:

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ....core.errors import ControlError, HintError
-from ....core.fields import parse_unit
 from ....preprocessors import find
 from ....preprocessors.poses.drawing import draw
 from ....preprocessors.poses.points import from_json, to_json
+from ....units.webui_fields import parse_unit, request_of
 from ..page.settings import UNITS_OPTION, unit_count
 from ..request import preprocessing
 from ..request.needs import Services
@@ -27,7 +27,7 @@ from ..request.restoring import visible
 from ..request.services import services
 
 if TYPE_CHECKING:
-    from ....core.fields import UnitArgs
+    from ....units.webui_fields import UnitArgs
     from ..request.pictures import Image
 
 VERSION = 3  # of sd-webui-controlnet's API
@@ -152,11 +152,11 @@ def render_poses(frames: Sequence[Any]) -> dict[str, Any]:
 
 def _detect(unit: UnitArgs, picture: Image, mask: Image | None) -> tuple[Image, dict[str, Any] | None]:
     preprocessor, preprocess = preprocessing.lookup(unit.module), services().preprocess
-    if not preprocessor.finds_poses or preprocessor.finish is None:
-        return preprocess(unit, picture, mask=mask), None
-    (pose,) = preprocessor.poses(picture, resolution=unit.processor_res, runtime=preprocess.runtime)
-    hint = preprocessor.finish(pose, picture, **preprocessor.settings(preprocessing.parameters_of(unit)))
-    return hint, to_json(pose)
+    request = request_of(unit)
+    if not preprocessor.finds_poses:
+        return preprocess(request, picture, mask=mask), None
+    (pose,) = preprocessor.poses(picture, resolution=request.resolution, runtime=preprocess.runtime)
+    return preprocessor.draw(pose, **request.parameters), to_json(pose)
 
 
 def _said(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:

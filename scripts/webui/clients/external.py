@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....core.resize import pixel_perfect
 from ....models.families import controlnet
+from ....units.choices import RESIZES
 from ..host.foreign import (
     ControlMode,
     ControlModelType,
@@ -170,18 +171,14 @@ def update_cn_script_in_place(
 
 def resize_mode_from_value(value: Any) -> ResizeMode:
     """A resize mode of any form; the WebUI's own list has a fourth, latent upscale."""
-    from ....core.fields import RESIZE_LABELS, label_of, parse_unit
-
     if isinstance(value, int) and value >= len(ResizeMode):
         return ResizeMode.RESIZE
-    return ResizeMode(label_of(RESIZE_LABELS, parse_unit({"enabled": True, "resize_mode": value}).resize_mode))
+    return ResizeMode(RESIZES.label(RESIZES.read("resize_mode", value)))
 
 
 def pixel_perfect_resolution(image: Image, target_H: int, target_W: int, resize_mode: Any) -> int:  # noqa: N803
     """The preprocessor resolution that loses and invents no detail."""
-    from ....core.fields import parse_unit
-
-    mode = parse_unit({"enabled": True, "resize_mode": resize_mode}).resize_mode
+    mode = RESIZES.read("resize_mode", resize_mode)
     return pixel_perfect((image.shape[0], image.shape[1]), (target_H, target_W), mode)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ....core.fields import UnitArgs, parse_unit
+from ....units.webui_fields import UnitArgs, parse_unit
 from ..request.services import services
 
 ALLOWED = "control_net_allow_script_control"

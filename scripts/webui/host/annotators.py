@@ -26,7 +26,7 @@ class StoppedError(HostError):
 
 
 def make_runtime(host: WebUI) -> Runtime:
-    """The one runtime of the process."""
+    """Return the one runtime of the process."""
     own, *others = host.network_folders()
     own.mkdir(parents=True, exist_ok=True)
     return Runtime(
@@ -50,21 +50,21 @@ class HostManager:
         self._host = host
 
     def adopt(self, name: str, network: object, size: int) -> object:
-        """The network is its own handle."""
+        """Return the network: it is its own handle."""
         return network
 
     def ready(self, handle: object) -> AbstractContextManager[object]:
-        """Torch modules are moved; other objects have no device."""
+        """Move torch modules; other objects have no device."""
         from torch import nn
 
         return self._on_device(handle) if isinstance(handle, nn.Module) else nullcontext(handle)
 
     def release(self, handle: object) -> None:
-        """Off the device; nothing but the pool's reference held its memory."""
+        """Take the network off the device; nothing but the pool's reference held its memory."""
         self._host.residency.forget(handle)
 
     def free_memory(self) -> int:
-        """What the device says is free; on a CPU a fixed amount."""
+        """Return what the device says is free; on a CPU a fixed amount."""
         return self._host.free() if self._host.device.type == "cuda" else CPU_MEMORY
 
     @contextmanager
@@ -89,7 +89,7 @@ def _report_download(done: int, total: int | None) -> None:
 
 
 def _check_interrupt() -> None:
-    """The error ends only what is being prepared: the sampler, which comes next, ends before its first step."""
+    """Raise what ends the preparation alone: the sampler, which comes next, ends before its first step."""
     from modules import shared
 
     if shared.state.interrupted:

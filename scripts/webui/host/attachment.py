@@ -60,7 +60,7 @@ class Answers(Protocol):
         """Encode the hints that are latents, and (answers) the pictures of which answers are to keep something."""
         ...
 
-    def hand(self, rows: int) -> None:
+    def expect(self, rows: int) -> None:
         """Learn how many rows the denoiser hands to its network next."""
         ...
 
@@ -72,7 +72,7 @@ class Answers(Protocol):
         """Return the network's answer [B, C, h, w] to `x` as the units want it."""
         ...
 
-    def mend(self, clean: Tensor) -> Tensor:
+    def restore_clean(self, clean: Tensor) -> Tensor:
         """Return what the network sees in the noise, [B, C, h, w], as the units want it."""
         ...
 

@@ -31,7 +31,7 @@ class Denoising:
         self._first_noise: float | None = None
 
     def announce(self, rows: int, cond_rows: int, host_step: int, steps: int, sampler: Any = None) -> None:
-        """One evaluation of the denoiser begins.
+        """Begin one evaluation of the denoiser.
 
         rows: of the whole batch; host_step: the WebUI's own counter, which lags one behind; sampler: the WebUI's.
         """
@@ -43,15 +43,15 @@ class Denoising:
         self._host_step, self._steps = host_step, max(1, steps)
         self._evaluations += 1
 
-    def hand(self, count: int) -> None:
-        """The denoiser hands its next `count` rows to its network, which may cut them into tiles."""
+    def expect(self, count: int) -> None:
+        """Learn that the denoiser gives its next `count` rows to its network, which may cut them into tiles."""
         self._first, self._end = self._end, self._end + count
         self._cursors.clear()
 
     def take(self, count: int, part: Hashable = None) -> tuple[bool, ...]:
-        """True for each cond row among the next `count` rows that the U-Net is given.
+        """Return True for each cond row among the next `count` rows that the U-Net is given.
 
-        part: stands for the part of the picture that they show. Each part sees all rows that were handed in, in order.
+        part: stands for the part of the picture that they show; each part sees all rows of the network, in order.
         """
         if not self._rows:  # nobody announced anything: a sampler without guidance
             return (True,) * count
@@ -62,18 +62,18 @@ class Denoising:
         return tuple(row % self._rows < self._cond_rows for row in range(start, start + count))
 
     def flags(self, rows: Sequence[int]) -> tuple[bool, ...]:
-        """True for each cond row among these, counted from the first of those that were handed over."""
+        """Return True for each cond row among these, counted from the first of those that the network was given."""
         return tuple(self._first + row < self._cond_rows for row in rows)
 
     def progress(self, noise: Callable[[], float]) -> Progress:
-        """The progress in every basis; `noise` is asked only if somebody looks at it, for it waits for the device."""
+        """Return the progress in every basis; `noise` is called only if somebody reads it: it waits for the device."""
         lagging = min(1.0, self._host_step / self._steps)  # samplers that choose their steps count beyond them
         progress = _Lazy({RangeBasis.WEBUI: lagging}, noise)
         progress[RangeBasis.STEPS] = self._fraction(progress)
         return progress
 
     def _fraction(self, progress: Progress) -> float:
-        """Steps that are behind us, of all; where nobody knows how many there will be, noise that is behind us.
+        """Return the fraction of steps that are done; where nobody knows how many there will be, of the noise.
 
         On the WebUI's uniform schedule both are the same number. Such samplers wait for the device at each step anyway.
         """
@@ -86,7 +86,7 @@ class Denoising:
 
 
 def pictures_of(cond: Sequence[bool], each: int) -> tuple[int, ...] | None:
-    """A number for the picture that each row shows; None where nobody knows.
+    """Return a number for the picture that each row shows; None where nobody knows.
 
     Every picture has one uncond row, and the pictures come in turn. each: rows of a block; other blocks show other
     parts of the pictures.
@@ -96,7 +96,7 @@ def pictures_of(cond: Sequence[bool], each: int) -> tuple[int, ...] | None:
 
 
 def order_of(sampler: Any) -> int | None:
-    """Evaluations of the U-Net for each step but the last one; None if the sampler chooses its steps itself."""
+    """Return the U-Net evaluations of each step but the last one; None if the sampler chooses its steps itself."""
     function, config = getattr(sampler, "func", None), getattr(sampler, "config", None)
     if callable(function) and not GIVEN_STEPS & inspect.signature(function).parameters.keys():
         return None

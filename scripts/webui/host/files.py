@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ....core.errors import ModelError
-from ....core.fields import NO_MODEL
+from ....units.webui_fields import NO_MODEL
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 HASH_OFFSET, HASH_LENGTH, HASH_SHOWN = 0x100000, 0x10000, 8  # the WebUI's short hash, `sd_models.model_hash`
@@ -30,11 +30,11 @@ class ModelFiles:
 
     @property
     def names(self) -> list[str]:
-        """`stem [hash8]` of every model, sorted."""
+        """The `stem [hash8]` of every model, sorted."""
         return list(self._files)
 
     def find(self, name: str) -> tuple[str, Path]:
-        """(full name, path) by full name, by stem in any case, or by the shortest name that holds the text.
+        """Return (full name, path) by full name, by stem in any case, or by the shortest name that holds the text.
 
         The same order as sd-webui-controlnet's, since clients rely on short names. ModelError names the nearest.
         """
@@ -68,7 +68,7 @@ class ModelFiles:
 
 
 def short_hash(path: Path) -> str:
-    """8 digits of the SHA-256 of 64 KiB at 1 MiB into the file."""
+    """Return 8 digits of the SHA-256 of 64 KiB at 1 MiB into the file."""
     with path.open("rb") as file:
         file.seek(HASH_OFFSET)
         return hashlib.sha256(file.read(HASH_LENGTH)).hexdigest()[:HASH_SHOWN]

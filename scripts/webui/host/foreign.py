@@ -8,8 +8,8 @@ from enum import Enum
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-from ....core.fields import ALIASES, InputMode, UnitArgs
-from ....core.fields import UnionType as ControlNetUnionControlType
+from ....units.webui_fields import ALIASES, InputMode, UnitArgs
+from ....units.webui_fields import UnionType as ControlNetUnionControlType
 
 __all__ = ["ControlNetUnionControlType", "InputMode"]  # members and texts of ours are those of sd-webui-controlnet
 
@@ -30,7 +30,7 @@ class ResizeMode(Enum):
     OUTER_FIT = "Resize and Fill"
 
     def int_value(self) -> int:
-        """Its number in the WebUI's own list."""
+        """Return its number in the WebUI's own list."""
         return list(ResizeMode).index(self)
 
 
@@ -76,15 +76,15 @@ class ControlNetUnit:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ControlNetUnit:
-        """The same from a client's object."""
+        """Return the unit that a client's object describes."""
         return cls(**values)
 
     def dict(self) -> dict[str, Any]:
-        """All fields by name."""
+        """Return all fields by name."""
         return dict(vars(self))
 
     def copy(self) -> ControlNetUnit:
-        """Another one with the same values."""
+        """Return another one with the same values."""
         return ControlNetUnit(**vars(self))
 
     def __eq__(self, other: object) -> bool:
@@ -124,10 +124,10 @@ class ClientUnit(ControlNetUnit):
 
 
 def as_given(unit: Any) -> Any:
-    """What counts of what stands in a slot."""
+    """Return the unit in a slot as it was given, or as others have changed it."""
     return unit.given if isinstance(unit, ClientUnit) else unit
 
 
 def is_empty(unit: Any) -> bool:
-    """Whether nobody has put a unit here; what others switch on is one."""
+    """Return whether nobody has put a unit here; what others switch on is one."""
     return unit is None or (isinstance(unit, EmptySlot) and not vars(unit)["enabled"])

@@ -54,7 +54,7 @@ class Hooked(Attachment):
         if network is not self._watched:
             self._watching.eject()
             self._watched = network
-            self._watching.hook(network.register_forward_pre_hook(self._hand))
+            self._watching.hook(network.register_forward_pre_hook(self._expect))
 
     def end(self) -> None:
         """Remove every hook."""
@@ -65,10 +65,10 @@ class Hooked(Attachment):
     def _enter(self, unet: Any) -> None:
         self._exits.enter_context(Injection(unet, self._answers, self.tiles, keep=self._keep))
 
-    def _hand(self, _network: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self._answers.hand(len(args[0]))
+    def _expect(self, _network: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._answers.expect(len(args[0]))
         if self.tiles is not None:
-            self.tiles.hand(len(args[0]))
+            self.tiles.expect(len(args[0]))
 
 
 class Injection:

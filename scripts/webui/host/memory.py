@@ -36,7 +36,7 @@ class Residency:
 
     @contextmanager
     def ready(self, network: nn.Module) -> Iterator[nn.Module]:
-        """The network computes on the device while the context is open."""
+        """Let the network compute on the device while the context is open."""
         if self._device != self._home:
             self._bring(network)
         yield network
@@ -48,7 +48,7 @@ class Residency:
             self._send_home(network)
 
     def forget(self, network: object) -> None:
-        """Somebody throws the network away."""
+        """Forget a network that somebody throws away."""
         self._there.pop(id(network), None)
 
     def _bring(self, network: nn.Module) -> None:
@@ -100,7 +100,7 @@ class Stream:
                 self._patches.hook(layer.register_forward_hook(self._leave, always_call=True))
 
     def close(self) -> None:
-        """Everything home, and no trace left."""
+        """Bring everything home, and leave no trace."""
         self._patches.eject()
         for layer in list(self._home):
             self._leave(layer)
@@ -118,10 +118,10 @@ class Stream:
 
 
 def network_of(model: ControlModel) -> nn.Module:
-    """The weights behind a control model."""
+    """Return the module that holds a control model's weights."""
     return cast(Any, model).network
 
 
 def size_of(network: nn.Module) -> int:
-    """Bytes of its weights."""
+    """Return the bytes of a network's weights."""
     return sum(each.numel() * each.element_size() for each in network.parameters())

@@ -217,7 +217,7 @@ class PatchedControl:
             answer = apply(given["input"], given["timestep"], **conditions)
         else:
             answer = inner(apply, {**given, "c": conditions})
-        return self._answers.mend(answer) if self._finishes else answer
+        return self._answers.restore_clean(answer) if self._finishes else answer
 
 
 class Network:

@@ -51,21 +51,21 @@ class Tiles:
         self.control_params = [Shown(canvas)]  # a list, which others keep
 
     def forget(self) -> None:
-        """The next evaluation shows the whole picture, unless somebody says otherwise."""
+        """Take the next evaluation to show the whole picture, unless somebody says otherwise."""
         self.control_params[0].windows = ()
-        self.hand(0)
+        self.expect(0)
 
-    def hand(self, rows: int) -> None:
-        """The denoiser hands so many rows to its network, which may be given a few of them at a time."""
-        self.control_params[0].handed, self.control_params[0].rows = rows, None
+    def expect(self, rows: int) -> None:
+        """Learn that the denoiser gives so many rows to its network, which may see a few of them at a time."""
+        self.control_params[0].expected, self.control_params[0].rows = rows, None
 
     def rows(self, count: int) -> tuple[int, ...]:
-        """Which of the rows that were handed over the next evaluation of `count` has; () if nobody has named them."""
+        """Return which of the denoiser's rows the next evaluation of `count` has; () if nobody has named them."""
         rows = self.control_params[0].rows
         return tuple(rows.tolist()) if rows is not None and len(rows) == count else ()
 
     def windows(self, canvas: tuple[int, int], size: tuple[int, int]) -> tuple[Window, ...]:
-        """The parts that the next evaluation of `size` shows, each as one block of rows; () if nobody has named any."""
+        """Return the parts that the next evaluation of `size` shows, one block of rows each; () if nobody named any."""
         shown = self.control_params[0]
         return shown.windows if shown.canvas == canvas and shown.size == size else ()
 
@@ -78,7 +78,7 @@ class Shown:
     def __init__(self, canvas: Callable[[], tuple[int, int]]) -> None:
         self.canvas = self.size = (0, 0)
         self.windows: tuple[Window, ...] = ()
-        self.handed = 0
+        self.expected = 0
         self.rows: RowNumbers | None = None
         self._measure = canvas
         self._map: PlaceMap | None = None
@@ -100,7 +100,7 @@ class Shown:
     @property
     def hr_hint_cond(self) -> Tensor:
         """The numbers of the rows, [N], those that were put here or all. sd-webui-controlnet has hires hints here."""
-        return torch.arange(self.handed).as_subclass(RowNumbers) if self.rows is None else self.rows
+        return torch.arange(self.expected).as_subclass(RowNumbers) if self.rows is None else self.rows
 
     @hr_hint_cond.setter
     def hr_hint_cond(self, rows: Tensor) -> None:
@@ -110,13 +110,13 @@ class Shown:
 
 
 def place_map(canvas: tuple[int, int]) -> PlaceMap:
-    """The map of a picture of `canvas` latent pixels."""
+    """Return the map of a picture of `canvas` latent pixels."""
     rows, columns = (torch.arange(side, dtype=torch.int16).repeat_interleave(LATENT) for side in canvas)
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None].as_subclass(PlaceMap)
 
 
 def windows_of(tiles: Tensor, canvas: tuple[int, int]) -> tuple[tuple[int, int], tuple[Window, ...]]:
-    """Size and places, without repeats, of what was cut out of the map of `canvas`. HostError if it was scaled, too."""
+    """Return size and places, without repeats, of what was cut from the map of `canvas`. HostError if it was scaled."""
     size = (tiles.shape[-2] // LATENT, tiles.shape[-1] // LATENT)
     corners = tiles[:, :, [0, -1], [0, -1]].tolist()  # [N][row, column][first, last]
     expected = [size[0] - 1, size[1] - 1]
@@ -130,7 +130,7 @@ def windows_of(tiles: Tensor, canvas: tuple[int, int]) -> tuple[tuple[int, int],
 
 
 def cut(latents: Tensor, windows: Sequence[Window], like: Tensor) -> Tensor:
-    """What the rows of `like` [B, ..., h, w] show of latents [1, C, H, W]; without windows, the whole, [1, C, H, W]."""
+    """Return what the rows of `like` [B, ..., h, w] show of latents [1, C, H, W]; all of them without windows."""
     if not windows:
         return latents
     height, width, rows = like.shape[-2], like.shape[-1], len(like) // len(windows)

@@ -130,8 +130,8 @@ class WebUI:
 
         The same picture has the same latents in the whole run, and is encoded once.
         """
-        known = (latents for each, latents in self._encoded if each.shape == picture.shape and each.equal(picture))
-        latents = next(known, None)
+        like = [pair for pair in self._encoded if (pair[0].shape, pair[0].device) == (picture.shape, picture.device)]
+        latents = next((latents for each, latents in like if each.equal(picture)), None)
         if latents is None:
             latents = self._encode(picture)
             self._encoded.append((picture, latents))

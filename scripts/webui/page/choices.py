@@ -6,23 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ....core.fields import (
-    BASIS_LABELS,
+from ....core.schedule import RangeBasis, fires_on, progress_at
+from ....preprocessors.networks.network import file_name
+from ....preprocessors.perform import Preprocessor
+from ....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES, Choices
+from ....units.offer import ALL, of_type, offer_of
+from ....units.text import write_block_weights, write_curve
+from ....units.webui_fields import (
     FROM_PREPROCESSOR,
-    HIRES_LABELS,
-    MODE_LABELS,
     NO_MODEL,
     NO_MODULE,
-    RESIZE_LABELS,
-    UNION_LABELS,
     UnitArgs,
-    curve_text,
-    label_of,
+    numbers_of,
     parse_unit,
+    request_of,
 )
-from ....core.schedule import fires_on, progress_at
-from ....preprocessors.networks.network import file_name, licences, missing_packages
-from ....preprocessors.perform import Preprocessor
 from ..request import preprocessing
 from ..request.arguments import THRESHOLDS
 
@@ -30,15 +28,16 @@ if TYPE_CHECKING:
     from ....preprocessors.networks.store import Store
 
 LARGEST_UNITS = 10  # tabs, as in sd-webui-controlnet's settings
-_LABELS: Mapping[str, Mapping[str, Any]] = {
-    "resize_mode": RESIZE_LABELS,
-    "control_mode": MODE_LABELS,
-    "hr_option": HIRES_LABELS,
-    "range_basis": BASIS_LABELS,
-    "union_control_type": UNION_LABELS,
+SHOWN_WEIGHT = 2.0  # the end of the slider; texts and clients may say more
+_LABELS: Mapping[str, Choices[Any]] = {
+    "resize_mode": RESIZES,
+    "control_mode": MODES,
+    "hr_option": HIRES,
+    "range_basis": BASES,
+    "union_control_type": UNION_TYPES,
 }
 _PLAIN = (
-    "enabled", "low_vram", "pixel_perfect", "model", "weight", "guidance_start", "guidance_end",
+    "enabled", "low_vram", "pixel_perfect", "model", "guidance_start", "guidance_end",
     "inpaint_crop_input_image",
 )  # fmt: skip
 
@@ -67,7 +66,7 @@ class Offer:
 
 def modules() -> list[str]:
     """The names of all preprocessors, for the dropdown."""
-    return [each.id for each in preprocessing.of_type(preprocessing.ALL)]
+    return [each.id for each in of_type(ALL)]
 
 
 def sliders(module: str) -> list[Slider]:
@@ -81,9 +80,9 @@ def sliders(module: str) -> list[Slider]:
 
 def offer(tag: str, models: Sequence[str]) -> Offer:
     """The preprocessors of a control type and its `models`, and the one of each that is chosen."""
-    found = preprocessing.of_type(tag)
+    found = of_type(tag)
     own = [each.id for each in found if each.id != NO_MODULE]
-    everything = tag == preprocessing.ALL
+    everything = tag == ALL
     return Offer(
         modules=[each.id for each in found],
         module=NO_MODULE if everything or not own else own[0],
@@ -97,38 +96,35 @@ def about(module: str, store: Store | None = None) -> tuple[str, bool]:
 
     Weights that `store` fetches when they are needed are no hindrance.
     """
-    preprocessor = preprocessing.lookup(module)
-    lacks = preprocessor.refusal or missing_packages(preprocessor.networks)
-    absent = store.missing(preprocessor.networks) if store else ()
-    if not lacks and store and absent and not store.automatic:
-        lacks = " ".join(store.how_to_get(file) for file in absent)
-    known = licences(preprocessor.networks)
-    parts = [f"{preprocessor.id} cannot run here: {lacks}" if lacks else preprocessor.doc]
-    if known:
-        parts.append(f"Licence of its weights: {known}.")
-    if absent and not lacks:
-        parts.append(f"{', '.join(file_name(file) for file in absent)} will be downloaded when it first runs.")
-    return " ".join(parts), not lacks
+    found = offer_of(preprocessing.lookup(module), store)
+    parts = [f"{found.preprocessor.id} cannot run here: {found.lacks}" if found.lacks else found.preprocessor.doc]
+    if found.licences:
+        parts.append(f"Licence of its weights: {found.licences}.")
+    if found.fetches:
+        parts.append(f"{', '.join(file_name(file) for file in found.fetches)} will be downloaded when it first runs.")
+    return " ".join(parts), not found.lacks
 
 
 def display(unit: UnitArgs) -> dict[str, Any]:
-    """A unit as the values of the page's widgets, all but pictures."""
+    """Return a unit as the values of the page's widgets, all but pictures."""
     preprocessor = preprocessing.lookup(unit.module)
     unit = preprocessing.with_defaults(unit)
+    request = request_of(unit)
     shown: dict[str, Any] = {name: getattr(unit, name) for name in _PLAIN}
-    shown |= {name: label_of(labels, getattr(unit, name)) for name, labels in _LABELS.items()}
-    shown |= {"module": preprocessor.id, "processor_res": unit.processor_res, "curve": curve_text(unit.curve)}
-    shown["advanced_weighting"] = " ".join(f"{each:g}" for each in unit.advanced_weighting or ())
+    shown |= {name: labels.label(getattr(unit, name)) for name, labels in _LABELS.items()}
+    shown |= {"module": preprocessor.id, "processor_res": unit.resolution or unit.processor_res}
+    shown |= {"weight": request.weight, "curve": write_curve(unit.curve)}
+    shown["block_weights"] = write_block_weights(request.block_weights)
     return shown | dict(zip(THRESHOLDS, _thresholds(preprocessor, unit), strict=True))
 
 
 def plan(values: Mapping[str, Any], steps: int) -> str:
     """`fires on 12 of 20 steps` for a unit as the page has it; what is wrong with it, if it cannot be read."""
-    unit = parse_unit({**values, "enabled": True})
+    unit = request_of(parse_unit({**values, "enabled": True}))
     if unit.weight == 0:
         return f"fires on 0 of {steps} steps: the weight is 0"
     fired = fires_on(unit.schedule, (progress_at(index, steps) for index in range(steps)))
-    about = " (about: it depends on the sampler)" if label_of(BASIS_LABELS, unit.range_basis) == "noise" else ""
+    about = " (about: it depends on the sampler)" if unit.basis is RangeBasis.NOISE else ""
     return f"fires on {len(fired)} of {steps} steps{about}"
 
 
@@ -149,6 +145,6 @@ def _preferred(models: Sequence[str]) -> str:
 
 def _thresholds(preprocessor: Preprocessor, unit: UnitArgs) -> list[float]:
     """The preprocessor's own numbers, in the order of its declaration."""
-    given = preprocessing.parameters_of(unit)
+    given = numbers_of(unit)
     values = [given.get(each.name, each.default) for each in preprocessor.parameters]
     return [*values, *[FROM_PREPROCESSOR] * (len(THRESHOLDS) - len(values))]

@@ -19,9 +19,9 @@ from ....core.errors import ControlError, IncompatibleModelError
 from ....models.families import t2i_adapter
 from ....models.loading import PICKLES, read_header
 from ....models.registry import identify, made_for
+from ....units.offer import ALL, models_of_type
 from ..host.files import ModelFiles
 from ..host.unets import base_of
-from ..request import preprocessing
 
 log = logging.getLogger("controlstack")
 
@@ -45,9 +45,9 @@ class Contents:
 
     def offer(self, tag: str, files: ModelFiles, base: Base | None) -> list[str]:
         """The names of the models for a control type on a base model; None: any base model."""
-        if tag == preprocessing.ALL:
+        if tag == ALL:
             return files.names
-        named = set(preprocessing.models_of_type(tag, files.names))
+        named = set(models_of_type(tag, files.names))
         return [name for name in files.names if self._suits(tag, name in named, files.find(name)[1], base)]
 
     def of(self, path: Path) -> Content:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ....core.fields import BASIS_LABELS, HIRES_LABELS, MODE_LABELS, RESIZE_LABELS
+from ....units.choices import BASES, HIRES, MODES, RESIZES
 from ..clients.remote import GRID
 from ..request.services import services
 from . import choices
@@ -33,14 +33,14 @@ AXES = (
     Axis("Weight", "weight", float),
     Axis("Guidance Start", "guidance_start", float),
     Axis("Guidance End", "guidance_end", float),
-    Axis("Control Mode", "control_mode", str, lambda: list(MODE_LABELS)),
-    Axis("Resize Mode", "resize_mode", str, lambda: list(RESIZE_LABELS)),
+    Axis("Control Mode", "control_mode", str, lambda: list(MODES.labels)),
+    Axis("Resize Mode", "resize_mode", str, lambda: list(RESIZES.labels)),
     Axis("Preprocessor", "module", str, choices.modules, cost=0.1),
     Axis("Pre Resolution", "processor_res", int, cost=0.1),
     Axis("Pre Threshold A", "threshold_a", float, cost=0.1),
     Axis("Pre Threshold B", "threshold_b", float, cost=0.1),
-    Axis("Range Basis", "range_basis", str, lambda: list(BASIS_LABELS)),
-    Axis("Hires Option", "hr_option", str, lambda: list(HIRES_LABELS)),
+    Axis("Range Basis", "range_basis", str, lambda: list(BASES.labels)),
+    Axis("Hires Option", "hr_option", str, lambda: list(HIRES.labels)),
     Axis("Weight Curve", "curve", str),
 )
 

@@ -13,11 +13,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ....core import infotext
 from ....core.errors import ControlError, ModelError
-from ....core.fields import NO_MODEL, parse_unit
 from ....core.schedule import RangeBasis
-from ..request import preprocessing
+from ....units import infotext
+from ....units.choices import UNION_TYPES, UnionType
+from ....units.offer import ALL
+from ....units.webui_fields import NO_MODEL, parse_unit
 from ..request.arguments import FIELDS, THRESHOLDS
 from ..request.services import services
 from . import choices
@@ -101,9 +102,14 @@ def updates(values: Mapping[str, Any], models: list[str], amiss: Sequence[str] =
             value=values[name] if slider.visible else slider.value, visible=slider.visible and not hidden.get(name),
             label=slider.label, minimum=slider.minimum, maximum=slider.maximum, step=slider.step,
         )  # fmt: skip
+    found["weight"] = _update(  # a text may say more than the slider shows
+        value=values["weight"], minimum=min(0.0, values["weight"]), maximum=max(choices.SHOWN_WEIGHT, values["weight"])
+    )
+    union = values["union_control_type"]
+    found["union_control_type"] = _update(value=union, visible=union != UNION_TYPES.label(UnionType.UNKNOWN))
     found["module"] = _update(value=values["module"], choices=choices.modules())
     found["model"] = _update(value=values["model"], choices=[NO_MODEL, *models])
-    found[TYPE] = _update(value=preprocessing.ALL)
+    found[TYPE] = _update(value=ALL)
     return {name: value if isinstance(value, dict) else _update(value=value) for name, value in found.items()}
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ....core.errors import FileError, UnitError
-from ....core.fields import parse_unit
 from ....core.files import replacing
 from ....core.texts import read_json
+from ....units.webui_fields import parse_unit
 from ..request.arguments import from_page_unit
 from .choices import display
 

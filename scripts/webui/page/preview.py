@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ....core.errors import ControlError, HintError
-from ....core.fields import parse_unit
-from ....core.resize import pixel_perfect
+from ....units.webui_fields import parse_unit, request_of
 from ..request import preprocessing
 from ..request.arguments import THRESHOLDS, from_page_unit
 from ..request.pictures import input_of, rgba_pictures
@@ -51,6 +50,4 @@ def hint(values: Mapping[str, Any], target: tuple[int, int]) -> Image:
         source, mask = pictures[0][..., :3], pictures[0][..., 3]
     else:
         source, mask = input_of(pictures[0], bool(services().host.option(IGNORE_MASK, False))), None
-    size = (source.shape[0], source.shape[1])
-    resolution = pixel_perfect(size, target, unit.resize_mode) if unit.pixel_perfect else None
-    return services().preprocess(unit, source.copy(), resolution, mask=mask)
+    return services().preprocess(request_of(unit), source.copy(), target, mask=mask)

@@ -5,24 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ....core.fields import (
-    BASIS_LABELS,
-    HIRES_LABELS,
-    LARGEST_WEIGHT,
-    MODE_LABELS,
-    NO_MODEL,
-    NO_MODULE,
-    RESIZE_LABELS,
-    UNION_LABELS,
-    InputMode,
-    UnitArgs,
-    label_of,
-)
-from ..request import preprocessing
+from ....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES
+from ....units.offer import ALL, TYPES
+from ....units.webui_fields import NO_MODEL, NO_MODULE, InputMode, UnitArgs
 from ..request.arguments import FIELDS, THRESHOLDS
 from ..request.services import services
 from . import choices
@@ -170,7 +159,7 @@ def _models(page: UnitPage) -> None:
 
     page.extras["by_hand"] = gr.Checkbox(label="", visible=False)  # whether somebody clicked on a type just now
     page.extras["type"] = gr.Radio(
-        label="Control Type", choices=list(preprocessing.TAGS), value=preprocessing.ALL,
+        label="Control Type", choices=list(TYPES), value=ALL,
         elem_id=page.id("controlnet_type_filter_radio"), elem_classes=["controlnet_control_type"],
     )  # fmt: skip
     with FormRow(elem_classes=["controlnet_preprocessor_model"]):
@@ -194,7 +183,7 @@ def _numbers(page: UnitPage) -> None:
 
     with FormRow(elem_classes=["controlnet_weight_steps"]):
         for name, label, stem, value, top in (
-            ("weight", "Control Weight", "control_weight", 1.0, LARGEST_WEIGHT),
+            ("weight", "Control Weight", "control_weight", 1.0, choices.SHOWN_WEIGHT),
             ("guidance_start", "Starting Control Step", "start_control_step", 0.0, 1.0),
             ("guidance_end", "Ending Control Step", "ending_control_step", 1.0, 1.0),
         ):
@@ -215,14 +204,14 @@ def _numbers(page: UnitPage) -> None:
 def _modes(page: UnitPage) -> None:
     defaults = choices.display(UnitArgs())
     for name, label, options, elem_id in (
-        ("control_mode", "Control Mode", MODE_LABELS, "controlnet_control_mode_radio"),
-        ("resize_mode", "Resize Mode", RESIZE_LABELS, "controlnet_resize_mode_radio"),
-        ("hr_option", "Hires-Fix Option", HIRES_LABELS, "controlnet_hr_option_radio"),
+        ("control_mode", "Control Mode", MODES.labels, "controlnet_control_mode_radio"),
+        ("resize_mode", "Resize Mode", RESIZES.labels, "controlnet_resize_mode_radio"),
+        ("hr_option", "Hires-Fix Option", HIRES.labels, "controlnet_hr_option_radio"),
     ):
         page.fields[name] = _radio(page, label, options, defaults[name], elem_id)
 
 
-def _radio(page: UnitPage, label: str, options: Mapping[str, object], value: str, elem_id: str, info: str = "") -> Any:
+def _radio(page: UnitPage, label: str, options: Sequence[str], value: str, elem_id: str, info: str = "") -> Any:
     import gradio as gr
 
     return gr.Radio(label=label, choices=list(options), value=value, elem_id=page.id(elem_id), info=info or None)
@@ -234,21 +223,22 @@ def _more(page: UnitPage) -> None:
 
     defaults = choices.display(UnitArgs())
     with gr.Accordion("Schedule, union type, loopback", open=False, elem_id=page.id("more")):
-        basis = label_of(BASIS_LABELS, services().host.basis)
+        basis = BASES.label(services().host.basis)
         page.fields["range_basis"] = _radio(
-            page, "Steps are counted as", BASIS_LABELS, basis, "range_basis_radio", BASIS_INFO
+            page, "Steps are counted as", BASES.labels, basis, "range_basis_radio", BASIS_INFO
         )
         page.fields["curve"] = gr.Textbox(
             label="Weight Curve", placeholder="0: 1; 0.5: 0.3 ease-in; 1: 0", elem_id=page.id("weight_curve"),
             tooltip="Place in the run: weight there; between two places it goes from one to the other",
         )  # fmt: skip
-        page.fields["advanced_weighting"] = gr.Textbox(
+        page.fields["block_weights"] = gr.Textbox(
             label="Block Weights", placeholder="1 1 1 0.5", elem_id=page.id("advanced_weighting"),
-            tooltip="One number for each block, the middle last; they replace the weight",
+            tooltip="One number for each block, the middle last, times the weight; they replace the control mode",
         )  # fmt: skip
         page.fields["union_control_type"] = gr.Dropdown(
-            label="Union Control Type", choices=list(UNION_LABELS), value=defaults["union_control_type"],
+            label="Union Control Type", choices=list(UNION_TYPES.labels), value=defaults["union_control_type"],
             elem_id=page.id("controlnet_union_control_type_dropdown"), tooltip="Only union models ask for it",
+            visible=False,  # until a text names one: no model here asks for it
         )  # fmt: skip
         with FormRow():
             _checkbox(page, "inpaint_crop_input_image", "Crop input image based on A1111 mask", "crop", value=True)

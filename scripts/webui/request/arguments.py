@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ....core.errors import UnitError
-from ....core.fields import FROM_PREPROCESSOR, NO_MODEL, InputMode, UnitArgs, parse_unit
 from ....core.schedule import RangeBasis
 from ....preprocessors.images import read_image
+from ....units.webui_fields import FROM_PREPROCESSOR, NO_MODEL, InputMode, UnitArgs, parse_unit
+from ....units.webui_names import thresholds
 from ..host.foreign import FRAMES, ClientUnit, ControlNetUnit, EmptySlot, as_given, is_empty
 from ..page.gradio_shim import with_drawing
-from .preprocessing import lookup, thresholds
+from .preprocessing import lookup
 
 SLOTS = 16  # units in one request of the API; more are dropped by the WebUI before anybody of ours sees them
 
@@ -29,7 +30,7 @@ THRESHOLDS = ("threshold_a", "threshold_b", "threshold_c", "threshold_d", "thres
 FIELDS = (
     "enabled", "low_vram", "pixel_perfect", "module", "model", "weight", "guidance_start", "guidance_end",
     "processor_res", *THRESHOLDS, "control_mode", "resize_mode", "range_basis", "hr_option", "curve",
-    "union_control_type", "inpaint_crop_input_image", "advanced_weighting", "loopback", "input_mode", "image", "drawn",
+    "union_control_type", "inpaint_crop_input_image", "block_weights", "loopback", "input_mode", "image", "drawn",
     "mask", "effective_region_mask", "region_drawn", "batch_folder", "output_folder", "multi_images",
 )  # fmt: skip
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ....core.errors import UnitError
-from ....core.fields import InputMode, UnitArgs, parse_unit
 from ....core.schedule import RangeBasis
 from ....preprocessors.folders import list_pictures
 from ....preprocessors.images import read_image, suffixes
+from ....units.webui_fields import InputMode, UnitArgs, parse_unit
 from .arguments import raw_units
 
 log = logging.getLogger("controlstack")

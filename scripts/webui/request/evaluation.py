@@ -76,9 +76,9 @@ class Evaluations:
         if answers:
             self.present.restoration.prepare()
 
-    def hand(self, rows: int) -> None:
+    def expect(self, rows: int) -> None:
         """Learn how many rows the denoiser hands to its network next."""
-        self.present.denoising.hand(rows)
+        self.present.denoising.expect(rows)
 
     def effects(self, call: Call) -> Effects:
         """Return what the units add in this evaluation."""
@@ -99,11 +99,11 @@ class Evaluations:
         windows = self._seen.windows
         return self.present.restoration(x, timestep, output, lambda latents: cut(latents, windows, x))
 
-    def mend(self, clean: Tensor) -> Tensor:
+    def restore_clean(self, clean: Tensor) -> Tensor:
         """Return what the network sees in the noise, [B, C, h, w], as the units want it; tiles are whole again."""
         parts = self._seen.parts or (True,)
         self._seen = Seen(cond=_repeated(parts, len(clean)), parts=self._seen.parts)
-        return self.present.restoration.mend(clean)
+        return self.present.restoration.restore_clean(clean)
 
     def _windows(self, call: Call) -> tuple[Window, ...]:
         """Return the parts of the picture that an evaluation shows; a warning if somebody cuts in silence."""

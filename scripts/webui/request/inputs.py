@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ....core.base import LATENT
 from ....core.errors import HintError, UnitError
-from ....core.fields import UnitArgs
 from ....core.resize import ResizeMode
 from ....preprocessors.images import eight_bit
+from ....units.webui_fields import UnitArgs
 from .pictures import input_of, read_picture, rgba_pictures
 
 if TYPE_CHECKING:

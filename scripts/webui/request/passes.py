@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ....core.base import LATENT
-from ....core.fields import HiresOption
 from ....core.stack import ControlStack, Firing
 from ....core.unit import ControlMode, ControlUnit
+from ....units.choices import HiresOption
+from ....units.hint import hint_tensor
+from ....units.make import make
 from ..host.denoiser import Denoising
 from .fitting import fit_hint
 from .inputs import target_sizes
-from .preparing import Prepared, as_tensor
-from .restoring import Restoration, Wish, visible
+from .preparing import Prepared
+from .restoring import Original, Restoration, visible
 
 if TYPE_CHECKING:
     from .needs import Host
@@ -34,7 +37,7 @@ class Pass:
     size: Size  # in latent pixels
     stack: ControlStack
     denoising: Denoising
-    wishes: list[Wish]
+    originals: list[Original]
     restoration: Restoration
 
 
@@ -103,45 +106,30 @@ def _make_pass(
     two: bool,
 ) -> Pass:
     pairs = list(zip(units, hints, strict=True))
-    wishes = [_wish(unit, hint, hires) for unit, hint in pairs]
+    originals = [_original(unit, hint, hires) for unit, hint in pairs]
     return Pass(
         size=(size[0] // LATENT, size[1] // LATENT),
         stack=ControlStack([_unit(unit, hint, hires, two) for unit, hint in pairs], host),
         denoising=Denoising(),
-        wishes=wishes,
-        restoration=Restoration(wishes, host, cond),
+        originals=originals,
+        restoration=Restoration(originals, host, cond),
     )
 
 
 def _unit(unit: Prepared, hint: Image, hires: bool, two: bool) -> ControlUnit:
-    """As the core takes it; two: there are two passes, of which a unit may choose one."""
-    args = unit.args
-    weight = args.weight if args.advanced_weighting is None else 1.0  # those replace the weight, as users know it
-    if two and args.hr_option is (HiresOption.LOW if hires else HiresOption.HIGH):
-        weight = 0.0
-    mode = args.control_mode
-    if hires and mode is ControlMode.BALANCED and unit.kind in SOFT_IN_HIRES:
-        mode = ControlMode.PROMPT
-    return ControlUnit(
-        model=unit.model,
-        hint=_with_gaps(as_tensor(hint)),
-        weight=weight,
-        schedule=args.schedule,
-        mode=mode,
-        resize=unit.given.resize,
-        mask=unit.mask,
-        block_weights=args.advanced_weighting,
-    )
+    """Return the unit as the core takes it; two: there are two passes, of which a unit may choose one."""
+    request = unit.request
+    if hires and request.mode is ControlMode.BALANCED and unit.kind in SOFT_IN_HIRES:
+        request = replace(request, mode=ControlMode.PROMPT)
+    part = (HiresOption.HIGH if hires else HiresOption.LOW) if two else HiresOption.BOTH
+    return make(request, hint_tensor(hint), unit.model, unit.mask, part)
 
 
-def _wish(unit: Prepared, hint: Image, hires: bool) -> Wish:
+def _original(unit: Prepared, hint: Image, hires: bool) -> Original:
     numbers = (unit.args.threshold_a, unit.args.threshold_b)
-    return Wish(kind=unit.kind, hint=as_tensor(hint), weight=unit.args.weight, numbers=numbers, hires=hires)
+    return Original(kind=unit.kind, hint=_levels(hint), weight=unit.args.weight, numbers=numbers, hires=hires)
 
 
-def _with_gaps(hint: Tensor) -> Tensor:
-    """[1, 4, H, W] -> [1, 3, H, W] with -1 where the model is to invent, as inpainting models learned it."""
-    if hint.shape[1] != 4:
-        return hint
-    gaps = (hint[:, 3:] > 0.5).float()
-    return hint[:, :3] * (1 - gaps) - gaps
+def _levels(hint: Image) -> Tensor:
+    """Return a hint [H, W, C] in 0..255 as floats [1, C, H, W] in 0..1, its mask among the channels."""
+    return torch.from_numpy(hint.copy()).permute(2, 0, 1)[None].float() / 255

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from ....core import infotext
 from ....core.base import LATENT, check_fits
 from ....core.control import ControlModel, HintSpace
 from ....core.errors import UnsupportedModelError
-from ....core.fields import InputMode, UnitArgs
-from ....core.resize import pixel_perfect
+from ....units import infotext
+from ....units.convention import chosen, doubt, said_by
+from ....units.hint import mask_tensor
+from ....units.request import AUTO, UnitRequest
+from ....units.webui_fields import InputMode, UnitArgs, args_of, request_of
 from ..host.unets import base_of
 from . import preprocessing
 from .inputs import Input, choose, seed_of
@@ -24,12 +26,15 @@ if TYPE_CHECKING:
     from .needs import Host, Services
     from .pictures import Image
 
+log = logging.getLogger("controlstack")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """A unit whose model is loaded and whose hint is drawn, at the preprocessor's resolution."""
 
     args: UnitArgs
+    request: UnitRequest
     kind: str  # the preprocessor's id
     model: ControlModel
     given: Input
@@ -46,24 +51,44 @@ def prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared:
     given = choose(unit, p, index, ignore_mask, preprocessor.takes_mask)
     model = services.models.get(path, host.dtype, host.checkpoint, lambda: _base_state(host))
     check_fits(model.name, model.base, base_of(host.unet))
+    request = request_of(unit, image=given.picture, inpaint_mask=given.mask)
     if model.hint_space is HintSpace.EMBEDDING:
         raise UnsupportedModelError(
             f"'{model.name}' is a style adapter and reads what CLIP sees in a picture, which no preprocessor here "
             "makes: choose a model that reads the picture itself"
         )
-    size = (given.picture.shape[0], given.picture.shape[1])
-    resolution = pixel_perfect(size, _first_size(p), given.resize) if unit.pixel_perfect else None
-    hint = services.preprocess(unit, given.picture, resolution, seed_of(p), given.mask)
+    request = replace(request, resize=given.resize)
+    if warning := doubt(request, said_by(path), given.picture):
+        log.warning(warning)
+        p.comment(f"ControlNet: {warning}")
+    hint = services.preprocess(request, given.picture, _first_size(p), seed_of(p), given.mask)
     region = None if unit.effective_region_mask is None else read_mask(unit.effective_region_mask)
-    mask = None if region is None else as_tensor(region[..., None])
-    return Prepared(args=unit, kind=_kind(preprocessor.id, p), model=model, given=given, hint=hint, mask=mask)
+    return Prepared(
+        args=unit,
+        request=request,
+        kind=_kind(preprocessor.id, p),
+        model=model,
+        given=given,
+        hint=hint,
+        mask=None if region is None else mask_tensor(region),
+    )
 
 
 def write_text(services: Services, p: Any, units: Sequence[UnitArgs]) -> list[UnitArgs]:
-    """The units into the text of a request's pictures; returned as they run."""
-    args = [preprocessing.with_defaults(unit) for unit in merged(units)]
+    """Write the units into the text of a request's pictures, and return them as they run."""
+    args = [preprocessing.with_defaults(_chosen(services, unit)) for unit in merged(units)]
     p.extra_generation_params.update(infotext.write(args, services.host.basis))
     return args
+
+
+def _chosen(services: Services, unit: UnitArgs) -> UnitArgs:
+    """Return the unit with the preprocessor that its model's file names, where it asks for that."""
+    if unit.module.strip().lower() != AUTO:
+        return unit
+    request = chosen(request_of(unit), said_by(services.files.find(unit.model)[1]))
+    args = args_of(request)
+    numbers = {name: getattr(args, name) for name in ("module", "threshold_a", "threshold_b", "parameters")}
+    return replace(unit, **numbers)
 
 
 def merged(units: Sequence[UnitArgs]) -> list[UnitArgs]:
@@ -78,11 +103,6 @@ def merged(units: Sequence[UnitArgs]) -> list[UnitArgs]:
         parts = ({"image": each[..., :3], "mask": each[..., 3]} for each in pictures)
         result += [replace(unit, image=part, mask=None, weight=share, input_mode=InputMode.SIMPLE) for part in parts]
     return result
-
-
-def as_tensor(picture: Image) -> Tensor:
-    """[H, W, C] in 0..255 -> float [1, C, H, W] in 0..1."""
-    return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
 
 
 def _kind(preprocessor: str, p: Any) -> str:

@@ -1,4 +1,4 @@
-"""What some preprocessors ask for beside a hint: that parts of the given picture come back in the result.
+"""Brings parts of the given picture back in the result, for preprocessors that ask for that beside their hint.
 
 `tile_colorfix` keeps its colours, `inpaint_only` what lies outside the mask, the recolouring ones its brightness. The
 first two change what the U-Net answers, at every step, and inpainting also blends the finished pictures, all as in
@@ -35,8 +35,8 @@ class Base(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
-    """One unit's wish in one pass."""
+class Original:
+    """What one unit wants back of its picture in one pass."""
 
     kind: str
     hint: Tensor  # [1, 3 or 4, H, W] in 0..1 at the pass's size
@@ -46,69 +46,69 @@ class Wish:
 
 
 def _whole(latents: Tensor) -> Tensor:
-    """What rows show that show all of a picture."""
+    """Return what rows show that show all of a picture."""
     return latents
 
 
 class Restoration:
-    """The wishes of one pass, applied to what the U-Net answers. Pictures are encoded at the latest for the first."""
+    """Brings back what units want, in what the U-Net answers. Pictures are encoded at the latest for the first."""
 
-    def __init__(self, wishes: Sequence[Wish], base: Base, cond: Callable[[], tuple[bool, ...]]) -> None:
+    def __init__(self, originals: Sequence[Original], base: Base, cond: Callable[[], tuple[bool, ...]]) -> None:
         """cond: which rows of the present evaluation are cond."""
-        own = [wish for wish in wishes if wish.kind in LATENT_KINDS and wish.weight]
-        self._wishes = sorted(own, key=lambda wish: LATENT_KINDS.index(wish.kind))
+        own = [original for original in originals if original.kind in LATENT_KINDS and original.weight > 0]
+        self._originals = sorted(own, key=lambda original: LATENT_KINDS.index(original.kind))
         self._base, self._cond = base, cond
         self._latents: dict[int, Tensor] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._wishes)
+        return bool(self._originals)
 
     @torch.no_grad()
     def __call__(self, x: Tensor, timestep: Tensor, output: Tensor, cut: Callable[[Tensor], Tensor] = _whole) -> Tensor:
-        """The U-Net's answer [B, 4, h, w] to `x`, changed.
+        """Return the U-Net's answer [B, 4, h, w] to `x`, changed.
 
         cut: what the rows show of latents [1, C, H, W] of the whole picture; without it, all of it.
         """
-        for wish in self._wishes:
+        for original in self._originals:
             noisy = x[:, : output.shape[1]]
             signal = self._base.signal(timestep).to(noisy)[:, None, None, None]
-            clean = self._wanted(wish, self._clean(noisy, signal, output), cut)
-            share = min(1.0, wish.weight)
+            clean = self._wanted(original, self._clean(noisy, signal, output), cut)
+            share = min(1.0, original.weight)
             output = self._answer(noisy, signal, clean) * share + output * (1 - share)
         return output
 
     @torch.no_grad()
     def prepare(self) -> None:
         """Encode the pictures now, where the first answer is too late to move the autoencoder to the device."""
-        for wish in self._wishes:
-            self._original(wish)
+        for original in self._originals:
+            self._latents_of(original)
 
     @torch.no_grad()
-    def mend(self, clean: Tensor) -> Tensor:
-        """What the U-Net sees in the noise, [B, 4, h, w], changed: for programs that ask it for that."""
-        for wish in self._wishes:
-            share = min(1.0, wish.weight)
-            clean = self._wanted(wish, clean, _whole) * share + clean * (1 - share)
+    def restore_clean(self, clean: Tensor) -> Tensor:
+        """Return what the U-Net sees in the noise, [B, 4, h, w], changed: for programs that ask for that."""
+        for original in self._originals:
+            share = min(1.0, original.weight)
+            clean = self._wanted(original, clean, _whole) * share + clean * (1 - share)
         return clean
 
-    def _wanted(self, wish: Wish, clean: Tensor, cut: Callable[[Tensor], Tensor]) -> Tensor:
-        original = cut(self._original(wish)).to(clean)
-        if wish.kind == "inpaint_only":
-            mask = cut(F.max_pool2d(wish.hint[:, 3:], MASK_WINDOW, MASK_STRIDE, MASK_PADDING)).to(clean)
-            return clean * mask + original * (1 - mask)
-        radius = int(wish.numbers[0]) * (2 if wish.hires else 1)
-        clean = clean - _blur(clean, radius) + _blur(original, radius)
-        if wish.kind == "tile_colorfix+sharp":
-            detail = wish.numbers[1] * SHARPER
+    def _wanted(self, original: Original, clean: Tensor, cut: Callable[[Tensor], Tensor]) -> Tensor:
+        latents = cut(self._latents_of(original)).to(clean)
+        if original.kind == "inpaint_only":
+            mask = cut(F.max_pool2d(original.hint[:, 3:], MASK_WINDOW, MASK_STRIDE, MASK_PADDING)).to(clean)
+            return clean * mask + latents * (1 - mask)
+        radius = int(original.numbers[0]) * (2 if original.hires else 1)
+        clean = clean - _blur(clean, radius) + _blur(latents, radius)
+        if original.kind == "tile_colorfix+sharp":
+            detail = original.numbers[1] * SHARPER
             softer = detail * _blur(clean, radius) + (1 - detail) * clean
             cond = torch.tensor(self._cond(), device=clean.device)[:, None, None, None]
             clean = torch.where(cond, clean, softer)
         return clean
 
-    def _original(self, wish: Wish) -> Tensor:
-        if id(wish) not in self._latents:
-            self._latents[id(wish)] = self._base.encode(wish.hint[:, :3])
-        return self._latents[id(wish)]
+    def _latents_of(self, original: Original) -> Tensor:
+        if id(original) not in self._latents:
+            self._latents[id(original)] = self._base.encode(original.hint[:, :3])
+        return self._latents[id(original)]
 
     def _clean(self, noisy: Tensor, signal: Tensor, output: Tensor) -> Tensor:
         if self._base.predicts_velocity:
@@ -121,18 +121,18 @@ class Restoration:
         return ((1 / signal).sqrt() * noisy - clean) / (1 / signal - 1).sqrt()
 
 
-def finish_picture(wish: Wish, picture: Tensor, soft: int = BLEND) -> Tensor:
-    """A finished picture [3, H, W] in 0..1 with what the wish wants back; one of another size stays as it is."""
-    if picture.shape[1:] != wish.hint.shape[2:]:
+def finish_picture(original: Original, picture: Tensor, soft: int = BLEND) -> Tensor:
+    """Return a finished picture [3, H, W] in 0..1 with what a unit wants back; one of another size stays as it is."""
+    if picture.shape[1:] != original.hint.shape[2:]:
         return picture
-    if wish.kind == "inpaint_only":
-        mask = _soft(wish.hint[0, 3], soft).to(picture)
-        return (mask * picture.clip(0, 1) + (1 - mask) * wish.hint[0, :3].to(picture)).clip(0, 1)
-    return _with_brightness(picture, wish.hint[0, 0], luminance=wish.kind == "recolor_luminance")
+    if original.kind == "inpaint_only":
+        mask = _soft(original.hint[0, 3], soft).to(picture)
+        return (mask * picture.clip(0, 1) + (1 - mask) * original.hint[0, :3].to(picture)).clip(0, 1)
+    return _with_brightness(picture, original.hint[0, 0], luminance=original.kind == "recolor_luminance")
 
 
 def _with_brightness(picture: Tensor, brightness: Tensor, *, luminance: bool) -> Tensor:
-    """L of Lab, or V of HSV, replaced."""
+    """Replace L of Lab, or V of HSV."""
     import cv2
     import numpy as np
 
@@ -145,7 +145,7 @@ def _with_brightness(picture: Tensor, brightness: Tensor, *, luminance: bool) ->
 
 
 def _soft(mask: Tensor, width: int) -> Tensor:
-    """[H, W] wider and blurred."""
+    """Return a mask [H, W], wider and blurred."""
     import cv2
     import numpy as np
 
@@ -157,13 +157,13 @@ def _soft(mask: Tensor, width: int) -> Tensor:
 
 
 def _blur(latents: Tensor, radius: int) -> Tensor:
-    """The mean of a square around each latent pixel; the border repeats."""
+    """Return the mean of a square around each latent pixel; the border repeats."""
     padded = F.pad(latents, (radius,) * 4, mode="replicate")
     return F.avg_pool2d(padded, 2 * radius + 1, stride=1)
 
 
 def visible(hint: Image) -> Image:
-    """A hint as a picture to look at; where a model is to invent, it is half transparent."""
+    """Return a hint as a picture to look at; where a model is to invent, it is half transparent."""
     import numpy as np
 
     levels = hint.clip(0, 255).astype(np.uint8)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ....core.fields import UnitArgs
+from ....units.webui_fields import UnitArgs
 from ..host.tiles import Tiles
 from .evaluation import Evaluations
 from .passes import Passes
@@ -69,10 +69,10 @@ class Run:
     def finish_pictures(self, pictures: list[Tensor]) -> None:
         """Give finished pictures, [3, H, W] in 0..1, back what their units want to keep; in place."""
         soft = int(self._services.host.option("control_net_inpaint_blur_sigma", BLEND))
-        for wish in self._passes.last.wishes if self._passes is not None else ():
-            if wish.kind in PICTURE_KINDS:
+        for original in self._passes.last.originals if self._passes is not None else ():
+            if original.kind in PICTURE_KINDS:
                 for index in range(len(pictures)):
-                    pictures[index] = finish_picture(wish, pictures[index], soft)
+                    pictures[index] = finish_picture(original, pictures[index], soft)
 
     def _begin(self, low_vram: bool) -> Running:
         services, host = self._services, self._services.host

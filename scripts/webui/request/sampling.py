@@ -1,4 +1,4 @@
-"""A run around a request's own `sample`, which raises what went wrong before and undoes everything afterwards.
+"""Puts a run around a request's own `sample`, raises what went wrong before, and undoes everything afterwards.
 
 The WebUI prints and drops what a script raises, and then draws an uncontrolled picture. Therefore a request's own
 `sample` is wrapped: what went wrong before is raised there, where it ends the request, and the hooks live inside one
@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ....core.errors import ControlError
-from ....core.fields import UnitArgs
+from ....units.webui_fields import UnitArgs
 from ..host.annotators import StoppedError
 from .run import Run
 
@@ -82,7 +82,7 @@ class Sampling:
 
 
 def for_caller(p: Any, error: Exception) -> Exception:
-    """A caller of the API gets 422 and the sentence; the page shows the sentence itself."""
+    """Return an error as its reader gets it: callers of the API 422 and the sentence, the page the sentence."""
     if not getattr(p, "is_api", False) or not isinstance(error, ControlError):
         return error
     from fastapi import HTTPException

@@ -4,40 +4,46 @@
 
 A comma or colon in a value would end it, so both are written as in addresses (%2C, %3A); there such a unit lost its
 whole text. What that grammar lacks stands at the end, where it differs from the default: the other program skips it.
+
+Block weights replace the weight there and are multiplied by it here. So those of ours are written twice: multiplied,
+for the other program, and as they were said, which is what counts when we read them.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 from urllib.parse import unquote
 
-from .fields import (
-    BASIS_LABELS,
-    HIRES_LABELS,
-    MODE_LABELS,
-    RESIZE_LABELS,
-    UNION_LABELS,
-    UnitArgs,
-    curve_text,
-    label_of,
-)
-from .schedule import RangeBasis
+from ..core.schedule import RangeBasis
+from . import text as grammar
+from .choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES
+from .webui_fields import UnitArgs
 
 KEY = "ControlNet {}"
 _ALWAYS = (
     "module", "model", "weight", "resize_mode", "processor_res", "threshold_a", "threshold_b", "guidance_start",
     "guidance_end", "pixel_perfect", "control_mode",
 )  # fmt: skip
-_IF_SET = ("hr_option", "range_basis", "curve", "union_control_type", "advanced_weighting", "parameters")
-_LABELS = {
-    "resize_mode": RESIZE_LABELS,
-    "control_mode": MODE_LABELS,
-    "hr_option": HIRES_LABELS,
-    "range_basis": BASIS_LABELS,
-    "union_control_type": UNION_LABELS,
+_IF_SET = (
+    "hr_option", "range_basis", "curve", "union_control_type", "advanced_weighting", "parameters", "block_weights",
+    "resolution", "preprocessor_seed", "options", "delta_strength",
+)  # fmt: skip
+_TEXTS = ("module", "model", "curve", "parameters", "block_weights", "options")  # that may look like a number
+_WRITERS: Mapping[str, Callable[[Any], str]] = {
+    "resize_mode": RESIZES.label,
+    "control_mode": MODES.label,
+    "hr_option": HIRES.label,
+    "range_basis": BASES.label,
+    "union_control_type": UNION_TYPES.label,
+    "curve": grammar.write_curve,
+    "advanced_weighting": lambda numbers: " ".join(map(str, numbers)),
+    "parameters": grammar.write_parameters,
+    "block_weights": grammar.write_block_weights,
+    "options": grammar.write_options,
 }
 _DEFAULTS = {each.name: getattr(UnitArgs(), each.name) for each in fields(UnitArgs)}
 
@@ -61,7 +67,7 @@ class Generation:
 
 
 def parse_generation(text: str) -> Generation:
-    """A picture's whole text: the prompt, the negative prompt, and a last line of settings; or that line alone."""
+    """Read a picture's whole text: prompt, negative prompt, and a last line of settings; or that line alone."""
     *above, last = text.strip().split("\n")
     prompt, _, negative = "\n".join(above).partition("Negative prompt:")
     return Generation(
@@ -72,32 +78,44 @@ def parse_generation(text: str) -> Generation:
 
 
 def write(units: Sequence[UnitArgs], basis: RangeBasis = RangeBasis.WEBUI) -> dict[str, str]:
-    """Infotext entries of the enabled units, in order: {"ControlNet 0": ...}. basis: the host's own."""
+    """Return infotext entries of the enabled units, in order: {"ControlNet 0": ...}. basis: the host's own."""
     return {KEY.format(index): write_unit(unit, basis) for index, unit in enumerate(units)}
 
 
-def write_unit(unit: UnitArgs, basis: RangeBasis = RangeBasis.WEBUI) -> str:
-    """One unit as text. A range's basis is left out only where no program could take it for another one."""
-    said = {name for name in _IF_SET if getattr(unit, name) != _DEFAULTS[name]}
+def write_unit(unit: UnitArgs, basis: RangeBasis = RangeBasis.WEBUI, blocks: int | None = None) -> str:
+    """Return one unit as text. A range's basis is left out only where no program could take it for another one.
+
+    blocks: how many the model has, where that is known; weights of blocks that are no numbers can be written for
+    other programs only then.
+    """
+    said = {name: getattr(unit, name) for name in _IF_SET if getattr(unit, name) != _DEFAULTS[name]}
     if basis is not _DEFAULTS["range_basis"]:
-        said.add("range_basis")
-    names = (*_ALWAYS, *(name for name in _IF_SET if name in said))
-    return ", ".join(f"{_title(name)}: {_quote(_show(unit, name))}" for name in names)
+        said["range_basis"] = unit.range_basis
+    weights = unit.block_weights
+    if weights is not None and (weights.numbers is not None or blocks is not None):
+        said["advanced_weighting"] = tuple(unit.weight * each for each in weights.of(blocks or 0))
+    shown = {
+        **{name: getattr(unit, name) for name in _ALWAYS},
+        **{name: said[name] for name in _IF_SET if name in said},
+    }
+    return ", ".join(f"{_title(name)}: {_quote(_WRITERS.get(name, str)(value))}" for name, value in shown.items())
 
 
 def read_unit(text: str) -> dict[str, object]:
-    """The fields that a unit's text names, as `parse_unit` takes them; also of texts of older versions and of Forge."""
+    """Return the fields that a unit's text names, as `parse_unit` takes them; of Forge and older versions too."""
     found: dict[str, object] = {}
     for part in text.split(","):
         name, colon, value = part.strip().partition(": ")
         key = name.strip().lower().replace(" ", "_")
         if colon and key in (*_ALWAYS, *_IF_SET):
             found[key] = _read(key, unquote(value.strip()))
+    if "block_weights" in found:
+        found.pop("advanced_weighting", None)  # the same, multiplied by the weight, for other programs
     return {"enabled": True, **found} if found else {}
 
 
 def read(parameters: Mapping[str, object]) -> dict[int, dict[str, object]]:
-    """The units in a picture's parsed parameters, by number.
+    """Return the units in a picture's parsed parameters, by number.
 
     The program that made the picture decides what a range means where a unit does not say so, if it signed its text.
     """
@@ -112,7 +130,7 @@ def read(parameters: Mapping[str, object]) -> dict[int, dict[str, object]]:
 
 
 def basis_of(version: str) -> RangeBasis | None:
-    """What a range means in the program that signs its texts so; None for one that is not known."""
+    """Return what a range means in the program that signs its texts so; None for one that is not known."""
     return next((basis for pattern, basis in _BASES if pattern.match(version)), None)
 
 
@@ -120,27 +138,11 @@ def _title(name: str) -> str:
     return " ".join(part.capitalize() for part in name.split("_"))
 
 
-def _show(unit: UnitArgs, name: str) -> str:
-    value = getattr(unit, name)
-    if name in _LABELS:
-        return label_of(_LABELS[name], value)
-    if name == "curve":
-        return curve_text(value)
-    if name == "advanced_weighting":
-        return " ".join(map(str, value))
-    if name == "parameters":
-        return "; ".join(f"{key}={number:g}" for key, number in value.items())
-    return str(value)
-
-
 def _read(name: str, text: str) -> object:
-    if name == "parameters":
-        pairs = (part.partition("=") for part in text.split(";"))
-        return {key.strip(): value.strip() for key, _, value in pairs}
     if text in ("True", "False"):
         return text == "True"
     number = re.fullmatch(r"-?\d+(\.\d+)?([eE]-?\d+)?", text)
-    if name in ("module", "model") or not number:
+    if name in _TEXTS or not number:
         return text
     return float(text) if "." in text or "e" in text.lower() else int(text)
 

@@ -1,14 +1,17 @@
-"""The preprocessors of sd-webui-controlnet by the two names it gives each: the WebUI's API and old pictures use them.
+"""The preprocessors of sd-webui-controlnet: the two names it gives each, and what its two nameless numbers mean.
 
-Every one of these names is found by `find`. Source: its `Preprocessor` registry, internal name -> label.
+The WebUI's API and old pictures use them. Every one of the names is found by `find`. Source: its `Preprocessor`
+registry, internal name -> label.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..preprocessors import find
+
 if TYPE_CHECKING:
-    from .perform import Preprocessor
+    from ..preprocessors import Parameter, Preprocessor
 
 LABELS = {
     "none": "none",
@@ -110,11 +113,27 @@ CONTROL_TYPES = (
 )  # fmt: skip  (its tags; "All" is none)
 
 
-def parameters_of(preprocessor: Preprocessor, thresholds: tuple[float, float]) -> dict[str, float]:
-    """Its two nameless thresholds as the first two parameters; -1, and what is out of range, leave the default."""
-    pairs = zip(preprocessor.parameters, thresholds, strict=False)
-    return {
-        parameter.name: round(value) if parameter.integer else value
-        for parameter, value in pairs
-        if parameter.minimum <= value <= parameter.maximum
-    }
+NUMBERED = frozenset({  # preprocessors whose numbers threshold_a and threshold_b are for clients
+    "canny", "blur_gaussian", "scribble_xdog", "threshold", "tile_resample", "tile_colorfix", "tile_colorfix+sharp",
+    "recolor_luminance", "recolor_intensity", "reference_only", "reference_adain", "reference_adain+attn",
+    "depth_leres", "depth_leres++", "softedge_teed", "softedge_anyline", "mlsd", "normal_midas", "normal_dsine",
+    "mediapipe_face",
+})  # fmt: skip
+OWN_SIZE = frozenset({"tile_resample", "recolor_luminance", "recolor_intensity"})  # they have no resolution there
+
+
+def names(preprocessor: Preprocessor, labels: bool = False) -> list[str]:
+    """Return the names that clients know a preprocessor by, or the labels of the page; its id if they know none."""
+    known = [LABELS[name] if labels else name for name in LABELS if find(name) is preprocessor]
+    return list(dict.fromkeys(known)) or [preprocessor.id]
+
+
+def thresholds(preprocessor: Preprocessor) -> tuple[Parameter | None, Parameter | None]:
+    """Return what threshold_a and threshold_b mean; a preprocessor's other numbers go by their names.
+
+    Clients send both for every preprocessor, 64 as a rule, so they must not set a number that was never theirs.
+    """
+    if preprocessor.id not in NUMBERED and any(find(name) is preprocessor for name in LABELS):
+        return None, None
+    first, second, *_ = (*preprocessor.parameters, None, None)
+    return first, second

@@ -1,6 +1,6 @@
 """A WebUI's whole text, as its PNG info page shows it."""
 
-from controlstack.core.infotext import parse_generation
+from controlstack.units.infotext import parse_generation
 
 TEXT = """a cat, (sitting: 1.2)
 on a "mat"

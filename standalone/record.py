@@ -1,0 +1,306 @@
+"""The picture that remembers: everything that made it, as text inside its PNG file, and back.
+
+Two texts are written. `controlstack` is this record: JSON with the base model, the control models and the pictures by
+path and SHA-256, every field of every unit, the request and the versions. `parameters` is the text that the WebUIs
+write; they and our ComfyUI node read prompt, settings and units from it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import FileError
+from ..core.stack import Firing
+from ..core.texts import parse_json
+from ..core.unit import ControlUnit
+from ..pipelines.drawing import Request, Result
+from ..preprocessors.images import read_image, read_mask, write_image
+from ..units.infotext import write as write_infotext
+from ..units.record import from_record, to_record
+from ..units.request import UnitRequest
+from ..units.webui_fields import UnitArgs, args_of
+
+if TYPE_CHECKING:
+    from ..pipelines.bases import Base
+
+KEY, INFOTEXT = "controlstack", "parameters"  # of the texts in a PNG file
+FORMAT = 1  # of the record; a newer one may hold what this version cannot draw
+PICTURES = ("image", "mask")  # of a request
+UNIT_PICTURES = ("image", "effect_mask", "inpaint_mask")
+OWN = re.compile(r"[0-9]{5,9}")  # names that pictures get; other digits are other people's
+CHUNK = 1 << 20  # bytes read at once
+WEIGHTS = (".safetensors", ".bin", ".json")  # what decides about a folder's pictures
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """What a picture says of itself."""
+
+    base: Mapping[str, Any]  # path, sha256, dtype, device, offload, prediction
+    request: Request
+    index: int  # of the picture among those of the request
+    units: tuple[UnitRequest, ...]
+    dtypes: tuple[str, ...]  # of each unit's network
+    files: Mapping[str, str]  # SHA-256 of every file by its path
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and contents of a model folder's weights and configurations."""
+    if path.is_dir():
+        inside = sorted(each for each in path.rglob("*") if each.suffix in WEIGHTS and each.is_file())
+        lines = (f"{each.relative_to(path).as_posix()} {digest(each)}\n" for each in inside)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+class Digests:
+    """SHA-256 of files that one run names several times, each computed once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, str] = {}
+
+    def of(self, path: Path) -> str:
+        """Return the digest of a file or folder."""
+        if path not in self._known:
+            self._known[path] = digest(path)
+        return self._known[path]
+
+
+def write_pictures(
+    folder: Path,
+    base: Base,
+    request: Request,
+    units: Sequence[ControlUnit],
+    result: Result,
+    *,
+    number: int | None = None,
+    sources: Mapping[str, Path] | None = None,
+    digests: Digests | None = None,
+) -> list[Path]:
+    """Write a result's pictures as 00001.png ..., each with its record, and return their paths.
+
+    number: of the first; None is the next free one. sources: the files of the request's `image` and `mask`; without
+    them the pixels themselves are written into the record. digests: of files that were read before.
+    """
+    first = next_number(folder) if number is None else number
+    texts = make_texts(base, request, units, result.firings, sources or {}, digests or Digests())
+    written: list[Path] = []
+    for k, image in enumerate(result.images):
+        path = folder / f"{first + k:05d}.png"
+        write_image(path, image, texts(k))
+        written.append(path)
+    return written
+
+
+def next_number(folder: Path) -> int:
+    """Return the number after those of the pictures in a folder that were written here."""
+    numbers = [int(path.stem) for path in folder.glob("*.png") if OWN.fullmatch(path.stem)]
+    return 1 + max(numbers, default=0)
+
+
+def make_texts(
+    base: Base,
+    request: Request,
+    units: Sequence[ControlUnit],
+    firings: Sequence[Firing],
+    sources: Mapping[str, Path],
+    digests: Digests,
+) -> Callable[[int], dict[str, str]]:
+    """Return what gives the texts of picture `k`; files are read once, for their digests."""
+    shared = {
+        "format": FORMAT,
+        "versions": _versions(),
+        "base": _base(base),
+        "request": _request(request, sources),
+        "units": [_unit(each, firing) for each, firing in zip(units, firings, strict=True)],
+    }
+    shared["files"] = {path: digests.of(Path(path)) for path in sorted(_paths(shared)) if Path(path).exists()}
+
+    def texts(k: int) -> dict[str, str]:
+        record = {**shared, "picture": k, "prompt": request.prompts[k], "seed": request.seed + k}
+        return {KEY: json.dumps(record), INFOTEXT: infotext(request, k, units)}
+
+    return texts
+
+
+def read_picture_record(path: Path) -> Remembered:
+    """Return what a picture says of itself. FileError for pictures that say nothing, or too little to be made again."""
+    record = _record(path)
+    if record.get("format") != FORMAT:
+        raise FileError(
+            f"'{path}' has a record of format {record.get('format')}, expected {FORMAT}: it was written by "
+            "another version of ControlStack, which can draw it again"
+        )
+    try:
+        units = tuple(_read_unit(path, number, each) for number, each in enumerate(record["units"], start=1))
+        return Remembered(
+            base=dict(record["base"]),
+            request=_read_request(record["request"]),
+            index=int(record["picture"]),
+            units=units,
+            dtypes=tuple(str(each["dtype"]) for each in record["units"]),
+            files=dict(record["files"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(f"the record in '{path}' is incomplete ({error}): the picture cannot be made again") from error
+
+
+def check_files(remembered: Remembered, *, replaced: Sequence[str] = ()) -> None:
+    """Raise FileError for files that are gone or have changed since the picture was drawn.
+
+    replaced: paths that somebody has given another file for.
+    """
+    for path, known in remembered.files.items():
+        if path in replaced:
+            continue
+        if not Path(path).exists():
+            raise FileError(f"'{path}', from which the picture was made, is not there: put it back, or give --base")
+        if digest(Path(path)) != known:
+            raise FileError(f"'{path}' has changed since the picture was made from it: it would be another picture")
+
+
+def infotext(request: Request, k: int, units: Sequence[ControlUnit]) -> str:
+    """Return picture `k` in the text that WebUIs write: prompts, settings, and units that have names there."""
+    said = [_in_webui(each.origin) for each in units if isinstance(each.origin, UnitRequest)]
+    settings = {
+        "Steps": request.steps,
+        "Sampler": request.scheduler,
+        "CFG scale": request.guidance,
+        "Seed": request.seed + k,
+        "Size": f"{request.width}x{request.height}",
+        **{name: json.dumps(text) for name, text in write_infotext(said).items()},
+    }
+    lines = [request.prompts[k], *([f"Negative prompt: {request.negative}"] if request.negative else [])]
+    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])
+
+
+def _in_webui(request: UnitRequest) -> UnitArgs:
+    """Return a request in the WebUIs' fields, where models go by the names of their files."""
+    args = args_of(request)
+    return replace(args, model=Path(args.model).stem)
+
+
+def _base(base: Base) -> dict[str, Any]:
+    return {
+        "path": "" if base.source is None else str(base.source.resolve()),
+        "dtype": str(base.pipeline.unet.dtype).removeprefix("torch."),
+        "device": base.device.type,
+        "offload": base.offload.value,
+        "prediction": base.prediction,
+    }
+
+
+def _request(request: Request, sources: Mapping[str, Path]) -> dict[str, Any]:
+    plain = {each.name: getattr(request, each.name) for each in fields(request) if each.name not in PICTURES}
+    for name in PICTURES:
+        pixels = getattr(request, name)
+        if pixels is not None:
+            plain[name] = str(sources[name].resolve()) if name in sources else {"png": _encoded(pixels)}
+    return plain
+
+
+def _read_request(plain: Mapping[str, Any]) -> Request:
+    values = dict(plain)
+    prompt = values["prompt"]
+    values["prompt"] = prompt if isinstance(prompt, str) else tuple(prompt)
+    for name, read in zip(PICTURES, (read_image, read_mask), strict=True):
+        if isinstance(values.get(name), str):
+            values[name] = read(values[name])
+        elif name in values:
+            values[name] = _decoded(values[name]["png"])
+    return Request(**values)
+
+
+def _unit(unit: ControlUnit, firing: Firing) -> dict[str, Any]:
+    acted = {"fired": firing.fired, "steps": firing.steps}
+    if not isinstance(unit.origin, UnitRequest):
+        return {"model": unit.model.name, **acted}
+    dtype = str(next(unit.model.network.parameters()).dtype).removeprefix("torch.")
+    return {"said": _absolute(to_record(unit.origin)), "dtype": dtype, **acted}
+
+
+def _absolute(said: dict[str, Any]) -> dict[str, Any]:
+    """Return a unit's record with paths that mean the same from everywhere."""
+    named = {name: said[name] for name in (*UNIT_PICTURES, "model") if isinstance(said.get(name), str)}
+    return {**said, **{name: str(Path(path).resolve()) for name, path in named.items() if Path(path).exists()}}
+
+
+def _read_unit(path: Path, number: int, record: Mapping[str, Any]) -> UnitRequest:
+    if "said" not in record:
+        raise FileError(
+            f"unit {number} of '{path}' ({record.get('model')}) was made by a program and not from a request, so only "
+            "that program can make the picture again"
+        )
+    return from_record(record["said"])
+
+
+def _paths(record: Mapping[str, Any]) -> set[str]:
+    said = [each["said"] for each in record["units"] if "said" in each]
+    named = [each.get(name) for each in said for name in (*UNIT_PICTURES, "model")]
+    named += [record["base"]["path"], *(record["request"].get(name) for name in PICTURES)]
+    return {each for each in named if isinstance(each, str) and each}
+
+
+def _record(path: Path) -> dict[str, Any]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            text = picture.info.get(KEY)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise FileError(f"'{path}' is no picture that can be read ({error}): give a PNG file of ours") from error
+    if not isinstance(text, str):
+        raise FileError(
+            f"'{path}' holds no record of ControlStack: give a PNG file as `controlstack generate` wrote it"
+        )
+    found = parse_json(text, f"the record in '{path}'")
+    if not isinstance(found, dict):
+        raise FileError(f"the record in '{path}' is no table: the file was changed")
+    return found
+
+
+def _versions() -> dict[str, str]:
+    import diffusers
+    import torch
+    import transformers
+
+    from .. import __version__
+
+    return {
+        "controlstack": __version__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _encoded(pixels: Pixels) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _decoded(text: str) -> Pixels:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"]) as picture:
+        return np.array(picture)

@@ -1,0 +1,91 @@
+"""What can be chosen here: preprocessors with their licences and what they lack, control types, and models by type.
+
+Only what acts is offered. A name that is known and offered nowhere has a `refusal`, which is raised for who asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from ..preprocessors import Parameter, Preprocessor, offered
+from ..preprocessors.networks.network import licences, missing_packages
+from .request import NONE
+
+if TYPE_CHECKING:
+    from ..preprocessors.networks.network import WeightFile
+    from ..preprocessors.networks.store import Store
+
+ALL = "All"
+TYPES: tuple[str, ...] = (  # control types in the order in which users of sd-webui-controlnet know them
+    ALL, "Canny", "Depth", "NormalMap", "OpenPose", "MLSD", "Lineart", "SoftEdge", "Scribble", "Segmentation",
+    "Shuffle", "Tile", "Blur", "Inpaint", "InstructP2P", "Recolor", "T2I-Adapter",
+)  # fmt: skip
+_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({  # in file names that mean a type; sd-webui-controlnet
+    "Blur": ("blur", "tile"),
+    "InstructP2P": ("instructp2p", "ip2p"),
+    "NormalMap": ("normal",),
+    "Recolor": ("recolor", "luminance", "intensity"),
+    "Scribble": ("scribble", "sketch"),
+    "SoftEdge": ("softedge", "hed", "pidinet"),
+    "Segmentation": ("segmentation", "seg"),
+    "T2I-Adapter": ("t2i", "t2iadapter", "adapter"),
+    "Tile": ("tile", "blur"),
+})  # fmt: skip
+_OTHERS = ("ip-adapter", "ip_adapter", "ipadapter")  # whose names hold such a word, but are of no type here
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A preprocessor as an edge offers it."""
+
+    preprocessor: Preprocessor
+    lacks: str  # why it cannot run here, in a sentence; empty if it can
+    licences: str  # of its weights; empty for none
+    fetches: tuple[WeightFile, ...] = ()  # what is downloaded when it first runs
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Its numbers, each with its name, default and bounds."""
+        return self.preprocessor.parameters
+
+
+def offer_of(preprocessor: Preprocessor, store: Store | None = None) -> Offer:
+    """Return what can be said of a preprocessor before it is chosen. store: where its weights are looked for."""
+    lacks = preprocessor.refusal or missing_packages(preprocessor.networks)
+    missing = store.missing(preprocessor.networks) if store is not None and not lacks else ()
+    if store is not None and missing and not store.automatic:
+        lacks = " ".join(store.how_to_get(file) for file in missing)
+    return Offer(preprocessor, lacks, licences(preprocessor.networks), () if lacks else missing)
+
+
+def offers(store: Store | None = None) -> tuple[Offer, ...]:
+    """Return every preprocessor that units can use, in the order in which users see them."""
+    return tuple(offer_of(each, store) for each in offered())
+
+
+def types() -> tuple[str, ...]:
+    """Return all control types that have a preprocessor: those that users know, then further ones."""
+    further: Iterator[str] = (each for preprocessor in offered() for each in preprocessor.control_types)
+    return tuple(dict.fromkeys((*TYPES, *further)))
+
+
+def of_type(control_type: str) -> tuple[Preprocessor, ...]:
+    """Return the preprocessors of a control type, the picture itself first."""
+    if control_type == ALL:
+        return offered()
+    return tuple(each for each in offered() if each.id == NONE or control_type in each.control_types)
+
+
+def models_of_type(control_type: str, models: Sequence[str]) -> list[str]:
+    """Return the models whose file names speak of a control type: no weight tells what a hint has to show."""
+    if control_type == ALL:
+        return list(models)
+    words = _WORDS.get(control_type, (control_type.lower(),))
+    return [
+        name
+        for name in models
+        if any(word in name.lower() for word in words) and not any(word in name.lower() for word in _OTHERS)
+    ]

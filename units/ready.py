@@ -1,0 +1,65 @@
+"""A request whose pictures are files or pixels -> a unit that can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.control import ControlModel
+from ..core.errors import UnitError
+from ..core.unit import ControlUnit
+from ..preprocessors.images import read_image, read_mask
+from .convention import chosen, doubt
+from .hint import Size, draw_hint, hint_tensor, mask_tensor
+from .make import make
+from .request import UnitRequest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..preprocessors.perform import Runtime
+    from .request import Picture
+
+    Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ready:
+    """A unit that can run, with what people want to see beside the result: its picture and its hint, uint8."""
+
+    unit: ControlUnit
+    request: UnitRequest  # with the preprocessor that was chosen, where the file of the model chose it
+    image: Image
+    hint: Image  # [..., H, W, 3], or a fourth channel that is 255 where something is to be invented
+    warning: str = ""  # one sentence, where something looks wrong
+
+
+def ready(
+    request: UnitRequest,
+    model: ControlModel,
+    target: Size | None,
+    *,
+    says: str = "",
+    seed: int = 0,
+    runtime: Runtime | None = None,
+) -> Ready:
+    """Read a unit's pictures, draw its hint, and make the unit, whose `origin` is the request as it was carried out.
+
+    target: height and width of the result, for pixel perfect units; None where nobody knows it. says: what the model's
+    file says about its hints. seed: of preprocessors that draw random numbers, where the unit has none.
+    """
+    if request.image is None:
+        raise UnitError(f"the unit with '{request.model}' has no image: give it one")
+    image, request = _read(request.image, read_image), chosen(request, says)
+    inpaint = None if request.inpaint_mask is None else _read(request.inpaint_mask, read_mask)
+    hint = draw_hint(request, image, inpaint_mask=inpaint, target=target, runtime=runtime, seed=seed)
+    mask = None if request.effect_mask is None else mask_tensor(_read(request.effect_mask, read_mask))
+    unit = replace(make(request, hint_tensor(hint), model, mask), origin=request)
+    return Ready(unit, request, image, hint, doubt(request, says, image))
+
+
+def _read(picture: Picture, read: Callable[[Path], Image]) -> Image:
+    return read(picture) if isinstance(picture, Path) else picture

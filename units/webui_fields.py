@@ -1,0 +1,311 @@
+"""A unit in sd-webui-controlnet's field names, as clients, texts in pictures and the page send it: `UnitArgs`.
+
+Years of clients send these dictionaries, so names, aliases and defaults are theirs: enums come as text or number,
+unknown keys are ignored, and `enabled` is off unless it is said. Unlike there, what makes no sense is a UnitError
+before anything runs. Ours are the fields below `range_basis`, which say what that dialect cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum
+from typing import Any, cast
+
+from ..core.errors import UnitError
+from ..core.resize import ResizeMode
+from ..core.schedule import Keyframe, RangeBasis, Schedule
+from ..core.unit import ControlMode
+from ..preprocessors import find
+from . import text
+from .blocks import BlockWeights
+from .choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES, Choices, HiresOption, UnionType
+from .request import AUTO, FIELDS, NONE, UnitRequest
+from .text import Option
+from .webui_names import OWN_SIZE, thresholds
+
+NO_MODEL, NO_MODULE = "None", "none"
+FROM_PREPROCESSOR = -1  # "the preprocessor's own default", in processor_res and the thresholds
+OWN_RESOLUTION = 0  # "the picture's own", in `resolution`
+LEAST_SIDE, LARGEST_SIDE = 64, 2048  # of processor_res there
+DEFAULT_SIDE = 512  # what processor_res is where it is not said, or out of these bounds
+UNION_OPTION = "union_control_type"  # the option of a model that it becomes
+
+
+class InputMode(Enum):
+    """Where a unit's pictures come from."""
+
+    SIMPLE = "simple"
+    BATCH = "batch"
+    MERGE = "merge"  # several pictures in one unit; each acts with its share of the weight
+
+
+INPUTS = Choices({each: (each.value,) for each in InputMode})
+ALIASES = {  # other names of a field
+    "guidance": "guidance_end",
+    "lowvram": "low_vram",
+    "input_image": "image",
+    "mask_image": "mask",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitArgs:
+    """One unit as it was asked for: checked, but nothing is loaded or decoded."""
+
+    enabled: bool = False
+    module: str = NO_MODULE
+    model: str = NO_MODEL
+    weight: float = 1.0
+    image: object = None
+    mask: object = None
+    resize_mode: ResizeMode = ResizeMode.CROP
+    low_vram: bool = False
+    processor_res: int = FROM_PREPROCESSOR
+    threshold_a: float = FROM_PREPROCESSOR
+    threshold_b: float = FROM_PREPROCESSOR
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    pixel_perfect: bool = False
+    control_mode: ControlMode = ControlMode.BALANCED
+    inpaint_crop_input_image: bool = True
+    hr_option: HiresOption = HiresOption.BOTH
+    save_detected_map: bool = True
+    advanced_weighting: tuple[float, ...] | None = None  # factors of blocks that replace the weight
+    effective_region_mask: object = None
+    union_control_type: UnionType = UnionType.UNKNOWN
+    input_mode: InputMode = InputMode.SIMPLE
+    range_basis: RangeBasis = RangeBasis.WEBUI
+    curve: tuple[Keyframe, ...] = ()
+    parameters: Mapping[str, float] = field(default_factory=dict[str, float])
+    block_weights: BlockWeights | None = None  # factors of blocks that are multiplied by the weight
+    resolution: int | None = None  # instead of processor_res; 0 is the picture's own
+    preprocessor_seed: int | None = None  # None: the picture's
+    options: Mapping[str, Option] = field(default_factory=dict[str, Option])
+    delta_strength: float = 1.0
+
+    @property
+    def schedule(self) -> Schedule:
+        """When it acts and how strongly."""
+        return Schedule(start=self.guidance_start, end=self.guidance_end, basis=self.range_basis, keyframes=self.curve)
+
+
+def parse_unit(given: object, basis: RangeBasis = RangeBasis.WEBUI) -> UnitArgs:
+    """Return a dictionary, an object with these attributes, or None as `UnitArgs`; a unit that is off is not read.
+
+    basis: the host's own meaning of a range, where the unit names none. UnitError for what makes no sense.
+    """
+    if isinstance(given, UnitArgs):
+        return given
+    values = _values(given)
+    if not text.read_boolean("enabled", values.get("enabled")):
+        return UnitArgs()
+    if values.get("range_basis") is None:
+        values["range_basis"] = basis
+    known: dict[str, Any] = {name: value for name, value in values.items() if name in _READERS and value is not None}
+    read: dict[str, Any] = {name: _READERS[name](name, value) for name, value in known.items()}
+    unit = UnitArgs(**read)
+    _check(unit)
+    return unit
+
+
+def request_of(args: UnitArgs, *, image: Any = None, inpaint_mask: Any = None, effect_mask: Any = None) -> UnitRequest:
+    """Return what a unit of this dialect asks for; its pictures are handed over beside it, once they are read.
+
+    `advanced_weighting` replaces the weight there, so it becomes block weights at the weight 1. Numbers out of their
+    range, and -1, leave a preprocessor's defaults. A union type that is not said is no option.
+    """
+    weights, weight = args.block_weights, args.weight
+    if args.advanced_weighting is not None:
+        weights, weight = BlockWeights(numbers=args.advanced_weighting), 1.0
+    options = dict(args.options)
+    if args.union_control_type is not UnionType.UNKNOWN:
+        options[UNION_OPTION] = args.union_control_type.value
+    return UnitRequest(
+        image=image,
+        preprocessor=AUTO if _is_auto(args.module) else find(args.module or NONE).id,
+        parameters=numbers_of(args),
+        seed=args.preprocessor_seed,
+        model="" if args.model.lower() == NO_MODEL.lower() else args.model,
+        weight=weight,
+        start=args.guidance_start,
+        end=args.guidance_end,
+        basis=args.range_basis,
+        curve=args.curve,
+        mode=args.control_mode,
+        block_weights=weights,
+        resize=args.resize_mode,
+        pixel_perfect=args.pixel_perfect,
+        resolution=_resolution(args),
+        effect_mask=effect_mask,
+        inpaint_mask=inpaint_mask,
+        options=options,
+        delta_strength=args.delta_strength,
+        hires=args.hr_option,
+        enabled=args.enabled,
+    )
+
+
+def args_of(request: UnitRequest, side: int | None = None) -> UnitArgs:
+    """Return a request in this dialect: `request_of` makes the same request of it again, without its pictures.
+
+    side: the short side of the hint in pixels, which other programs read where the request leaves it to the picture.
+    """
+    options = dict(request.options)
+    union = next((each for each in UnionType if each.value == options.get(UNION_OPTION)), UnionType.UNKNOWN)
+    if union is not UnionType.UNKNOWN:
+        del options[UNION_OPTION]
+    module = AUTO if _is_auto(request.preprocessor) else find(request.preprocessor).id
+    numbers, rest = _as_thresholds(request.parameters, module)
+    args = UnitArgs(
+        enabled=request.enabled,
+        module=module,
+        model=request.model or NO_MODEL,
+        weight=request.weight,
+        resize_mode=request.resize,
+        processor_res=request.resolution or side or FROM_PREPROCESSOR,
+        threshold_a=numbers[0],
+        threshold_b=numbers[1],
+        guidance_start=request.start,
+        guidance_end=request.end,
+        pixel_perfect=request.pixel_perfect,
+        control_mode=request.mode,
+        hr_option=request.hires,
+        union_control_type=union,
+        range_basis=request.basis,
+        curve=request.curve,
+        parameters=rest,
+        block_weights=request.block_weights,
+        preprocessor_seed=request.seed,
+        options=options,
+        delta_strength=request.delta_strength,
+    )
+    if _resolution(args) == request.resolution:
+        return args
+    return replace(args, resolution=OWN_RESOLUTION if request.resolution is None else request.resolution)
+
+
+def numbers_of(args: UnitArgs) -> dict[str, float]:
+    """Return the numbers of a unit's preprocessor that it sets, by name; the others are at their defaults."""
+    if _is_auto(args.module):
+        return dict(args.parameters)
+    pairs = zip(thresholds(find(args.module or NONE)), (args.threshold_a, args.threshold_b), strict=True)
+    numbers = {
+        each.name: round(value) if each.integer else value
+        for each, value in pairs
+        if each is not None and value != FROM_PREPROCESSOR and each.minimum <= value <= each.maximum
+    }
+    return {**numbers, **args.parameters}
+
+
+def _is_auto(module: str) -> bool:
+    return module.strip().lower() == AUTO
+
+
+def _as_thresholds(parameters: Mapping[str, float], module: str) -> tuple[tuple[float, float], dict[str, float]]:
+    """Split a preprocessor's numbers in those that the two thresholds can say, and the rest by name."""
+    rest = dict(parameters)
+    numbers: list[float] = []
+    for each in (None, None) if _is_auto(module) else thresholds(find(module)):
+        value = None if each is None else rest.get(each.name)
+        if each is None or value is None or value == FROM_PREPROCESSOR or not each.minimum <= value <= each.maximum:
+            numbers.append(FROM_PREPROCESSOR)
+        else:
+            numbers.append(rest.pop(each.name))
+    return (numbers[0], numbers[1]), rest
+
+
+def _resolution(args: UnitArgs) -> int | None:
+    """Return the short side that a unit asks for; None is the picture's own size, or that which the result needs."""
+    if args.pixel_perfect:
+        return None
+    if args.resolution is not None:
+        return None if args.resolution == OWN_RESOLUTION else args.resolution
+    if not _is_auto(args.module):
+        preprocessor = find(args.module or NONE)
+        if preprocessor.id in OWN_SIZE or not preprocessor.resizes:
+            return None
+    return args.processor_res if LEAST_SIDE <= args.processor_res <= LARGEST_SIDE else DEFAULT_SIDE
+
+
+def _values(given: object) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        if not hasattr(given, "enabled"):
+            raise UnitError(f"a unit is {type(given).__name__}, expected an object of named fields")
+        given = {each.name: getattr(given, each.name, None) for each in fields(UnitArgs)}
+    values = dict(cast("Mapping[str, Any]", given))
+    for alias, name in ALIASES.items():
+        if values.get(alias) is not None:
+            if values.get(name) is not None and not _agree(values[name], values[alias]):
+                raise UnitError(f"a unit has both {name} and {alias}, which mean the same, and differ: leave one out")
+            values[name] = values[alias]
+    return values
+
+
+def _agree(first: object, second: object) -> bool:
+    """Return whether two names of a field say the same; clients of many years send both."""
+    return first is second or (isinstance(first, (str, int, float)) and first == second)
+
+
+def _check(unit: UnitArgs) -> None:
+    FIELDS["weight"].check(unit.weight)
+    FIELDS["delta_strength"].check(unit.delta_strength)
+    if unit.advanced_weighting is not None and unit.block_weights is not None:
+        raise UnitError(
+            "a unit has both advanced_weighting, which replaces the weight, and block_weights, which are multiplied by "
+            "it: leave one out"
+        )
+    _ = unit.schedule  # making it checks the range and the curve
+
+
+def _whole(name: str, value: object) -> int:
+    """Return the nearest whole number, as sd-webui-controlnet does."""
+    return round(text.read_number(name, value))
+
+
+def _picture(_name: str, value: object) -> object:
+    """Return a picture as it was given; an empty text is what the webuiapi client sends for none."""
+    return None if isinstance(value, str) and not value else value
+
+
+def _numbers(name: str, value: object) -> tuple[float, ...] | None:
+    weights = text.read_block_weights(name, value)
+    if weights is not None and weights.numbers is None:
+        raise UnitError(f"{name} is {value!r}, expected numbers; block_weights takes names and bases too")
+    return None if weights is None else weights.numbers
+
+
+_READERS: Mapping[str, Callable[[str, object], Any]] = {
+    "enabled": text.read_boolean,
+    "module": text.read_text,
+    "model": text.read_text,
+    "weight": text.read_number,
+    "image": _picture,
+    "mask": _picture,
+    "resize_mode": RESIZES.read,
+    "low_vram": text.read_boolean,
+    "processor_res": _whole,
+    "threshold_a": text.read_number,
+    "threshold_b": text.read_number,
+    "guidance_start": text.read_number,
+    "guidance_end": text.read_number,
+    "pixel_perfect": text.read_boolean,
+    "control_mode": MODES.read,
+    "inpaint_crop_input_image": text.read_boolean,
+    "hr_option": HIRES.read,
+    "save_detected_map": text.read_boolean,
+    "advanced_weighting": _numbers,
+    "effective_region_mask": _picture,
+    "union_control_type": UNION_TYPES.read,
+    "input_mode": INPUTS.read,
+    "range_basis": BASES.read,
+    "curve": text.read_curve,
+    "parameters": text.read_parameters,
+    "block_weights": text.read_block_weights,
+    "resolution": _whole,
+    "preprocessor_seed": text.read_whole,
+    "options": text.read_options,
+    "delta_strength": text.read_number,
+}
