@@ -69,8 +69,8 @@ class _Table:
         per_level = 1 + _largest(names, r"down_blocks\.\d+\.resnets\.(\d+)\.")
         hints = 2 * (_largest(names, r"controlnet_cond_embedding\.blocks\.(\d+)\.") + 2)
         attention = {int(m[1]) for key in names if (m := re.match(r"up_blocks\.(\d+)\.attentions\.", key))}
-        levels = 1 + _largest(names, r"up_blocks\.(\d+)\.")
-        ups = {(per_level + 1) * i + per_level: 2 if i in attention else 1 for i in range(levels)}
+        levels = {int(m[1]) for key in names if (m := re.match(r"up_blocks\.(\d+)\.", key))}
+        ups = {(per_level + 1) * i + per_level: 2 if i in attention else 1 for i in levels}
         return cls(per_level, hints, ups)
 
     @classmethod

@@ -15,6 +15,7 @@ from ..core.control import ControlModel
 from ..core.errors import ModelError, UnsupportedModelError
 from .families import controlnet, t2i_adapter
 from .family import Description, Family, Shapes
+from .guard import guard
 from .layers import STANDARD, Kit
 from .loading import Header, ModelFile, open_model, read_header
 from .names import below, unwrapped
@@ -54,11 +55,10 @@ def outline(shapes: Shapes) -> ControlModel | None:
 
     For control networks that a host has loaded by its own means: the answer cannot compute. None: not of ours.
     """
-    found = [family for family in REGISTRY if family.detect(shapes)]
-    if len(found) != 1 or control_of_others(shapes):
-        return None
     try:
-        return found[0].outline(shapes)
+        with guard("the control network"):
+            found = [family for family in REGISTRY if family.detect(shapes)]
+            return found[0].outline(shapes) if len(found) == 1 and not control_of_others(shapes) else None
     except ModelError:  # a relative, whose points are not known here
         return None
 
@@ -108,17 +108,18 @@ def load_open(
 
 def _recognise(header: Header) -> tuple[Family[Any, Any], str]:
     """Return the family of a file, and what stands before all names of its network."""
-    check_quantised(header.shapes, header.metadata, header.name)
-    for prefix, shapes in unwrapped(header.shapes):
-        if what := control_of_others(shapes):
-            raise UnsupportedModelError(f"'{header.name}' cannot be used: it is {what}")
-        found = [family for family in REGISTRY if family.detect(shapes)]
-        if len(found) > 1:
-            names = " and ".join(family.title for family in found)
-            raise UnsupportedModelError(f"'{header.name}' looks like {names}: get the model in another form")
-        if found:
-            return found[0], prefix
-    raise UnsupportedModelError(f"'{header.name}' is no control model: it is {no_control(header.shapes)}")
+    with guard(header.name):
+        check_quantised(header.shapes, header.metadata, header.name)
+        for prefix, shapes in unwrapped(header.shapes):
+            if what := control_of_others(shapes):
+                raise UnsupportedModelError(f"'{header.name}' cannot be used: it is {what}")
+            found = [family for family in REGISTRY if family.detect(shapes)]
+            if len(found) > 1:
+                names = " and ".join(family.title for family in found)
+                raise UnsupportedModelError(f"'{header.name}' looks like {names}: get the model in another form")
+            if found:
+                return found[0], prefix
+        raise UnsupportedModelError(f"'{header.name}' is no control model: it is {no_control(header.shapes)}")
 
 
 def _below(header: Header, prefix: str) -> Header:

@@ -375,8 +375,10 @@ class ControlNetFamily(Family[ControlNet, ControlNetSettings]):
     id, title, settings = "controlnet", "ControlNet", ControlNetSettings
 
     def detect(self, shapes: Shapes) -> bool:
-        names = _bare_names(shapes)
-        return {"input_hint_block.0.weight", "zero_convs.0.0.weight", "input_blocks.0.0.weight"} <= names.keys()
+        if _is_diffusers(shapes):
+            return "controlnet_down_blocks.0.weight" in shapes and "conv_in.weight" in shapes
+        bare = ("input_hint_block.0.weight", "zero_convs.0.0.weight", "input_blocks.0.0.weight")
+        return any(all(prefix + name in shapes for name in bare) for prefix in ("", PREFIX))
 
     def layout(self, names: Collection[str]) -> str:
         if _is_diffusers(names):
@@ -448,9 +450,3 @@ def _heads_of_config(config: Mapping[str, Any]) -> dict[str, object]:
 
 def _is_diffusers(names: Collection[str]) -> bool:
     return "controlnet_cond_embedding.conv_in.weight" in names
-
-
-def _bare_names(shapes: Shapes) -> Shapes:
-    if _is_diffusers(shapes):
-        return to_ldm(shapes)
-    return {key.removeprefix(PREFIX): value for key, value in shapes.items()}

@@ -77,6 +77,27 @@ def test_a_pickle_with_code_does_not_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert not Path("harmed").exists()
 
 
+@pytest.mark.parametrize("layout", ["ldm", "diffusers"])
+@pytest.mark.parametrize(
+    "name",
+    ["up_blocks.29999999.resnets.0.x", "up_blocks.29999999.upsamplers.0.conv.weight", "down_blocks.9999.resnets.9999.x",
+     "input_blocks.999999.0.x", f"zero_convs.{'9' * 5000}.0.weight"],
+)  # fmt: skip
+def test_numbers_that_nothing_can_count_up_to_are_damage(tmp_path: Path, layout: str, name: str) -> None:
+    from controlstack.models.naming import to_diffusers
+    from controlstack.pipelines.tiny_world import CONTROLS
+    from safetensors.torch import load_file
+
+    state = load_file(CONTROLS / "canny.safetensors")
+    state = to_diffusers(state) if layout == "diffusers" else state
+    save_file({**state, name: torch.ones(1)}, tmp_path / "model.safetensors")
+    for use in (inspect, load_control_model):
+        with pytest.raises(ModelError) as caught:
+            use(tmp_path / "model.safetensors")
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 500
+
+
 def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no model file"):
         inspect(tmp_path / "none.safetensors")
