@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import PreprocessorError, UnitError
+from ..models.finding import PICKLES, find_weights
 from ..models.loading import read_header
 from ..preprocessors import Output, Preprocessor, find
 from . import text
@@ -37,7 +38,12 @@ class Convention:
 
 
 def said_by(path: Path) -> str:
-    """Return what a model's file says about its hints; empty if it says nothing. Only its table is read."""
+    """Return what a model's file says about its hints; empty if it says nothing. Only its table is read.
+
+    Old formats carry no metadata and would have to be read whole, so they are not opened.
+    """
+    if any(file.suffix.lower() in PICKLES for file in find_weights(path)):
+        return ""
     return read_header(path).metadata.get(KEY, "")
 
 

@@ -26,7 +26,7 @@ from .webui_names import OWN_SIZE, thresholds
 
 NO_MODEL, NO_MODULE = "None", "none"
 FROM_PREPROCESSOR = -1  # "the preprocessor's own default", in processor_res and the thresholds
-OWN_RESOLUTION = 0  # "the picture's own", in `resolution`
+OWN_RESOLUTION, RESULTS_RESOLUTION = 0, -1  # "the picture's own" and "that of the result", in `resolution`
 LEAST_SIDE, LARGEST_SIDE = 64, 2048  # of processor_res there
 DEFAULT_SIDE = 512  # what processor_res is where it is not said, or out of these bounds
 UNION_OPTION = "union_control_type"  # the option of a model that it becomes
@@ -79,7 +79,7 @@ class UnitArgs:
     curve: tuple[Keyframe, ...] = ()
     parameters: Mapping[str, float] = field(default_factory=dict[str, float])
     block_weights: BlockWeights | None = None  # factors of blocks that are multiplied by the weight
-    resolution: int | None = None  # instead of processor_res; 0 is the picture's own
+    resolution: int | None = None  # instead of processor_res; 0 is the picture's own, -1 pixel perfect
     preprocessor_seed: int | None = None  # None: the picture's
     options: Mapping[str, Option] = field(default_factory=dict[str, Option])
     delta_strength: float = 1.0
@@ -135,7 +135,7 @@ def request_of(args: UnitArgs, *, image: Any = None, inpaint_mask: Any = None, e
         mode=args.control_mode,
         block_weights=weights,
         resize=args.resize_mode,
-        pixel_perfect=args.pixel_perfect,
+        pixel_perfect=_is_pixel_perfect(args),
         resolution=_resolution(args),
         effect_mask=effect_mask,
         inpaint_mask=inpaint_mask,
@@ -180,8 +180,10 @@ def args_of(request: UnitRequest, side: int | None = None) -> UnitArgs:
         options=options,
         delta_strength=request.delta_strength,
     )
-    if _resolution(args) == request.resolution:
+    if (_is_pixel_perfect(args), _resolution(args)) == (request.pixel_perfect, request.resolution):
         return args
+    if request.pixel_perfect:
+        return replace(args, resolution=RESULTS_RESOLUTION)
     return replace(args, resolution=OWN_RESOLUTION if request.resolution is None else request.resolution)
 
 
@@ -217,15 +219,25 @@ def _as_thresholds(parameters: Mapping[str, float], module: str) -> tuple[tuple[
 
 def _resolution(args: UnitArgs) -> int | None:
     """Return the short side that a unit asks for; None is the picture's own size, or that which the result needs."""
-    if args.pixel_perfect:
-        return None
     if args.resolution is not None:
-        return None if args.resolution == OWN_RESOLUTION else args.resolution
-    if not _is_auto(args.module):
-        preprocessor = find(args.module or NONE)
-        if preprocessor.id in OWN_SIZE or not preprocessor.resizes:
-            return None
+        return None if args.resolution in (OWN_RESOLUTION, RESULTS_RESOLUTION) else args.resolution
+    if args.pixel_perfect or _has_own_size(args):
+        return None
     return args.processor_res if LEAST_SIDE <= args.processor_res <= LARGEST_SIDE else DEFAULT_SIDE
+
+
+def _is_pixel_perfect(args: UnitArgs) -> bool:
+    if args.resolution is not None:
+        return args.resolution == RESULTS_RESOLUTION
+    return args.pixel_perfect and not _has_own_size(args)
+
+
+def _has_own_size(args: UnitArgs) -> bool:
+    """Return whether the preprocessor works at the picture's own size there, whatever a unit says."""
+    if _is_auto(args.module):
+        return False
+    preprocessor = find(args.module or NONE)
+    return preprocessor.id in OWN_SIZE or not preprocessor.resizes
 
 
 def _values(given: object) -> dict[str, Any]:

@@ -32,6 +32,9 @@ REQUESTS: list[dict[str, Any]] = [
     {"preprocessor": "lineart_standard", "parameters": {"sigma": 3.0625, "threshold": 9}},
     {"preprocessor": "tile_resample", "resolution": 768},
     {"preprocessor": "tile_resample"},
+    {"preprocessor": "tile_resample", "pixel_perfect": True},
+    {"preprocessor": "inpaint_only", "pixel_perfect": True},
+    {"preprocessor": "auto", "pixel_perfect": True},
     {"preprocessor": "shuffle", "seed": 0},
     {"preprocessor": "shuffle", "seed": 2**40},
     {"preprocessor": "auto"},
@@ -108,3 +111,10 @@ def test_old_texts_and_clients_mean_that_block_weights_replace_the_weight() -> N
     for args in (client, parse_unit(infotext.read_unit(infotext.write_unit(client)))):
         request = request_of(args)
         assert (request.weight, request.block_weights) == (1.0, BlockWeights(numbers=(1.0, 0.5)))
+
+
+@pytest.mark.parametrize(("module", "perfect"), [("canny", True), ("tile_resample", False), ("inpaint_only", False)])
+def test_what_has_its_own_size_there_is_not_pixel_perfect(module: str, perfect: bool) -> None:
+    for said in ({"pixel_perfect": True}, {"pixel_perfect": True, "processor_res": 768}):
+        request = request_of(parse_unit({"enabled": True, "module": module, **said}))
+        assert (request.pixel_perfect, request.resolution) == (perfect, None)
