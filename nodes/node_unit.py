@@ -18,6 +18,7 @@ from ..units.blocks import BlockWeights
 from ..units.convention import chosen, doubt
 from ..units.hint import Size
 from ..units.request import FIELDS, NONE, UnitRequest
+from ..units.text import read_options
 from .choice import RESOLUTION, preprocessor_input, unusable
 from .hints import asked, embedding_of, make_hint, rgb, size_of
 from .host.member import count_blocks, reads_embedding
@@ -97,6 +98,8 @@ class ControlUnit(io.ComfyNode):
         latent: Mapping[str, Any] | None = None,
         inpaint_mask: Tensor | None = None,
         embedding: Any = None,
+        options: str = "",
+        delta_strength: float = 1.0,
     ) -> io.NodeOutput:
         if not enabled or not weight:
             return io.NodeOutput(units, ExecutionBlocker(None))  # what is connected to its hint does not run either
@@ -117,6 +120,8 @@ class ControlUnit(io.ComfyNode):
             resize=ResizeMode(resize),
             pixel_perfect=target is not None,
             resolution=resolution or None,
+            options=read_options("options", options),
+            delta_strength=delta_strength,
         )
         if block_weights is not None:
             count_blocks(control_net, request.model)  # which refuses blocks of an unknown kind before the run
@@ -238,6 +243,22 @@ def _optional() -> list[io.Input]:
             optional=True,
             lazy=True,
             tooltip="From CLIP Vision Encode, for models that read what an encoder saw and no image: style adapters.",
+        ),
+        io.String.Input(
+            "options",
+            optional=True,
+            default="",
+            tooltip="Options of the model's family, such as union_control_type=Depth; a model that lacks one "
+            "refuses it.",
+        ),
+        io.Float.Input(
+            "delta_strength",
+            optional=True,
+            default=1.0,
+            min=FIELDS["delta_strength"].least,
+            max=FIELDS["delta_strength"].most,
+            step=0.01,
+            tooltip="Strength of the model's changes to the weights of the base model, if it brings any.",
         ),
     ]
 

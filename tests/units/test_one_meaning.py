@@ -274,6 +274,10 @@ ROWS: dict[str, Row] = {
         cli="preprocessor=auto,low=70", choice={"preprocessor": "auto", "low": 70},
         client={"module": "auto", "parameters": {"low": 70}, **OWN}, text=f"Module: auto, Parameters: low=70, {PAST}",
     ),
+    "a strength of its own for weights of the base model": Row(
+        cli="delta_strength=0.5", node={"delta_strength": 0.5}, client={"delta_strength": 0.5},
+        text="Delta Strength: 0.5",
+    ),
     # the whole
     "everything at once": Row(
         cli=f"preprocessor=canny,low=40,high=90,resolution=64,weight=0.8,start=0.1,end=0.9,basis=steps,curve=0 1;1 0.5,"
@@ -503,9 +507,12 @@ def test_what_makes_no_sense_is_refused_on_every_edge(edge: str, name: str, make
 
 def test_an_option_that_the_model_lacks_is_refused_and_none_is_not(make: Make) -> None:
     said = Row(
-        cli="options=union_control_type=Depth", client={"union_control_type": "Depth"}, text="Union Control Type: Depth"
+        cli="options=union_control_type=Depth",
+        node={"options": "union_control_type=Depth"},
+        client={"union_control_type": "Depth"},
+        text="Union Control Type: Depth",
     )
-    for edge in ("command line", "client", "text"):
+    for edge in EDGES:
         with pytest.raises(ControlError, match="'canny' has no option 'union_control_type'"):
             make(edge, said)
     for number in ("Unknown", 8):
