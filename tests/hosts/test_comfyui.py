@@ -550,7 +550,7 @@ def test_units_travel_through_a_webuis_text(comfyui: Host) -> None:
 TEXTS = {
     "a cat, Steps: 4": "has no ControlNet unit",
     'ControlNet 0: "Module: none, Model: cany [0123abcd]"': "'cany' is not in the controlnet folder; there is: canny",
-    'ControlNet 0: "Module: none, Model: canny, Pixel Perfect: True"': "connect a latent",
+    'ControlNet 0: "Module: canny, Model: canny, Pixel Perfect: True"': "connect a latent",
     'ControlNet 0: "Module: none, Model: canny, Weight: 30"': "weight is 30, expected -10 to 10",
 }
 
