@@ -18,7 +18,7 @@ class Base:
     def __init__(self, velocity: bool = False) -> None:
         self.predicts_velocity = velocity
 
-    def encode(self, picture: torch.Tensor) -> torch.Tensor:
+    def encode_at_random(self, picture: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(picture, 8).mean(1, keepdim=True).expand(-1, 4, -1, -1)
 
     def signal(self, timestep: torch.Tensor) -> torch.Tensor:
