@@ -36,7 +36,12 @@ class Family(ControlModel):
         self.soft_weights = (0.5,) * len(self.points)
 
     def shift_at(self, shift: Shift, points: Collection[Point]) -> Iterator[tuple[Point, Effect]]:
-        yield from ((point, shift) for point in self.points if point in points)
+        """Yield the shift; a base may compute in another precision than the family."""
+        cast = Shift(lambda h: shift.function(self.cast(h)))
+        yield from ((point, cast) for point in self.points if point in points)
+
+    def cast(self, h: Tensor) -> Tensor:
+        return h.to(next(self.network.parameters()).dtype)
 
 
 class CrossNormed(Family):
@@ -110,7 +115,7 @@ class Latents(Family):
     def __call__(
         self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
     ) -> Iterator[tuple[Point, Effect]]:
-        yield from ((point, self.network(prepared[0].to(step.x.dtype))) for point in self.points if point in points)
+        yield from ((point, self.network(self.cast(prepared[0]))) for point in self.points if point in points)
 
 
 class MapOut(CrossOut):
@@ -168,7 +173,7 @@ class Again(Family):
         for point in self.points:
             if point in points:
                 seen = step.again(self.other(step.x[:, :4], prepared[0]), [point])
-                yield point, self.change(seen[point])
+                yield point, self.change(self.cast(seen[point]))
 
 
 def families_of(weights: dict[str, tuple[int, ...]]) -> dict[str, Family]:

@@ -18,7 +18,7 @@ class Base:
     def __init__(self, velocity: bool = False) -> None:
         self.predicts_velocity = velocity
 
-    def encode(self, picture: torch.Tensor) -> torch.Tensor:
+    def encode_at_random(self, picture: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(picture, 8).mean(1, keepdim=True).expand(-1, 4, -1, -1)
 
     def signal(self, timestep: torch.Tensor) -> torch.Tensor:
@@ -48,7 +48,9 @@ def test_inpainting_keeps_what_lies_outside_the_mask(velocity: bool) -> None:
     time = torch.tensor([300.0, 300.0])
     restored = Restoration([each], base, lambda: (True, False))(noisy, time, answer(base, noisy, time, clean))
     wanted = clean.clone()
-    wanted[..., 3:] = base.encode(each.hint[:, :3])[..., 3:].double()  # the mask reaches one latent pixel further
+    wanted[..., 3:] = base.encode_at_random(each.hint[:, :3])[
+        ..., 3:
+    ].double()  # the mask reaches one latent pixel further
     torch.testing.assert_close(restored, answer(base, noisy, time, wanted))
 
 

@@ -126,18 +126,22 @@ class WebUI:
         return devices.dtype_inference if devices.fp8 else devices.dtype_unet
 
     def encode(self, picture: Tensor) -> Tensor:
-        """Return latents of pictures [N, 3, H, W] in 0..1, drawn from the autoencoder's distribution and scaled.
+        """Return latents of pictures [N, 3, H, W] in 0..1, scaled as the base network receives them.
 
-        The same picture has the same latents in the whole run, and is encoded once.
+        The same picture always has the same latents, whoever has drawn random numbers before, and is encoded once in a
+        run.
         """
         like = [pair for pair in self._encoded if (pair[0].shape, pair[0].device) == (picture.shape, picture.device)]
         latents = next((latents for each, latents in like if each.equal(picture)), None)
         if latents is None:
-            latents = self._encode(picture)
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                torch.manual_seed(0)
+                latents = self.encode_at_random(picture)
             self._encoded.append((picture, latents))
         return latents
 
-    def _encode(self, picture: Tensor) -> Tensor:
+    def encode_at_random(self, picture: Tensor) -> Tensor:
+        """Return the same, drawn from the autoencoder's distribution with the WebUI's own random numbers."""
         from modules import devices, shared
 
         model = shared.sd_model

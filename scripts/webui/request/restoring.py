@@ -28,7 +28,7 @@ LATENT_KINDS = ("tile_colorfix", "tile_colorfix+sharp", "inpaint_only")  # in th
 class Base(Protocol):
     """What is needed of the base model; `host.WebUI` has it."""
 
-    def encode(self, picture: Tensor) -> Tensor: ...
+    def encode_at_random(self, picture: Tensor) -> Tensor: ...
     def signal(self, timestep: Tensor) -> Tensor: ...
     @property
     def predicts_velocity(self) -> bool: ...
@@ -107,7 +107,7 @@ class Restoration:
 
     def _latents_of(self, original: Original) -> Tensor:
         if id(original) not in self._latents:
-            self._latents[id(original)] = self._base.encode(original.hint[:, :3])
+            self._latents[id(original)] = self._base.encode_at_random(original.hint[:, :3])
         return self._latents[id(original)]
 
     def _clean(self, noisy: Tensor, signal: Tensor, output: Tensor) -> Tensor:
