@@ -179,7 +179,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "no picture": ({"image": ""}, "has no picture"),
     "wrong base": ({"model": "xl"}, "was trained for .* the loaded checkpoint is"),
     "style adapter": ({"model": "style"}, "reads what CLIP sees"),
-    "weight": ({"weight": 7}, "expected 0 to 2"),
+    "weight": ({"weight": 11}, "expected -10 to 10"),
 }
 
 

@@ -63,7 +63,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "wrong base": ({"model": "xl"}, "was trained for .* the loaded checkpoint is"),
     "no control model": ({"model": "lora"}, "it is a LoRA"),
     "style adapter": ({"model": "style"}, "reads what CLIP sees"),
-    "weight": ({"weight": 7}, "expected 0 to 2"),
+    "weight": ({"weight": 11}, "expected -10 to 10"),
     "range upside down": ({"guidance_start": 0.8, "guidance_end": 0.2}, "after its end"),
     "block weights": ({"advanced_weighting": [1, 2]}, "has 13 blocks, got 2"),
     "parameters": ({"module": "canny", "parameters": {"nope": 1}}, "has no parameter 'nope'"),
