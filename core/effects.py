@@ -103,17 +103,19 @@ class Accumulator:
     def __init__(self, rows: int, onto: Effects | None = None) -> None:
         self._rows = tuple(range(rows))
         self._sums: dict[Point, Tensor] = {}
-        self._onto = {} if onto is None else dict(onto.tensors())
-        self._shifts: dict[Point, list[Callable[[Tensor], Tensor]]] = {}
-        if onto is not None:
-            self._shifts |= {point: [shift] for point, shift in onto.shifts.items()}
+        given = Effects() if onto is None else onto
+        self._onto = {point: tensor for point, tensor in given.tensors() if point.block is not Block.PROMPT}
+        tokens = [each for each in given.tokens if each is not None]
+        if tokens:
+            self._onto[PROMPT] = torch.cat(tokens, dim=1)
+        self._shifts = {point: [shift] for point, shift in given.shifts.items()}
 
     def add(self, point: Point, residual: Tensor, scale: float, rows: tuple[int, ...]) -> None:
         """Add `scale * residual` on these rows; residual is [1, ...] or [len(rows), ...] and is left unchanged.
 
         The product is rounded before it is added, as in the peers (a fused multiply-add would differ in the last bit).
         """
-        if point in self._onto and point != PROMPT:
+        if point in self._onto:
             given = self._onto.pop(point)
             self._sums[point] = given.expand(len(self._rows), *given.shape[1:]).clone()
         if point == PROMPT:
@@ -132,11 +134,11 @@ class Accumulator:
     def effects(self) -> Effects:
         """Return the sums; the accumulator is done with them."""
         sums, self._sums = {**self._onto, **self._sums}, {}
+        rows = {row: {point: sums.pop(point) for point in list(sums) if _KINDS[row](point)} for row in _KINDS}
+        for point, tensor in sums.items():  # hosts have no list for these points, but add what a shift returns there
+            self._shifts.setdefault(point, []).insert(0, _constant(tensor))
         return Effects(
-            input=_row(sums, lambda point: point.block is Block.INPUT and point.part is Part.STREAM),
-            middle=_row(sums, lambda point: point.block is Block.MIDDLE),
-            output=_row(sums, lambda point: point.part is Part.SKIP),
-            tokens=_row(sums, lambda point: point.block is Block.PROMPT),
+            **{row: _in_order(tensors) for row, tensors in rows.items()},
             shifts={point: _summed(changes) for point, changes in self._shifts.items()},
         )
 
@@ -157,9 +159,23 @@ def add_rows(total: Tensor, term: Tensor, rows: tuple[int, ...]) -> None:
             start = end
 
 
-def _row(sums: Mapping[Point, Tensor], belongs: Callable[[Point], bool]) -> tuple[Tensor | None, ...]:
-    found = {point.index: tensor for point, tensor in sums.items() if belongs(point)}
+# The rows of `Effects`, and which points stand in them.
+_KINDS: Mapping[str, Callable[[Point], bool]] = {
+    "input": lambda point: point.block is Block.INPUT and point.part is Part.STREAM,
+    "middle": lambda point: point.block is Block.MIDDLE and point.part is Part.STREAM,
+    "output": lambda point: point.block is Block.INPUT and point.part is Part.SKIP,
+    "tokens": lambda point: point.block is Block.PROMPT,
+}
+
+
+def _in_order(tensors: Mapping[Point, Tensor]) -> tuple[Tensor | None, ...]:
+    """Return tensors by the index of their points; None where there is none."""
+    found = {point.index: tensor for point, tensor in tensors.items()}
     return tuple(found.get(index) for index in range(max(found, default=-1) + 1))
+
+
+def _constant(tensor: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda _: tensor
 
 
 def _summed(changes: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:

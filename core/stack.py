@@ -86,11 +86,6 @@ class ControlStack:
         """Return for each unit on how many of the steps seen so far it acted."""
         return tuple(Firing(len(fired), len(self._steps)) for fired in self._fired)
 
-    @property
-    def kept_bytes(self) -> int:
-        """Memory that is held between steps."""
-        return self._kept.bytes
-
     def close(self) -> None:
         """Release everything that was kept between steps."""
         self._kept.clear()

@@ -75,10 +75,11 @@ class Run:
         for member in self._members:
             member.enter(call, self._blocks)
         onto = Effects() if before is None else to_residuals(before, self._blocks)
-        found = self._stack(self._step(call, area, self._clock), replace(onto, shifts=given.shifts))
+        onto = replace(onto, shifts=given.shifts, tokens=given.tokens)
+        found = self._stack(self._step(call, area, self._clock), onto)
         lists = to_lists(found, self._blocks)
         lists = flexible(lists) if may_resize(call.options) else lists
-        tokens = (*given.tokens, *(each for each in found.tokens if each is not None))
+        tokens = tuple(each for each in found.tokens if each is not None)
         if found.shifts or tokens:
             write(call, Written(found.shifts, tokens, call.cond["c_crossattn"] if tokens else None), self._blocks)
         return lists if any(lists.values()) else None

@@ -12,7 +12,7 @@ import torch
 from controlstack.core.control import ControlModel
 from controlstack.core.effects import Accumulator, Effects
 from controlstack.core.errors import HintError, ScheduleError, UnitError
-from controlstack.core.points import MIDDLE, Point, skip
+from controlstack.core.points import MIDDLE, PROMPT, Block, Part, Point, skip
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import Keyframe, Schedule
 from controlstack.core.stack import ControlStack
@@ -221,7 +221,7 @@ def test_many_windows_are_kept_within_a_bound_and_one_picture_whole(
             step = replace(make_step(index), window=place, context=context)
             for one, other in zip(listed(bounded, step), listed(unbounded, step), strict=True):
                 assert one.equal(other)
-    assert bounded.kept_bytes < 400_000 < 600_000 < unbounded.kept_bytes
+    assert bounded._kept.bytes < 400_000 < 600_000 < unbounded._kept.bytes
 
 
 def test_what_one_evaluation_uses_stays_however_large(
@@ -434,3 +434,28 @@ def test_a_sum_begins_with_what_the_host_has_and_leaves_it_unchanged() -> None:
     assert found.middle[0] is given.middle[0]
     assert given.output[1] is not None
     assert given.output[1].tolist() == torch.full((1, 2, 2, 2), 0.5).tolist()
+
+
+def test_tokens_that_the_host_has_stand_before_those_of_units() -> None:
+    given = Effects(tokens=(torch.full((1, 2, 3), 5.0),))
+    total = Accumulator(2, given)
+    total.add(PROMPT, torch.ones(1, 1, 3), 0.5, (1,))
+    (tokens,) = total.effects().tokens
+    assert tokens is not None
+    assert tokens[:, :, 0].tolist() == [[5, 5, 0], [5, 5, 0.5]]
+    assert given.tokens[0] is not None and given.tokens[0].shape == (1, 2, 3)
+    kept = Accumulator(2, given).effects().tokens[0]
+    assert kept is not None and kept.equal(given.tokens[0])
+
+
+@pytest.mark.parametrize(
+    "point", [Point(Block.INPUT, 1, Part.ATTN1_OUT), Point(Block.MIDDLE, 0, Part.ATTN2_Q), Point(Block.OUTPUT, 2)]
+)
+def test_a_tensor_at_any_other_point_is_added_there(point: Point) -> None:
+    total = Accumulator(2)
+    total.add(point, torch.ones(1, 2, 3), 0.5, (1,))
+    total.shift(point, lambda h: 2 * h)
+    found = total.effects()
+    assert found.input == found.middle == found.output == found.tokens == ()
+    h = torch.ones(2, 2, 3)
+    assert found.shifts[point](h)[:, 0, 0].tolist() == [2, 2.5]
