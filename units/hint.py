@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..core.errors import UnitError
+from ..core.control import ControlModel, HintSpace
+from ..core.errors import UnitError, UnsupportedModelError
 from ..core.resize import pixel_perfect
 from ..preprocessors import Preprocessor, find
 from ..preprocessors.pictures.inpaint import invented
@@ -40,6 +41,15 @@ def preprocessor_of(request: UnitRequest) -> Preprocessor:
     found.check_gives_hint()
     found.settings(request.parameters)
     return found
+
+
+def check_reads_pictures(model: ControlModel) -> None:
+    """Raise UnsupportedModelError for a model whose hint is an embedding, which no preprocessor here makes."""
+    if model.hint_space is HintSpace.EMBEDDING:
+        raise UnsupportedModelError(
+            f"'{model.name}' is a style adapter and reads what CLIP sees in a picture, which no preprocessor here "
+            "makes: choose a model that reads the picture itself, or use it in ComfyUI, whose CLIP Vision nodes make it"
+        )
 
 
 def resolution_of(request: UnitRequest, size: Size, target: Size | None) -> int | None:

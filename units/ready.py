@@ -12,7 +12,7 @@ from ..core.errors import UnitError
 from ..core.unit import ControlUnit
 from ..preprocessors.images import read_image, read_mask
 from .convention import chosen, doubt
-from .hint import Size, draw_hint, hint_tensor, mask_tensor
+from .hint import Size, check_reads_pictures, draw_hint, hint_tensor, mask_tensor
 from .make import make
 from .request import UnitRequest
 
@@ -53,6 +53,7 @@ def ready(
     """
     if request.image is None:
         raise UnitError(f"the unit with '{request.model}' has no image: give it one")
+    check_reads_pictures(model)
     image, request = _read(request.image, read_image), chosen(request, says)
     inpaint = None if request.inpaint_mask is None else _read(request.inpaint_mask, read_mask)
     hint = draw_hint(request, image, inpaint_mask=inpaint, target=target, runtime=runtime, seed=seed)

@@ -9,6 +9,7 @@ from typing import Any
 import controlstack as cs
 import numpy as np
 import pytest
+import torch
 from controlstack.pipelines.tiny_world import BASE, TINY
 from controlstack.standalone.again import draw_again
 from controlstack.standalone.record import KEY, read_picture_record
@@ -83,7 +84,7 @@ def test_a_notebook_shows_sheet_and_firings(base: Any, photo: Path) -> None:
 def test_a_pipeline_of_ones_own_is_controlled_and_left_as_it_was(base: Any, photo: Path) -> None:
     pipeline = base.pipeline
     call = {"num_inference_steps": 2, "height": 64, "width": 64, "output_type": "np"}
-    noise = __import__("torch").randn(1, 4, 8, 8, generator=__import__("torch").Generator().manual_seed(0))
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     plain = pipeline("a red star", latents=noise, **call).images
     unit = cs.unit(photo, CANNY, preprocessor="canny")
     with cs.attach(pipeline, [unit]) as stack:
@@ -140,3 +141,41 @@ def test_the_webui_reads_the_same_picture(base: Any, photo: Path, tmp_path: Path
     assert generation.prompt == "a red star" and generation.negative == "grey, dull"
     assert generation.settings["Size"] == "64x64"
     assert read(generation.settings)[0]["weight"] == 0.8
+
+
+def test_a_sampling_loop_of_ones_own_draws_what_a_pipeline_draws(base: Any, photo: Path) -> None:
+    """The loop of docs/python.md, on the U-Net's own arguments, against the pipeline."""
+    from controlstack.pipelines.attached import arguments
+    from diffusers import DDIMScheduler
+
+    pipeline, unit = base.pipeline, cs.unit(photo, CANNY, preprocessor="canny", weight=0.7)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    pipeline.scheduler = scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    call = {"num_inference_steps": 3, "guidance_scale": 3.0, "height": 64, "width": 64, "output_type": "latent"}
+    with cs.attach(pipeline, [unit]):
+        expected = pipeline("a red star", negative_prompt="", latents=noise, **call).images
+    positive, negative = pipeline.encode_prompt("a red star", torch.device("cpu"), 1, True, "")
+    stack, latents = cs.ControlStack([unit]), noise * scheduler.init_noise_sigma
+    for index, t in enumerate(scheduler.timesteps):
+        x, context = torch.cat([latents, latents]), torch.cat([negative, positive])
+        step = cs.Step(
+            x=x,
+            timestep=t.expand(2),
+            context=context,
+            cond=(False, True),
+            progress=cs.progress_at(index, 3),
+            pictures=(0, 0),
+        )
+        with torch.no_grad():
+            answer = pipeline.unet(x, t, context, **arguments(pipeline.unet, stack(step), {})).sample
+        uncond, cond = answer.chunk(2)
+        latents = scheduler.step(uncond + 3.0 * (cond - uncond), t, latents).prev_sample
+    assert (latents - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_a_model_that_reads_embeddings_says_where_it_can_be_used(photo: Path) -> None:
+    from controlstack.models.families.t2i_adapter import StyleAdapter, StyleModel
+
+    model = StyleModel(StyleAdapter(width=8, context=16, count=2, layers=1), name="style")
+    with pytest.raises(cs.UnsupportedModelError, match="ComfyUI"):
+        cs.unit(photo, model)

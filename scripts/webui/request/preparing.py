@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ....core.base import LATENT, check_fits
-from ....core.control import ControlModel, HintSpace
-from ....core.errors import UnsupportedModelError
+from ....core.control import ControlModel
 from ....units import infotext
 from ....units.convention import chosen, doubt, said_by
-from ....units.hint import mask_tensor
+from ....units.hint import check_reads_pictures, mask_tensor
 from ....units.request import AUTO, UnitRequest
 from ....units.webui_fields import InputMode, UnitArgs, args_of, request_of
 from ..host.unets import base_of
@@ -52,11 +51,7 @@ def prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared:
     model = services.models.get(path, host.dtype, host.checkpoint, lambda: _base_state(host))
     check_fits(model.name, model.base, base_of(host.unet))
     request = request_of(unit, image=given.picture, inpaint_mask=given.mask)
-    if model.hint_space is HintSpace.EMBEDDING:
-        raise UnsupportedModelError(
-            f"'{model.name}' is a style adapter and reads what CLIP sees in a picture, which no preprocessor here "
-            "makes: choose a model that reads the picture itself"
-        )
+    check_reads_pictures(model)
     request = replace(request, resize=given.resize)
     if warning := doubt(request, said_by(path), given.picture):
         log.warning(warning)
