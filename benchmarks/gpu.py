@@ -127,7 +127,7 @@ class Contest:
         return torch.full((ROWS, 6), 512.0, device=self.device, dtype=self.dtype)
 
     def step(self, index: int) -> Step:
-        """The step as the pipeline's hook makes it."""
+        """Return the step as the pipeline's hook makes it."""
         return Step(
             x=self.x,
             timestep=self._timestep(index),
@@ -149,7 +149,7 @@ class Contest:
         return self.unet(self.x, self._timestep(index), self.context, **self.added, **more).sample
 
     def theirs(self, count: int, index: int) -> Tensor:
-        """As in the loop of StableDiffusionControlNetPipeline with a MultiControlNetModel."""
+        """Draw as the loop of StableDiffusionControlNetPipeline does with a MultiControlNetModel."""
         total: Any = None
         hint = torch.cat([self.hint] * ROWS).to(self.dtype)
         for peer in self.peers[:count]:
@@ -166,7 +166,7 @@ class Contest:
         return self.unet(self.x, self._timestep(index), self.context, **self.added, **more).sample
 
     def calls(self) -> dict[str, Callable[[int], Tensor]]:
-        """Names of numbers -> one step."""
+        """Return the calls of one step, by the names of their numbers."""
         ours = {f"ours_{n}": lambda index, n=n: self.ours(n, index) for n in COUNTS}
         theirs = {f"diffusers_{n}": lambda index, n=n: self.theirs(n, index) for n in COUNTS}
         return {"bare": self.bare, **ours, **theirs}
@@ -177,7 +177,7 @@ def _sum(total: Any, more: Any) -> Any:
 
 
 def _filled(network: nn.Module, device: torch.device) -> Any:
-    """Random weights in place of shapes, scaled by their fan-in; the scales of the norms stay 1."""
+    """Return the network with random weights, scaled by their fan-in; the scales of the norms stay 1."""
     network.to_empty(device=device).eval().requires_grad_(False)
     for name, parameter in network.named_parameters():
         if parameter.ndim > 1:
@@ -188,7 +188,7 @@ def _filled(network: nn.Module, device: torch.device) -> Any:
 
 
 def synchronisations(device: torch.device, call: Callable[[int], object]) -> int:
-    """How often a step makes the host wait for the device, as torch reports it; 0 on a CPU."""
+    """Count how often a step makes the host wait for the device, as torch reports it; 0 on a CPU."""
     if device.type != "cuda":
         return 0
     torch.cuda.synchronize()
@@ -204,7 +204,7 @@ def synchronisations(device: torch.device, call: Callable[[int], object]) -> int
 
 
 def milliseconds(device: torch.device, call: Callable[[int], object], index: int) -> float:
-    """The time of one step: by events of the device, or by the clock of the CPU."""
+    """Return the time of one step, by events of the device, or by the clock of the CPU."""
     if device.type != "cuda":
         begin = time.process_time()
         call(index)
@@ -219,7 +219,7 @@ def milliseconds(device: torch.device, call: Callable[[int], object], index: int
 
 
 def peak_mib(device: torch.device, call: Callable[[int], object]) -> float:
-    """The most memory that a step needs above what is held before it."""
+    """Return the most memory that a step needs above what is held before it, in MiB."""
     if device.type != "cuda":
         return 0.0
     torch.cuda.synchronize()
@@ -232,7 +232,7 @@ def peak_mib(device: torch.device, call: Callable[[int], object]) -> float:
 
 @torch.no_grad()
 def measure(size: Size, dtype: str, device: torch.device, rounds: int) -> dict[str, float]:
-    """All numbers of one base model in one dtype."""
+    """Return all numbers of one base model in one dtype."""
     contest = Contest(size, DTYPES[dtype], device)
     calls = contest.calls()
     answers = {name: call(0).float() for name, call in calls.items()}

@@ -2,8 +2,7 @@
 
 An edge says where the points of its network are (`Locate`); no forward is replaced or copied. `Patches` is an
 ExitStack: what is attached inside its `with` is undone at its end in reverse order, also after an exception or an
-interrupt, and the network is then exactly what it was: attributes that were not there are gone again, weights have
-their old bytes.
+interrupt, and the network is then exactly what it was: no hook is left, and weights have their old bytes.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ from .effects import Effects, WeightDelta
 from .errors import HostError, IncompatibleModelError
 from .points import Block, Part, Point
 from .unit import ControlUnit
-
-_MISSING = object()
 
 
 class Value(Enum):
@@ -67,12 +64,6 @@ class Patches:
     def eject(self) -> None:
         """Undo everything, newest first; calling it again does nothing."""
         self._stack.close()
-
-    def attribute(self, owner: object, name: str, value: object) -> None:
-        """Set an attribute of one object; its class is not touched."""
-        before = vars(owner).get(name, _MISSING)
-        self._stack.callback(_restore, owner, name, before)
-        setattr(owner, name, value)
 
     def hook(self, handle: Handle) -> None:
         """Take over a hook that was just registered, to remove it in the end."""
@@ -203,13 +194,6 @@ def _first(output: Any) -> Tensor:
 
 def _constant(tensor: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda _: tensor
-
-
-def _restore(owner: object, name: str, before: object) -> None:
-    if before is _MISSING:
-        delattr(owner, name)
-    else:
-        setattr(owner, name, before)
 
 
 def _copy_back(parameter: Tensor, before: Tensor) -> None:

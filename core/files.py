@@ -1,15 +1,75 @@
-"""Files that appear complete or not at all: written beside their place, under a short name, and then moved there.
+"""Files: small ones of other programs read whole and checked, and ours written complete or not at all.
 
-The temporary name is short because a file system bounds the length of names (255 bytes as a rule), and a long name
-that fits must not fail because of what is added to it.
+Text and JSON that people and other programs wrote may be of any size, in any encoding and of any content: it is read as
+UTF-8 (JSON's standard, RFC 8259, 8.1; a byte order mark, which editors on Windows put before it, is no part of the
+text), or refused by a sentence. What we write lies beside its place first, under a short name, and is then moved there.
+That name is short because a file system bounds the length of names (255 bytes as a rule), and a long name that fits
+must not fail because of what is added to it.
 """
 
 from __future__ import annotations
 
+import codecs
+import json
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from .errors import FileError
+
+LIMIT = 16 << 20  # bytes; the largest file of this kind that people have, a list of captions, has a few megabytes
+WIDE = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-16 and UTF-32
+
+
+def read_text(path: Path, what: str, *, limit: int = LIMIT) -> str:
+    """Return the text of a UTF-8 file, without its byte order mark.
+
+    what: what the file is, for messages, such as "pose file". limit: the most bytes that it may have.
+    FileError if it is not there, cannot be read, is larger, or is in another encoding.
+    """
+    data = _read_bytes(path, what, limit)
+    if data.startswith(WIDE) or b"\0" in data[:4]:
+        raise FileError(f"the {what} {path} is in UTF-16 or UTF-32, expected UTF-8: save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise FileError(
+            f"the {what} {path} is not UTF-8 text (byte 0x{data[error.start]:02x} in line {line}; it may be Latin-1): "
+            "save it as UTF-8"
+        ) from error
+
+
+def read_json(path: Path, what: str, *, limit: int = LIMIT) -> Any:
+    """Return what a JSON file holds; errors as `read_text`, and FileError for what is no JSON."""
+    return parse_json(read_text(path, what, limit=limit), f"the {what} {path}")
+
+
+def parse_json(text: str, place: str) -> Any:
+    """Return what JSON text holds; FileError names the `place`, such as "line 3 of the caption file x.jsonl"."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise FileError(f"{place} is nested too deeply: remove the brackets that hold nothing") from error
+    except ValueError as error:  # json.JSONDecodeError, or a number with thousands of digits
+        raise FileError(f"{place} is no JSON ({error}): correct it, or export it again") from error
+
+
+def _read_bytes(path: Path, what: str, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except FileNotFoundError as error:
+        raise FileError(f"there is no {what} {path}: check the path") from error
+    except IsADirectoryError as error:
+        raise FileError(f"the {what} {path} is a folder, expected a file") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        raise FileError(f"cannot read the {what} {path}: {getattr(error, 'strerror', None) or error}") from error
+    if len(data) > limit:
+        raise FileError(f"the {what} {path} has more than {limit:,} bytes, so it is no {what}: check the path")
+    return data
 
 
 @contextmanager

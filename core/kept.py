@@ -6,7 +6,9 @@ this lives.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,6 @@ from .base import LATENT
 from .control import HintSpace, Prepared, Prompt
 from .errors import HintError
 from .host import Host
-from .memory import Memory
 from .resize import ResizeMode, fit
 from .rows import take_rows
 from .step import Step, Window
@@ -26,6 +27,9 @@ from .unit import ControlUnit
 # features at 1024 px in fp16, and several regions' prompts.
 HINTS_KEPT, PROMPTS_KEPT = 512 << 20, 128 << 20
 MASK_SCALE = LATENT  # mask pixels per latent pixel: a mask is drawn on the picture
+
+
+Tensors = tuple[Tensor, ...]
 
 
 class Kept:
@@ -171,3 +175,47 @@ def grid_of(target: Tensor, step: Step) -> tuple[int, int]:
             f"a mask cannot be laid on {list(target.shape)}, which is no map of the picture: leave the unit's mask out"
         )
     return height, width
+
+
+class _Entry(NamedTuple):
+    tensors: Tensors
+    of: object  # what the key names by its id, held here so that the id cannot come again
+
+
+class Memory:
+    """Tensors by key, of at most `limit` bytes in all, except that what one evaluation uses stays until its end."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+        self._used: set[Hashable] = set()  # since the evaluation began
+        self.bytes = 0  # held now
+
+    def begin(self) -> None:
+        """Begin an evaluation: what only earlier ones used may be dropped from now on."""
+        self._used.clear()
+
+    def keep(self, key: Hashable, make: Callable[[], Tensors], of: object = None) -> Tensors:
+        """Return the tensors under a key; `make` computes them if there are none."""
+        if key not in self._entries:
+            tensors = make()
+            self._entries[key] = _Entry(tensors, of)
+            self.bytes += _bytes(tensors)
+        self._entries.move_to_end(key)
+        self._used.add(key)
+        self._make_room()
+        return self._entries[key].tensors
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._used.clear()
+        self.bytes = 0
+
+    def _make_room(self) -> None:
+        while self.bytes > self._limit and (oldest := next(iter(self._entries))) not in self._used:
+            self.bytes -= _bytes(self._entries.pop(oldest).tensors)
+
+
+def _bytes(tensors: Tensors) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..core.errors import DamagedModelError, FileError, ModelError, UnsupportedModelError
-from ..core.texts import read_json
+from ..core.files import read_json
 from .guard import one_line, shown
 
 PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".patch")

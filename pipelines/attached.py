@@ -7,6 +7,7 @@ also after an exception or an interrupt, the U-Net has no trace of it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -107,6 +108,7 @@ class Injection:
         self._pipeline, self._stack, self._pictures = pipeline, stack, pictures
         self._patches = Patches()  # as long as the run
         self._attached = Patches()  # as long as one evaluation
+        self._locate = locate_in(pipeline.unet)
         self._given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self._alone = False
         self._evaluations = 0
@@ -114,14 +116,13 @@ class Injection:
 
     def __enter__(self) -> Injection:
         unet = self._pipeline.unet
-        try:
+        with ExitStack() as undo:  # where it fails half way
+            undo.callback(self._patches.eject)
             if any(unit.model.delta is not None for unit in self._stack.units):
                 change_weights(self._patches, self._stack.units, to_ldm(dict(unet.named_parameters())))
             self._patches.hook(unet.register_forward_pre_hook(self._before, with_kwargs=True))
             self._patches.hook(unet.register_forward_hook(self._after, always_call=True))
-        except BaseException:
-            self._patches.eject()
-            raise
+            undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -139,7 +140,7 @@ class Injection:
         if not effects:
             return args, kwargs
         by_hooks, by_arguments = shared_out(effects)
-        attach(self._attached, by_hooks, locate_in(unet))
+        attach(self._attached, by_hooks, self._locate)
         return args, {**kwargs, **arguments(unet, by_arguments, kwargs)}
 
     def _after(self, *_: object) -> None:
@@ -155,7 +156,7 @@ class Injection:
         self._alone = True
         try:
             with Patches() as patches:
-                record(patches, points, locate_in(self._pipeline.unet), found)
+                record(patches, points, self._locate, found)
                 self._pipeline.unet(x, time, **_rows_of(kwargs, rows))
         finally:
             self._alone = False

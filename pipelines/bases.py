@@ -25,6 +25,7 @@ from .single_file import SD1, load_single_file, read_kind
 
 Image = NDArray[np.uint8]
 FIRST = "input_blocks.0.0.weight"  # of the convolution that reads the latents
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by the names that people say
 AUTO = "auto"  # the device that PyTorch computes fastest on
 
 
@@ -60,7 +61,7 @@ class Base:
     @contextmanager
     def ready(self, model: ControlModel) -> Iterator[None]:
         """Bring a control network to the device; when offloading, for this call alone, whole or layer by layer."""
-        network: torch.nn.Module = model.network  # type: ignore[attr-defined] - all models of ours have one
+        network: torch.nn.Module = model.network
         if self.offload is Offload.SEQUENTIAL:
             with _layer_by_layer(network, self.device):
                 yield

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..core.errors import ControlError, HostError
-from ..core.texts import read_json
+from ..core.files import read_json
 from ..models.guard import one_line, shown
 
 INDEX = "model_index.json"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
     from ..core.stack import Firing
@@ -42,7 +40,7 @@ class Done:
 
 def run_generate(args: argparse.Namespace) -> int:
     """Draw and write pictures; an interrupt keeps those that are finished. Everything is checked before the first."""
-    from ..pipelines.bases import Offload, UnetState, load_base
+    from ..pipelines.bases import DTYPES, Offload, UnetState, load_base
     from ..preprocessors.images import check_folder
     from .units import load_units, parse_unit
 
@@ -50,7 +48,7 @@ def run_generate(args: argparse.Namespace) -> int:
     units = [parse_unit(text) for text in args.unit]
     request = make_request(args, units)
     parts = split(request, args.at_once)
-    dtype = _dtype(args.dtype)
+    dtype = DTYPES[args.dtype]
     load = cache(
         partial(
             load_base,
@@ -143,12 +141,14 @@ def _draw(
     """
     from ..pipelines.drawing import generate
     from ..preprocessors.images import make_folder
+    from .progress import steps_bar
     from .record import Digests, next_number, write_pictures
 
     number, done, digests = next_number(folder), Done(), Digests()
     units = [each.unit for each in loaded]
+    digests.begin(path for path in (base.source, *(Path(unit.model.source) for unit in units)) if path is not None)
     try:
-        with _bar(request.steps * len(parts), "steps") as report:
+        with steps_bar(request.steps * len(parts), shown=sys.stderr.isatty()) as report:
             for k, part in enumerate(parts):
                 before = k * request.steps
                 result = generate(base, part, units, lambda step, b=before: report(b + step))
@@ -191,22 +191,3 @@ def _write_rest(folder: Path, number: int, loaded: Sequence[Ready], done: Done) 
         print(line)
     seeds = str(done.seeds[0]) if len(done.seeds) == 1 else f"{done.seeds[0]} to {done.seeds[-1]}"
     print(f"wrote {len(done.images)} pictures to {folder}, from {number:05d}.png, seed {seeds}")
-
-
-def _dtype(name: str) -> torch.dtype:
-    import torch
-
-    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
-
-
-@contextmanager
-def _bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; the value is called with the number of steps done."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit=f" {unit}", disable=not sys.stderr.isatty()) as shown:
-
-        def report(done: int) -> None:
-            shown.update(done - shown.n)
-
-        yield report

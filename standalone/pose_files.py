@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import HintError
-from ..core.files import replacing
-from ..core.texts import read_json
+from ..core.files import read_json, replacing
 from ..preprocessors import Preprocessor
 from ..preprocessors.poses.points import Poses, from_json, to_json
 from ..preprocessors.resize import scaled_size

@@ -11,15 +11,28 @@ Item = TypeVar("Item")
 
 
 def bar(items: Iterable[Item], unit: str, total: int | None = None) -> Iterable[Item]:
-    """The items, counted as they pass; `total` for those without a length."""
+    """Yield the items, counted as they pass; `total` for those without a length."""
     from tqdm import tqdm
 
     return tqdm(items, unit=f" {unit}", total=total, leave=total is None, disable=not sys.stderr.isatty())
 
 
 @contextmanager
+def steps_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Show a bar of steps, in notebooks too; yield what is called with the number of steps done."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, unit=" steps", disable=not shown) as steps:
+
+        def report(done: int) -> None:
+            steps.update(done - steps.n)
+
+        yield report
+
+
+@contextmanager
 def download_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar of bytes; the value is called with how many arrived, of how many."""
+    """Show a bar of bytes; yield what is called with how many arrived, of how many."""
     from tqdm import tqdm
 
     with tqdm(desc=name, unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as shown:

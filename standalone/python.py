@@ -25,7 +25,7 @@ from ..core.unit import ControlUnit
 from ..models.registry import inspect as inspect_file
 from ..models.registry import load_control_model as load_model_file
 from ..pipelines.attached import Injection, check_units
-from ..pipelines.bases import Base, Offload, UnetState
+from ..pipelines.bases import DTYPES, Base, Offload, UnetState
 from ..pipelines.bases import load_base as load_base_file
 from ..pipelines.drawing import Request, Result
 from ..pipelines.drawing import generate as draw
@@ -35,6 +35,7 @@ from ..units.convention import said_by
 from ..units.hint import visible
 from ..units.ready import ready
 from ..units.request import read_request
+from .progress import steps_bar
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 Source = Any  # a path, a Pillow picture, or pixels [H, W, 3]
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def load_base(
@@ -170,7 +169,7 @@ def generate(  # noqa: PLR0913 - a script has one argument for each thing that i
         mask=_optional_mask(mask),
         **{**_sides(base), **settings},
     )
-    with _bar(request.steps, progress) as report:
+    with steps_bar(request.steps, shown=progress) as report:
         return Drawing(base, request, tuple(units), draw(base, request, units, report))
 
 
@@ -306,18 +305,3 @@ def _offload(name: str) -> Offload:
         return Offload(name)
     except ValueError:
         raise HostError(f"offload is '{name}', expected one of {', '.join(each.value for each in Offload)}") from None
-
-
-@contextmanager
-def _bar(total: int, shown: bool) -> Iterator[Any]:
-    if not shown:
-        yield None
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, unit=" steps") as bar:
-
-        def report(done: int) -> None:
-            bar.update(done - bar.n)
-
-        yield report

@@ -7,12 +7,11 @@ write; they and our ComfyUI node read prompt, settings and units from it.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import FileError
+from ..core.files import parse_json
 from ..core.stack import Firing
-from ..core.texts import parse_json
 from ..core.unit import ControlUnit
 from ..pipelines.drawing import Request, Result
 from ..preprocessors.images import read_image, read_mask, write_image
 from ..units.infotext import write as write_infotext
-from ..units.record import from_record, to_record
+from ..units.record import from_record, pixels_of, plain_pixels, to_record
 from ..units.request import UnitRequest
 from ..units.webui_fields import UnitArgs, args_of
 
@@ -71,16 +70,23 @@ def digest(path: Path) -> str:
 
 
 class Digests:
-    """SHA-256 of files that one run names several times, each computed once."""
+    """SHA-256 of files that one run names, each computed once, on a thread of its own while pictures are drawn."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, str] = {}
+        self._worker = ThreadPoolExecutor(max_workers=1)
+        self._known: dict[Path, Future[str]] = {}
+
+    def begin(self, paths: Iterable[Path]) -> None:
+        """Begin to compute the digests of files or folders that are going to be asked for."""
+        for path in paths:
+            known = path.resolve()
+            if known not in self._known and path.exists():
+                self._known[known] = self._worker.submit(digest, known)
 
     def of(self, path: Path) -> str:
-        """Return the digest of a file or folder."""
-        if path not in self._known:
-            self._known[path] = digest(path)
-        return self._known[path]
+        """Return the digest of a file or folder that is there."""
+        self.begin([path])
+        return self._known[path.resolve()].result()
 
 
 def write_pictures(
@@ -212,7 +218,7 @@ def _request(request: Request, sources: Mapping[str, Path]) -> dict[str, Any]:
     for name in PICTURES:
         pixels = getattr(request, name)
         if pixels is not None:
-            plain[name] = str(sources[name].resolve()) if name in sources else {"png": _encoded(pixels)}
+            plain[name] = str(sources[name].resolve()) if name in sources else plain_pixels(pixels)
     return plain
 
 
@@ -224,7 +230,7 @@ def _read_request(plain: Mapping[str, Any]) -> Request:
         if isinstance(values.get(name), str):
             values[name] = read(values[name])
         elif name in values:
-            values[name] = _decoded(values[name]["png"])
+            values[name] = pixels_of(name, values[name])
     return Request(**values)
 
 
@@ -289,18 +295,3 @@ def _versions() -> dict[str, str]:
         "diffusers": diffusers.__version__,
         "transformers": transformers.__version__,
     }
-
-
-def _encoded(pixels: Pixels) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _decoded(text: str) -> Pixels:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"]) as picture:
-        return np.array(picture)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.files import replacing
 from . import evaluate_command
 from .tiny import commands as tiny
 
@@ -153,18 +153,16 @@ def _sample(run: Run, folder: Path) -> None:
 
 
 def _write(run: Run, path: Path, dtype: str) -> None:
-    """The trained file, whole or not at all."""
-    import torch
+    """Write the trained file, whole or not at all."""
     from safetensors.torch import save_file
 
+    from ..pipelines.bases import DTYPES
     from .control import metadata
 
-    kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    tensors = {key: value.to(kinds[dtype]).contiguous().cpu() for key, value in run.result.state_dict().items()}
+    tensors = {key: value.to(DTYPES[dtype]).contiguous().cpu() for key, value in run.result.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".part")
-    save_file(tensors, fresh, metadata(run))
-    os.replace(fresh, path)  # noqa: PTH105 - Path.replace does not say that it is atomic
+    with replacing(path) as fresh:
+        save_file(tensors, fresh, metadata(run))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -50,15 +50,16 @@ def _plain(name: str, value: Any) -> Any:
 def _plain_picture(value: Any, rank: int) -> Any:
     if isinstance(value, Path):
         return str(value)
-    return [{PNG: _encoded(each)} for each in value] if value.ndim > rank else {PNG: _encoded(value)}
+    return [plain_pixels(each) for each in value] if value.ndim > rank else plain_pixels(value)
 
 
-def _encoded(picture: Any) -> str:
+def plain_pixels(picture: Any) -> dict[str, str]:
+    """Return pixels, uint8 [H, W, 3] or [H, W], as JSON can hold them; `pixels_of` reads them."""
     from PIL import Image
 
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+    return {PNG: base64.b64encode(buffer.getvalue()).decode("ascii")}
 
 
 def _picture(name: str, value: Any) -> Any:
@@ -67,11 +68,12 @@ def _picture(name: str, value: Any) -> Any:
     import numpy as np
 
     if isinstance(value, list):
-        return np.stack([_decoded(name, each) for each in cast("list[Any]", value)])
-    return _decoded(name, value)
+        return np.stack([pixels_of(name, each) for each in cast("list[Any]", value)])
+    return pixels_of(name, value)
 
 
-def _decoded(name: str, value: Any) -> Any:
+def pixels_of(name: str, value: Any) -> Any:
+    """Return the pixels of `plain_pixels`. UnitError, which names the field, for anything else."""
     import numpy as np
     from PIL import Image
 

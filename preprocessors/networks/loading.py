@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ...core.errors import DamagedModelError, FileError, PreprocessorError
-from ...core.texts import read_json
+from ...core.files import read_json
 
 if TYPE_CHECKING:
     import numpy as np

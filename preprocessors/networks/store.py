@@ -16,8 +16,7 @@ from threading import Lock
 from typing import cast
 
 from ...core.errors import FileError, PreprocessorError
-from ...core.files import replacing
-from ...core.texts import read_json
+from ...core.files import read_json, replacing
 from .network import Network, WeightFile, file_name, files_of, size_of
 
 HUB = "https://huggingface.co/"

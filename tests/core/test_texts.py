@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from controlstack.core.errors import FileError
-from controlstack.core.texts import parse_json, read_json, read_text
+from controlstack.core.files import parse_json, read_json, read_text
 
 WORDS = '{"caption": "Straße"}'
 

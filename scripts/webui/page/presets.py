@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ....core.errors import FileError, UnitError
-from ....core.files import replacing
-from ....core.texts import read_json
+from ....core.files import read_json, replacing
 from ....units.webui_fields import parse_unit
 from ..request.arguments import from_page_unit
 from .choices import display
