@@ -58,6 +58,10 @@ class Family(ABC, Generic[Network, Options]):
 
     id: ClassVar[str]
     title: ClassVar[str]
+    bases: ClassVar[str] = ""  # the base models that there are files for, in words
+    paper: ClassVar[str] = ""  # who described it, where
+    hosts: ClassVar[str] = "everywhere"  # where units of it run, in words
+    page: ClassVar[str] = ""  # of docs/families, if it is not named after the id
     prefix: ClassVar[str] = ""  # of the names of its files, where nothing else has to be renamed
     settings: type[Options]  # what no shape tells of its networks
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
+from oracle import randomise
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 SD = {
     "block_out_channels": (32, 64, 64, 64),
@@ -50,14 +50,6 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 }
 
 
-def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Fill every parameter, so that no zero convolution hides an error."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in network.parameters():
-        parameter.data.normal_(0, 0.05, generator=generator)
-    return network.eval().requires_grad_(False)
-
-
 @pytest.fixture(params=list(CONFIGS))
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
@@ -65,17 +57,17 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def theirs(kind: str) -> ControlNetModel:
-    return randomise(ControlNetModel(**CONFIGS[kind]))  # type: ignore[return-value]
+    return randomise(ControlNetModel(**CONFIGS[kind]))
 
 
 @pytest.fixture
 def unet(kind: str) -> UNet2DConditionModel:
-    return randomise(UNet2DConditionModel(sample_size=16, up_block_types=UP[kind], **CONFIGS[kind]))  # type: ignore[return-value]
+    return randomise(UNet2DConditionModel(sample_size=16, up_block_types=UP[kind], **CONFIGS[kind]))
 
 
 @pytest.fixture(params=list(ADAPTERS))
 def adapter(request: pytest.FixtureRequest) -> T2IAdapter:
-    return randomise(T2IAdapter(in_channels=3, **ADAPTERS[request.param]))  # type: ignore[return-value]
+    return randomise(T2IAdapter(in_channels=3, **ADAPTERS[request.param]))
 
 
 @pytest.fixture
