@@ -17,7 +17,7 @@ from ..declaration import Output, Parameter
 from ..networks import weights
 from ..networks.loading import load_network, to_array, to_tensor
 from ..networks.network import Network, WeightFile
-from ..networks.peers import INSTALL, PACKAGE, peer
+from ..networks.peers import PACKAGE, peer
 from ..perform import Preprocessor
 from .strokes import lineart_standard
 
@@ -114,7 +114,6 @@ def _network(kind: str, file: WeightFile, module: str, name: str, memory: int) -
         files=(file,),
         load=partial(_load, module=module, name=name),
         packages=(PACKAGE, "einops", "huggingface_hub") if module == "hed" else (PACKAGE,),
-        install=INSTALL + " einops huggingface_hub" if module == "hed" else INSTALL,
         memory=memory,
     )
 

@@ -582,8 +582,8 @@ def test_a_new_mediapipe_and_arguments_do_no_harm(networks: Any, tmp_path: Path)
 @pytest.mark.parametrize(
     ("content", "advice"),
     [
-        (None, r"another version; pip install controlnet-aux==0\.0\.10 --no-deps"),
-        ("import nothing_like_it", "pip install nothing_like_it"),
+        (None, r"another version than 0\.0\.10"),
+        ("import nothing_like_it", r"nothing_like_it.*install\.py"),
     ],
 )
 def test_another_controlnet_aux_is_said(
