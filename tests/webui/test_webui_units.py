@@ -23,9 +23,9 @@ from controlstack.preprocessors.networks.store import Store
 from controlstack.preprocessors.perform import Runtime
 from controlstack.scripts.webui.clients.external import ControlNetUnit
 from controlstack.scripts.webui.host.files import ModelFiles, short_hash
+from controlstack.scripts.webui.pictures.reading import input_of, read_mask, rgba_pictures
 from controlstack.scripts.webui.request import preprocessing
 from controlstack.scripts.webui.request.arguments import FIELDS, SLOTS, fill, raw_units, units_of
-from controlstack.scripts.webui.request.pictures import input_of, read_mask, rgba_pictures
 from controlstack.units import infotext
 from controlstack.units.choices import HiresOption, UnionType
 from controlstack.units.offer import of_type

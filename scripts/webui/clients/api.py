@@ -20,15 +20,15 @@ from ....preprocessors.poses.drawing import draw
 from ....preprocessors.poses.points import from_json, to_json
 from ....units.webui_fields import parse_unit, request_of
 from ..page.settings import UNITS_OPTION, unit_count
+from ..pictures.reading import read_mask, read_picture
+from ..pictures.restoring import visible
 from ..request import preprocessing
 from ..request.needs import Services
-from ..request.pictures import read_mask, read_picture
-from ..request.restoring import visible
 from ..request.services import services
 
 if TYPE_CHECKING:
     from ....units.webui_fields import UnitArgs
-    from ..request.pictures import Image
+    from ..pictures.reading import Image
 
 VERSION = 3  # of sd-webui-controlnet's API
 REALM = "ControlNet"
@@ -100,7 +100,7 @@ def settings() -> dict[str, int]:
 
 def unload() -> dict[str, str]:
     """Forget all control models and preprocessors' networks that are in memory."""
-    with services().host.alone("controlnet unload"):
+    with services().alone("controlnet unload"):
         free_memory(services())
     return {"info": "Success"}
 
@@ -134,7 +134,7 @@ def detect(values: dict[str, Any], images: Sequence[str], masks: Sequence[str], 
         raise HintError(f"{unit.module} needs a mask for each picture: send them in controlnet_masks")
     pictures = [read_picture(each) for each in images]
     drawn = [read_mask(each) for each in masks] if preprocessor.takes_mask else [None] * len(images)
-    with services().host.alone("controlnet detect"):
+    with services().alone("controlnet detect"):
         results = [_detect(unit, picture, mask) for picture, mask in zip(pictures, drawn, strict=True)]
         if low_vram:
             free_memory(services())

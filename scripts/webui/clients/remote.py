@@ -38,7 +38,7 @@ ATTRIBUTES = {
 def with_attributes(p: Any, units: Sequence[UnitArgs]) -> list[UnitArgs]:
     """The enabled units with what the request's attributes say about them."""
     named: dict[str, Any] = dict(getattr(p, GRID, None) or {})
-    if services().host.option(ALLOWED, False):
+    if services().program.option(ALLOWED, False):
         present = {field: getattr(p, name, None) for name, field in ATTRIBUTES.items()}
         if present["enabled"] is False:  # ADetailer's way to say so; it cannot switch off units of the page itself
             return []
@@ -63,7 +63,7 @@ def _pick(value: Any, index: int) -> Any:
 
 def _with(unit: UnitArgs | None, values: dict[str, Any]) -> UnitArgs:
     if unit is None:
-        return parse_unit(values, services().host.basis)
+        return parse_unit(values, services().program.basis)
     read = parse_unit({"enabled": True, **values})
     changes = {name: getattr(read, name) for name in values if name != "enabled" and hasattr(read, name)}
     switched = parse_unit({"enabled": values.get("enabled", unit.enabled)}).enabled

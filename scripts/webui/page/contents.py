@@ -21,7 +21,7 @@ from ....models.loading import PICKLES, read_header
 from ....models.registry import identify, made_for
 from ....units.offer import ALL, models_of_type
 from ..host.files import ModelFiles
-from ..host.unets import base_of
+from ..host.unet.unets import base_of
 
 log = logging.getLogger("controlstack")
 

@@ -115,9 +115,9 @@ def updates(values: Mapping[str, Any], models: list[str], amiss: Sequence[str] =
 
 def pasted(_text: str, parameters: dict[str, Any]) -> None:
     """The host's callback."""
-    host, files = services().host, services().files
-    if host.option(READ, True):
-        warn(explode(parameters, unit_count(), files, host.basis))
+    program, files = services().program, services().files
+    if program.option(READ, True):
+        warn(explode(parameters, unit_count(), files, program.basis))
 
 
 def warn(problems: list[str]) -> None:

@@ -16,14 +16,14 @@ from ....units.convention import chosen, doubt, said_by
 from ....units.hint import check_reads_pictures, mask_tensor
 from ....units.request import AUTO, UnitRequest
 from ....units.webui_fields import InputMode, UnitArgs, args_of, request_of
-from ..host.unets import base_of
+from ..host.unet.unets import base_of
+from ..pictures.inputs import Input, choose, seed_of
+from ..pictures.reading import read_mask, rgba_pictures
 from . import preprocessing
-from .inputs import Input, choose, seed_of
-from .pictures import read_mask, rgba_pictures
 
 if TYPE_CHECKING:
+    from ..pictures.reading import Image
     from .needs import Host, Services
-    from .pictures import Image
 
 log = logging.getLogger("controlstack")
 
@@ -46,7 +46,7 @@ def prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared:
     host = services.host
     _, path = services.files.find(unit.model)
     preprocessor = preprocessing.lookup(unit.module)
-    ignore_mask = bool(host.option("controlnet_ignore_noninpaint_mask", False))
+    ignore_mask = bool(services.program.option("controlnet_ignore_noninpaint_mask", False))
     given = choose(unit, p, index, ignore_mask, preprocessor.takes_mask)
     model = services.models.get(path, host.dtype, host.checkpoint, lambda: _base_state(host))
     check_fits(model.name, model.base, base_of(host.unet))
@@ -72,7 +72,7 @@ def prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared:
 def write_text(services: Services, p: Any, units: Sequence[UnitArgs]) -> list[UnitArgs]:
     """Write the units into the text of a request's pictures, and return them as they run."""
     args = [preprocessing.with_defaults(_chosen(services, unit)) for unit in merged(units)]
-    p.extra_generation_params.update(infotext.write(args, services.host.basis))
+    p.extra_generation_params.update(infotext.write(args, services.program.basis))
     return args
 
 

@@ -30,7 +30,7 @@ from ....units.webui_names import OWN_SIZE, thresholds
 
 if TYPE_CHECKING:
     from ....preprocessors.perform import Runtime
-    from .pictures import Image
+    from ..pictures.reading import Image
 
 log = logging.getLogger("controlstack")
 

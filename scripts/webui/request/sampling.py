@@ -21,7 +21,7 @@ from ..host.annotators import StoppedError
 from .run import Run
 
 if TYPE_CHECKING:
-    from ..host.tiles import Tiles
+    from ..host.unet.tiles import Tiles
     from .needs import Services
 
 log = logging.getLogger("controlstack")

@@ -16,10 +16,10 @@ from ....core.errors import HintError, UnitError
 from ....core.resize import ResizeMode
 from ....preprocessors.images import eight_bit
 from ....units.webui_fields import UnitArgs
-from .pictures import input_of, read_picture, rgba_pictures
+from .reading import input_of, read_picture, rgba_pictures
 
 if TYPE_CHECKING:
-    from .pictures import Image
+    from .reading import Image
 
 LATENT_UPSCALE = 3  # of img2img's resize modes: "Just resize (latent upscale)"
 _IMG2IMG_MODES = (ResizeMode.JUST_RESIZE, ResizeMode.CROP, ResizeMode.FILL)

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES
-from ....units.offer import ALL, TYPES
-from ....units.webui_fields import NO_MODEL, NO_MODULE, InputMode, UnitArgs
-from ..request.arguments import FIELDS, THRESHOLDS
-from ..request.services import services
-from . import choices
-from .gradio_shim import on, picture, shown
+from .....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES
+from .....units.offer import ALL, TYPES
+from .....units.webui_fields import NO_MODEL, NO_MODULE, InputMode, UnitArgs
+from ...request.arguments import FIELDS, THRESHOLDS
+from ...request.services import services
+from .. import choices
+from ..gradio_shim import on, picture, shown
 
 PICTURE_HEIGHT = 300  # pixels
 BASIS_INFO = (
@@ -223,7 +223,7 @@ def _more(page: UnitPage) -> None:
 
     defaults = choices.display(UnitArgs())
     with gr.Accordion("Schedule, union type, loopback", open=False, elem_id=page.id("more")):
-        basis = BASES.label(services().host.basis)
+        basis = BASES.label(services().program.basis)
         page.fields["range_basis"] = _radio(
             page, "Steps are counted as", BASES.labels, basis, "range_basis_radio", BASIS_INFO
         )

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ....core.errors import ControlError, HintError
-from ....units.webui_fields import parse_unit, request_of
-from ..request import preprocessing
-from ..request.arguments import THRESHOLDS, from_page_unit
-from ..request.pictures import input_of, rgba_pictures
-from ..request.services import services
-from .gradio_shim import on
-from .unit_events import as_message
-from .unit_page import UnitPage
+from .....core.errors import ControlError, HintError
+from .....units.webui_fields import parse_unit, request_of
+from ...pictures.reading import input_of, rgba_pictures
+from ...request import preprocessing
+from ...request.arguments import THRESHOLDS, from_page_unit
+from ...request.services import services
+from ..gradio_shim import on
+from .events import as_message
+from .widgets import UnitPage
 
 if TYPE_CHECKING:
-    from ..request.pictures import Image
+    from ...pictures.reading import Image
 
 IGNORE_MASK = "controlnet_ignore_noninpaint_mask"  # a setting
 INPUTS = ("image", "drawn", "mask", "module", "processor_res", *THRESHOLDS, "pixel_perfect", "resize_mode")
@@ -34,7 +34,7 @@ def connect(page: UnitPage, width: Any, height: Any) -> None:
 def _run(*given: Any) -> Any:  # gradio resolves annotations, so they name only what exists at run time
     *values, width, height = given
     try:
-        with services().host.alone("controlnet preview"):  # it may need the memory that a generation is using
+        with services().alone("controlnet preview"):  # it may need the memory that a generation is using
             return hint(dict(zip(INPUTS, values, strict=True)), (int(height), int(width))), True
     except ControlError as error:
         raise as_message(error) from error
@@ -49,5 +49,5 @@ def hint(values: Mapping[str, Any], target: tuple[int, int]) -> Image:
     if preprocessing.lookup(unit.module).takes_mask:
         source, mask = pictures[0][..., :3], pictures[0][..., 3]
     else:
-        source, mask = input_of(pictures[0], bool(services().host.option(IGNORE_MASK, False))), None
+        source, mask = input_of(pictures[0], bool(services().program.option(IGNORE_MASK, False))), None
     return services().preprocess(request_of(unit), source.copy(), target, mask=mask)
