@@ -20,6 +20,7 @@ from .request import sampling
 from .request.arguments import units_of, unsaid
 from .request.batches import Batches
 from .request.preparing import write_text
+from .request.saying import warn
 from .request.services import services
 from .slots import Slots
 
@@ -126,12 +127,6 @@ def _request(p: Any) -> Request:
 def canvas(p: Any) -> tuple[int, int]:
     """Return height and width of a request's first pass in latent pixels, as scripts have left them."""
     return p.height // LATENT, p.width // LATENT
-
-
-def warn(p: Any, text: str) -> None:
-    """Say something on the console and in the line below the pictures."""
-    log.warning(text)
-    p.comment(f"ControlNet: {text}")
 
 
 def _foresee(p: Any, args: Sequence[Any], batches: Batches | None) -> bool:

@@ -46,9 +46,7 @@ def choose(unit: UnitArgs, p: Any, index: int, ignore_mask: bool, inpaints: bool
     if initial:
         picture = read_picture(initial[0])
         return _crop(unit, p, Input(picture, _img2img_mode(p), _painted(p, picture) if inpaints else None))
-    raise HintError(
-        f"unit {index} ({unit.module}, {unit.model}) is on, but has no picture: give it one, or switch it off"
-    )
+    raise HintError("it is on, but has no picture: give it one, or switch it off")
 
 
 def seed_of(p: Any) -> int:
@@ -80,9 +78,7 @@ def _of_unit(value: Any, index: int) -> Any:
 
 def _own(pictures: list[Image], unit: UnitArgs, ignore_mask: bool, inpaints: bool) -> Input:
     if len(pictures) != 1:
-        raise UnitError(
-            f"the unit with {unit.model} has {len(pictures)} pictures: give one, or set input_mode to merge"
-        )
+        raise UnitError(f"it has {len(pictures)} pictures: give one, or set input_mode to merge")
     (picture,) = pictures
     if inpaints:
         return Input(picture[..., :3], unit.resize_mode, picture[..., 3])

@@ -11,6 +11,7 @@ from typing import Any
 from ....core.errors import ControlError
 from ....units.webui_fields import UnitArgs
 from .batch import Batch, batch_of
+from .saying import warn
 from .services import services
 
 
@@ -31,6 +32,8 @@ class Batches:
         if self.count is not None:
             p.n_iter = self.count
             p.do_not_save_samples = p.do_not_save_samples or self._output is not None
+        for remark in () if self._batch is None else self._batch.remarks:
+            warn(p, remark)
 
     @property
     def count(self) -> int | None:

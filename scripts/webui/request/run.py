@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from .evaluation import Evaluations
 from .passes import Passes
 from .preparing import prepare, write_text
 from .running import Running
+from .saying import warn
 
 if TYPE_CHECKING:
     from ..pictures.reading import Image
@@ -90,20 +92,15 @@ class Run:
         except BaseException:
             host.after_run(low_vram)
             raise
-        self._passes, evaluations = passes, Evaluations(passes, host, self._warn)
+        self._passes, evaluations = passes, Evaluations(passes, host, functools.partial(warn, self._p))
         running = Running(host.attachment(evaluations, self._tiles), lambda: passes.present.denoising, ended)
         return running
 
     def _report(self) -> None:
         firings = [] if self._passes is None else self._passes.firings()
-        for index, (unit, firing) in enumerate(zip(self._units, firings, strict=True)):
-            text = f"unit {index} ({unit.args.module}, {unit.model.name}) acted on {firing} steps"
+        for unit, firing in zip(self._units, firings, strict=True):
+            text = f"unit {unit.args.number} ({unit.args.module}, {unit.model.name}) acted on {firing} steps"
             if firing.fired or not firing.steps:  # no step at all: the user interrupted before the first one
                 log.info(text)
             else:
-                self._warn(f"{text}: look at its weight, range and hires option")
-
-    def _warn(self, text: str) -> None:
-        """Say something on the console and in the line below the pictures."""
-        log.warning(text)
-        self._p.comment(f"ControlNet: {text}")
+                warn(self._p, f"{text}: look at its weight, range and hires option")

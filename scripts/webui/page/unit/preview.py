@@ -12,7 +12,8 @@ from .....core.errors import ControlError, HintError
 from .....units.webui_fields import parse_unit, request_of
 from ...pictures.reading import input_of, rgba_pictures
 from ...request import preprocessing
-from ...request.arguments import THRESHOLDS, from_page_unit
+from ...request.arguments import OPTIONAL, THRESHOLDS, from_page_unit
+from ...request.preparing import by_file
 from ...request.services import services
 from ..gradio_shim import on
 from .events import as_message
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from ...pictures.reading import Image
 
 IGNORE_MASK = "controlnet_ignore_noninpaint_mask"  # a setting
-INPUTS = ("image", "drawn", "mask", "module", "processor_res", *THRESHOLDS, "pixel_perfect", "resize_mode")
+INPUTS = (
+    "image", "drawn", "mask", "module", "model", "processor_res", *THRESHOLDS, "pixel_perfect", "resize_mode",
+    *OPTIONAL,
+)  # fmt: skip
 
 
 def connect(page: UnitPage, width: Any, height: Any) -> None:
@@ -42,7 +46,8 @@ def _run(*given: Any) -> Any:  # gradio resolves annotations, so they name only 
 
 def hint(values: Mapping[str, Any], target: tuple[int, int]) -> Image:
     """What the unit's preprocessor makes of its picture; `target`: (height, width) of the picture to generate."""
-    unit = preprocessing.with_defaults(parse_unit(from_page_unit({"enabled": True, **values})))
+    asked = parse_unit(from_page_unit({"enabled": True, **values}))
+    unit = preprocessing.with_defaults(by_file(services(), asked))
     pictures = rgba_pictures(unit.image)
     if not pictures:
         raise HintError("there is no picture to look at: put one into the unit first")

@@ -241,6 +241,22 @@ def _more(page: UnitPage) -> None:
             visible=False,  # until a text names one: no model here asks for it
         )  # fmt: skip
         with FormRow():
+            page.fields["resolution"] = gr.Textbox(
+                label="Exact Resolution", placeholder="Empty: as above", max_lines=1,
+                elem_id=page.id("controlnet_exact_resolution"),
+                tooltip="Short side of the hint in pixels, whatever the slider can show; 0 is the picture's own size",
+            )  # fmt: skip
+            page.fields["preprocessor_seed"] = gr.Textbox(
+                label="Preprocessor Seed", placeholder="Empty: that of the result", max_lines=1,
+                elem_id=page.id("controlnet_preprocessor_seed"),
+                tooltip="For preprocessors that draw random numbers, such as shuffle",
+            )  # fmt: skip
+            page.fields["delta_strength"] = gr.Slider(
+                label="Strength of Weight Changes", value=1.0, minimum=0.0, maximum=choices.SHOWN_WEIGHT, step=0.05,
+                elem_id=page.id("controlnet_delta_strength_slider"),
+                tooltip="For models that change weights of the base model; 1 is as they were made",
+            )  # fmt: skip
+        with FormRow():
             _checkbox(page, "inpaint_crop_input_image", "Crop input image based on A1111 mask", "crop", value=True)
             _checkbox(page, "loopback", "[Loopback] Use each picture for the next one",
                       "automatically_send_generated_images")  # fmt: skip
