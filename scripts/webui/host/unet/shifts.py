@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ....core.points import Block, Part, Point, skip, stream
+from .....core.points import Block, Part, Point, skip, stream
 
 Shifts = Mapping[Point, Callable[[Tensor], Tensor]]
 Options = dict[str, Any]
