@@ -14,7 +14,7 @@ from ..core.base import Base
 from ..core.control import ControlModel
 from ..core.errors import ModelError, UnsupportedModelError
 from ..core.options import Option
-from .families import controlnet, t2i_adapter, union
+from .families import controlnet, controlnext, t2i_adapter, union
 from .family import Description, Family, Shapes
 from .guard import guard
 from .layers import STANDARD, Kit
@@ -29,6 +29,7 @@ REGISTRY: tuple[Family[Any, Any], ...] = (
     union.FAMILY,
     t2i_adapter.FAMILY,
     t2i_adapter.STYLE_FAMILY,
+    controlnext.FAMILY,
 )
 
 
@@ -37,10 +38,10 @@ def identify(header: Header) -> Family[Any, Any]:
     return _recognise(header)[0]
 
 
-def needs_base(header: Header) -> bool:
-    """Return whether a file is complete only together with the weights of its base model."""
+def reads_base(header: Header) -> bool:
+    """Return whether loading a file looks at the weights of its base model."""
     family, prefix = _recognise(header)
-    return family.needs_base(below(header.shapes, prefix))
+    return family.reads_base(below(header.shapes, prefix))
 
 
 def made_for(header: Header) -> Base:
@@ -115,6 +116,8 @@ def load_open(
     path, state = file.header.path, below(file.tensors(), prefix)
     name = path.stem if path.is_file() else path.name
     model = family.load(state, given, kit, base_state, name=name, **target)
+    with guard(name):
+        model = family.join(model, file.header, given, base_state)
     model.source = str(path)
     return model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,9 @@ def union() -> UnionModel:
     return UnionModel(UnionNet(config, kinds=8, sinusoids=4, layers=1, kit=Kit(groups=4)), name="union")
 
 
-def told(model: ControlModel, preprocessor: str = "none", options: Mapping[str, str] | None = None) -> dict[str, object]:
+def told(
+    model: ControlModel, preprocessor: str = "none", options: Mapping[str, str] | None = None
+) -> dict[str, object]:
     return dict(bound(UnitRequest(preprocessor=preprocessor, options=options or {}), model).options)
 
 
