@@ -19,7 +19,8 @@ from controlstack.core.errors import ModelError
 from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
 from controlstack.models.families.controlnext import ControlNeXt
 from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig, StyleAdapter
-from controlstack.models.layers import STANDARD
+from controlstack.models.families.union import UnionNet
+from controlstack.models.layers import STANDARD, Kit
 from controlstack.models.naming import to_diffusers
 from controlstack.models.registry import inspect, load_control_model
 from safetensors.torch import save
@@ -36,12 +37,24 @@ KEYS = ("heads", "head_channels", "norm_groups", "only_middle", "global_average_
 TYPES = (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.bool, torch.complex64)
 
 
+CONFIG = ControlNetConfig(
+    channels=8,
+    blocks=(Block(8, 1), Block(8, down=True), Block(16, 1)),
+    middle_depth=1,
+    context=12,
+    heads=2,
+    groups=4,
+    hint_stem=(4,) * 7,
+)
+
+
 def _controlnet() -> State:
-    blocks = (Block(8, 1), Block(8, down=True), Block(16, 1))
-    config = ControlNetConfig(
-        channels=8, blocks=blocks, middle_depth=1, context=12, heads=2, groups=4, hint_stem=(4,) * 7
-    )
-    return _state(ControlNet(config))
+    return _state(ControlNet(CONFIG))
+
+
+def _union() -> State:
+    state = _state(UnionNet(CONFIG, kinds=6, sinusoids=4, layers=1, kit=Kit(groups=4)))
+    return {name.replace("attn.in_proj.", "attn.in_proj_"): each for name, each in to_diffusers(state).items()}
 
 
 def _adapter(light: bool) -> State:
@@ -79,6 +92,7 @@ def networks() -> list[State]:
         {f"adapter.{name.replace('.body.', '.resnets.')}": each for name, each in _adapter(True).items()},
         _style(),
         _next(),
+        _union(),
     ]
 
 
