@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from .base import LATENT, Base
+from .base import LATENT, Base, BaseWeights
 from .effects import Effect, WeightDelta
 from .errors import UnitError
 from .points import Point
@@ -46,6 +46,13 @@ class ControlModel(Protocol):
     options: Mapping[str, object] = MappingProxyType({})  # what it is bound to; models that differ are not batched
     source: str = ""  # the file that it was loaded from
     delta: WeightDelta | None = None  # what it changes in the weights of the base network for the whole run
+
+    follows: bool = False  # part of its weights are the base network's own
+    followed: Hashable = None  # the key of the base weights that it holds
+
+    def follow(self, base: BaseWeights) -> bool:
+        """Take over what is the base network's own, unless it was taken already; return whether anything changed."""
+        return False
 
     def bind(self, options: Mapping[str, object]) -> ControlModel:
         """Return this model bound to options, sharing its network; UnitError for one that it does not have."""

@@ -65,7 +65,6 @@ class Names:
 
 # Control networks of other kinds. They are asked for first, since some of them look like ours.
 CONTROLS: tuple[tuple[Test, str], ...] = (
-    (lambda n: n.has("lora_controlnet"), "a Control-LoRA, which is not supported yet: use a full ControlNet"),
     (
         lambda n: n.has("task_embedding"),
         "a ControlNet-Union model, which is not supported yet: use a model for one kind of hint",

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core.base import Base
 from ..core.control import ControlModel
 from ..core.errors import ModelError, UnsupportedModelError
-from .families import controlnet, controlnext, t2i_adapter
+from .families import control_lora, controlnet, controlnext, t2i_adapter
 from .family import Description, Family, Shapes
 from .guard import guard
 from .layers import STANDARD, Kit
@@ -28,6 +28,7 @@ REGISTRY: tuple[Family[Any, Any], ...] = (
     t2i_adapter.FAMILY,
     t2i_adapter.STYLE_FAMILY,
     controlnext.FAMILY,
+    control_lora.FAMILY,
 )
 
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....core.base import BaseWeights
 from ....core.control import ControlModel
 from ....core.errors import HostError
 from ....core.schedule import RangeBasis
@@ -20,6 +23,7 @@ from .attachment import Answers, Attachment
 from .hooked import Hooked
 from .memory import GIB, Residency, network_of
 from .tiles import Tiles
+from .unets import read_weight
 
 FOLDER, NETWORK_FOLDER = "ControlNet", "ControlNetPreprocessor"  # inside the WebUI's folder of models
 KEEP_FREE = 2 * GIB  # on the device after a run, for decoding the picture
@@ -55,6 +59,28 @@ class WebUI:
             stack.enter_context(torch.autocast("cpu", enabled=False))
         stack.enter_context(self.residency.ready(network_of(model)))
         return stack
+
+    def follow(self, model: ControlModel) -> bool:
+        """Let the model follow the U-Net's weights under the LoRAs of the moment; it is home while it is changed."""
+        weights = self.base_weights
+        if model.followed == weights.key:
+            return False
+        self.residency.send_home(network_of(model))
+        return model.follow(weights)
+
+    @property
+    def base_weights(self) -> BaseWeights:
+        """The U-Net's weights as it computes with them; LoRAs write them into a layer when that computes next."""
+        unet, lora = self.unet, sys.modules.get("networks")
+        loaded = tuple((each.name, each.unet_multiplier, each.dyn_dim) for each in getattr(lora, "loaded_networks", ()))
+        functional = bool(self.option("lora_functional", False))  # then LoRAs act beside the weights
+
+        def prepared(layer: Any) -> None:
+            if lora is not None and not functional:
+                lora.network_apply_weights(layer)
+
+        key = (weakref.ref(unet), self.checkpoint, () if functional else loaded)
+        return BaseWeights(lambda name: read_weight(unet, name, prepared), key)
 
     def check_interrupt(self) -> None:
         """End the run between two units if the user stopped or skipped it."""
