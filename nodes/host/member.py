@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Protocol
 
 from ...core.control import ControlModel, HintSpace
@@ -104,6 +105,29 @@ def reads_embedding(control: Any) -> bool:
 def reads_inpaint_mask(spec: UnitSpec) -> bool:
     """Return whether a unit's control of the host reads a mask of what is to be invented, and has one."""
     return bool(getattr(spec.control, "concat_mask", False)) and spec.inpaint_mask is not None
+
+
+def says(control: Any) -> str:
+    """Return what the file of a CONTROL_NET says about its hints; empty where nothing is known."""
+    own: Own | None = getattr(control, "own", None)
+    return "" if own is None else own.says
+
+
+def name_of(control: Any, file: str) -> str:
+    """Return what a unit's model is called: by its file, where that is known, else by its kind."""
+    own: Own | None = getattr(control, "own", None)
+    if own is not None:
+        return own.model.name
+    return PurePath(file.replace("\\", "/")).stem or type(control).__name__
+
+
+def described(control: Any) -> str:
+    """Return in one line who loaded a CONTROL_NET, and what it is for."""
+    own: Own | None = getattr(control, "own", None)
+    if own is not None:
+        return f"loaded by ControlStack, for {own.model.base.name}"
+    network = getattr(control, "control_model", None) or control
+    return f"loaded by ComfyUI's own loader ({type(network).__name__})"
 
 
 def count_blocks(control: Any, name: str) -> int:
