@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from ....core.attach import Locate, Site, Value, attention_site
-from ....core.base import Base
-from ....core.points import Block, Part, Point
+from .....core.attach import Locate, Site, Value, attention_site
+from .....core.base import Base
+from .....core.points import Block, Part, Point
 
 KEYS = "attn2.to_k.weight"  # a layer whose inputs are the prompt's tokens
 
@@ -39,6 +39,8 @@ def locate_in(unet: Any) -> Locate:
         if point.part is Part.SKIP:
             decoder = unet.output_blocks[len(unet.output_blocks) - 1 - point.index]
             return Site(decoder, Value.LAST_CHANNELS, widths[point.index])
+        if point.part is Part.ONWARD:
+            return Site([*unet.input_blocks, unet.middle_block][point.index + 1], Value.INPUT)
         block = blocks[point.block][point.index]
         if point.part is Part.STREAM:
             return Site(block, Value.OUTPUT)
