@@ -88,7 +88,7 @@ class ControlInOne(io.ComfyNode):
         file = graph.node(LoadControlModel.GET_SCHEMA().node_id, name=control_net, **_given(model=model))
         unit = graph.node(
             ControlUnit.GET_SCHEMA().node_id, control_net=file.out(0), image=image, weight=weight, start=start, end=end,
-            **{CHOICE: preprocessor[CHOICE], **chosen, **USUAL},
+            **{CHOICE: preprocessor[CHOICE], **_given(**chosen), **USUAL},
         )  # fmt: skip
         applied = graph.node(
             ApplyControlUnits.GET_SCHEMA().node_id, positive=positive, negative=negative, units=unit.out(0),
@@ -98,5 +98,5 @@ class ControlInOne(io.ComfyNode):
 
 
 def _given(**inputs: Any) -> dict[str, Any]:
-    """Return the optional inputs that are connected."""
+    """Return the inputs that are connected, or said."""
     return {name: value for name, value in inputs.items() if value is not None}

@@ -41,6 +41,10 @@ class Member(Protocol):
         """Return the same network, loaded once more for another device of the host."""
         ...
 
+    def begin(self, model: Any, sigma_at: Callable[[float], float], /) -> None:
+        """Make ready for a run on the host's base model. sigma_at: its noise schedule, falling from 0 to 1."""
+        ...
+
     def enter(self, call: Call, blocks: int | None) -> None:
         """Take the host's arguments of the call that comes, and the number of input blocks of its U-Net."""
         ...
@@ -60,6 +64,9 @@ class Own:
     @property
     def patchers(self) -> Sequence[Any]:
         return (self.patcher,)
+
+    def begin(self, model: Any, sigma_at: Callable[[float], float]) -> None:
+        """Do nothing: a network of ours knows no run."""
 
     def enter(self, call: Call, blocks: int | None) -> None:
         """Do nothing: a step says all that a network of ours reads."""
@@ -85,6 +92,9 @@ class Foreign:
 
     def on(self, device: Any) -> Foreign:
         return Foreign(self.model.around(self.control.deepclone_multigpu(device)))
+
+    def begin(self, model: Any, sigma_at: Callable[[float], float]) -> None:
+        self.model.begin(model, sigma_at)
 
     def enter(self, call: Call, blocks: int | None) -> None:
         self.model.enter(call, blocks)
@@ -140,6 +150,9 @@ def count_blocks(control: Any, name: str) -> int:
 
 
 def _foreign(spec: UnitSpec, vae: Any) -> Foreign:
+    weighed = spec.request.block_weights is not None or spec.request.mode is not ControlMode.BALANCED
+    if weighed and points_of(spec.control) is None:
+        raise _unknown_blocks(spec.name)
     if spec.control.latent_format is not None and vae is None:
         raise HostError(f"'{spec.name}' reads hints as latents and needs a VAE: connect one to Apply Control Units")
     masked = reads_inpaint_mask(spec)
@@ -150,8 +163,6 @@ def _foreign(spec: UnitSpec, vae: Any) -> Foreign:
         strength=spec.request.weight or 1.0,
         vae=vae if spec.control.latent_format else None,
     )
-    if not model.known and (spec.request.block_weights is not None or spec.request.mode is not ControlMode.BALANCED):
-        raise _unknown_blocks(spec.name)
     return Foreign(model)
 
 
