@@ -17,9 +17,10 @@ import pytest
 import torch
 from controlstack.core.errors import ModelError
 from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
+from controlstack.models.families.controlnext import ControlNeXt
 from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig, StyleAdapter
 from controlstack.models.families.union import UnionNet
-from controlstack.models.layers import Kit
+from controlstack.models.layers import STANDARD, Kit
 from controlstack.models.naming import to_diffusers
 from controlstack.models.registry import inspect, load_control_model
 from safetensors.torch import save
@@ -70,6 +71,13 @@ def _style() -> State:
     return {name.replace("attn.in_proj.", "attn.in_proj_"): each for name, each in state.items()}
 
 
+def _next() -> State:
+    """The first network, which is whole without a companion."""
+    shapes = {"time_embedding.linear_1.weight": (12, 8), "mid_convs.1.weight": (8, 8, 1, 1)}
+    shapes |= {f"down_res.{i}.conv1.weight": (8, 8 if i else 3) for i in range(3)}
+    return _state(ControlNeXt(shapes, STANDARD))
+
+
 @pytest.fixture(scope="module")
 def networks() -> list[State]:
     control = _controlnet()
@@ -84,6 +92,7 @@ def networks() -> list[State]:
         {f"adapter.{name.replace('.body.', '.resnets.')}": each for name, each in _adapter(True).items()},
         _style(),
         _union(),
+        _next(),
     ]
 
 
