@@ -280,7 +280,7 @@ class ControlNeXtFamily(Family[ControlNeXt, ControlNeXtSettings]):
     """The three networks of images, and their companions. That of Stable Video Diffusion is told by its companion."""
 
     id, title, settings = "controlnext", "ControlNeXt", ControlNeXtSettings
-    bases, paper = "SD 1.5, SDXL", "Peng et al., 2024"
+    bases, paper = "SD 1.x, SDXL", "Peng et al., 2024"
 
     def detect(self, shapes: Shapes) -> bool:
         return all(

@@ -91,8 +91,8 @@ def networks() -> list[State]:
         _adapter(False),
         {f"adapter.{name.replace('.body.', '.resnets.')}": each for name, each in _adapter(True).items()},
         _style(),
-        _union(),
         _next(),
+        _union(),
     ]
 
 
