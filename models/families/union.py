@@ -139,7 +139,7 @@ class UnionModel(ControlNetModel):
             del residual  # free before the next one is computed
 
 
-def offers(count: int) -> tuple[Option, ...]:
+def offers(count: int = len(KINDS)) -> tuple[Option, ...]:
     """Return what units may tell a union that knows so many kinds of hints."""
     words = {AUTOMATIC: ("automatic", "unknown"), **{kind: more for kind, *more in KINDS[:count]}}
     return (
