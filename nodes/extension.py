@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .node_apply import ApplyControlUnits
 from .node_model import LoadControlModel
+from .node_one import ControlInOne
 from .node_pose import DrawPose
 from .node_preprocess import Preprocess
 from .node_shape import BlockWeightsNode, ControlSchedule
@@ -14,6 +15,7 @@ from .reports.node_report import ControlReport
 from .webui.node_infotext import InfotextFromUnits, UnitsFromInfotext
 
 NODES: tuple[type[io.ComfyNode], ...] = (
+    ControlInOne,
     LoadControlModel,
     ControlUnit,
     ApplyControlUnits,

@@ -19,9 +19,11 @@ from ..units.convention import chosen, doubt
 from ..units.hint import Size
 from ..units.request import FIELDS, NONE, UnitRequest
 from ..units.text import read_options
-from .choice import RESOLUTION, preprocessor_input, unusable
+from .choice import RESOLUTION, preprocessor_input, unusable, words
+from .graph import file_behind
 from .hints import asked, embedding_of, make_hint, rgb, size_of
-from .host.member import count_blocks, reads_embedding
+from .host.loading import files
+from .host.member import count_blocks, name_of, reads_embedding, says
 from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 
@@ -39,16 +41,17 @@ class ControlUnit(io.ComfyNode):
         return schema(
             "ControlUnit",
             shows=True,
-            display_name="Control Unit",
+            display_name="Control Unit (ControlNet)",
             description="One control: a picture, the preprocessor that makes a hint of it, and the model that reads "
             "the hint. Chain units, then connect the last to Apply Control Units. A unit that is disabled or has the "
             "weight 0 runs nothing, not even what is connected to its inputs.",
-            aliases=("controlnet", "apply controlnet", "controlnet stack", "control unit", "preprocessor"),
+            aliases=("controlnet stack", "apply controlnet", *words()),
             inputs=_inputs(),
             outputs=[
                 UnitsType.Output(display_name="units", tooltip="The previous units and this one."),
                 io.Image.Output(display_name="hint", tooltip="What the control model reads."),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 
     @classmethod
@@ -91,7 +94,7 @@ class ControlUnit(io.ComfyNode):
         enabled: bool,
         control_net: Any = None,
         image: Tensor | None = None,
-        units: Units = (),
+        units_before: Units = (),
         mask: Tensor | None = None,
         schedule: tuple[Keyframe, ...] = (),
         block_weights: BlockWeights | None = None,
@@ -100,7 +103,9 @@ class ControlUnit(io.ComfyNode):
         embedding: Any = None,
         options: str = "",
         delta_strength: float = 1.0,
+        units: Units = (),  # the name of units_before in older graphs
     ) -> io.NodeOutput:
+        units = units_before or units
         if not enabled or not weight:
             return io.NodeOutput(units, ExecutionBlocker(None))  # what is connected to its hint does not run either
         encoded = control_net is not None and reads_embedding(control_net)
@@ -109,7 +114,7 @@ class ControlUnit(io.ComfyNode):
         target = size_of(latent, resolution)
         request = asked(
             preprocessor,
-            model=_name(control_net),
+            model=name_of(control_net, file_behind(cls.hidden, "control_net", files())),
             weight=weight,
             start=start,
             end=end,
@@ -143,12 +148,11 @@ def _from_picture(
     mask: Tensor | None,
 ) -> UnitSpec:
     """Return the unit of a picture, its hint drawn by what was asked for, or by what the model's file names."""
-    own = getattr(control, "own", None)
-    says = "" if own is None else own.says
-    request = chosen(request, says)
-    if warning := doubt(request, says, rgb(image)):
+    request = chosen(request, says(control))
+    if warning := doubt(request, says(control), rgb(image)):
         log.warning(warning)
-    beside = own is None and request.preprocessor == NONE  # controls of the host read the mask beside the picture
+    # Controls of the host read the mask beside the picture.
+    beside = not hasattr(control, "own") and request.preprocessor == NONE
     hint = make_hint(request, image, None if beside else inpaint_mask, target)
     return UnitSpec(
         control=control, hint=hint, request=request, name=request.model, mask=mask, inpaint_mask=inpaint_mask
@@ -218,7 +222,9 @@ def _how() -> list[io.Input]:
 
 def _optional() -> list[io.Input]:
     return [
-        UnitsType.Input("units", optional=True, tooltip="Units before this one."),
+        # Named otherwise than the input of Apply: of an error of this node, the host marks the input whose name the
+        # next node's has.
+        UnitsType.Input("units_before", display_name="units", optional=True, tooltip="Units before this one."),
         io.Mask.Input("mask", optional=True, lazy=True, tooltip="Where the unit acts; white is full effect."),
         ScheduleType.Input("schedule", optional=True, tooltip="How the weight moves over the run."),
         BlockWeightsType.Input(
@@ -261,8 +267,3 @@ def _optional() -> list[io.Input]:
             tooltip="Strength of the model's changes to the weights of the base model, if it brings any.",
         ),
     ]
-
-
-def _name(control: Any) -> str:
-    own = getattr(control, "own", None)
-    return type(control).__name__ if own is None else own.model.name

@@ -94,11 +94,13 @@ class StackControl(comfy.controlnet.ControlBase):
     def pre_run(self, model: Any, percent_to_timestep_function: Callable[[float], float]) -> None:
         """Begin a run. The host calls this once for each prompt that holds the control."""
         super().pre_run(model, percent_to_timestep_function)
-        for control in self._foreign():
-            control.pre_run(model, percent_to_timestep_function)
-        if self._run is None or not self._run.belongs_to(model):
-            units = self.units()
+        begins = self._run is None or not self._run.belongs_to(model)
+        units = self.units() if begins else ()
+        if begins:
             check_units(model, units, self.members)
+        for member in self.members:
+            member.begin(model, percent_to_timestep_function)
+        if begins:
             self._run = Run(model, percent_to_timestep_function, units, self.members, self.canvas, self.vae)
             self._begin_with(model.current_patcher)
 

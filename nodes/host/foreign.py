@@ -7,15 +7,18 @@ mode, mask and rows are then ours, the same for all.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_management
 import torch
 from torch import Tensor
 
 from ...core.base import Base
 from ...core.control import ControlModel, Prepared, Prompt
+from ...core.errors import ControlError, IncompatibleModelError
 from ...core.lists import to_residuals
 from ...core.points import Block, Point, skip, stream
 from ...core.rows import take_rows
@@ -72,11 +75,23 @@ class ForeignModel(ControlModel):
         self.hint_scale = int(control.compression_ratio * (1 if vae is None else vae.spacial_compression_encode()))
         self._call: Call | None = None
         self._blocks: int | None = None
+        self._network: Any = None  # of the base model that it runs beside
 
     def around(self, control: Any) -> ForeignModel:
         """Return the same around another control, such as its copy for another device."""
         given = {"name": self.name, "hint_channels": self.hint_channels, "strength": self.strength, "vae": self._vae}
         return ForeignModel(control, **given)
+
+    def begin(self, model: Any, sigma_at: Callable[[float], float]) -> None:
+        """Make the control ready for a run on the host's base model, from which some take weights or layers."""
+        self._network = model.diffusion_model
+        with self._telling():
+            self.control.pre_run(model, sigma_at)
+
+    def bind(self, options: Mapping[str, object]) -> ForeignModel:
+        """Return this very model, which is told what a run shows it; UnitError for options, of which it has none."""
+        super().bind(options)
+        return self
 
     def enter(self, call: Call, blocks: int | None) -> None:
         """Take the host's arguments of the step that comes, and the number of input blocks of its U-Net."""
@@ -98,10 +113,44 @@ class ForeignModel(ControlModel):
             kept = [1 - hint[:, PICTURE:]] if hint.shape[1] > PICTURE else []
             self.control.set_cond_hint(picture, self.strength, (0.0, 1.0), vae=self._vae, extra_concat=kept)
             self.control.cond_hint = None  # what it made of the hint before
-        found = self.control.get_control(call.x, call.sigma, call.cond, call.chunks, call.options)
+        with self._telling():
+            found = self.control.get_control(call.x, call.sigma, call.cond, call.chunks, call.options)
         if found is None:
             return
-        yield from (pair for pair in to_residuals(found, self._blocks).tensors() if pair[0] in points)
+        for point, residual in to_residuals(found, self._blocks).tensors():
+            self._check(residual)
+            if point in points:
+                yield point, residual
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Turn what a control raises into one sentence that names it and the base model."""
+        try:
+            yield
+        except (ControlError, comfy.model_management.InterruptProcessingException, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise IncompatibleModelError(f"{self._pair()} ({error}): choose a control model for this one") from error
+
+    def _check(self, residual: Tensor) -> None:
+        """Raise IncompatibleModelError for what the base model cannot add: maps to tokens, or tokens to maps."""
+        maps, width = self._blocks is not None, _width(self._network)
+        if (residual.ndim == 4) != maps or (residual.ndim == 3 and width not in (None, residual.shape[-1])):
+            shape = "x".join(map(str, residual.shape))
+            raise IncompatibleModelError(
+                f"{self._pair()}, which cannot add a residual of {shape}: choose a control model for this one"
+            )
+
+    def _pair(self) -> str:
+        network = getattr(self.control, "control_model", None) or self.control
+        base = type(self._network).__name__
+        return f"'{self.name}' ({type(network).__name__}) does not work beside the loaded checkpoint ({base})"
+
+
+def _width(network: Any) -> int | None:
+    """Return the width of the stream of one of the host's transformers; None where it does not say."""
+    found = (getattr(network, name, None) for name in ("hidden_size", "inner_dim", "dim"))
+    return next((width for width in found if isinstance(width, int)), None)
 
 
 def _cut(value: Any, total: int, rows: tuple[int, ...]) -> Any:
@@ -121,7 +170,8 @@ def _shapes(control: Any) -> dict[str, tuple[int, ...]]:
     networks = [getattr(patcher, "model", None) for patcher in control.get_models()]
     network = next((each for each in networks if isinstance(each, torch.nn.Module)), None)
     network = getattr(control, "t2i_model", network)
-    return {} if network is None else {name: tuple(each.shape) for name, each in network.state_dict().items()}
+    weights = getattr(control, "control_weights", {}) if network is None else network.state_dict()
+    return {name: tuple(each.shape) for name, each in weights.items()}
 
 
 def _any_points() -> tuple[Point, ...]:

@@ -107,12 +107,13 @@ class TestPrompt:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"seed": ("INT", {"default": 0})}, "optional": {"width": ("INT", {"default": 64})}}
+        sizes = {"width": ("INT", {"default": 64}), "pooled": ("INT", {"default": 1280})}
+        return {"required": {"seed": ("INT", {"default": 0})}, "optional": sizes}
 
-    def make(self, seed, width=64):
+    def make(self, seed, width=64, pooled=1280):
         generator = torch.Generator().manual_seed(seed)
         tokens = torch.randn(1, 77, width, generator=generator)
-        return ([[tokens, {"pooled_output": torch.randn(1, 1280, generator=generator)}]],)
+        return ([[tokens, {"pooled_output": torch.randn(1, pooled, generator=generator)}]],)
 
 
 class TestPicture:

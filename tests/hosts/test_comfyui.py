@@ -371,12 +371,74 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("settings", [{"start": 0.8, "end": 0.2}, {"preprocessor": "cany"}])
-def test_a_fault_is_said_once(comfyui: Host, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("settings", [{"start": 0.8, "end": 0.2}, {"preprocessor": "cany"}, {"weight": 11.0}])
+def test_a_fault_is_said_once_and_marks_no_input_of_another_meaning(comfyui: Host, settings: dict[str, Any]) -> None:
     with pytest.raises(RunError) as error:
         controlled(comfyui, **settings)
     (node,) = json.loads(str(error.value))["node_errors"].values()
-    assert len(node["errors"]) == 1
+    (said,) = node["errors"]
+    info = comfyui.get("object_info/ControlStackControlUnit")["ControlStackControlUnit"]["input"]
+    assert said["extra_info"]["input_name"] not in {**info["required"], **info["optional"]}
+    assert said["extra_info"]["exception_type"] in {"controlstack.UnitError", "controlstack.ScheduleError"}
+
+
+def test_errors_of_a_run_have_their_public_names(comfyui: Host) -> None:
+    with pytest.raises(RunError, match=r"\[controlstack\.IncompatibleModelError\]"):
+        controlled(comfyui, file="xl")
+
+
+def test_units_of_older_graphs_are_chained(comfyui: Host) -> None:
+    """Their input for the units before had another name."""
+
+    def chained(name: str) -> Tensor:
+        scene = Scene()
+        first = scene.unit(scene.ours("canny"), scene.picture())
+        scene.apply(scene.unit(scene.ours("depth"), scene.picture(3), **{name: first}))
+        return scene.draw(comfyui)
+
+    assert (chained("units") == chained("units_before")).all()
+    assert difference(chained("units"), controlled(comfyui)) > 0.001
+
+
+def test_parameters_that_are_left_out_are_at_their_defaults(comfyui: Host) -> None:
+    given = {"preprocessor.low": 100, "preprocessor.high": 200}
+    assert (controlled(comfyui, preprocessor="canny") == controlled(comfyui, preprocessor="canny", **given)).all()
+
+
+@pytest.mark.parametrize("load", ["ours", "theirs"])
+def test_a_unit_is_named_after_its_file_whoever_loaded_it(comfyui: Host, load: str) -> None:
+    scene = Scene()
+    file = scene.ours("canny")
+    if load == "theirs":  # with a node between the loader and the unit
+        file = scene.graph.add("TestUnion", control_net=scene.theirs("canny"), typed=False)
+    scene.apply(scene.unit(file, scene.picture()))
+    report = scene.graph.add("ControlStackReport", positive=scene.positive, latent=scene.sample())
+    assert comfyui.run(scene.graph)["outputs"][report[0]]["text"][0].startswith("1. canny: fires on")
+
+
+def test_one_node_is_the_three(comfyui: Host) -> None:
+    def one(**settings: Any) -> Tensor:
+        scene = Scene()
+        given = {"positive": scene.positive, "negative": scene.negative, "image": scene.picture()}
+        usual = {"control_net": "canny.safetensors", "weight": 0.8, "start": 0.0, "end": 0.9, "preprocessor": "canny"}
+        made = scene.graph.add("ControlStackControlInOne", **given, **{**usual, **settings})
+        scene.positive, scene.negative = made, output(made, 1)
+        return scene.draw(comfyui)
+
+    low = {"preprocessor": "canny", "preprocessor.low": 30}
+    assert (one(**low) == controlled(comfyui, weight=0.8, end=0.9, **low)).all()
+    assert difference(one(**low), one()) > 0.001
+    assert (one(weight=0.0) == plain(comfyui)).all()
+    for wrong, words in (({"start": 0.95}, "starts at 0.95, after its end 0.9"), ({"weight": 30}, "weight is 30")):
+        with pytest.raises(RunError, match=words):
+            one(**wrong)
+
+
+def test_tooltips_are_short(comfyui: Host) -> None:
+    for name, node in comfyui.get("object_info").items():
+        if name.startswith("ControlStack"):
+            given = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
+            assert max(len(options["tooltip"]) for _, options in given.values()) < 400, name
 
 
 @pytest.mark.parametrize("count", [2, 5])
@@ -385,7 +447,7 @@ def test_hints_repeat_or_are_left_out_as_the_hosts_do(comfyui: Host, count: int)
     reference.apply_theirs(reference.theirs("canny"), reference.picture(0, count), 1.0)
     scene.apply(scene.unit(scene.theirs("canny"), scene.picture(0, count)))
     assert (scene.draw(comfyui) == reference.draw(comfyui)).all()
-    assert f"unit 1 (ControlNet) has {count} hints for 3 pictures" in comfyui.log.read_text()
+    assert f"unit 1 (canny) has {count} hints for 3 pictures" in comfyui.log.read_text()
 
 
 def test_masks_repeat_or_are_left_out_as_hints_do(comfyui: Host) -> None:

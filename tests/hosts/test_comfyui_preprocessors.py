@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from comfyui_host import Graph, Host, Link, RunError, output
+from comfyui_host import ROOT, Graph, Host, Link, RunError, output
 from controlstack.preprocessors import REGISTRY, find
 from controlstack.preprocessors.images import read_image
 from controlstack.preprocessors.lines.manga import MangaLines
@@ -149,7 +149,9 @@ def test_levels_are_rounded_and_not_cut_off(comfyui: Host) -> None:
 
 @pytest.mark.parametrize("node", ["ControlStackPreprocess", "ControlStackControlUnit"])
 def test_licences_and_what_cannot_run_are_shown_with_the_choice(comfyui: Host, node: str) -> None:
-    told = comfyui.get(f"object_info/{node}")[node]["input"]["required"]["preprocessor"][1]["tooltip"].splitlines()
+    told = comfyui.get(f"object_info/{node}")[node]["input"]["required"]["preprocessor"][1]["tooltip"]
+    assert "lack a package here and say which" in told and "licences: docs/preprocessors.md" in told
+    told = (ROOT / "web" / "docs" / "ControlStackPreprocess.md").read_text("utf-8").splitlines()
     assert "Weights, CMU OpenPose: academic or non-commercial use only: openpose, openpose_hand," in "\n".join(told)
     for name, entry in ((each.id, each) for each in REGISTRY if each.networks):
         licensed = [
