@@ -7,7 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from .graph import shown_node
-from .host.loading import files, load, path_of
+from .host.files import files, path_of
+from .host.loading import load
 from .host.member import described
 from .reports.telling import tell
 from .schema import schema

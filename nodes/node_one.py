@@ -12,7 +12,7 @@ from ..core.resize import ResizeMode
 from ..core.schedule import RangeBasis
 from ..core.unit import ControlMode
 from .choice import CHOICE, preprocessor_input, words
-from .host.loading import files
+from .host.files import files
 from .node_apply import ApplyControlUnits
 from .node_model import LoadControlModel
 from .node_unit import ControlUnit

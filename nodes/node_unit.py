@@ -22,7 +22,7 @@ from ..units.text import read_options
 from .choice import RESOLUTION, preprocessor_input, unusable, words
 from .graph import file_behind
 from .hints import asked, embedding_of, make_hint, rgb, size_of
-from .host.loading import files
+from .host.files import files
 from .host.member import count_blocks, name_of, reads_embedding, says, told
 from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
@@ -103,6 +103,7 @@ class ControlUnit(io.ComfyNode):
         embedding: Any = None,
         options: str = "",
         delta_strength: float = 1.0,
+        uncond_weight: float = 1.0,
         units: Units = (),  # the name of units_before in older graphs
     ) -> io.NodeOutput:
         units = units_before or units
@@ -127,6 +128,7 @@ class ControlUnit(io.ComfyNode):
             resolution=resolution or None,
             options={**told(control_net), **read_options("options", options)},
             delta_strength=delta_strength,
+            uncond_weight=uncond_weight,
         )
         if block_weights is not None:
             count_blocks(control_net, request.model)  # which refuses blocks of an unknown kind before the run
@@ -265,5 +267,14 @@ def _optional() -> list[io.Input]:
             max=FIELDS["delta_strength"].most,
             step=0.01,
             tooltip="Strength of the model's changes to the weights of the base model, if it brings any.",
+        ),
+        io.Float.Input(
+            "uncond_weight",
+            optional=True,
+            default=1.0,
+            min=FIELDS["uncond_weight"].least,
+            max=FIELDS["uncond_weight"].most,
+            step=0.01,
+            tooltip="Factor of the weight on the negative prompt; at 0 the unit acts on the positive prompt alone.",
         ),
     ]

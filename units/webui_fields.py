@@ -83,6 +83,7 @@ class UnitArgs:
     preprocessor_seed: int | None = None  # None: the picture's
     options: Mapping[str, Option] = field(default_factory=dict[str, Option])
     delta_strength: float = 1.0
+    uncond_weight: float = 1.0
     number: int | None = field(default=None, compare=False)  # among those of its request, for sentences
 
     @property
@@ -142,6 +143,7 @@ def request_of(args: UnitArgs, *, image: Any = None, inpaint_mask: Any = None, e
         inpaint_mask=inpaint_mask,
         options=options,
         delta_strength=args.delta_strength,
+        uncond_weight=args.uncond_weight,
         hires=args.hr_option,
         enabled=args.enabled,
     )
@@ -180,6 +182,7 @@ def args_of(request: UnitRequest, side: int | None = None) -> UnitArgs:
         preprocessor_seed=request.seed,
         options=options,
         delta_strength=request.delta_strength,
+        uncond_weight=request.uncond_weight,
     )
     if (_is_pixel_perfect(args), _resolution(args)) == (request.pixel_perfect, request.resolution):
         return args
@@ -274,6 +277,7 @@ def _agree(first: object, second: object) -> bool:
 def _check(unit: UnitArgs) -> None:
     FIELDS["weight"].check(unit.weight)
     FIELDS["delta_strength"].check(unit.delta_strength)
+    FIELDS["uncond_weight"].check(unit.uncond_weight)
     if unit.advanced_weighting is not None and unit.block_weights is not None:
         raise UnitError(
             "a unit has both advanced_weighting, which replaces the weight, and block_weights, which are multiplied by "
@@ -335,4 +339,5 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "preprocessor_seed": _optional(text.read_whole),
     "options": text.read_options,
     "delta_strength": text.read_number,
+    "uncond_weight": text.read_number,
 }

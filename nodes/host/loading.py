@@ -15,39 +15,22 @@ import comfy.controlnet
 import comfy.model_management as memory
 import comfy.model_patcher
 import comfy.ops
-import folder_paths
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ...core.errors import HostError, UnsupportedModelError
+from ...core.errors import UnsupportedModelError
 from ...models.layers import Kit, Ops
 from ...models.loading import Header, open_model
 from ...models.registry import load_open
 from ...units.convention import said_by
 from .control import LoadedControl
+from .files import path_of
 from .member import Own
 
-FOLDERS = ("controlnet", "t2i_adapter")  # of the host; the second only where a user added it
 _log = logging.getLogger("controlstack")
 
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}  # as safetensors files name them
-
-
-def files() -> list[str]:
-    """Return the names that a user can choose from; extra model paths are among them."""
-    known = [folder for folder in FOLDERS if folder in folder_paths.folder_names_and_paths]
-    return sorted({name for folder in known for name in folder_paths.get_filename_list(folder)})
-
-
-def path_of(name: str) -> Path:
-    """Return where a chosen file lies."""
-    for folder in FOLDERS:
-        if folder in folder_paths.folder_names_and_paths:
-            found = folder_paths.get_full_path(folder, name)
-            if found is not None:
-                return Path(found)
-    raise HostError(f"'{name}' is in none of the folders {', '.join(FOLDERS)}: refresh the list and choose a file")
 
 
 def load(name: str, base: Any = None) -> Any:

@@ -16,7 +16,8 @@ from ...units.hint import Size, preprocessor_of
 from ...units.infotext import parse_generation
 from ...units.request import UnitRequest
 from ..hints import make_hint, size_of
-from ..host.loading import files, load
+from ..host.files import files
+from ..host.loading import load
 from ..host.member import name_of, says
 from ..schema import UnitsType, schema
 from ..spec import Units, UnitSpec

@@ -425,9 +425,9 @@ def test_one_node_is_the_three(comfyui: Host) -> None:
         scene.positive, scene.negative = made, output(made, 1)
         return scene.draw(comfyui)
 
-    low = {"preprocessor": "canny", "preprocessor.low": 30}
-    assert (one(**low) == controlled(comfyui, weight=0.8, end=0.9, **low)).all()
-    assert difference(one(**low), one()) > 0.001
+    dark = {"preprocessor": "threshold", "preprocessor.threshold": 60}
+    assert (one(**dark) == controlled(comfyui, weight=0.8, end=0.9, **dark)).all()
+    assert difference(one(**dark), one(**{**dark, "preprocessor.threshold": 200})) > 0.001
     assert (one(weight=0.0) == plain(comfyui)).all()
     for wrong, words in (({"start": 0.95}, "starts at 0.95, after its end 0.9"), ({"weight": 30}, "weight is 30")):
         with pytest.raises(RunError, match=words):

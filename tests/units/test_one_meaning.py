@@ -322,6 +322,10 @@ ROWS: dict[str, Row] = {
         text="Options: union_control_type=depth+tile%3A0.5, Weight: 0.8",
         model="union",
     ),
+    "less on the negative prompt": Row(
+        cli="uncond_weight=0.25", node={"uncond_weight": 0.25}, client={"uncond_weight": 0.25},
+        text="Uncond Weight: 0.25",
+    ),
     # the whole
     "everything at once": Row(
         cli=f"preprocessor=canny,low=40,high=90,resolution=64,weight=0.8,start=0.1,end=0.9,basis=steps,curve=0 1;1 0.5,"
