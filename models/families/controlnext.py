@@ -49,16 +49,13 @@ EPS = 1e-12  # of the normalisation, `models/unet.py` of all three
 RESNET_EPS = 1e-6  # diffusers' ResnetBlock2D
 GROUPS = {False: (4, 8), True: (1, 8, 8)}  # of the residual blocks, by whether it is the old network
 STEM_GROUPS, MIDDLE_GROUPS = 2, 8
-NORMALISATION = "normalisation"
 CODE, PAPER = "code", "paper"
-OFFERS = (
-    Option(
-        name=NORMALISATION,
-        label="Normalisation",
-        meaning="how the control takes on the stream's mean and deviation: as in the published code, or as equation 10",
-        default=CODE,
-        words={CODE: (), PAPER: ()},
-    ),
+NORMALISATION = Option(
+    name="normalisation",
+    label="Normalisation",
+    meaning="what the control takes on: mean and deviation of the stream (code), or equation 10 (paper)",
+    default=CODE,
+    words={CODE: (), PAPER: ()},
 )
 STANDARD_WIDTHS = (320, 1280)  # of the points in the published base models
 
@@ -161,7 +158,6 @@ class ControlNeXtModel(ControlModel):
     """
 
     network: ControlNeXt
-    offers = OFFERS
 
     def __init__(
         self,
@@ -178,6 +174,7 @@ class ControlNeXtModel(ControlModel):
         self.place = Place.HALVED if place is None else place
         self.base = self.place.base if place is not None and network.out in STANDARD_WIDTHS else Base()
         self.points, self.soft_weights = (self.place.point,), (1.0,)
+        self.offers = (NORMALISATION,)
         self._remembered = Remembered() if remembered is None else remembered
 
     def prepare(self, hint: Tensor) -> Prepared:
@@ -209,7 +206,7 @@ class ControlNeXtModel(ControlModel):
         wide = control.float()
         wide = _pooled(wide, (h.shape[-2], h.shape[-1]))  # another extension may change sizes inside the U-Net
         variance, mean = torch.var_mean(h.float(), dim=(1, 2, 3), keepdim=True)
-        if self.options.get(NORMALISATION, CODE) == PAPER:
+        if self.options.get(NORMALISATION.name, CODE) == PAPER:
             entering = (wide - mean) / (variance + EPS).sqrt()
         else:
             entering = wide * variance.sqrt() + mean
@@ -223,7 +220,7 @@ class ControlNeXtModel(ControlModel):
         features, hints = prepared[0], words_of(prepared[1])
         times = cast("list[float]", step.timestep.tolist())  # pyright: ignore[reportUnknownMemberType]
         count = 1 if len(hints) == 1 and len(set(times)) == 1 else len(times)
-        rest = (size, self.options.get(NORMALISATION, CODE), features.dtype)
+        rest = (size, self.options.get(NORMALISATION.name, CODE), features.dtype)
         keys = [(hints[row % len(hints)], (times[row], *rest)) for row in range(count)]
         known = {key: self._remembered.find(*key) for key in keys}
         new = [key for key, answer in known.items() if answer is None]
@@ -240,7 +237,7 @@ class ControlNeXtModel(ControlModel):
     def _made(self, features: Tensor, timestep: Tensor, size: tuple[int, int]) -> Tensor:
         """Compute controls [N, C, *size], in the code's normalisation as far as they do not depend on the stream."""
         control = self.network(features, timestep).float()
-        as_code = self.options.get(NORMALISATION, CODE) == CODE
+        as_code = self.options.get(NORMALISATION.name, CODE) == CODE
         if as_code and self.place.pools_last:
             control = _standardised(control)
         control = _pooled(control, size)
@@ -288,7 +285,7 @@ class ControlNeXtFamily(Family[ControlNeXt, ControlNeXtSettings]):
         )
 
     def offers(self, shapes: Shapes) -> tuple[Option, ...]:
-        return OFFERS
+        return (NORMALISATION,)
 
     def layout(self, names: Collection[str]) -> str:
         return "original" if "embedding.0.weight" in names else "original, old"
