@@ -40,6 +40,7 @@ def models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     webui_host.make_world(webui_path, models)
     control_files.write_all(models / "ControlNet", heads=webui_world.HEADS)
     control_files.write_controlnext(models / "ControlNet")
+    control_files.write_unions(models / "ControlNet", heads=webui_world.HEADS)
     for kind in (*FAMILIES, *POINTS, "latents"):
         save_file({f"effects.{kind}": torch.zeros(1)}, models / "ControlNet" / f"{kind}.safetensors")
     return models
@@ -114,6 +115,22 @@ def test_each_equals_the_core_outside_the_host(host: Host, oracle: Oracle, plain
 def test_controlnext(host: Host, oracle: Oracle, plain: Drawing, settings: dict[str, Any]) -> None:
     wanted = unit(file="next", weight=0.4, **settings)
     check(draw(host, wanted, batch_size=2), oracle, wanted)
+    assert same(draw(host), plain)
+
+
+UNIONS: dict[str, tuple[dict[str, Any], str]] = {  # what is said of a kind, and what the model is told
+    "by a client": ({"union_control_type": "Depth"}, "depth"),
+    "not at all": ({}, "auto"),
+    "two in one pass": ({"options": {"union_control_type": "depth+tile:0.5"}}, "depth+tile:0.5"),
+}
+
+
+@pytest.mark.parametrize("how", UNIONS)
+def test_union(host: Host, oracle: Oracle, plain: Drawing, how: str) -> None:
+    said, told = UNIONS[how]
+    wanted = unit(file="union_sd", weight=0.8, **said)
+    expected = replace(wanted, settings={**wanted.settings, "options": {"union_control_type": told}})
+    check(draw(host, wanted, batch_size=2), oracle, expected)
     assert same(draw(host), plain)
 
 
