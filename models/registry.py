@@ -53,7 +53,11 @@ def made_for(header: Header) -> Base:
 
 def offered(path: Path) -> tuple[Option, ...]:
     """Return what units may tell the control model of a file; of a safetensors file only the table is read."""
-    header = read_header(path)
+    return offered_by(read_header(path))
+
+
+def offered_by(header: Header) -> tuple[Option, ...]:
+    """Return what units may tell the control model of a file with this header."""
     family, prefix = _recognise(header)
     return family.offered(_below(header, prefix))
 

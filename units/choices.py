@@ -15,6 +15,7 @@ from ..core.errors import UnitError
 from ..core.resize import ResizeMode
 from ..core.schedule import RangeBasis
 from ..core.unit import ControlMode
+from ..models.families.union import AUTOMATIC, KINDS
 
 Choice = TypeVar("Choice", bound=Enum)
 
@@ -109,4 +110,6 @@ HIRES = Choices(
     }
 )
 BASES = Choices({RangeBasis.WEBUI: ("webui",), RangeBasis.STEPS: ("steps",), RangeBasis.NOISE: ("noise",)})
-UNION_TYPES = Choices({each: (each.value,) for each in UnionType})
+UNION_TYPES = Choices(
+    {kind: (kind.value, *words) for kind, words in zip(UnionType, (*KINDS, (AUTOMATIC,)), strict=True)}
+)

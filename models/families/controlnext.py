@@ -52,7 +52,7 @@ STEM_GROUPS, MIDDLE_GROUPS = 2, 8
 CODE, PAPER = "code", "paper"
 NORMALISATION = Option(
     name="normalisation",
-    label="normalisation",
+    label="Normalisation",
     meaning="what the control takes on: mean and deviation of the stream (code), or equation 10 (paper)",
     default=CODE,
     words={CODE: (), PAPER: ()},
@@ -283,6 +283,9 @@ class ControlNeXtFamily(Family[ControlNeXt, ControlNeXtSettings]):
         return all(
             name in shapes for name in ("mid_convs.1.weight", "down_res.0.conv1.weight", "down_res.1.conv1.weight")
         )
+
+    def offers(self, shapes: Shapes) -> tuple[Option, ...]:
+        return (NORMALISATION,)
 
     def layout(self, names: Collection[str]) -> str:
         return "original" if "embedding.0.weight" in names else "original, old"
