@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ....core.errors import ControlError, HintError
 from ....preprocessors import find
 from ....preprocessors.poses.drawing import draw
-from ....preprocessors.poses.points import from_json, to_json
+from ....preprocessors.poses.points import from_json
 from ....units.webui_fields import parse_unit, request_of
 from ..page.contents import contents
 from ..page.settings import UNITS_OPTION, unit_count
@@ -29,7 +29,6 @@ from ..request.saying import refusal
 from ..request.services import services
 
 if TYPE_CHECKING:
-    from ....units.webui_fields import UnitArgs
     from ..pictures.reading import Image
 
 VERSION = 3  # of sd-webui-controlnet's API
@@ -138,7 +137,8 @@ def detect(values: dict[str, Any], images: Sequence[str], masks: Sequence[str], 
     pictures = [read_picture(each) for each in images]
     drawn = [read_mask(each) for each in masks] if preprocessor.takes_mask else [None] * len(images)
     with services().alone("controlnet detect"):
-        results = [_detect(unit, picture, mask) for picture, mask in zip(pictures, drawn, strict=True)]
+        work, request = services().preprocess.with_poses, request_of(unit)
+        results = [work(request, picture, mask=mask) for picture, mask in zip(pictures, drawn, strict=True)]
         if low_vram:
             free_memory(services())
     answer: dict[str, Any] = {"images": [_encode(hint) for hint, _ in results], "info": "Success"}
@@ -151,15 +151,6 @@ def render_poses(frames: Sequence[Any]) -> dict[str, Any]:
     if not frames:
         return {"info": "No pose data detected."}
     return {"images": [_encode(draw(from_json(frame))) for frame in frames], "info": "Success"}
-
-
-def _detect(unit: UnitArgs, picture: Image, mask: Image | None) -> tuple[Image, dict[str, Any] | None]:
-    preprocessor, preprocess = preprocessing.lookup(unit.module), services().preprocess
-    request = request_of(unit)
-    if not preprocessor.finds_poses:
-        return preprocess(request, picture, mask=mask), None
-    (pose,) = preprocessor.poses(picture, resolution=request.resolution, runtime=preprocess.runtime)
-    return preprocessor.draw(pose, **request.parameters), to_json(pose)
 
 
 def _said(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:

@@ -48,6 +48,14 @@ def picture(label: str, elem_id: str, *, draw: bool = False, height: int | None 
     return Picture(made.background, made.foreground)
 
 
+def film(label: str, elem_id: str) -> Any:
+    """Return what holds a film that somebody uploads; its value is the path of the file."""
+    import gradio as gr
+
+    source: dict[str, Any] = {"source": "upload"} if is_old() else {"sources": ["upload"]}
+    return gr.Video(label=label, elem_id=elem_id, **source)
+
+
 def on_upload(image: Any, checkbox: Any) -> None:
     """Tick a box when somebody gives a picture."""
     if hasattr(image, "upload"):

@@ -14,7 +14,7 @@ from . import choices, paste, preset_page
 from .gradio_shim import on, on_load
 from .settings import unit_count
 from .unit import events as unit_events
-from .unit import preview
+from .unit import poses, preview
 from .unit.events import about, slider_updates
 from .unit.widgets import SLIDERS, UnitPage, build_unit
 
@@ -64,6 +64,7 @@ def _tabs(tab: str, count: int) -> list[UnitPage]:
 def _unit(tab: str, index: int) -> UnitPage:
     page = build_unit(tab, index)
     unit_events.connect(page)
+    poses.connect(page)
     preset_page.build_row(page)
     for helper in page.extras.values():  # they say nothing about a unit, so there is nothing to keep
         helper.do_not_save_to_config = True

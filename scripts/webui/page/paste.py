@@ -72,13 +72,16 @@ def explode(
     count: tabs of the page. basis: what a range means in this program, where the text does not say so.
     """
     units = infotext.read(parameters)
+    unread = [f"the text has '{key}' in a form that is not known, so that unit was left out: set it by hand"
+              for key in infotext.unread(parameters)]  # fmt: skip
     if not units:
-        return []
-    problems = [f"the text has unit {index}, and the page has {count}: raise the number of units in the settings"
-                for index in units if index >= count]  # fmt: skip
+        return unread
+    beyond = [f"the text has unit {index}, and the page has {count}: raise the number of units in the settings"
+              for index in units if index >= count]  # fmt: skip
+    problems = [*unread, *beyond]
     for index in range(count):
         values, amiss = widget_values(units[index], files, basis) if index in units else ({"enabled": False}, [])
-        problems += amiss
+        problems += [f"unit {index}: {each}" for each in amiss]
         for name, update in updates(values, files.names, amiss).items():
             parameters[key_of(index, name)] = update
     return problems

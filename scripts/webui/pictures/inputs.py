@@ -21,6 +21,7 @@ from .reading import input_of, read_picture, rgba_pictures
 if TYPE_CHECKING:
     from .reading import Image
 
+FILM = "controlstack_film"  # attribute of a request: the present frame by unit
 LATENT_UPSCALE = 3  # of img2img's resize modes: "Just resize (latent upscale)"
 _IMG2IMG_MODES = (ResizeMode.JUST_RESIZE, ResizeMode.CROP, ResizeMode.FILL)
 
@@ -38,7 +39,8 @@ def choose(unit: UnitArgs, p: Any, index: int, ignore_mask: bool, inpaints: bool
 
     inpaints: what is drawn on the picture is a mask; otherwise it is a scribble, unless `ignore_mask` says no.
     """
-    foreign = _of_unit(getattr(p, "control_net_input_image", None), index)
+    film = getattr(p, FILM, {}).get(unit.number)
+    foreign = _of_unit(getattr(p, "control_net_input_image", None), index) if film is None else film
     given = rgba_pictures(foreign) if foreign is not None else rgba_pictures(unit.image, unit.mask)
     if given is not None:
         return _crop(unit, p, _own(given, unit, ignore_mask, inpaints))

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ....preprocessors import find, offered
 from ....preprocessors.declaration import Parameter
 from ....preprocessors.perform import Preprocessor
+from ....preprocessors.poses.points import to_json
 from ....units import webui_names
-from ....units.hint import draw_hint, preprocessor_of
+from ....units.hint import draw_hint, preprocessor_of, resolution_of
 from ....units.offer import ALL, default_model, default_preprocessor, of_type, types
 from ....units.request import AUTO, NONE, UnitRequest
 from ....units.webui_fields import (
@@ -113,6 +114,17 @@ class Preprocessing:
             mask = np.zeros(picture.shape[:2], np.uint8)
         given = mask if takes_mask else None
         return draw_hint(request, picture, inpaint_mask=given, target=target, runtime=self.runtime, seed=seed)
+
+    def with_poses(
+        self, request: UnitRequest, picture: Image, target: tuple[int, int] | None = None, mask: Image | None = None
+    ) -> tuple[Image, dict[str, Any] | None]:
+        """Return the same, and the poses in it as OpenPose's JSON, where the preprocessor finds such."""
+        preprocessor = preprocessor_of(request)
+        if not preprocessor.finds_poses:
+            return self(request, picture, target, mask=mask), None
+        resolution = resolution_of(request, (picture.shape[0], picture.shape[1]), target)
+        (pose,) = preprocessor.poses(picture, resolution=resolution, runtime=self.runtime)
+        return preprocessor.draw(pose, **request.parameters), to_json(pose)
 
 
 def _control_type(tag: str, models: Sequence[str]) -> dict[str, Any]:
