@@ -58,6 +58,10 @@ class Family(ABC, Generic[Network, Options]):
 
     id: ClassVar[str]
     title: ClassVar[str]
+    bases: ClassVar[str] = ""  # the base models that there are files for, in words
+    paper: ClassVar[str] = ""  # who described it, where
+    hosts: ClassVar[str] = "everywhere"  # where units of it run, in words
+    page: ClassVar[str] = ""  # of docs/families, if it is not named after the id
     prefix: ClassVar[str] = ""  # of the names of its files, where nothing else has to be renamed
     settings: type[Options]  # what no shape tells of its networks
 
@@ -96,6 +100,10 @@ class Family(ABC, Generic[Network, Options]):
     def needs_base(self, names: Collection[str]) -> bool:
         """Return whether a file with these names is complete only together with its base model."""
         return DIFFERENCE in names
+
+    def reads_base(self, names: Collection[str]) -> bool:
+        """Return whether loading a file with these names looks at the weights of its base model, if there is one."""
+        return self.needs_base(names)
 
     def complete(self, state: Mapping[str, Tensor], base: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
         """Return the weights of a network whose file holds them only in part: W = W_difference + W_base.
@@ -170,6 +178,12 @@ class Family(ABC, Generic[Network, Options]):
             network = self._build(weights, settings, kit, name)
         network.requires_grad_(False).eval().to(device=device, dtype=dtype)
         return self.wrap(network, name, settings, compute or dtype)
+
+    def join(
+        self, model: ControlModel, header: Header, settings: Options, base_state: Mapping[str, Tensor] | None
+    ) -> ControlModel:
+        """Return a loaded model with what lies in other files beside its own."""
+        return model
 
     def _build(self, weights: Mapping[str, Tensor], settings: Options, kit: Kit, name: str) -> Network:
         """The network on the meta device, then the file's tensors put in its place: nothing is allocated twice."""

@@ -135,10 +135,6 @@ CONTROLS: tuple[tuple[Test, str], ...] = (
         "a ControlNet-XS model, which is not supported: use a ControlNet",
     ),
     (
-        lambda n: n.under("mid_convs.1") and n.under("down_res.0"),
-        "a ControlNeXt model, which is not supported yet: use a ControlNet",
-    ),
-    (
         lambda n: n.under("brushnet_down_blocks") or n.under("conv_in_condition"),
         "a BrushNet model, which is not supported: use its own nodes, or an inpaint ControlNet",
     ),

@@ -373,6 +373,7 @@ class ControlNetFamily(Family[ControlNet, ControlNetSettings]):
     """ControlNets in the original names, bare, prefixed or inside a training checkpoint, and in those of diffusers."""
 
     id, title, settings = "controlnet", "ControlNet", ControlNetSettings
+    bases, paper = "SD 1.x, SD 2.x, SDXL", "Zhang et al., ICCV 2023"
 
     def detect(self, shapes: Shapes) -> bool:
         if _is_diffusers(shapes):

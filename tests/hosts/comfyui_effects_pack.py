@@ -78,6 +78,7 @@ def _family(model, kind):
     special = {
         "middle": lambda: normed(points.MIDDLE, base.blocks[-1]),
         "skip": lambda: normed(points.skip(2), base.blocks[2]),
+        "onward": lambda: normed(points.onward(0), base.blocks[0]),
         "decoder": lambda: normed(points.Point(points.Block.OUTPUT, IN_DECODER), decoder(IN_DECODER)),
         "last decoder": lambda: normed(points.Point(points.Block.OUTPUT, last), decoder(last)),
         "deep query": lambda: tap(queries(points.Block.MIDDLE, 0, 1)),
@@ -222,6 +223,10 @@ def _hook(network, point, change, width=0):
 
         decoder = network.output_blocks[len(network.output_blocks) - 1 - point.index]
         return decoder[0].register_forward_pre_hook(joined)
+    if part == "onward":
+        return network.input_blocks[point.index + 1][0].register_forward_pre_hook(
+            lambda _m, args: (args[0] + change(args[0]), *args[1:])
+        )
     if part == "stream":
         return _block(network, point)[-1].register_forward_hook(lambda _m, _a, out: out + change(out))
     attention, value = _attention(network, point), part.partition(".")[2]

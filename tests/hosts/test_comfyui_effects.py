@@ -12,7 +12,18 @@ from comfyui_scene import SIZE, STEPS, Scene, difference
 from torch import Tensor
 
 TOLERANCE = 1e-5  # of the latents' range
-SD = ("cross-normed", "query tap", "cross out", "delta", "again", "middle", "skip", "decoder", "decoder query")
+SD = (
+    "cross-normed",
+    "query tap",
+    "cross out",
+    "delta",
+    "again",
+    "middle",
+    "skip",
+    "onward",
+    "decoder",
+    "decoder query",
+)
 XL = ("cross-normed", "query tap", "cross out", "delta", "again", "deep query")
 CASES = [*(("SD", kind) for kind in SD), *(("SDXL", kind) for kind in XL)]
 SHIFTS = ("cross-normed", "query tap", "cross out", "again")

@@ -26,7 +26,7 @@ from webui_units import SIZE, photograph, unit
 
 TOLERANCE = 1e-5  # of the answer's range
 FAMILIES = ("cross-normed", "query tap", "cross out", "delta", "again")
-POINTS = ("stream", "skip", "middle", "decoder", "prompt keys", "decoder query")
+POINTS = ("stream", "skip", "onward", "middle", "decoder", "prompt keys", "decoder query")
 STEPS = 3
 HIRES = {"enable_hr": True, "hr_scale": 1, "hr_upscaler": "Latent", "denoising_strength": 0.7}
 PACKS = ("webui_effects_pack.py",)

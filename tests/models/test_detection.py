@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -26,9 +25,8 @@ from controlstack.models.loading import read_header
 from controlstack.models.naming import to_ldm
 from controlstack.models.registry import REGISTRY, identify, inspect, load_control_model
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
+from sparse_files import Shapes, write_sparse
 
-Shapes = dict[str, tuple[int, ...]]
-BYTES = {"F16": 2, "BF16": 2, "F32": 4}
 HINT_STEM = (16, 16, 32, 32, 96, 96, 256)
 
 
@@ -200,20 +198,6 @@ LAYOUTS: dict[str, tuple[Callable[[str], Shapes], str]] = {  # how a file names 
         "ldm, prefixed (difference)",
     ),
 }
-
-
-def write_sparse(path: Path, shapes: Shapes, dtype: str = "F16") -> Path:
-    """A file with the header of a real one, whose tensors are a hole: as long as the real one, of no size on disk."""
-    at, header = 0, {}
-    for name, shape in shapes.items():
-        end = at + math.prod(shape) * BYTES[dtype]
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header).encode()
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + at)
-    return path
 
 
 @pytest.mark.parametrize("name", CONTROLNETS)

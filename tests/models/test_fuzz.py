@@ -23,7 +23,6 @@ from controlstack.models.registry import inspect, load_control_model
 from safetensors.torch import save
 from torch import Tensor, nn
 
-CASES, CAMPAIGN = 300, 10_000
 State = dict[str, Tensor]
 ODD_NAMES = (
     "\x1b[2J\ncontrolstack: fine", "a" * 5000, "", ".", "zero_convs.99999999.0.weight", "body.7.x", "difference",
@@ -186,12 +185,7 @@ def _run(seeds: range, networks: list[State], tmp_path: Path) -> None:
     assert 0.1 < good / len(seeds) < 1.5  # many are refused, and many are not: both ways are tried
 
 
-def test_changed_files_end_in_one_line(networks: list[State], tmp_path: Path) -> None:
-    _run(range(CASES), networks, tmp_path)
-
-
 @pytest.mark.campaign
-def test_a_campaign_of_changed_files(networks: list[State], tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if "campaign" not in request.config.option.markexpr:
-        pytest.skip("thousands of files are only tried with -m campaign")
-    _run(range(CASES, CAMPAIGN), networks, tmp_path)
+@pytest.mark.tries(300, 10_000)
+def test_changed_files_end_in_one_line(networks: list[State], tmp_path: Path, times: int) -> None:
+    _run(range(times), networks, tmp_path)

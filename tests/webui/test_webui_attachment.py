@@ -48,6 +48,7 @@ PLACES = {
     "prompt keys": (f"{BLOCK}.attn2.to_k", "input"),
     "decoder query": ("output_blocks.2.1.transformer_blocks.0.attn2.to_q", "input"),
     "skip": ("output_blocks.0", "channels"),
+    "onward": ("input_blocks.1.0", "input"),
 }
 KINDS = [*PLACES, "delta"]
 COND = (True, False, True, False)  # of four rows that one call shows

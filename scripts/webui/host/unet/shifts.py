@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .....core.points import Block, Part, Point, skip, stream
+from .....core.points import Block, Part, Point, onward, skip, stream
 
 Shifts = Mapping[Point, Callable[[Tensor], Tensor]]
 Options = dict[str, Any]
@@ -58,6 +58,13 @@ class StreamPatch(Patch):
         return self._shifted(h, stream(options["block"][1]))
 
 
+class OnwardPatch(Patch):
+    """Between an input block and what follows it, once the skip is taken."""
+
+    def __call__(self, h: Tensor, options: Options) -> Tensor:
+        return self._shifted(h, onward(options["block"][1]))
+
+
 class SkipPatch(Patch):
     """Before an output block, which receives its stream and the skip."""
 
@@ -95,6 +102,8 @@ def _patches(shifts: Shifts, blocks: int) -> dict[str, Patch]:
     found: dict[str, Patch] = {}
     if Part.STREAM in parts:
         found["input_block_patch"] = StreamPatch(shifts, blocks)
+    if Part.ONWARD in parts:
+        found["input_block_patch_after_skip"] = OnwardPatch(shifts, blocks)
     if Part.SKIP in parts:
         found["output_block_patch"] = SkipPatch(shifts, blocks)
     for name, triple in TRIPLE.items():

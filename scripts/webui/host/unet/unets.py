@@ -39,6 +39,8 @@ def locate_in(unet: Any) -> Locate:
         if point.part is Part.SKIP:
             decoder = unet.output_blocks[len(unet.output_blocks) - 1 - point.index]
             return Site(decoder, Value.LAST_CHANNELS, widths[point.index])
+        if point.part is Part.ONWARD:
+            return Site([*unet.input_blocks, unet.middle_block][point.index + 1], Value.INPUT)
         block = blocks[point.block][point.index]
         if point.part is Part.STREAM:
             return Site(block, Value.OUTPUT)
