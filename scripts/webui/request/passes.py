@@ -20,6 +20,7 @@ from ..pictures.fitting import fit_hint
 from ..pictures.inputs import target_sizes
 from ..pictures.restoring import Original, Restoration, visible
 from .preparing import Prepared
+from .saying import about_unit
 
 if TYPE_CHECKING:
     from ..pictures.reading import Image
@@ -122,7 +123,8 @@ def _unit(unit: Prepared, hint: Image, hires: bool, two: bool) -> ControlUnit:
     if hires and request.mode is ControlMode.BALANCED and unit.kind in SOFT_IN_HIRES:
         request = replace(request, mode=ControlMode.PROMPT)
     part = (HiresOption.HIGH if hires else HiresOption.LOW) if two else HiresOption.BOTH
-    return make(request, hint_tensor(hint), unit.model, unit.mask, part)
+    with about_unit(unit.args.number):
+        return make(request, hint_tensor(hint), unit.model, unit.mask, part)
 
 
 def _original(unit: Prepared, hint: Image, hires: bool) -> Original:

@@ -60,7 +60,7 @@ def _prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared
     check_reads_pictures(model)
     request = replace(request, resize=given.resize)
     if warning := doubt(request, said_by(path), given.picture):
-        warn(p, warning)
+        warn(p, f"unit {unit.number}: {warning}")
     hint = services.preprocess(request, given.picture, _first_size(p), seed_of(p), given.mask)
     region = None if unit.effective_region_mask is None else read_mask(unit.effective_region_mask)
     return Prepared(
