@@ -35,7 +35,7 @@ class ModelFiles:
 
     @property
     def names(self) -> list[str]:
-        """The `stem [hash8]` of every model, sorted."""
+        """Return the `stem [hash8]` of every model, sorted."""
         return list(self._files)
 
     def find(self, name: str) -> tuple[str, Path]:

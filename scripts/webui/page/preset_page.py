@@ -22,7 +22,7 @@ SAVED = (*paste.PASTED, "low_vram", "inpaint_crop_input_image")
 
 
 def presets() -> Presets:
-    """The host's."""
+    """Return the presets of the host's data."""
     from modules import paths
 
     return Presets(Path(paths.data_path).joinpath(*FOLDER))

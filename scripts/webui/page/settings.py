@@ -29,7 +29,7 @@ def register() -> None:
 
 
 def unit_count() -> int:
-    """Tabs of the page."""
+    """Return how many tabs the page has."""
     return max(1, min(LARGEST_UNITS, int(services().program.option(UNITS_OPTION, UNITS))))
 
 

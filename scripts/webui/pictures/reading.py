@@ -62,12 +62,12 @@ def read_mask(value: object) -> Image:
 
 
 def is_empty(value: object) -> bool:
-    """Whether a field holds no picture: nothing, or a text without a letter, as other fields are left empty."""
+    """Return whether a field holds no picture: nothing, or a text without a letter, as other fields are left empty."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
 def input_of(picture: Image, ignore_mask: bool = False) -> Image:
-    """What a preprocessor gets of [H, W, 4]: the picture, or the drawing on it if somebody drew (scribbles)."""
+    """Return what a preprocessor gets of [H, W, 4]: the picture, or the drawing on it if somebody drew (scribbles)."""
     import numpy as np
 
     drawn = picture[..., 3]

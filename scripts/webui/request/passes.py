@@ -64,17 +64,17 @@ class Passes:
 
     @property
     def present(self) -> Pass:
-        """The one that is being sampled."""
+        """Return the one that is being sampled."""
         hires = bool(getattr(self._p, "is_hr_pass", False))
         return self._by_hires.get(hires, self._by_hires[False])
 
     @property
     def last(self) -> Pass:
-        """The one whose pictures the user sees."""
+        """Return the one whose pictures the user sees."""
         return self._by_hires.get(True, self._by_hires[False])
 
     def firings(self) -> list[Firing]:
-        """For each unit, on how many of the steps of all passes it acted."""
+        """Return for each unit on how many of the steps of all passes it acted."""
         return [
             Firing(sum(each.fired for each in unit), sum(each.steps for each in unit))
             for unit in zip(*(part.stack.firings() for part in self), strict=True)
@@ -87,12 +87,12 @@ class Passes:
 
 
 def _fitted(unit: Prepared, low: Size, high: Size | None) -> tuple[Image, ...]:
-    """The hint at the size of each pass."""
+    """Return the hint at the size of each pass."""
     return tuple(fit_hint(unit.hint, size, unit.given.resize) for size in (low, high) if size is not None)
 
 
 def _maps(unit: Prepared, hints: Sequence[Image]) -> list[tuple[Image, str]]:
-    """What the user is shown, with its preprocessor: the larger one first, as in sd-webui-controlnet."""
+    """Return what the user is shown, with its preprocessor: the larger one first, as in sd-webui-controlnet."""
     return [(visible(hint), unit.args.module) for hint in reversed(hints)] if unit.args.save_detected_map else []
 
 

@@ -41,7 +41,7 @@ RESOLUTION = {"name": "Resolution", "value": DEFAULT_SIDE, "min": LEAST_SIDE, "m
 
 
 def lookup(module: str) -> Preprocessor:
-    """The preprocessor of a WebUI's name; "None" and nothing are the picture itself."""
+    """Return the preprocessor of a WebUI's name; "None" and nothing are the picture itself."""
     return find(module or NONE)
 
 
@@ -56,12 +56,12 @@ def names(aliases: bool = False) -> list[str]:
 
 
 def sliders(preprocessor: Preprocessor) -> list[dict[str, Any]]:
-    """The sliders of a preprocessor: resolution first, then its own numbers."""
+    """Return the sliders of a preprocessor: resolution first, then its own numbers."""
     return _with_resolution(preprocessor, preprocessor.parameters)
 
 
 def detail(preprocessor: Preprocessor) -> dict[str, Any]:
-    """One entry of `module_detail`: the numbers that clients can set as thresholds."""
+    """Return one entry of `module_detail`: the numbers that clients can set as thresholds."""
     known = [each for each in thresholds(preprocessor) if each is not None]
     return {"model_free": False, "sliders": _with_resolution(preprocessor, known)}
 
@@ -75,7 +75,7 @@ def control_types(offer: Callable[[str], Sequence[str]]) -> dict[str, dict[str, 
 
 
 def with_defaults(unit: UnitArgs) -> UnitArgs:
-    """The unit with its numbers inside their ranges, -1 and what is outside replaced by the default."""
+    """Return the unit with its numbers inside their ranges, -1 and what is outside replaced by the default."""
     if is_auto(unit.module):
         resolution = _bounded(AUTO, "processor_res", unit.processor_res, RESOLUTION)
         return replace(unit, processor_res=int(resolution))
@@ -147,7 +147,7 @@ def _slider(parameter: Parameter) -> dict[str, Any]:
 
 
 def _capitals(text: str) -> str:
-    """Each word with a capital, the rest as it is: "Low threshold" -> "Low Threshold"."""
+    """Return text with a capital at each word: "Low threshold" -> "Low Threshold"."""
     return " ".join(word[:1].upper() + word[1:] for word in text.split(" "))
 
 

@@ -43,7 +43,7 @@ class Run:
 
     @property
     def maps(self) -> list[tuple[Image, str]]:
-        """The hints as users see them, each with its preprocessor; none before the first sampling."""
+        """Return the hints as users see them, each with its preprocessor; none before the first sampling."""
         return [] if self._passes is None else self._passes.maps
 
     @contextmanager

@@ -35,15 +35,15 @@ class UnitPage:
 
     @property
     def arguments(self) -> list[Any]:
-        """The widgets in the order of the script's arguments."""
+        """Return the widgets in the order of the script's arguments."""
         return [self.fields[name] for name in FIELDS]
 
     def id(self, name: str) -> str:
-        """The id of an element of the page, in sd-webui-controlnet's form."""
+        """Return the id of an element of the page, in sd-webui-controlnet's form."""
         return f"{self.tab}_controlnet_ControlNet-{self.index}_{name}"
 
     def pick(self, *names: str) -> list[Any]:
-        """Some of the widgets."""
+        """Return some of the widgets by the names of their fields."""
         return [self.fields[name] for name in names]
 
 
@@ -126,7 +126,7 @@ def _single_picture(page: UnitPage) -> None:
 
 
 def tool(page: UnitPage, name: str, text: str, tooltip: str, elem_id: str) -> None:
-    """A small button."""
+    """Draw a small button."""
     from modules.ui_components import ToolButton
 
     page.extras[name] = ToolButton(value=text, elem_id=page.id(elem_id), tooltip=tooltip)
