@@ -63,7 +63,7 @@ NETWORKS = "scripts.cldm"  # Tiled Diffusion looks for units only where this mod
 
 
 def publish() -> None:
-    """Make this module importable under the names that other extensions use. Nobody else's extension has them."""
+    """Make this module importable under the names of sd-webui-controlnet's modules, which other extensions import."""
     from modules import extensions
 
     active = [(each, Path(each.path)) for each in extensions.active()]

@@ -104,7 +104,7 @@ class ControlNetUiGroup:
 
 
 class EmptySlot(ControlNetUnit):
-    """Stands where nobody has put a unit: off, so that others who look at all of them pass it by."""
+    """A slot that nobody has filled: switched off, so that extensions that look at all units skip it."""
 
 
 class ClientUnit(ControlNetUnit):

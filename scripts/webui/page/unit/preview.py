@@ -52,8 +52,8 @@ def _run(*given: Any) -> Any:  # gradio resolves annotations, so they name only 
     return visible(shown), True, link(pose), ""
 
 
-def canvas(width: float, height: float) -> tuple[Image, bool]:
-    """Return a white picture of the result's size, and that its unit is on."""
+def canvas(width: float, height: float) -> Any:
+    """Return a white picture [height, width, 3] of the result's size, and that its unit is on."""
     import numpy as np
 
     return np.full((int(height), int(width), 3), 255, np.uint8), True
