@@ -100,7 +100,7 @@ def test_a_model_is_found_by_its_file_and_right_after_it_was_copied(webui: Host)
         ({"curve": 5}, "unit 1: curve is 5, expected keyframes"),
         ({"block_weights": [1e308] * 13}, "unit 1: block weights hold"),
         ({"curve": "0: 1e308"}, "unit 1: "),
-        ({"model": "\x1b[2J\nfake"}, r"unit 1: there is no control model '.{1,2}x1b\[2J fake'"),
+        ({"model": "\x1b[2J\nfake"}, r"unit 1: there is no control model '\\\\x1b\[2J\\\\nfake'"),
         ({"model": "x" * 10**6}, "unit 1: there is no control model 'xxx"),
         ({"module": "a\nb"}, "unit 1: "),
         ({"weight": "x" * 10**5}, "unit 1: weight is 'xxx"),
@@ -114,13 +114,6 @@ def test_what_is_wrong_is_said_in_one_line_with_its_unit(webui: Host, unit: dict
     with pytest.raises(RequestError, match=words) as caught:
         webui.draw(good, {**good, **unit})
     assert caught.value.status == 422 and len(str(caught.value)) < 1200
-
-
-def test_latents_that_are_not_finite_are_said(webui: Host) -> None:
-    unit = {**UNIT, "image": encode(squares()), "weight": 10, "block_weights": [100] * 13, "curve": "0: 100"}
-    with pytest.raises(RequestError, match="not finite") as caught:
-        webui.draw(unit, unit, unit, steps=20)
-    assert caught.value.status == 422
 
 
 def test_more_units_than_are_served(webui: Host) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .....core.errors import ControlError
 from .....units.webui_fields import NO_MODEL
 from ...request.services import services
 from .. import choices
@@ -145,10 +144,3 @@ def _connect_webcam(page: UnitPage) -> None:
     on(webcam.click, lambda now: change(now, source="upload" if now["source"] == "webcam" else "webcam"),
        [state], outputs)  # fmt: skip
     on(mirror.click, lambda now: change(now, mirror=not now["mirror"]), [state], outputs)
-
-
-def as_message(error: ControlError) -> Exception:
-    """Return what gradio shows in a corner of the page."""
-    import gradio as gr
-
-    return gr.Error(f"ControlNet: {error}")
