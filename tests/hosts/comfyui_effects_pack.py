@@ -9,6 +9,7 @@ import comfy.clip_vision
 import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
+import folder_paths
 import torch
 import torch.nn.functional as F
 
@@ -86,6 +87,7 @@ def _family(model, kind):
         "no attention": lambda: families.QueryTap(base.blocks[0], 0),
         "wrong delta": lambda: _wrong(families, shapes),
         "latents": lambda: _latents(families, base.blocks[1]),
+        "next": lambda: _next(families),
     }
     return special[kind]() if kind in special else families.make_families(base, shapes, attends)[kind]
 
@@ -95,6 +97,26 @@ def _wrong(families, shapes):
     name = "input_blocks.1.0.in_layers.2.weight"
     made.delta = type(made.delta)(tensors={name: torch.zeros(3, 3)})
     return made
+
+
+def _next(families):
+    """What is done with the answer of a ControlNeXt, as its authors write it."""
+
+    class Next(families.Family):
+        time = None
+
+        def prepare(self, hint):
+            return (hint,)
+
+        def change(self, h, hint):
+            c = self.network(self.network.stem(hint), self.time[:1])
+            c = F.adaptive_avg_pool2d(c, h.shape[-2:])
+            over = {"dim": (1, 2, 3), "keepdim": True}
+            return (c - c.mean(**over)) * (h.std(**over) / (c.std(**over) + 1e-12)) + h.mean(**over)
+
+    path = folder_paths.get_full_path("controlnet", "next.safetensors")
+    model = _ours("models.registry").load_control_model(Path(path))
+    return Next("next", model.network, model.points[0])
 
 
 class TestFamily:
@@ -168,6 +190,7 @@ class TestByHand:
                     prepared = family.prepare(model.model.process_latent_in(vae.encode(image)))
                 else:
                     prepared = family.prepare(hint)
+                family.time = model.model.model_sampling.timestep(sigma).float()
                 seen = {}
                 if kind == "again":
                     seen["h"] = _second(network, model.model, family, prepared, (x, sigma, c))
