@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core.base import Base
 from ..core.control import ControlModel
 from ..core.errors import ModelError, UnsupportedModelError
-from .families import controlnet, t2i_adapter
+from .families import controlnet, controlnet_lite, t2i_adapter
 from .family import Description, Family, Shapes
 from .guard import guard
 from .layers import STANDARD, Kit
@@ -23,7 +23,12 @@ from .others import control_of_others, no_control
 from .precision import check_quantised
 from .sources import read_settings
 
-REGISTRY: tuple[Family[Any, Any], ...] = (controlnet.FAMILY, t2i_adapter.FAMILY, t2i_adapter.STYLE_FAMILY)
+REGISTRY: tuple[Family[Any, Any], ...] = (
+    controlnet.FAMILY,
+    controlnet_lite.FAMILY,
+    t2i_adapter.FAMILY,
+    t2i_adapter.STYLE_FAMILY,
+)
 
 
 def identify(header: Header) -> Family[Any, Any]:
