@@ -15,6 +15,7 @@ from torch import nn
 
 from ..core.errors import HintError, HostError, MissingDependencyError
 from ..pipelines.bases import load_pipeline
+from ..pipelines.quiet import quiet
 from .data.checking import Checked, check, depth_for, refuse
 from .data.encoding import Encoder, Store, add_weights
 from .data.example import Example
@@ -90,11 +91,10 @@ def start(settings: Settings, bar: Bar = no_bar) -> Run:
 def with_rates(settings: Settings, recipe: Recipe) -> Settings:
     """Return the settings with the family's own values where the user gave none."""
     rate = settings.learning_rate or recipe.rate
-    own = recipe.base_rate or rate
     return replace(
         settings,
         learning_rate=rate,
-        unlock_rate=settings.unlock_rate or own,
+        unlock_rate=settings.unlock_rate or rate * recipe.base_share,
         times=settings.times or recipe.times,
     )
 
@@ -114,9 +114,10 @@ def load_frozen(path: Path, device: torch.device, dtype: torch.dtype = torch.flo
             "plain one, since its control models act on the inpainting model too"
         )
     wide = base.vae if dtype == torch.float16 and hasattr(base, "text_encoder_2") else None
-    for part in base.components.values():
-        if isinstance(part, nn.Module):
-            part.requires_grad_(False).eval().to(device, torch.float32 if part is wide else dtype)
+    with quiet():
+        for part in base.components.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False).eval().to(device, torch.float32 if part is wide else dtype)
     # A base may come with a sampler's scheduler, such as Euler's, whose noise has other scales.
     base.scheduler = DDIMScheduler.from_config({**base.scheduler.config, "clip_sample": False})
     return base

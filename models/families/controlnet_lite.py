@@ -156,6 +156,7 @@ class LiteFamily(Family[ControlNetLite, LiteSettings]):
     """ControlNet-Lite in its original names, bare or inside a training checkpoint."""
 
     id, title, settings = "controlnet-lite", "ControlNet-Lite", LiteSettings
+    bases, paper = "SD 1.x, SD 2.x, SDXL", "Zhang et al., ICCV 2023, figure 8c"
 
     def detect(self, shapes: Shapes) -> bool:
         return any(is_lite(shapes, prefix) for prefix in ("", PREFIX))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from controlstack.core.attach import Patches, change_weights
 from controlstack.core.control import ControlModel
 from controlstack.core.effects import WeightDelta
 from controlstack.core.errors import ScheduleError, UnsupportedModelError
-from controlstack.core.points import MIDDLE, Block, Part
+from controlstack.core.points import MIDDLE, Block, Part, onward
 from controlstack.core.unit import ControlUnit
 from controlstack.models.naming import to_ldm
 from controlstack.models.registry import load_control_model
@@ -19,6 +21,7 @@ from controlstack.pipelines.bases import load_base
 from controlstack.pipelines.drawing import Request, generate
 from controlstack.training.choices import COPY, FAMILIES, GAUSSIAN
 from controlstack.training.loop import loss_of, train
+from controlstack.training.recipes.controlnext import ControlNeXtRecipe
 from controlstack.training.recipes.recipe import DEVIATION
 from controlstack.training.recipes.registry import RECIPES
 from controlstack.training.recipes.trainee import CONTROL, UNET
@@ -71,7 +74,8 @@ def test_the_command_line_names_every_recipe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "nothing"), [("controlnet", True), ("controlnet-lite", True), ("t2i-adapter", False)]
+    ("family", "nothing"),
+    [("controlnet", True), ("controlnet-lite", True), ("controlnext", False), ("t2i-adapter", False)],
 )
 def test_zero_convolutions_add_exactly_nothing_at_first(settings: Settings, family: str, nothing: bool) -> None:
     difference = added(start(replace(settings, family=family)))
@@ -100,11 +104,14 @@ def test_lite_wakes_as_a_controlnet_does(settings: Settings) -> None:
     assert {name for name, _ in run.plain.trained()} == third
 
 
-def test_an_adapter_learns_everywhere_from_the_first_step(settings: Settings) -> None:
-    run = start(replace(settings, family="t2i-adapter"))
+@pytest.mark.parametrize("family", ["t2i-adapter", "controlnext"])
+def test_what_starts_from_random_weights_learns_everywhere_at_once(settings: Settings, family: str) -> None:
+    run = start(replace(settings, family=family))
     (first,) = moves(run, 1)
     assert first == {name for name, _ in run.plain.trained()}
-    assert all(name.startswith(CONTROL) for name in first)
+    base = {name.removeprefix(UNET) for name in first if name.startswith(UNET)}
+    names = {name for name, _ in run.base.unet.named_parameters() if ".to_out." in name}
+    assert base == (names if family == "controlnext" else set())
 
 
 @torch.no_grad()
@@ -184,6 +191,46 @@ def test_points_are_those_of_the_papers(settings: Settings) -> None:
         assert [(point.block, point.part) for point in skips] == [(Block.INPUT, Part.SKIP)] * 12
         assert middle == MIDDLE
     assert [point.part for point in models["t2i-adapter"].points] == [Part.STREAM] * 4
+    assert models["controlnext"].points == (onward(3),)
+
+
+def test_controlnext_has_the_published_rates_and_size(settings: Settings) -> None:
+    run = start(replace(settings, family="controlnext", learning_rate=None, steps=1, warm_up=0))
+    list(train(run))
+    assert [group["lr"] for group in run.optimiser.param_groups] == pytest.approx([1e-4, 1e-5])
+    wide = {"block_out_channels": (320,), "addition_embed_type": None}
+    network = ControlNeXtRecipe().create(SimpleNamespace(config=wide), run.settings)
+    assert sum(each.numel() for each in network.parameters()) / 1e6 == pytest.approx(3.53, abs=0.01)
+
+
+@torch.no_grad()
+def test_cross_normalisation_follows_the_published_code(settings: Settings) -> None:
+    """c = (c - mean(c)) * std(x) / (std(c) + eps) + mean(x), over channels and places of each row; x + c."""
+    run = start(replace(settings, family="controlnext"))
+    x, time, hint, words = inputs(run)
+    seen: dict[str, Tensor] = {}
+    unet = run.base.unet
+    handles = [
+        unet.down_blocks[0].register_forward_hook(lambda _m, _a, output: seen.update(before=output[0])),
+        unet.down_blocks[1].register_forward_pre_hook(_keep(seen, "after"), with_kwargs=True),
+    ]
+    unet(x, time, words.context)
+    plain = seen["before"]
+    run.plain(x, time, hint, words)
+    control = torch.nn.functional.adaptive_avg_pool2d(run.network(run.network.stem(hint), time), plain.shape[-2:])
+    std, mean = torch.std_mean(control, dim=(1, 2, 3), keepdim=True)
+    deviation, middle = torch.std_mean(plain, dim=(1, 2, 3), keepdim=True)
+    expected = plain + (control - mean) * deviation / (std + 1e-12) + middle
+    for handle in handles:
+        handle.remove()
+    assert torch.allclose(seen["after"], expected, atol=1e-4)
+
+
+def _keep(seen: dict[str, Tensor], name: str) -> Any:
+    def hook(_module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        seen[name] = given[0] if given else named["hidden_states"]
+
+    return hook
 
 
 @pytest.mark.parametrize(
@@ -235,7 +282,9 @@ def test_what_was_added_to_the_base_is_a_weight_delta(settings: Settings, tmp_pa
     control, companion = write_model(run, tmp_path / "control.safetensors")
     plain = start(settings)
     model = load_control_model(control)
-    model.delta = WeightDelta(tensors=to_ldm(load_file(companion)))
+    assert isinstance(model.delta, WeightDelta)  # the control names its companion
+    expected_delta = to_ldm(load_file(companion))
+    assert all(model.delta.of(name).equal(each) for name, each in expected_delta.items())
     unit = ControlUnit(model=model, hint=hint)
     from controlstack.training.recipes.trainee import Trainee
 

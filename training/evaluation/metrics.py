@@ -25,7 +25,7 @@ def edge_f1(found: Image, wanted: Image, tolerance: int = TOLERANCE) -> float:
 
 
 def depth_error(image: Image, depth: Image) -> float:
-    """Return the root mean square error of the depth that a tiny-world picture [H, W, 3] shows; depth [H, W], 0..255."""
+    """Return the root mean square error of the depth that a tiny-world picture [H, W, 3] shows; depth [H, W] 0..255."""
     return float(np.sqrt(np.mean(np.square(read_depth(image) - depth / 255))))
 
 

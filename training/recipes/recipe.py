@@ -30,7 +30,7 @@ class Recipe(ABC):
 
     family: ClassVar[Family[Any, Any]]
     rate: ClassVar[float] = 1e-5  # learning rate of the control network
-    base_rate: ClassVar[float | None] = None  # of weights of the base that are trained along; None: the same
+    base_share: ClassVar[float] = 1.0  # of the rate, at which weights of the base are trained along
     times: ClassVar[str] = "uniform"  # how times of the noise are drawn
     starts: ClassVar[tuple[str, ...]] = ()  # what `--start` may be beside a file
     options: ClassVar[frozenset[str]] = frozenset()  # settings that this family alone has

@@ -5,10 +5,11 @@ from __future__ import annotations
 from ...core.errors import ScheduleError
 from .controlnet import ControlNetRecipe
 from .controlnet_lite import LiteRecipe
+from .controlnext import ControlNeXtRecipe
 from .recipe import Recipe
 from .t2i_adapter import AdapterRecipe
 
-RECIPES: tuple[Recipe, ...] = (ControlNetRecipe(), LiteRecipe(), AdapterRecipe())
+RECIPES: tuple[Recipe, ...] = (ControlNetRecipe(), LiteRecipe(), ControlNeXtRecipe(), AdapterRecipe())
 
 
 def find_recipe(name: str) -> Recipe:

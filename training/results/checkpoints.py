@@ -42,8 +42,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def snapshots(out: Path) -> list[Path]:
     """Return the snapshots of a training, the oldest first: OUT.snapshots/NAME-000500.safetensors."""
     folder = out.with_suffix(".snapshots")
-    found = sorted(folder.glob(f"{out.stem}-*.safetensors")) if folder.is_dir() else []
-    return [path for path in found if path.stem.removeprefix(f"{out.stem}-")[:6].isdigit()]
+    found = folder.glob(f"{out.stem}-*.safetensors") if folder.is_dir() else []
+    own = [path for path in found if _number(out, path).isdigit()]  # others are companions
+    return sorted(own, key=lambda path: int(_number(out, path)))
+
+
+def _number(out: Path, path: Path) -> str:
+    return path.stem.removeprefix(f"{out.stem}-")
 
 
 def snapshot_path(out: Path, step: int) -> Path:
@@ -54,5 +59,6 @@ def snapshot_path(out: Path, step: int) -> Path:
 def keep_last(out: Path, count: int) -> None:
     """Remove all but the last `count` snapshots, with what lies beside them."""
     for path in snapshots(out)[:-count]:
-        for each in path.parent.glob(f"{path.stem}.*"):
-            each.unlink(missing_ok=True)
+        for each in path.parent.glob(f"{path.stem}*"):
+            if each.stem == path.stem or each.stem.startswith(f"{path.stem}_"):  # its companion
+                each.unlink(missing_ok=True)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...models.companions import INCREMENTS, OTHER
 from ...pipelines.bases import DTYPES
 from ..run import Run
 from .files import write_tensors
 
-COMPANION = "_unet_weight_increasements"  # behind the name of the control
+COMPANION = f"_{OTHER}{INCREMENTS}"  # behind the name of the control
 
 
 def write_model(run: Run, path: Path) -> list[Path]:
@@ -25,7 +26,9 @@ def write_model(run: Run, path: Path) -> list[Path]:
         about["controlstack.companion"] = companion.name
         tensors = {name: each.to(dtype).contiguous() for name, each in delta.items()}
         write_tensors(
-            companion, tensors, {"controlstack.holds": "increments", "controlstack.base": run.settings.base.name}
+            companion,
+            tensors,
+            {"controlstack.holds": "increments", "controlstack.trained_over": run.settings.base.name},
         )
         written.append(companion)
     state = {name: each.to(dtype).contiguous() for name, each in run.control_state().items()}
@@ -46,7 +49,7 @@ def metadata(run: Run) -> dict[str, str]:
     said = {
         **{name: str(value).lower() for name, value in given.items()},
         "family": run.recipe.id,
-        "base": settings.base.name,
+        "trained_over": settings.base.name,
         "hint": str(settings.hints),
         "hint_range": "RGB in 0..1",
         "steps": str(run.step),

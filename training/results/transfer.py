@@ -38,7 +38,7 @@ def transfer(control: Path, old: Path, new: Path, out: Path, dtype: str) -> int:
     moved = carried(model.network.state_dict(), before, after)
     count = sum(1 for name in moved if name in before)
     kept = {name: value for name, value in header.metadata.items() if name.startswith("controlstack.")}
-    about = {**kept, "controlstack.base": new.name, "controlstack.transferred_from": old.name}
+    about = {**kept, "controlstack.trained_over": new.name, "controlstack.transferred_from": old.name}
     write_tensors(out, {name: each.to(DTYPES[dtype]).contiguous() for name, each in moved.items()}, about)
     return count
 
