@@ -2,13 +2,14 @@
 
     python install.py                     what a host calls at each start; see "In a host"
     python install.py demo [-- options]   draw the demo sheet (`controlstack demo`)
+    python install.py serve [-- options]  open the page in a browser (`controlstack serve`)
     python install.py test [-- options]   run the tests (pytest)
 
 Standard library only, because it runs before anything is installed. Python 3.10 or later; the file parses on any
 Python 3, so that an older one answers with a sentence.
 
-On its own (`demo`, `test`): `.venv` beside this file is made or reused, the extras of pyproject.toml that the command
-needs are installed into it with the versions of constraints.txt, and the command runs in it. A stamp in `.venv` says
+On its own (`demo`, `serve`, `test`): `.venv` beside this file is made or reused, the extras of pyproject.toml that the
+command needs are installed into it with the versions of constraints.txt, and the command runs in it. A stamp in `.venv` says
 what is installed; while it holds, the next run starts at once and never asks pip. A `.venv` whose making was
 interrupted is made anew; one that somebody else made is used and added to, never deleted. No other Python is touched.
 
@@ -39,8 +40,15 @@ if sys.version_info < OLDEST:
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 STAMP = "controlstack.json"  # in .venv: what is installed there, or that its making has begun
-EXTRAS = {"demo": ("standalone",), "test": ("standalone", "test", "train")}
-ALONE = {"test": ("controlnet-aux",)}  # by extra: what is installed without its requirements, which would move others
+EXTRAS = {
+    "demo": ("standalone",),
+    "serve": ("standalone", "page-parts"),
+    "test": ("standalone", "test", "train", "page-parts"),
+}
+ALONE = {  # by extra: what is installed without its requirements, which would move others
+    "test": ("controlnet-aux",),
+    "page-parts": ("gradio", "gradio-client", "hf-gradio", "safehttpx"),
+}
 INTERRUPTED = 130  # exit code of a shell command that Ctrl-C ended
 
 HOST_OWNS = ("torch", "numpy")  # never installed, never moved
@@ -55,13 +63,15 @@ class InstallError(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    """Run one of the three forms of the docstring above and return the exit code."""
+    """Run one of the forms of the docstring above and return the exit code."""
     try:
         if not arguments:
             return complete_host()
         command, options = arguments[0], arguments[1:]
         if command not in EXTRAS:
-            raise InstallError(f"'{command}' is no command of install.py: use demo, test, or nothing inside a host.")
+            raise InstallError(
+                f"'{command}' is no command of install.py: use demo, serve, test, or nothing inside a host."
+            )
         return run_in_venv(command, options[1:] if options[:1] == ["--"] else options)
     except InstallError as error:
         print(f"ControlStack: {error}", flush=True)
@@ -177,7 +187,8 @@ def install(extras: list[str]) -> None:
     pip = [str(venv_program("python")), "-m", "pip", "install", "--disable-pip-version-check"]
     # "." and a relative path: neither brackets nor blanks in the folder's name can be misread.
     targets = [["--editable", f".[{','.join(extras)}]"]]
-    targets += [["--no-deps", *ALONE[extra]] for extra in extras if extra in ALONE]
+    alone = [name for extra in extras for name in ALONE.get(extra, ())]
+    targets += [["--no-deps", *alone]] if alone else []
     pinned = ["--constraint", "constraints.txt"]
     if any(call([*pip, *pinned, *target], cwd=ROOT, env=clean_environment()) for target in targets):
         raise InstallError("pip failed, and its own words are above: check the network and the free disk, try again.")
