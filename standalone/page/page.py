@@ -209,6 +209,8 @@ def _tools() -> dict[str, Any]:
 def _connect_outer(studio: Studio, outer: dict[str, Any], state: Any, tools: Mapping[str, Any]) -> None:
     """Connect what does not belong to a card; takes buttons out of `outer`, which then holds fields alone."""
     dice = outer.pop("dice")
+    for each in (*outer.values(), *(tools[name] for name in ("x", "x_values", "y", "y_values", "form", "restore"))):
+        each.interactive = True  # what reads them is drawn later, and until then gradio takes them for results
     dice.click(lambda: secrets.randbelow(SEEDS), None, outer["seed"], **QUIET)
     outer["scheduler"].change(lambda name: gr.update(visible=name == ETA_OF), outer["scheduler"], outer["eta"], **QUIET)
     outer["base"].input(lambda name: [studio.side(name)] * 2, outer["base"], [outer["width"], outer["height"]], **QUIET)

@@ -65,8 +65,9 @@ def make_request(said: Mapping[str, Any]) -> Request:
     known = {each.name: each for each in fields(Request)}
     if unknown := [name for name in said if name not in (*known, "added")]:
         raise HostError(f"a request has no '{unknown[0]}': it has {', '.join((*known, 'added', 'base', 'units'))}")
-    values = {name: _typed(name, value, known[name].default) for name, value in said.items() if name in known}
-    prompt = ", ".join(part for part in (values.get("prompt", ""), str(said.get("added", "")).strip()) if part)
+    given = {name: value for name, value in said.items() if value is not None}  # a field that nobody has seen is None
+    values = {name: _typed(name, value, known[name].default) for name, value in given.items() if name in known}
+    prompt = ", ".join(part for part in (values.get("prompt", ""), str(given.get("added", "")).strip()) if part)
     if values.get("seed", RANDOM_SEED) == RANDOM_SEED:
         values["seed"] = secrets.randbelow(SEEDS)
     if scheduler_name(values.get("scheduler", ETA_OF)) != ETA_OF:
