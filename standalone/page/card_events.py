@@ -17,9 +17,9 @@ from ...units.request import AUTO, FIELDS
 from ..studio import offers
 from ..studio.library import Library
 from ..studio.running import Studio
-from ..studio.said import RANGE, unit_request
+from ..studio.said import OPTION, RANGE, unit_request
 from . import results
-from .cards import HINT, SLIDER, Card, Unit, new_unit, read_card, sliders
+from .cards import HINT, SLIDER, Card, Unit, new_unit, option_lists, read_card, sliders
 
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 LIVE: dict[str, Any] = {**HIDDEN, "trigger_mode": "always_last", "concurrency_limit": 4, "concurrency_id": "preview"}
@@ -38,13 +38,16 @@ def _connect_choices(card: Card, studio: Studio) -> list[Any]:
     """Connect the three lists; return what happens when a choice has been carried out."""
     library, fields = studio.library, card.fields
     numbers = [fields[SLIDER.format(k)] for k in range(offers.most_numbers())]
-    outputs = [fields["preprocessor"], fields["model"], *numbers, card.others["preview"], card.others["about"]]
+    lists_of_options = [fields[OPTION.format(k)] for k in range(offers.most_options(library))]
+    outputs = [fields["preprocessor"], fields["model"], *numbers, *lists_of_options]
+    outputs += [card.others["preview"], card.others["about"]]
 
     def show(chosen: offers.Chosen, **lists: Any) -> list[Any]:
         return [
             gr.update(value=chosen.preprocessor, **({"choices": lists["preprocessors"]} if lists else {})),
             gr.update(value=chosen.model, **({"choices": lists["models"]} if lists else {})),
             *(gr.update(**each) for each in sliders(chosen.preprocessor, chosen.parameters)),
+            *(gr.update(**each) for each in option_lists(library, chosen.model, {})),
             gr.update(visible=not offers.runs_at_once(chosen.preprocessor)),
             escape(offers.about(chosen.preprocessor, studio.runtime.store)),
         ]

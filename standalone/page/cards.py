@@ -18,7 +18,7 @@ from ...units.offer import ALL
 from ...units.request import FIELDS, NONE, Field
 from ..studio import offers
 from ..studio.library import Library
-from ..studio.said import RANGE
+from ..studio.said import OPTION, RANGE
 from .words import t
 
 Unit = Mapping[str, Any]  # of the page's state: the id of a card, and what it said when it was made
@@ -63,6 +63,7 @@ def build_card(library: Library, unit: Unit, number: int, plan: str = "") -> Car
         _heading(card)
         _pictures(card)
         _choices(card, library)
+        _options(card, library)
         _numbers(card)
         _strength(card, plan)
         _drawing(card)
@@ -95,6 +96,21 @@ def sliders(preprocessor: str, values: Mapping[str, float]) -> list[dict[str, An
         for each in offers.numbers(preprocessor)
     ]
     return [*shown, *({"visible": False} for _ in range(offers.most_numbers() - len(shown)))]
+
+
+def option_lists(library: Library, model: str, said: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the properties of a card's lists of options for a model; those that it does not need are hidden."""
+    shown = [
+        {
+            "visible": True,
+            "label": each.label,
+            "info": each.meaning,
+            "choices": list(each.words),
+            "value": str(said.get(each.name, each.default)),
+        }
+        for each in offers.options(library, model)
+    ]
+    return [*shown, *({"visible": False} for _ in range(offers.most_options(library) - len(shown)))]
 
 
 def _heading(card: Card) -> None:
@@ -171,6 +187,19 @@ def _choices(card: Card, library: Library) -> None:
             **card.named("model"),
         )
     card.others["about"] = gr.HTML(offers.about(card.value("preprocessor")), elem_classes=["cs-about"], padding=True)
+
+
+def _options(card: Card, library: Library) -> None:
+    said = FIELDS["options"].read("options", card.value("options"))
+    with gr.Row():
+        for k, each in enumerate(option_lists(library, card.value("model"), said)):
+            name = OPTION.format(k)
+            each["value"] = card.said.get(name) or each.get("value")
+            card.fields[name] = gr.Dropdown(
+                **each, allow_custom_value=True, interactive=True, min_width=180, **card.named(name)
+            )
+    shown = {each.name for each in offers.options(library, card.value("model"))}
+    card.said = {**card.said, "options": {name: value for name, value in said.items() if name not in shown}}
 
 
 def _numbers(card: Card) -> None:
@@ -271,7 +300,7 @@ def _widget(card: Card, about: Field, *, explained: bool = False) -> Any:
     if about.least is not None and about.default is not None:
         low, high = (0.0, offers.SHOWN_WEIGHT) if about.least < 0 else (about.least, about.most)
         return gr.Slider(min(low, value), max(high, value), value=value, step=0.05, **common)
-    empty = value is None or value == ()  # a field that may be left out is a text: a number cannot be empty
+    empty = not value  # a field that may be left out is a text: a number cannot be empty
     return gr.Textbox(value=value if isinstance(value, str) else "" if empty else about.write(value), **common)
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.errors import ControlError, HostError
+from ...core.options import Option
 from ...models.finding import PICKLES, SAFETENSORS
 from ...models.loading import read_header
-from ...models.registry import identify
+from ...models.registry import identify, offered
 from ...pipelines import tiny_world
 from ...units.convention import Convention, convention_of, said_by
 
@@ -28,6 +29,7 @@ class Known:
     path: Path
     family: str
     says: str  # about its hints; empty if it says nothing
+    options: tuple[Option, ...] = ()  # what units may tell it
 
     @property
     def label(self) -> str:
@@ -109,4 +111,4 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 def _known(name: str, path: Path) -> Known:
     if path.suffix.lower() in PICKLES:
         return Known(name, path, UNKNOWN, "")
-    return Known(name, path, identify(read_header(path)).title, said_by(path))
+    return Known(name, path, identify(read_header(path)).title, said_by(path), offered(path))

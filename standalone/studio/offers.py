@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...core.options import Option
 from ...core.schedule import RangeBasis, fires_on, progress_at
 from ...preprocessors import Parameter, find
 from ...preprocessors.networks.network import file_name
@@ -84,6 +85,17 @@ def numbers(preprocessor: str) -> tuple[Parameter, ...]:
 def most_numbers() -> int:
     """Return how many sliders a card needs at most."""
     return max(len(each.parameters) for each in offers())
+
+
+def options(library: Library, model: str) -> tuple[Option, ...]:
+    """Return what a card can tell a model; nothing for none."""
+    known = library.models.get(model)
+    return () if known is None else known.options
+
+
+def most_options(library: Library) -> int:
+    """Return how many lists of options a card needs at most."""
+    return max((len(each.options) for each in library.models.values()), default=0)
 
 
 def runs_at_once(preprocessor: str) -> bool:

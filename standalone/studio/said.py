@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import ControlError, HostError, UnitError
+from ...core.options import Option
 from ...pipelines.drawing import Request
 from ...pipelines.schedulers import scheduler_name
 from ...units.record import PICTURES
-from ...units.request import NONE, UnitRequest, read_request
+from ...units.request import FIELDS, NONE, UnitRequest, read_request
 from ...units.text import read_number, read_whole
 from ..generating import RANDOM_SEED, SEEDS
 from .library import Library
 
+OPTION = "option {}"  # of a card: the value of an option of its model, by the place among those of its file
 RANGE = "range"  # of a card: start and end, by one widget
 MOST_PICTURES, MOST_STEPS, MOST_SIDE = 64, 1000, 4096  # that one request of a visitor may ask for
 ETA_OF = "ddim"  # the one scheduler that takes eta
@@ -84,9 +86,19 @@ def unit_request(library: Library, said: Mapping[str, Any]) -> UnitRequest:
         words |= {"start": start, "end": end}
     pixels = {name: _pixels(name, said.get(name)) for name in PICTURES if said.get(name) is not None}
     model = str(words.get("model") or "")
-    if model:
-        library.model(model)
+    known = library.model(model).options if model else ()
+    words = _with_options(words, known)
     return read_request({**words, "model": model, "preprocessor": words.get("preprocessor") or NONE}, **pixels)
+
+
+def _with_options(words: dict[str, Any], known: Sequence[Option]) -> dict[str, Any]:
+    """Return what a unit says with the lists of its model's options joined to the options that it names itself."""
+    lists = [(each, words.pop(OPTION.format(k), None)) for k, each in enumerate(known)]
+    rest = {name: value for name, value in words.items() if not name.startswith(OPTION.format(""))}
+    chosen = {each.name: value for each, value in lists if value not in (None, "", str(each.default))}
+    if not chosen:
+        return rest
+    return {**rest, "options": {**chosen, **FIELDS["options"].read("options", rest.get("options", {}))}}
 
 
 def _unit(library: Library, number: int, said: Mapping[str, Any]) -> UnitRequest:

@@ -43,13 +43,18 @@ class Served:
         assert self.process.stdout is not None
         self.said = [*takewhile(lambda line: "The page is at" not in line, iter(self.process.stdout.readline, ""))]
         self.lines: list[str] = []
-        Thread(target=lambda: self.lines.extend(self.process.stdout), daemon=True).start()  # a full pipe would block it
+        self._reader = Thread(target=lambda: self.lines.extend(self.process.stdout), daemon=True)
+        self._reader.start()  # a full pipe would block the server
         assert self.process.poll() is None, "".join(self.said)
 
     def close(self) -> int:
         """End it as Ctrl-C does, and return its exit code."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(timeout=60)
+        code = self.process.wait(timeout=60)
+        self._reader.join(timeout=60)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
 
 
 @pytest.fixture(scope="session")

@@ -365,3 +365,21 @@ def test_addresses_instead_of_files_are_seen(content: Any, refused: bool) -> Non
 
 def test_all_errors_are_sentences_for_users() -> None:
     assert issubclass(UnitProblemError, ControlError)
+
+
+def test_the_options_of_a_model_are_those_of_its_family(library: Library, picture: Any) -> None:
+    from controlstack.core.options import Option
+
+    kinds = Option(
+        name="union_control_type", label="Kind", meaning="what the hint shows", default="none",
+        words={"none": (), "depth": (), "pose": ()},
+    )  # fmt: skip
+    union = replace(library.models["canny"], options=(kinds,))
+    own = replace(library, models={**library.models, "canny": union})
+    said = units_of(picture)[0]
+    assert unit_request(own, {**said, "option 0": "depth"}).options == {"union_control_type": "depth"}
+    assert unit_request(own, {**said, "option 0": "none"}).options == {}
+    assert unit_request(own, {**said, "option 0": "", "options": "x=one"}).options == {"x": "one"}
+    assert unit_request(own, {**said, "model": "color", "option 0": "depth"}).options == {}
+    assert offers.most_options(own) == 1
+    assert offers.options(own, "color") == ()

@@ -11,6 +11,11 @@ import pytest
 from PIL import Image
 from skimage import data
 
+# Playwright leaves pipes to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 PATIENCE = 120_000  # milliseconds: the machine may be busy
 WIDE, NARROW = {"width": 1400, "height": 1000}, {"width": 390, "height": 844}
 
