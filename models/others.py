@@ -67,10 +67,6 @@ class Names:
 CONTROLS: tuple[tuple[Test, str], ...] = (
     (lambda n: n.has("lora_controlnet"), "a Control-LoRA, which is not supported yet: use a full ControlNet"),
     (
-        lambda n: n.has("task_embedding"),
-        "a ControlNet-Union model, which is not supported yet: use a model for one kind of hint",
-    ),
-    (
         lambda n: n.under("lllite_conditioning1") or n.under("lllite_modules") or n.first("lllite_dit_"),
         "a ControlLLLite model for Anima, which is not supported: in ComfyUI use its own node",
     ),
@@ -133,10 +129,6 @@ CONTROLS: tuple[tuple[Test, str], ...] = (
             or n.part("enc_zero_convs_out", "enc_zero_convs_in")
         ),
         "a ControlNet-XS model, which is not supported: use a ControlNet",
-    ),
-    (
-        lambda n: n.under("mid_convs.1") and n.under("down_res.0"),
-        "a ControlNeXt model, which is not supported yet: use a ControlNet",
     ),
     (
         lambda n: n.under("brushnet_down_blocks") or n.under("conv_in_condition"),

@@ -23,7 +23,7 @@ from ...core.schedule import RangeBasis, fires_on
 from ...core.stack import ControlStack
 from ...core.step import Step, Window
 from ...core.unit import ControlUnit
-from ..report import Report, UnitReport, curve_of
+from ..reports.report import Report, UnitReport, curve_of
 from .area import Canvas
 from .base import blocks_of
 from .clock import Clock
@@ -148,7 +148,9 @@ class _RunHost:
     """The host as the core sees it: it has loaded every network before the run; we time them."""
 
     def __init__(self, vae: Any, process: Callable[[Tensor], Tensor]) -> None:
-        """vae: of the host, or None; process: latents of the VAE -> as the base network receives them."""
+        """Begin to count seconds.
+
+        vae: of the host, or None; process: latents of the VAE -> as the base network receives them."""
         self.seconds: Counter[int] = Counter()
         self._vae, self._process = vae, process
 

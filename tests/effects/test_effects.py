@@ -10,7 +10,7 @@ import pytest
 import torch
 from controlstack.core.effects import Shift
 from controlstack.core.errors import HintError, IncompatibleModelError
-from controlstack.core.points import MIDDLE
+from controlstack.core.points import MIDDLE, Part, onward
 from controlstack.core.schedule import Schedule
 from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlMode, ControlUnit
@@ -18,11 +18,11 @@ from controlstack.models.naming import to_ldm
 from controlstack.pipelines.attached import Injection, base_of
 from controlstack.pipelines.bases import load_base
 from controlstack.pipelines.tiny_world import BASE
-from families import Again, CrossNormed, Family, make_families, random_layer
+from families import Again, CrossNormed, Family, at, make_families, random_layer
 from torch import Tensor
 
 STEPS, SIDE = 3, 64
-KINDS = ("cross-normed", "query tap", "cross out", "delta", "again")
+KINDS = ("cross-normed", "query tap", "cross out", "delta", "again", "onward")
 SETTINGS: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": 3.0, "output_type": "latent"}
 PROMPT = {"prompt": "a red star on blue", "negative_prompt": "green"}
 
@@ -36,7 +36,10 @@ def pipeline() -> Any:
 def families(pipeline: Any) -> dict[str, Family]:
     weights = {name: tuple(each.shape) for name, each in to_ldm(dict(pipeline.unet.named_parameters())).items()}
     attends = min(int(name.split(".")[1]) for name in weights if name.startswith("input_blocks") and ".attn1." in name)
-    return make_families(base_of(pipeline.unet), weights, attends)
+    base = base_of(pipeline.unet)
+    assert base.blocks is not None
+    past = at(CrossNormed(base.blocks[0]), onward(0))
+    return {**make_families(base, weights, attends), "onward": past}
 
 
 @pytest.fixture
@@ -57,6 +60,8 @@ def draw(pipeline: Any, units: list[ControlUnit] | None = None) -> Tensor:
 def module_of(unet: Any, family: Family) -> tuple[Any, str]:
     """The module at whose output or input a family acts, found by hand in the tiny base."""
     (point,) = family.points
+    if point.part is Part.ONWARD:
+        return unet.down_blocks[0].resnets[0], "input"
     level, layer = divmod(point.index - 1, unet.config["layers_per_block"] + 1)
     down = unet.down_blocks[level]
     if point.part.value == "stream":

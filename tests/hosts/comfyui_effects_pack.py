@@ -9,6 +9,7 @@ import comfy.clip_vision
 import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
+import folder_paths
 import torch
 import torch.nn.functional as F
 
@@ -78,6 +79,7 @@ def _family(model, kind):
     special = {
         "middle": lambda: normed(points.MIDDLE, base.blocks[-1]),
         "skip": lambda: normed(points.skip(2), base.blocks[2]),
+        "onward": lambda: normed(points.onward(0), base.blocks[0]),
         "decoder": lambda: normed(points.Point(points.Block.OUTPUT, IN_DECODER), decoder(IN_DECODER)),
         "last decoder": lambda: normed(points.Point(points.Block.OUTPUT, last), decoder(last)),
         "deep query": lambda: tap(queries(points.Block.MIDDLE, 0, 1)),
@@ -85,6 +87,7 @@ def _family(model, kind):
         "no attention": lambda: families.QueryTap(base.blocks[0], 0),
         "wrong delta": lambda: _wrong(families, shapes),
         "latents": lambda: _latents(families, base.blocks[1]),
+        "next": lambda: _next(families),
     }
     return special[kind]() if kind in special else families.make_families(base, shapes, attends)[kind]
 
@@ -94,6 +97,26 @@ def _wrong(families, shapes):
     name = "input_blocks.1.0.in_layers.2.weight"
     made.delta = type(made.delta)(tensors={name: torch.zeros(3, 3)})
     return made
+
+
+def _next(families):
+    """What is done with the answer of a ControlNeXt, as its authors write it."""
+
+    class Next(families.Family):
+        time = None
+
+        def prepare(self, hint):
+            return (hint,)
+
+        def change(self, h, hint):
+            c = self.network(self.network.stem(hint), self.time[:1])
+            c = F.adaptive_avg_pool2d(c, h.shape[-2:])
+            over = {"dim": (1, 2, 3), "keepdim": True}
+            return (c - c.mean(**over)) * (h.std(**over) / (c.std(**over) + 1e-12)) + h.mean(**over)
+
+    path = folder_paths.get_full_path("controlnet", "next.safetensors")
+    model = _ours("models.registry").load_control_model(Path(path))
+    return Next("next", model.network, model.points[0])
 
 
 class TestFamily:
@@ -167,6 +190,7 @@ class TestByHand:
                     prepared = family.prepare(model.model.process_latent_in(vae.encode(image)))
                 else:
                     prepared = family.prepare(hint)
+                family.time = model.model.model_sampling.timestep(sigma).float()
                 seen = {}
                 if kind == "again":
                     seen["h"] = _second(network, model.model, family, prepared, (x, sigma, c))
@@ -222,6 +246,10 @@ def _hook(network, point, change, width=0):
 
         decoder = network.output_blocks[len(network.output_blocks) - 1 - point.index]
         return decoder[0].register_forward_pre_hook(joined)
+    if part == "onward":
+        return network.input_blocks[point.index + 1][0].register_forward_pre_hook(
+            lambda _m, args: (args[0] + change(args[0]), *args[1:])
+        )
     if part == "stream":
         return _block(network, point)[-1].register_forward_hook(lambda _m, _a, out: out + change(out))
     attention, value = _attention(network, point), part.partition(".")[2]

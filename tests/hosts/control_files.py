@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
+from controlstack.models.families.controlnext import ControlNeXt
 from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig, StyleAdapter
+from controlstack.models.layers import STANDARD
 from safetensors.torch import save_file
 from torch import nn
 
@@ -57,6 +59,24 @@ def write_v2(folder: Path) -> None:
 def write_controlnet(path: Path, seed: int, heads: int, width: int) -> None:
     """One ControlNet for an SD base model of another width."""
     _save(path, _controlnet("SD", seed, heads, width), {"heads": str(heads)})
+
+
+def write_controlnext(folder: Path) -> None:
+    """A ControlNeXt for the SD base models, `next`, and what it changes in their weights."""
+    shapes = {"time_embedding.linear_1.weight": (24, 16), "mid_convs.1.weight": (SD_BLOCKS[0].channels, 32, 1, 1)}
+    shapes |= {"embedding.0.weight": (8, 3), "embedding.3.weight": (8, 8), "embedding.6.weight": (16, 8)}
+    shapes |= {"down_res.0.conv1.weight": (16, 16), "down_res.1.conv1.weight": (32, 16)}
+    network = ControlNeXt(shapes, STANDARD)
+    _fill(network, 8)
+    _save(folder / "next.safetensors", network, {"companion_holds": "increments"})
+    generator, names = torch.Generator().manual_seed(9), {"input_blocks.1.1": 32, "middle_block.1": 128}
+    difference = {
+        f"{name}.transformer_blocks.0.{attention}.to_out.0.{part}": torch.randn(shape, generator=generator) * 0.1
+        for name, width in names.items()
+        for attention in ("attn1", "attn2")
+        for part, shape in (("weight", (width, width)), ("bias", (width,)))
+    }
+    save_file(difference, folder / "next_unet.safetensors")
 
 
 def write_full(folder: Path) -> None:

@@ -12,7 +12,18 @@ from comfyui_scene import SIZE, STEPS, Scene, difference
 from torch import Tensor
 
 TOLERANCE = 1e-5  # of the latents' range
-SD = ("cross-normed", "query tap", "cross out", "delta", "again", "middle", "skip", "decoder", "decoder query")
+SD = (
+    "cross-normed",
+    "query tap",
+    "cross out",
+    "delta",
+    "again",
+    "middle",
+    "skip",
+    "onward",
+    "decoder",
+    "decoder query",
+)
 XL = ("cross-normed", "query tap", "cross out", "delta", "again", "deep query")
 CASES = [*(("SD", kind) for kind in SD), *(("SDXL", kind) for kind in XL)]
 SHIFTS = ("cross-normed", "query tap", "cross out", "again")
@@ -49,6 +60,21 @@ def test_each_equals_the_same_change_by_hand(comfyui: Host, base: str, kind: str
     assert difference(wanted, before) > 0.005, "the change does not matter"
     assert difference(ours(comfyui, kind, settings=settings), wanted) <= TOLERANCE
     assert (plain(comfyui, **settings) == before).all()
+
+
+def test_controlnext_and_its_companion(comfyui: Host) -> None:
+    """The network's answer by hand; what its companion changes is a delta as any other."""
+    before, wanted = plain(comfyui, batch=2), by_hand(comfyui, "next", {"batch": 2}, weight=0.6)
+
+    def drawn(strength: float) -> Tensor:
+        scene = Scene(batch=2)
+        scene.apply(scene.unit(scene.ours("next"), scene.picture(), weight=0.6, delta_strength=strength))
+        return scene.draw(comfyui)
+
+    assert difference(wanted, before) > 0.005
+    assert difference(drawn(0.0), wanted) <= TOLERANCE
+    assert difference(drawn(1.0), wanted) > 0.001
+    assert (plain(comfyui, batch=2) == before).all()
 
 
 @pytest.mark.parametrize("kind", SHIFTS)

@@ -26,7 +26,7 @@ from webui_units import SIZE, photograph, unit
 
 TOLERANCE = 1e-5  # of the answer's range
 FAMILIES = ("cross-normed", "query tap", "cross out", "delta", "again")
-POINTS = ("stream", "skip", "middle", "decoder", "prompt keys", "decoder query")
+POINTS = ("stream", "skip", "onward", "middle", "decoder", "prompt keys", "decoder query")
 STEPS = 3
 HIRES = {"enable_hr": True, "hr_scale": 1, "hr_upscaler": "Latent", "denoising_strength": 0.7}
 PACKS = ("webui_effects_pack.py",)
@@ -39,6 +39,7 @@ def models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = tmp_path_factory.mktemp("effects-models")
     webui_host.make_world(webui_path, models)
     control_files.write_all(models / "ControlNet", heads=webui_world.HEADS)
+    control_files.write_controlnext(models / "ControlNet")
     for kind in (*FAMILIES, *POINTS, "latents"):
         save_file({f"effects.{kind}": torch.zeros(1)}, models / "ControlNet" / f"{kind}.safetensors")
     return models
@@ -107,6 +108,13 @@ def test_each_equals_the_core_outside_the_host(host: Host, oracle: Oracle, plain
     check(draw(host, wanted), oracle, wanted)
     assert same(draw(host), plain)
     assert host.count()["hooks"] == 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"delta_strength": 0.3}, {"options": {"normalisation": "paper"}}])
+def test_controlnext(host: Host, oracle: Oracle, plain: Drawing, settings: dict[str, Any]) -> None:
+    wanted = unit(file="next", weight=0.4, **settings)
+    check(draw(host, wanted, batch_size=2), oracle, wanted)
+    assert same(draw(host), plain)
 
 
 HALF = np.zeros((SIZE, SIZE, 3), np.uint8)

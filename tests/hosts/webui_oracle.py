@@ -132,9 +132,10 @@ class Oracle:
             basis=RangeBasis(said.get("range_basis", self._basis)),
         )
         return ControlUnit(
-            model=self._model(unit.file),
+            model=self._model(unit.file).bind(said.get("options", {})),
             hint=_tensor(unit.hints[hires]),
             weight=said.get("weight", 1.0),
+            delta_strength=said.get("delta_strength", 1.0),
             schedule=schedule,
             mode=MODES[said.get("control_mode", "Balanced")],
             resize=ResizeMode.CROP,
