@@ -12,9 +12,8 @@ from enum import Enum
 from typing import Generic, TypeVar, cast
 
 from ..core.errors import UnitError
-from ..core.resize import ResizeMode
+from ..core.modes import ControlMode, ResizeMode
 from ..core.schedule import RangeBasis
-from ..core.unit import ControlMode
 
 Choice = TypeVar("Choice", bound=Enum)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from controlstack import __version__
 from controlstack.cli import main
 from controlstack.pipelines.tiny_world import BASE, CONTROLS, IMAGES
-from controlstack.standalone.generating import fitting_size
+from controlstack.standalone.asked import fitting_size
 from controlstack.standalone.record import next_number
 from PIL import Image
 
@@ -132,7 +134,7 @@ def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     ("unit", "words"),
     [
         (CANNY.replace("scene-1.png", "missing.png"), "missing.png"),
-        (CANNY.replace("/scene-1.png", ""), "images"),
+        (CANNY.replace("/scene-1.png", "/scene-9.png"), "scene-9"),
         (CANNY.replace("canny.safetensors", "none.safetensors"), "no model file"),
         (f"{CANNY},weight=nan", "finite"),
         (f"{CANNY},weight=much", "expected a number"),
@@ -203,3 +205,46 @@ def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(demo, "run_demo", interrupted)
     assert main(["demo"]) == 130
+
+
+LIGHT = """
+import importlib.util, sys
+root, *arguments = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("controlstack", root + "/__init__.py", submodule_search_locations=[root])
+sys.modules["controlstack"] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from controlstack.cli import main
+try:
+    code = main(arguments)
+except SystemExit as stop:
+    code = stop.code
+heavy = [name for name in ("torch", "diffusers", "transformers", "cv2") if name in sys.modules]
+print("code", code, "loaded", heavy)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--version"], 0),
+        (["generate", "--help"], 0),
+        (["preprocess", "--list"], 0),
+        (["preprocess", "--list", "pose"], 0),
+        (["preprocess", "canny", "nowhere.png"], 2),
+        (["preprocess", "cany", "nowhere.png"], 2),
+        (["units"], 0),
+        (["inspect", "nowhere.safetensors"], 2),
+        (["again", "nowhere.png"], 2),
+        (["generate", "--base", "nowhere"], 2),
+        (["generate", "--base", str(BASE), "--unit", CANNY.replace("scene-1", "scene-9")], 2),
+        (["generate", "--base", str(BASE), "--unit", CANNY.replace("canny.safetensors", "cany.safetensors")], 2),
+        (["generate", "--base", str(BASE), "--unit", "preprocessor=canny"], 2),
+        (["get", "cany"], 2),
+    ],
+)
+def test_what_needs_no_network_waits_for_none(arguments: list[str], code: int, tmp_path: Path) -> None:
+    """torch alone takes seconds to import, and a wrong path is known before."""
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", LIGHT, str(root), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == f"code {code} loaded []", done.stderr

@@ -127,9 +127,25 @@ def test_resume_notices_a_changed_picture_and_another_mask(tmp_path: Path, capsy
     assert "wrote 1 hints" in wrote("0.png")
     assert "wrote 0 hints" in wrote("0.png")
     assert "wrote 1 hints" in wrote("255.png")
-    later = picture.stat().st_mtime_ns + 10**9
-    os.utime(picture, ns=(later, later))
-    assert "wrote 1 hints" in wrote("255.png")
+    before = picture.stat().st_mtime_ns
+    os.utime(picture, ns=(before + 10**12, before + 10**12))
+    assert "wrote 0 hints" in wrote("255.png")  # a later date alone changes nothing
+    write_image(picture, photo(left=20))
+    os.utime(picture, ns=(before - 10**12, before - 10**12))
+    assert "wrote 1 hints" in wrote("255.png")  # another picture, restored with an older date
+
+
+def test_patterns_and_the_home_folder(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells of Windows expand neither; a file whose name looks like a pattern is that file."""
+    write_image(tree / "a[1].png", photo())
+    assert run("canny", tree / "*.png", "--output", tmp_path / "all") == 0
+    assert files(tmp_path / "all") == {"one-canny.png", "a[1]-canny.png"}
+    assert run("canny", tree / "a[1].png", "--output", tmp_path / "one") == 0
+    assert files(tmp_path / "one") == {"a[1]-canny.png"}
+    monkeypatch.setenv("HOME", str(tree))
+    monkeypatch.setenv("USERPROFILE", str(tree))
+    assert run("canny", "~/one.png", "--output", tmp_path / "home") == 0
+    assert files(tmp_path / "home") == {"one-canny.png"}
 
 
 def test_equal_names_stay_apart(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
