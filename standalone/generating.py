@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from ..core.stack import Firing
     from ..pipelines.bases import Base
@@ -118,22 +119,44 @@ def _draw(
                 done.seeds.extend(result.seeds)
     finally:
         if done.images:
-            _write_rest(folder, number, loaded, done)
+            _write_rest(folder, number, request, loaded, done)
 
 
-def _write_rest(folder: Path, number: int, loaded: Sequence[Ready], done: Done) -> None:
+def _write_rest(folder: Path, number: int, request: Request, loaded: Sequence[Ready], done: Done) -> None:
     """Write hints and sheet beside the pictures, and say what was done."""
     from ..pipelines.sheets import sheet
     from ..preprocessors.images import write_image
+    from ..preprocessors.resize import gray_to_rgb
     from ..units.hint import visible
     from .report import describe
 
     for k, each in enumerate(loaded):
         write_image(folder / f"{number:05d}-hint-{k + 1}.png", visible(each.hint))
-    cells = [(f"hint {k + 1}", visible(each.hint)) for k, each in enumerate(loaded)]
+    rows = [_cells_of(k, each, (request.height, request.width)) for k, each in enumerate(loaded, start=1)]
+    started = [("start", request.image), ("redrawn", None if request.mask is None else gray_to_rgb(request.mask))]
+    cells = [(label, image) for label, image in started if image is not None]
     cells += [(f"seed {seed}", image) for image, seed in zip(done.images, done.seeds, strict=True)]
-    write_image(folder / f"{number:05d}-sheet.png", sheet([cells], side=SHOWN))
+    write_image(folder / f"{number:05d}-sheet.png", sheet([*rows, cells], side=SHOWN))
     for line in describe(loaded, done.firings):
         print(line)
     seeds = str(done.seeds[0]) if len(done.seeds) == 1 else f"{done.seeds[0]} to {done.seeds[-1]}"
     print(f"wrote {len(done.images)} pictures to {folder}, from {number:05d}.png, seed {seeds}")
+
+
+def _cells_of(number: int, each: Ready, size: tuple[int, int]) -> list[tuple[str, Image]]:
+    """Return what the sheet shows of a unit: its picture, its hint as read at (height, width), its mask."""
+    from ..core.resize import fit
+
+    unit = each.unit
+    cells = [(f"input {number}", each.image)]
+    if unit.hint.ndim == 4:
+        cells.append((f"hint {number}", _pixels(fit(unit.hint[:1], size, unit.resize)[0])))
+    if unit.mask is not None:
+        cells.append((f"mask {number}", _pixels(unit.mask.reshape(-1, *unit.mask.shape[-2:])[:1])))
+    return cells
+
+
+def _pixels(picture: Tensor) -> Image:
+    """Return [C, H, W] from 0 to 1 as uint8 [H, W, 3], the first three channels; -1, to be invented, is black."""
+    levels = (picture[:3].clamp(0, 1) * 255).round().byte()
+    return levels.movedim(0, -1).expand(-1, -1, 3).cpu().numpy()

@@ -10,9 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from controlstack import __version__
 from controlstack.cli import main
+from controlstack.core.modes import ResizeMode
+from controlstack.core.resize import fit
+from controlstack.pipelines.sheets import sheet
 from controlstack.pipelines.tiny_world import BASE, CONTROLS, IMAGES
+from controlstack.preprocessors.images import read_image, write_image
 from controlstack.standalone.asked import fitting_size
 from controlstack.standalone.record import next_number
 from PIL import Image
@@ -205,6 +210,22 @@ def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(demo, "run_demo", interrupted)
     assert main(["demo"]) == 130
+
+
+def test_the_sheet_shows_input_fitted_hint_and_mask(tmp_path: Path) -> None:
+    """What a model reads is cut to the picture's shape, and that is what people look for when a hint is off."""
+    wide, mask, out = tmp_path / "wide.png", tmp_path / "mask.png", tmp_path / "out"
+    scene = np.asarray(Image.open(IMAGES / "scene-1.png").convert("RGB"))
+    write_image(wide, np.concatenate([scene, scene[:, ::-1]], axis=1))
+    write_image(mask, np.full((64, 64), 255, np.uint8))
+    unit = f"image={wide},preprocessor=invert,model={CONTROLS / 'canny.safetensors'},mask={mask}"
+    assert main(["generate", "--base", str(BASE), "--unit", unit, *SMALL, "--output", str(out)]) == 0
+    fitted = fit(torch.from_numpy(255 - read_image(wide)).permute(2, 0, 1)[None] / 255, (64, 64), ResizeMode.CROP)
+    hint = (fitted[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    white = np.full((64, 64, 3), 255, np.uint8)
+    drawn = read_image(out / "00001.png")
+    expected = sheet([[("input 1", read_image(wide)), ("hint 1", hint), ("mask 1", white)], [("seed 0", drawn)]], 256)
+    assert np.array_equal(read_image(out / "00001-sheet.png"), expected)
 
 
 LIGHT = """
