@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("fp32", "fp16", "bf16")
 AUTO = "auto"  # of --device
+SHOWN = 5  # names in a message
 PACKAGES = "preprocessors"  # what `get` brings beside weights
 
 
@@ -221,7 +223,15 @@ def _preprocess(args: argparse.Namespace) -> int:
     hints = f", left out {done.hints} that are hints already" if done.hints else ""
     others = f", left out {done.left_out}, which are no pictures that can be read here" if done.left_out else ""
     print(f"wrote {done.written} hints to {args.output}{there}{hints}{others}")
+    if done.black:
+        print(f"WARNING: {preprocessor.id} found nothing, so the hint is black, in {_names(done.black)}")
     return 0
+
+
+def _names(paths: Sequence[Path]) -> str:
+    """Return the first few names, and how many more there are."""
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return ", ".join(path.name for path in paths[:SHOWN]) + more
 
 
 def _runtime(args: argparse.Namespace) -> Runtime:

@@ -21,10 +21,10 @@ from ..core.errors import FileError, HintError, PreprocessorError
 from ..core.files import clear_leftovers
 from ..preprocessors import Output, Preprocessor
 from ..preprocessors.folders import Listing, list_pictures
-from ..preprocessors.images import make_folder, read_image, read_mask, suffixes, write_image
+from ..preprocessors.images import count_frames, make_folder, read_frames, read_image, read_mask, suffixes, write_image
 from ..preprocessors.perform import Runtime
 from .pose_files import SUFFIX as POSES
-from .pose_files import draw, draw_file, write_poses
+from .pose_files import draw, draw_file, read_poses, write_poses
 from .sources import expand
 from .videos import SUFFIXES as VIDEOS
 from .videos import open_video, read_note, write_video
@@ -72,6 +72,7 @@ class Done:
     skipped: int
     hints: int = 0  # of earlier runs, found in folders and left alone
     left_out: str = ""  # what else the folders held, such as "2 .txt"
+    black: tuple[Path, ...] = ()  # hints on which nothing is to be seen
 
 
 def run_job(job: Job, runtime: Runtime) -> Done:
@@ -101,7 +102,7 @@ def run_job(job: Job, runtime: Runtime) -> Done:
             failures.append(error)
     if failures:
         raise _failed(failures, len(todo), left_out)
-    return Done(written, len(todo) - written, hints, left_out)
+    return Done(written, len(todo) - written, hints, left_out, tuple(worker.black))
 
 
 def tasks(job: Job) -> tuple[list[Task], int, str]:
@@ -151,6 +152,7 @@ class _Worker:
             self.told["mask"] = hashlib.blake2b(mask.tobytes(), digest_size=8).hexdigest()
         self.told |= {"resolution": job.resolution, "seed": job.seed}
         self._source, self._metadata = Path(), {KEY: ""}
+        self.black: list[Path] = []
 
     def metadata(self, source: Path) -> dict[str, str]:
         """Return what a hint of this file says of itself: the settings, and the file's content, whatever its date."""
@@ -163,16 +165,33 @@ class _Worker:
         """Whether anything had to be done."""
         if _is_video(task.source):
             return self._video_to_folder(task) if self.job.frames else self._video(task)
+        if not task.target.suffix:
+            return self._frames_to_folder(task)
         if self._done(task.target, task.source):
             return False
         self._write(task, task.target, self._picture(task))
         return True
 
     def _picture(self, task: Task) -> Image:
-        """The hint of a picture, or of poses in a file."""
+        """Return the hint of a picture, or of poses in a file of one frame."""
         if task.source.suffix.lower() == POSES:
-            return draw_file(task.source, self.job.preprocessor, self.job.resolution, self.settings)
+            return next(draw_file(task.source, self.job.preprocessor, self.job.resolution, self.settings))
         return self._made(read_image(task.source), task.target)
+
+    def _frames_to_folder(self, task: Task) -> bool:
+        """Make one hint of each frame of an animation, page, or frame of poses; resumed one by one."""
+        wrote = False
+        drawn = task.source.suffix.lower() == POSES
+        if drawn:
+            frames = draw_file(task.source, self.job.preprocessor, self.job.resolution, self.settings)
+        else:
+            frames = read_frames(task.source)
+        for number, frame in enumerate(frames, start=1):
+            target = task.target / f"{number:06d}.png"
+            if not self._done(target, task.source):
+                self._write(task, target, frame if drawn else self._made(frame, target))
+                wrote = True
+        return wrote
 
     def _made(self, image: Image, target: Path) -> Image:
         """The hint of a picture; if asked for, its poses are written beside the target first."""
@@ -193,6 +212,8 @@ class _Worker:
         if hint.shape[-1] == 4:
             write_image(target.with_name(f"{target.stem}-mask.png"), hint[..., 3], said)
         write_image(target, hint[..., :3], said)
+        if not hint[..., :3].any():
+            self.black.append(target)
 
     def _done(self, target: Path, source: Path) -> bool:
         """Whether it is there, made of the same content with the same settings, and its poses where they are wanted."""
@@ -258,15 +279,27 @@ def _of(source: Path, job: Job) -> tuple[list[Task], Counter[str]]:
     if source.resolve() == job.output.resolve():
         raise HintError(f"{source} is the output folder too, and hints would become pictures: choose another --output")
     listing = list_pictures(source, deep=True, also=VIDEOS, outside=job.output)
+    if not listing.files and job.preprocessor.finds_poses:
+        listing = list_pictures(source, deep=True, also=(POSES,), outside=job.output)
     found = [Task(path, _target(path, path.parent.relative_to(source), job)) for path in listing.files]
     return found, Counter(listing.left_out)
 
 
 def _target(source: Path, below: Path, job: Job, name: str = "") -> Path:
-    suffix = ".png"
+    suffix = "" if _frames_in(source) > 1 else ".png"
     if _is_video(source):
         suffix = "" if job.frames else ".mp4"
     return job.output / below / f"{name or source.stem}-{job.preprocessor.id}{suffix}"
+
+
+def _frames_in(source: Path) -> int:
+    """Return how many pictures, or frames of poses, a file holds."""
+    if source.suffix.lower() != POSES:
+        return count_frames(source)
+    try:
+        return len(read_poses(source))
+    except (FileError, HintError):  # said when its turn comes
+        return 1
 
 
 def _with_suffix(task: Task, job: Job) -> Task:

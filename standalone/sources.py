@@ -34,7 +34,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Pictures in files, which are known at once."""
+    """Pictures that are known at once: files, or the frames of one animation."""
 
     said: Path
     frames: tuple[Frame, ...]
@@ -78,7 +78,7 @@ def is_pattern(path: Path) -> bool:
 
 
 def many(path: Path, output: Path) -> Files | Film | None:
-    """Return the pictures of a folder, a pattern or a video; None for anything else, which is one picture.
+    """Return the pictures of a folder, a pattern, a video or an animation; None for what is one picture.
 
     output: a folder whose files are not looked at. HintError for a folder without pictures.
     """
@@ -87,11 +87,25 @@ def many(path: Path, output: Path) -> Files | Film | None:
     if is_pattern(path):
         return Files(path, _named([Path(each.name) for each in expand([path])], expand([path])))
     if path.suffix.lower() in VIDEOS:
-        from .videos import open_video
+        return _film(path)
+    return _animation(path)
 
-        with open_video(path) as clip:
-            return Film(path, clip.rate, clip.expected)
-    return None
+
+def _film(path: Path) -> Film:
+    from .videos import open_video
+
+    with open_video(path) as clip:
+        return Film(path, clip.rate, clip.expected)
+
+
+def _animation(path: Path) -> Files | None:
+    """Return the frames of a GIF, WebP, APNG or TIFF that holds several pictures; None for one picture."""
+    from ..preprocessors.images import count_frames, read_frames
+
+    if count_frames(path) < 2:
+        return None
+    frames = enumerate(read_frames(path), start=1)
+    return Files(path, tuple(Frame(Path(path.stem, f"{number:0{DIGITS}d}"), frame) for number, frame in frames))
 
 
 def _in_folder(folder: Path, output: Path) -> Files:
@@ -121,7 +135,7 @@ def _matches(pattern: Path) -> list[Path]:
     from ..preprocessors.folders import natural
 
     below = Path(pattern.anchor)  # Path.glob takes no absolute patterns
-    found = list(below.glob(str(pattern.relative_to(below))))
+    found = [path for path in below.glob(str(pattern.relative_to(below))) if not path.name.startswith(".")]
     if not found:
         raise FileError(f"nothing is called {pattern}: check the path")
     return sorted(found, key=lambda path: natural(path.parts))

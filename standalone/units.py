@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..core.control import ControlModel
     from ..units.ready import Ready
 
+POSES = ".json"  # suffix of files with poses
 NAMES = {name: each.name for each in FIELDS.values() for name in (each.short or each.name, each.name)}
 
 
@@ -79,9 +81,27 @@ def make_units(
     from ..units.ready import ready
 
     return [
-        ready(request, models[Path(request.model).resolve()], size, says=said_by(Path(request.model)))
+        ready(_posed(request), models[Path(request.model).resolve()], size, says=said_by(Path(request.model)))
         for request in requests
     ]
+
+
+def _posed(request: UnitRequest) -> UnitRequest:
+    """Return the request with poses in a file drawn by its preprocessor, which has nothing more to do then."""
+    image = request.image
+    if not isinstance(image, Path) or image.suffix.lower() != POSES:
+        return request
+    from .pose_files import draw_file
+
+    preprocessor = preprocessor_of(request)
+    resolution = None if request.resolution is None else int(request.resolution)
+    frames = list(draw_file(image, preprocessor, resolution, preprocessor.settings(request.parameters)))
+    if len(frames) > 1:
+        raise UnitError(
+            f"{image} has {len(frames)} frames: make pictures of them by 'controlstack preprocess {preprocessor.id} "
+            f"{image}', and give the folder as the unit's image"
+        )
+    return replace(request, image=frames[0], preprocessor=NONE, parameters={})
 
 
 def parse_parameters(pairs: Sequence[str]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 from pathlib import Path
@@ -147,3 +148,23 @@ def test_a_video_becomes_frames_and_a_video(tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
     assert run(out, *unit(clip), "--resume") == 0
     assert "wrote 0 pictures" in capsys.readouterr().out
+
+
+def test_animations_and_poses_are_pictures_of_units(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    frames = [Image.open(IMAGES / f"scene-{number}.png").convert("RGB") for number in (1, 2)]
+    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
+    out = tmp_path / "out"
+    assert run(out, *unit(tmp_path / "moving.webp")) == 0
+    assert files(out) == {"moving/000001.png", "moving/000002.png"}
+    person = {"pose_keypoints_2d": [20, 10, 1, 40, 40, 1] + [0, 0, 0] * 16}
+    frame = {"people": [person], "canvas_width": 64, "canvas_height": 64}
+    poses = tmp_path / "pose.json"
+    poses.write_text(json.dumps(frame))
+    said = f"image={poses},preprocessor=openpose,model={CONTROLS / 'canny.safetensors'}"
+    assert run(tmp_path / "posed", "--unit", said) == 0
+    assert read_image(tmp_path / "posed" / "00001-hint-1.png").any()
+    poses.write_text(json.dumps([frame, frame]))
+    assert run(tmp_path / "posed", "--unit", said) == 2
+    assert "has 2 frames: make pictures of them by 'controlstack preprocess openpose" in capsys.readouterr().err
