@@ -15,6 +15,7 @@ from ..core.errors import UnitError
 from ..core.resize import ResizeMode
 from ..core.schedule import RangeBasis
 from ..core.unit import ControlMode
+from ..models.families.union import AUTOMATIC, KINDS
 from .text import shown
 
 Choice = TypeVar("Choice", bound=Enum)
@@ -113,4 +114,6 @@ HIRES = Choices(
     }
 )
 BASES = Choices({RangeBasis.WEBUI: ("webui",), RangeBasis.STEPS: ("steps",), RangeBasis.NOISE: ("noise",)})
-UNION_TYPES = Choices({each: (each.value,) for each in UnionType})
+UNION_TYPES = Choices(
+    {kind: (kind.value, *words) for kind, words in zip(UnionType, (*KINDS, (AUTOMATIC,)), strict=True)}
+)

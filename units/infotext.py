@@ -32,7 +32,7 @@ _ALWAYS = (
 )  # fmt: skip
 _IF_SET = (
     "hr_option", "range_basis", "curve", "union_control_type", "advanced_weighting", "parameters", "block_weights",
-    "resolution", "preprocessor_seed", "options", "delta_strength",
+    "resolution", "preprocessor_seed", "options", "delta_strength", "uncond_weight",
 )  # fmt: skip
 _TEXTS = ("module", "model", "curve", "parameters", "block_weights", "options")  # that may look like a number
 _WRITERS: Mapping[str, Callable[[Any], str]] = {

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ....core.schedule import RangeBasis, fires_on, progress_at
+from ....models.families.union import OPTION as UNION_OPTION
 from ....preprocessors.networks.network import file_name
 from ....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES, Choices
 from ....units.offer import ALL, default_model, default_preprocessor, of_type, offer_of
 from ....units.request import AUTO
-from ....units.text import write_block_weights, write_curve
+from ....units.text import write_block_weights, write_curve, write_options
 from ....units.webui_fields import (
     FROM_PREPROCESSOR,
     NO_MODEL,
@@ -25,6 +26,7 @@ from ..request import preprocessing
 from ..request.arguments import OPTIONAL, THRESHOLDS
 
 if TYPE_CHECKING:
+    from ....core.options import Option
     from ....preprocessors.networks.store import Store
 
 LARGEST_UNITS = 10  # tabs, as in sd-webui-controlnet's settings
@@ -114,9 +116,24 @@ def display(unit: UnitArgs) -> dict[str, Any]:
     shown |= {"module": request.preprocessor, "processor_res": unit.processor_res}
     shown |= {"weight": request.weight, "curve": write_curve(unit.curve)}
     shown["block_weights"] = write_block_weights(request.block_weights)
-    shown["delta_strength"] = unit.delta_strength
+    shown |= {"delta_strength": unit.delta_strength, "options": write_options(unit.options)}
     shown |= {name: _written(getattr(unit, name)) for name in OPTIONAL}
     return shown | dict(zip(THRESHOLDS, _thresholds(unit), strict=True))
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the page shows of the options of a model."""
+
+    kinds: list[str]  # of a union, as sd-webui-controlnet calls them; none for other models
+    all: str  # every option with what it may be; empty for a model without
+
+
+def options(offers: Sequence[Option]) -> Options:
+    """Return what the page shows for a model that offers these options."""
+    union = next((each for each in offers if each.name == UNION_OPTION), None)
+    labels = [] if union is None else [label for label in UNION_TYPES.labels if union.find(label) is not None]
+    return Options(labels, "; ".join(f"{each.name}={each.expected}" for each in offers))
 
 
 def _written(number: int | None) -> str:

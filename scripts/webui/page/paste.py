@@ -110,6 +110,7 @@ def updates(values: Mapping[str, Any], models: list[str], amiss: Sequence[str] =
         found[name] = _update(value=values[name], minimum=least, maximum=most)
     union = values["union_control_type"]
     found["union_control_type"] = _update(value=union, visible=union != UNION_TYPES.label(UnionType.UNKNOWN))
+    found["options"] = _update(value=values["options"], visible=bool(values["options"]))
     found["module"] = _update(value=values["module"], choices=choices.modules())
     found["model"] = _update(value=values["model"], choices=[NO_MODEL, *models])
     found[TYPE] = _update(value=ALL)

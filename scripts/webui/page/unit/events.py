@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .....units.choices import UNION_TYPES, UnionType
 from .....units.webui_fields import NO_MODEL
 from ...request.services import services
 from .. import choices
@@ -40,6 +41,8 @@ def connect(page: UnitPage) -> None:
     on(fields["module"].change, _arrange, page.pick("module", "pixel_perfect"), page.pick(*SLIDERS))
     on(fields["module"].change, about, [fields["module"]], [extras["about"]])
     on(fields["pixel_perfect"].change, _resolution, page.pick("module", "pixel_perfect"), [fields["processor_res"]])
+    told = page.pick("union_control_type", "options")
+    on(fields["model"].change, _options, [fields["model"], *told], told)
     for event in (fields["module"].input, fields["model"].input):
         on(event, lambda: "", outputs=[extras["said"]])
     on(extras["refresh"].click, _refresh, [extras["type"], fields["model"]], [fields["model"]])
@@ -93,6 +96,22 @@ def _choose_type(by_hand: bool, tag: str, pixel_perfect: bool, module: str, mode
         return [*kept, *[gr.update()] * len(SLIDERS)]
     chosen = [gr.update(choices=found.modules, value=found.module), gr.update(choices=found.models, value=found.model)]
     return [*chosen, *slider_updates(found.module, pixel_perfect)]
+
+
+def _options(model: str, kind: str, options: str) -> list[Any]:
+    """The widgets for what the chosen model can be told; what it cannot be told must not act unseen."""
+    import gradio as gr
+
+    files = services().files
+    found = choices.options(contents().of(files.find(model)[1]).offers if model in files.names else ())
+    unknown = UNION_TYPES.label(UnionType.UNKNOWN)
+    return [
+        gr.update(
+            visible=bool(found.kinds), choices=found.kinds or list(UNION_TYPES.labels),
+            value=kind if kind in found.kinds else unknown,
+        ),
+        gr.update(visible=bool(found.all), placeholder=found.all, value=options if found.all else ""),
+    ]  # fmt: skip
 
 
 def about(module: str) -> str:

@@ -247,8 +247,15 @@ def _more(page: UnitPage) -> None:
         )  # fmt: skip
         page.fields["union_control_type"] = gr.Dropdown(
             label="Union Control Type", choices=list(UNION_TYPES.labels), value=defaults["union_control_type"],
-            elem_id=page.id("controlnet_union_control_type_dropdown"), tooltip="Only union models ask for it",
-            visible=False,  # until a text names one: no model here asks for it
+            elem_id=page.id("controlnet_union_control_type_dropdown"),
+            tooltip="What the hint shows; Unknown: what the preprocessor makes of it",
+            visible=False,  # until a union is chosen
+        )  # fmt: skip
+        page.fields["options"] = gr.Textbox(
+            label="Model Options", max_lines=1, elem_id=page.id("controlnet_options"),
+            tooltip="Of the chosen model, by name, with semicolons between; union_control_type=depth+tile:0.5 are two "
+            "kinds of hints in one pass",
+            visible=False,  # until a model is chosen that has some
         )  # fmt: skip
         with FormRow():
             page.fields["resolution"] = gr.Textbox(
