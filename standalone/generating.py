@@ -99,7 +99,8 @@ def _prompts(args: argparse.Namespace, start: Image | None, units: Sequence[Unit
     told = start
     if args.prompt_kind == "automatic" and start is None and units:
         picture = units[0].image
-        told = read_image(picture) if isinstance(picture, Path) else picture
+        first = picture[0] if isinstance(picture, tuple) else picture
+        told = read_image(first) if isinstance(first, Path) else first
     given = args.prompt or [None]
     return tuple(make_prompt(args.prompt_kind, each, args.added_prompt, args.captioner, told) for each in given)
 
@@ -179,12 +180,13 @@ def _write_rest(folder: Path, number: int, loaded: Sequence[Ready], done: Done) 
     """Write hints and sheet beside the pictures, and say what was done."""
     from ..pipelines.sheets import sheet
     from ..preprocessors.images import write_image
-    from ..units.hint import visible
+    from ..units.hint import beside_each_other, visible
     from .report import describe
 
-    for k, each in enumerate(loaded):
-        write_image(folder / f"{number:05d}-hint-{k + 1}.png", visible(each.hint))
-    cells = [(f"hint {k + 1}", visible(each.hint)) for k, each in enumerate(loaded)]
+    hints = [beside_each_other(visible(each.hint)) for each in loaded]
+    for k, hint in enumerate(hints, start=1):
+        write_image(folder / f"{number:05d}-hint-{k}.png", hint)
+    cells = [(f"hint {k}", hint) for k, hint in enumerate(hints, start=1)]
     cells += [(f"seed {seed}", image) for image, seed in zip(done.images, done.seeds, strict=True)]
     write_image(folder / f"{number:05d}-sheet.png", sheet([cells], side=SHOWN))
     for line in describe(loaded, done.firings):
