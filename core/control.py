@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from .base import LATENT, Base
+from .base import LATENT, Base, BaseWeights
 from .effects import Effect, WeightDelta
 from .errors import UnitError
 from .options import Option, Value
@@ -52,6 +52,9 @@ class ControlModel(Protocol):
     source: str = ""  # the file that it was loaded from
     delta: WeightDelta | None = None  # what it changes in the weights of the base network for the whole run
 
+    follows: bool = False  # part of its weights are the base network's own
+    followed: Hashable = None  # the key of the base weights that it holds
+
     @property
     def sameness(self) -> Hashable:
         """What models have in common that compute the same: the network, and what it was told.
@@ -59,6 +62,10 @@ class ControlModel(Protocol):
         Objects stand in it by their ids, so it holds for as long as the model does.
         """
         return id(self if self.network is None else self.network), frozenset(self.options.items())
+
+    def follow(self, base: BaseWeights) -> bool:
+        """Take over what is the base network's own, unless it was taken already; return whether anything changed."""
+        return False
 
     def bind(self, options: Mapping[str, object]) -> ControlModel:
         """Return this model told these options, sharing its network; UnitError for one that it does not have.

@@ -16,7 +16,8 @@ from ..units.request import AUTO, NONE
 
 ABOUT = "All of them with samples, sizes and licences: docs/preprocessors.md, and this node's help page."
 WORDS = (  # of the trade, for the search; the names of preprocessors come on top
-    "controlnet", "controlnet preprocessor", "control", "hint", "aux", "annotator", "edges", "lines", "soft edge",
+    "controlnet", "controlnet preprocessor", "controlnet union", "controlnet inpaint",
+    "control", "hint", "aux", "annotator", "edges", "lines", "soft edge",
     "line art", "sketch", "depth map", "normal map", "pose", "skeleton", "segmentation", "seg", "union", "reference",
     "inpaint", "invert", "tile", "blur", "face mesh", "hed", "teed", "xdog", "midas", "zoe", "leres", "bae", "sam",
 )  # fmt: skip

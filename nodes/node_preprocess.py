@@ -21,7 +21,7 @@ class Preprocess(io.ComfyNode):
         return schema(
             "Preprocess",
             shows=True,
-            display_name="Preprocess (ControlNet)",
+            display_name="Preprocess to Hint (ControlNet)",
             description="Turns pictures into hints: edges, lines, depth, normals, poses, segments, tiles, colours. "
             "Works on batches.",
             aliases=words(),

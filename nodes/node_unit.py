@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.errors import UnitError
 from ..core.resize import ResizeMode
-from ..core.schedule import Keyframe, RangeBasis
+from ..core.schedule import RangeBasis
 from ..core.unit import ControlMode
 from ..units.blocks import BlockWeights
 from ..units.convention import chosen, doubt
@@ -24,6 +24,7 @@ from .graph import file_behind
 from .hints import asked, embedding_of, make_hint, rgb, size_of
 from .host.files import files
 from .host.member import count_blocks, name_of, reads_embedding, says, told
+from .moments import Moments, curve_of, units_of
 from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 
@@ -96,7 +97,7 @@ class ControlUnit(io.ComfyNode):
         image: Tensor | None = None,
         units_before: Units = (),
         mask: Tensor | None = None,
-        schedule: tuple[Keyframe, ...] = (),
+        schedule: Moments = (),
         block_weights: BlockWeights | None = None,
         latent: Mapping[str, Any] | None = None,
         inpaint_mask: Tensor | None = None,
@@ -120,7 +121,7 @@ class ControlUnit(io.ComfyNode):
             start=start,
             end=end,
             basis=RangeBasis(basis),
-            curve=schedule,
+            curve=curve_of(schedule),
             mode=ControlMode(mode),
             block_weights=block_weights,
             resize=ResizeMode(resize),
@@ -135,10 +136,12 @@ class ControlUnit(io.ComfyNode):
         if encoded:  # there is no picture of it
             hint = embedding_of(embedding, request.model)
             spec = UnitSpec(control=control_net, hint=hint, request=request, name=request.model, mask=mask)
-            return io.NodeOutput((*units, spec), ExecutionBlocker(None))
+            return io.NodeOutput((*units, *units_of(spec, schedule)), ExecutionBlocker(None))
         assert image is not None
         spec = _from_picture(request, control_net, image, inpaint_mask, target, mask)
-        return io.NodeOutput((*units, spec), spec.hint, ui=ui.PreviewImage(spec.hint.clamp(0, 1), cls=cls))
+        return io.NodeOutput(
+            (*units, *units_of(spec, schedule)), spec.hint, ui=ui.PreviewImage(spec.hint.clamp(0, 1), cls=cls)
+        )
 
 
 def _from_picture(

@@ -304,7 +304,7 @@ def _picture(_name: str, value: object) -> object:
 def _numbers(name: str, value: object) -> tuple[float, ...] | None:
     weights = text.read_block_weights(name, value)
     if weights is not None and weights.numbers is None:
-        raise UnitError(f"{name} is {value!r}, expected numbers; block_weights takes names and bases too")
+        raise UnitError(f"{name} is {text.shown(value)}, expected numbers; block_weights takes names and bases too")
     return None if weights is None else weights.numbers
 
 

@@ -80,6 +80,21 @@ def write_controlnext(folder: Path) -> None:
     save_file(difference, folder / "next_unet.safetensors")
 
 
+def write_control_lora(folder: Path, heads: int = HEADS) -> None:
+    """A Control-LoRA for the SD base models, `clora`."""
+    own, generator = ("input_hint_block.", "zero_convs.", "middle_block_out."), torch.Generator().manual_seed(10)
+    file = {"lora_controlnet": torch.zeros(0)}
+    for name, each in _controlnet("SD", 11).state_dict().items():
+        stem = name.removesuffix(".weight")
+        if each.ndim == 1 or name.startswith(own):
+            file[name] = each.contiguous()
+        else:
+            ones = (1,) * (each.ndim - 2)
+            file[f"{stem}.up"] = torch.randn(len(each), 4, *ones, generator=generator) * 0.05
+            file[f"{stem}.down"] = torch.randn(4, *each.shape[1:], generator=generator) * 0.2
+    save_file(file, folder / "clora.safetensors", {"controlstack.heads": str(heads)})
+
+
 def write_unions(folder: Path, heads: int = HEADS) -> None:
     """Unions of eight kinds of hints, for the SDXL and the SD base models; heads: of the latter."""
     _save(folder / "union.safetensors", _controlnet("SDXL", 10, union=True), {"head_channels": "16"})

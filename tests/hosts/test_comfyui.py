@@ -216,6 +216,65 @@ def test_masks_of_0_and_1_are_identities_and_halves_act_where_they_are(comfyui: 
     assert change[:6].mean() > 1.5 * change[10:].mean()
 
 
+def test_pictures_have_weights_of_their_own(comfyui: Host) -> None:
+    """Of three, the first has all of the unit, the last none."""
+
+    def drawn(**shape: Any) -> Tensor:
+        scene = Scene(batch=3)
+        weights = scene.graph.add("ControlStackFrameWeights", **shape)
+        scene.apply(scene.unit(scene.ours("canny"), scene.picture(), mask=weights))
+        return scene.draw(comfyui)
+
+    fade = {"shape": "fade", "shape.first": 1.0, "shape.last": 0.0, "shape.count": 3, "shape.easing": "linear"}
+    found, base, full = drawn(**fade), plain(comfyui, batch=3), controlled(comfyui, batch=3)
+    assert difference(found[:1], full[:1]) <= TOLERANCE
+    assert difference(found[2:], base[2:]) <= TOLERANCE
+    assert difference(found[1:2], controlled(comfyui, batch=3, weight=0.5)[1:2]) <= TOLERANCE
+    assert (drawn(shape="numbers", **{"shape.weights": "1, 0.5, 0"}) == found).all()
+
+
+@pytest.mark.parametrize(("basis", "at"), [("steps", 0.5), ("noise", 0.3), ("webui", 0.25)])
+def test_keyframes_bring_masks_and_block_weights(comfyui: Host, basis: str, at: float) -> None:
+    """One unit with two keyframes is two units with two ranges; no step is left out and none is done twice."""
+
+    def parts(scene: Scene) -> tuple[dict[str, Link], dict[str, Link]]:
+        mask = scene.graph.add("TestMask", share=0.5, size=SIZE)
+        weights = scene.graph.add("ControlStackBlockWeights", **{"preset": "soft", "preset.base": 0.7})
+        return {"mask": mask}, {"block_weights": weights}
+
+    scene = Scene()
+    first, second = parts(scene)
+    last = scene.graph.add("ControlStackKeyframe", at=at, weight=0.5, easing="hold", **second)
+    schedule = scene.graph.add("ControlStackKeyframe", at=0.0, weight=1.0, easing="hold", schedule=last, **first)
+    scene.apply(scene.unit(scene.ours("canny"), scene.picture(), basis=basis, schedule=schedule))
+    report = scene.graph.add("ControlStackReport", positive=scene.positive, latent=scene.sample())
+    found = comfyui.latent(scene.graph, report)
+    text = comfyui.run(scene.graph)["outputs"][report[0]]["text"][0]
+    fired = [int(count) for count in re.findall(r"fires on (\d+) of", text)]
+    assert len(fired) == 2 and sum(fired) == STEPS and all(fired)
+    wanted = Scene()
+    first, second = parts(wanted)
+    until = at if basis == "steps" else at - 1e-9
+    unit = wanted.unit(wanted.ours("canny"), wanted.picture(), basis=basis, end=until, **first)
+    wanted.apply(wanted.unit(wanted.ours("canny"), wanted.picture(), unit, basis=basis, start=at, weight=0.5, **second))
+    assert difference(found, wanted.draw(comfyui)) <= TOLERANCE
+    assert difference(found, controlled(comfyui)) > 0.001
+
+
+def test_the_negative_prompt_may_be_weighed_less(comfyui: Host) -> None:
+    """At 1 it is the usual unit, at 0 the control of the positive prompt alone, in between neither."""
+    positive_only = Scene()
+    unit = positive_only.unit(positive_only.ours("canny"), positive_only.picture())
+    negative = positive_only.negative
+    positive_only.apply(unit)
+    positive_only.negative = negative
+    none, half = controlled(comfyui, uncond_weight=0.0), controlled(comfyui, uncond_weight=0.5)
+    assert difference(none, positive_only.draw(comfyui)) <= TOLERANCE
+    assert difference(half, none) > 0.001
+    assert difference(half, controlled(comfyui, uncond_weight=1.0)) > 0.001
+    assert (controlled(comfyui, uncond_weight=1.0) == controlled(comfyui)).all()
+
+
 OWN_PLACES = {"dpm_fast", "dpm_adaptive"}  # samplers that evaluate where they like, on no step of the schedule
 
 

@@ -20,12 +20,14 @@ QUIET = {"Comfy.TutorialCompleted": True, "LiteGraph.Canvas.MinFontSizeForLOD": 
 WAIT = 60_000  # milliseconds
 BOX, OPTION = "input[role=combobox]", ".p-autocomplete-option"  # of the search for nodes
 NODES = ("Control Unit", "Apply Control Units", "Load Control Model")
-WORDS = (  # of the trade, by which people look for a control or a preprocessor
+# Of the trade, by which people look for a control or a preprocessor; but for words that the host's own nodes have in
+# their names (depth, inpaint, tile), since its search ranks names before all other words.
+WORDS = (
     *("controlnet", "apply controlnet", "load controlnet", "preprocessor", "canny", "scribble", "mlsd", "pidinet"),
-    *("softedge", "soft edge", "lineart", "depth", "midas", "normal", "segmentation", "openpose", "dwpose", "union"),
-    *("reference", "hint", "inpaint", "invert", "tile", "shuffle", "hed", "t2i"),
+    *("softedge", "soft edge", "lineart", "midas", "normal", "segmentation", "openpose", "dwpose", "hint", "invert"),
+    *("shuffle", "t2i", "controlnet union", "controlnet inpaint", "reference"),
 )
-PAGE = 10  # results that stand in the search box before one scrolls
+PAGE = 7  # results that stand in the search box before one scrolls
 
 # Newer pages have another search as well, which hangs a found node on the pointer; the older one is on all pages.
 OLDER_SEARCH = """async () => {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -84,6 +85,29 @@ def test_a_network_runs_from_the_hosts_folder(comfyui: Host, manga: MangaLines) 
         body = json.dumps({"unload_models": True, "free_memory": True}).encode()
         request = urllib.request.Request(f"{comfyui.address}/free", body, {"Content-Type": "application/json"})
         urllib.request.urlopen(request, timeout=60).close()
+
+
+def test_nodes_of_an_old_graph_are_replaced(comfyui: Host) -> None:
+    """A graph for comfyui_controlnet_aux runs with our node in the place of its own."""
+    if not comfyui.has("ResizeImageMaskNode") or "CannyEdgePreprocessor" not in comfyui.get("node_replacements"):
+        pytest.skip("this ComfyUI replaces no nodes")
+
+    def drawn(kind: str, **settings: Any) -> np.ndarray:
+        graph = Graph()
+        image = graph.add("TestPicture", seed=0, count=1, width=SIZE, height=SIZE)
+        return pictures(comfyui, graph, graph.add(kind, image=image, resolution=64, **settings))
+
+    old = drawn("CannyEdgePreprocessor", low_threshold=20, high_threshold=40)
+    new = drawn("ControlStackPreprocess", preprocessor="canny", **{"preprocessor.low": 20, "preprocessor.high": 40})
+    assert np.array_equal(old, new) and old.any()
+    known = {each.id: {own.name for own in each.parameters} for each in REGISTRY}
+    told = [each for given in comfyui.get("node_replacements").values() for each in given]
+    ours = [each["input_mapping"] for each in told if each["new_node_id"] == "ControlStackPreprocess"]
+    assert len(ours) > 20
+    for mapping in ours:
+        chosen = next(each["set_value"] for each in mapping if each["new_id"] == "preprocessor")
+        own = {each["new_id"].partition(".")[2] for each in mapping if "." in each["new_id"]}
+        assert own <= known[chosen]
 
 
 def test_missing_weights_are_a_sentence(comfyui: Host) -> None:

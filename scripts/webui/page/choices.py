@@ -67,12 +67,12 @@ class Offer:
 
 
 def modules() -> list[str]:
-    """The names of all preprocessors, for the dropdown."""
+    """Return the names of all preprocessors, for the dropdown."""
     return [*(each.id for each in of_type(ALL)), AUTO]
 
 
 def sliders(module: str) -> list[Slider]:
-    """The resolution and the thresholds of a preprocessor, at their defaults, one for each slider of the page."""
+    """Return resolution and thresholds of a preprocessor, at their defaults, one for each slider of the page."""
     if is_auto(module):
         return [Slider(True, *preprocessing.RESOLUTION.values()), *[Slider()] * len(THRESHOLDS)]
     preprocessor = preprocessing.lookup(module)
@@ -82,7 +82,7 @@ def sliders(module: str) -> list[Slider]:
 
 
 def offer(tag: str, models: Sequence[str]) -> Offer:
-    """The preprocessors of a control type and its `models`, and the one of each that is chosen."""
+    """Return the preprocessors of a control type and its `models`, and the one of each that is chosen."""
     return Offer(
         modules=[*(each.id for each in of_type(tag)), AUTO],
         module=default_preprocessor(tag).id,
@@ -92,7 +92,7 @@ def offer(tag: str, models: Sequence[str]) -> Offer:
 
 
 def about(module: str, store: Store | None = None) -> tuple[str, bool]:
-    """What a preprocessor does, under which licence its weights come, and what it lacks; whether it can run here.
+    """Return what a preprocessor does, its weights' licence and what it lacks; and whether it can run here.
 
     Weights that `store` fetches when they are needed are no hindrance.
     """
@@ -141,7 +141,7 @@ def _written(number: int | None) -> str:
 
 
 def plan(values: Mapping[str, Any], steps: int) -> str:
-    """`fires on 12 of 20 steps` for a unit as the page has it; what is wrong with it, if it cannot be read."""
+    """Return `fires on 12 of 20 steps` for a unit as the page has it. ControlError says what is wrong with it."""
     unit = request_of(parse_unit({**values, "enabled": True}))
     if unit.weight == 0:
         return f"fires on 0 of {steps} steps: the weight is 0"
@@ -151,7 +151,7 @@ def plan(values: Mapping[str, Any], steps: int) -> str:
 
 
 def steps_of(steps: int, strength: float | None, exact: bool) -> int:
-    """The steps that a pass runs. strength: img2img's denoising; exact: the WebUI's setting "do exactly the steps".
+    """Return how many steps a pass runs. strength: img2img's denoising; exact: the setting "do exactly the steps".
 
     The WebUI samples int(strength * steps) + 1 of them then (`sd_samplers_common.setup_img2img_steps`).
     """

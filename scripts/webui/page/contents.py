@@ -46,7 +46,7 @@ class Contents:
         self._known: dict[tuple[Path, int], Content] = {}
 
     def offer(self, tag: str, files: ModelFiles, base: Base | None) -> list[str]:
-        """The names of the models for a control type on a base model; None: any base model."""
+        """Return the names of the models for a control type on a base model; None: any base model."""
         if tag == ALL:
             return files.names
         named = models_of_type(tag, files.names)
@@ -56,7 +56,7 @@ class Contents:
         return [name for name in (*named, *general, *others) if self._suits(tag, name not in others, paths[name], base)]
 
     def of(self, path: Path) -> Content:
-        """What a file holds. Pickles are not read for this: that means reading the whole file."""
+        """Return what a file holds. Pickles are not read for this: that means reading the whole file."""
         key = (path, path.stat().st_mtime_ns)
         if key not in self._known:
             self._known[key] = Content() if path.suffix.lower() in PICKLES else _read(path)
@@ -73,12 +73,12 @@ class Contents:
 
 @functools.cache
 def contents() -> Contents:
-    """The one instance."""
+    """Return the one instance."""
     return Contents()
 
 
 def current_base() -> Base | None:
-    """The loaded base model; None while there is none, or where the host keeps it otherwise. This loads none."""
+    """Return the loaded base model; None while there is none, or where the host keeps it otherwise. This loads none."""
     from modules import sd_models
 
     loaded = getattr(sd_models.model_data, "sd_model", None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .....core.errors import ControlError
 from .....units.choices import UNION_TYPES, UnionType
 from .....units.webui_fields import NO_MODEL
 from ...request.services import services
@@ -65,7 +64,7 @@ def _visibility(cleared: int) -> Callable[[bool], Any]:
 
 
 def slider_updates(module: str, pixel_perfect: bool, values: Sequence[float] = ()) -> list[Any]:
-    """The sliders of a preprocessor; pixel perfect needs no resolution.
+    """Return the sliders of a preprocessor; pixel perfect needs no resolution.
 
     values: what they are set to, kept where the preprocessor allows it; otherwise all get their defaults.
     """
@@ -87,7 +86,7 @@ def _offer(tag: str) -> choices.Offer:
 
 
 def _choose_type(by_hand: bool, tag: str, pixel_perfect: bool, module: str, model: str) -> list[Any]:
-    """The lists of a control type, with its first preprocessor and model if a user chose the type."""
+    """Return the lists of a control type, with its first preprocessor and model if a user chose the type."""
     import gradio as gr
 
     found = _offer(tag)
@@ -116,7 +115,7 @@ def _options(model: str, kind: str, options: str) -> list[Any]:
 
 
 def about(module: str) -> str:
-    """The line below the preprocessor: its licence, and why it cannot run, if it cannot."""
+    """Return the line below the preprocessor: its licence, and why it cannot run, if it cannot."""
     runtime = services().preprocess.runtime
     text, runs = choices.about(module, runtime.store if runtime else None)
     return line(text, wrong=not runs)
@@ -146,7 +145,7 @@ def _refresh(tag: str, model: str) -> Any:
 
 
 def _connect_webcam(page: UnitPage) -> None:
-    """gradio 4 has the webcam beside the upload; gradio 3 has either."""
+    """Connect the webcam, which gradio 3 has instead of the upload, and gradio 4 beside it."""
     import gradio as gr
 
     webcam, mirror = page.extras["webcam"], page.extras["mirror"]
@@ -164,10 +163,3 @@ def _connect_webcam(page: UnitPage) -> None:
     on(webcam.click, lambda now: change(now, source="upload" if now["source"] == "webcam" else "webcam"),
        [state], outputs)  # fmt: skip
     on(mirror.click, lambda now: change(now, mirror=not now["mirror"]), [state], outputs)
-
-
-def as_message(error: ControlError) -> Exception:
-    """What gradio shows in a corner of the page."""
-    import gradio as gr
-
-    return gr.Error(f"ControlNet: {error}")
