@@ -147,3 +147,14 @@ def test_several_kinds_are_written_as_an_option(union: UnionModel) -> None:
 def test_clients_say_a_kind_in_any_words(union: UnionModel, said: object) -> None:
     args = parse_unit({"enabled": True, "union_control_type": said})
     assert bound(request_of(args), union).options == {OPTION: "canny"}
+
+
+def test_only_models_of_one_network_told_the_same_are_computed_together(union: UnionModel) -> None:
+    class Bare(ControlModel):
+        """A model without a network."""
+
+        network = None
+
+    assert Bare().sameness != Bare().sameness
+    assert union.bind({OPTION: "depth"}).sameness == union.bind({OPTION: "Depth:1"}).sameness
+    assert len({union.bind({OPTION: kind}).sameness for kind in ("depth", "canny", "depth+canny", "auto")}) == 4
