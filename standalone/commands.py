@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from . import arguments
 from .arguments import AUTO, PACKAGES
 from .generating import run_generate
+from .page.serving import add_parser as add_serve
+from .page.serving import run_serve
 
 if TYPE_CHECKING:
     from ..preprocessors.perform import Runtime
@@ -26,6 +28,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         ("generate", "draw pictures under control of units", arguments.add_generate, run_generate),
         ("again", "draw a picture once more from the record in it", arguments.add_again, _again),
         ("preprocess", "turn pictures into hints", arguments.add_preprocess, _preprocess),
+        ("serve", "open a page in the browser: units, pictures, comparisons, an API", add_serve, run_serve),
         ("get", "get packages and weights of preprocessors", arguments.add_get, _get),
         ("inspect", "say what a control model file is", arguments.add_inspect, _inspect),
         ("units", "say what a --unit may hold, as a table", arguments.add_units, _units),
