@@ -11,6 +11,7 @@
     ├── ScheduleError               a range or keyframe makes no sense
     ├── PreprocessorError           a preprocessor cannot run with what it was given
     │   └── MissingDependencyError  an optional package is not installed
+    ├── DivergedError               a training whose numbers are not finite any more
     └── HostError                   the program around us cannot do what was asked
 
 A message says what was given, what was expected, and what to do. The core raises; each edge translates once.
@@ -70,6 +71,10 @@ class PreprocessorError(ControlError):
 
 class MissingDependencyError(PreprocessorError):
     """A preprocessor needs a package that is not installed."""
+
+
+class DivergedError(ControlError):
+    """The loss or the gradients of a training are not finite any more."""
 
 
 class HostError(ControlError):

@@ -109,6 +109,8 @@ class ControlStack:
         """
         model, rows = group[0].unit.model, group[0].rows * len(group)
         wanted = frozenset(point for active in group for point in active.scales)
+        if model.follows and self._host.follow(model):
+            self._kept.clear()  # what was computed with other weights
         with self._host.ready(model):
             prepared = self._kept.prepared([active.unit for active in group], group[0].rows, step)
             prompt = self._kept.prompt(group[0].unit, step, rows)

@@ -23,7 +23,7 @@ from .choice import RESOLUTION, preprocessor_input, unusable, words
 from .graph import file_behind
 from .hints import asked, embedding_of, make_hint, rgb, size_of
 from .host.files import files
-from .host.member import count_blocks, name_of, reads_embedding, says
+from .host.member import count_blocks, name_of, reads_embedding, says, told
 from .moments import Moments, curve_of, units_of
 from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
@@ -127,7 +127,7 @@ class ControlUnit(io.ComfyNode):
             resize=ResizeMode(resize),
             pixel_perfect=target is not None,
             resolution=resolution or None,
-            options=read_options("options", options),
+            options={**told(control_net), **read_options("options", options)},
             delta_strength=delta_strength,
             uncond_weight=uncond_weight,
         )

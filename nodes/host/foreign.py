@@ -20,10 +20,12 @@ from ...core.base import Base
 from ...core.control import ControlModel, Prepared, Prompt
 from ...core.errors import ControlError, IncompatibleModelError
 from ...core.lists import to_residuals
+from ...core.options import Option
 from ...core.points import Block, Point, skip, stream
 from ...core.rows import take_rows
 from ...core.step import Step
 from ...models.registry import outline
+from .union import tell_host
 
 MOST_BLOCKS = 64  # of a network that a host could bring
 PICTURE = 3  # channels of a hint; one behind them is a mask
@@ -71,6 +73,8 @@ class ForeignModel(ControlModel):
         self.base = Base() if known is None else known.base
         self.points = _any_points() if known is None else known.points
         self.soft_weights = (1.0,) * len(self.points) if known is None else known.soft_weights
+        self.offers = () if known is None else known.offers
+        self.hole = ControlModel.hole if known is None else known.hole
         self.hint_channels = hint_channels
         self.hint_scale = int(control.compression_ratio * (1 if vae is None else vae.spacial_compression_encode()))
         self._call: Call | None = None
@@ -89,8 +93,9 @@ class ForeignModel(ControlModel):
             self.control.pre_run(model, sigma_at)
 
     def bind(self, options: Mapping[str, object]) -> ForeignModel:
-        """Return this very model, which is told what a run shows it; UnitError for options, of which it has none."""
-        super().bind(options)
+        """Return this very model, which is told what a run shows it; its control is told the options that it has."""
+        self.options = super().bind(options).options
+        tell_host(self.control, self)
         return self
 
     def enter(self, call: Call, blocks: int | None) -> None:
@@ -109,7 +114,7 @@ class ForeignModel(ControlModel):
             self._hint = prepared[0]
             # A picture for each row of a chunk, laid out as the host lays its pictures out: convolutions round by it.
             hint = self._hint[: len(call.x) // call.chunks]
-            picture = hint[:, :PICTURE].contiguous(memory_format=torch.channels_last)
+            picture = hint[:, :PICTURE].clamp(min=self.hole).contiguous(memory_format=torch.channels_last)
             kept = [1 - hint[:, PICTURE:]] if hint.shape[1] > PICTURE else []
             self.control.set_cond_hint(picture, self.strength, (0.0, 1.0), vae=self._vae, extra_concat=kept)
             self.control.cond_hint = None  # what it made of the hint before
@@ -157,6 +162,12 @@ def _cut(value: Any, total: int, rows: tuple[int, ...]) -> Any:
     if isinstance(value, Tensor) and value.ndim and len(value) == total:
         return take_rows(value, rows)
     return value
+
+
+def offers_of(control: Any) -> tuple[Option, ...]:
+    """Return what units may tell a control of the host; nothing where it is of no kind that is known here."""
+    known = outline(_shapes(control))
+    return () if known is None else known.offers
 
 
 def points_of(control: Any) -> tuple[Point, ...] | None:

@@ -11,7 +11,8 @@ from ...core.control import ControlModel, HintSpace
 from ...core.errors import HostError, UnitError
 from ...core.unit import ControlMode
 from ..spec import UnitSpec
-from .foreign import PICTURE, Call, ForeignModel, points_of
+from .foreign import PICTURE, Call, ForeignModel, offers_of, points_of
+from .union import told_by_host
 
 
 class Member(Protocol):
@@ -138,6 +139,12 @@ def described(control: Any) -> str:
         return f"loaded by ControlStack, for {own.model.base.name}"
     network = getattr(control, "control_model", None) or control
     return f"loaded by ComfyUI's own loader ({type(network).__name__})"
+
+
+def told(control: Any) -> dict[str, str]:
+    """Return the options that nodes of the host have set on a CONTROL_NET, by our names."""
+    own: Own | None = getattr(control, "own", None)
+    return told_by_host(control, offers_of(control) if own is None else own.model.offers)
 
 
 def count_blocks(control: Any, name: str) -> int:

@@ -610,6 +610,71 @@ def test_a_union_model_may_be_told_its_type_or_not(comfyui: Host) -> None:
     assert (union(typed=True) == union(typed=False)).all()
 
 
+def typed(scene: Scene, control: Link, kind: str) -> Link:
+    """A control that the host's own node was told the kind of."""
+    return scene.graph.add("SetUnionControlNetType", control_net=control, type=kind)
+
+
+def their_union(scene: Scene) -> Link:
+    return scene.graph.add("TestTheirUnion", file="union.safetensors")
+
+
+UNIONS = {  # how a unit says what the host's own node would: (by the node, in the unit)
+    "the host's node": ("depth", {}),
+    "its options": ("auto", {"options": "union_control_type=depth"}),
+    "automatic": ("auto", {}),
+    "the lines of several preprocessors": ("canny/lineart/anime_lineart/mlsd", {}),
+}
+
+
+@pytest.mark.parametrize("loader", ["theirs", "ours"])
+@pytest.mark.parametrize("how", UNIONS)
+def test_a_union_equals_the_hosts(comfyui: Host, loader: str, how: str) -> None:
+    by_node, in_unit = UNIONS[how]
+    reference, scene = Scene(kind="SDXL"), Scene(kind="SDXL")
+    kind = "depth" if in_unit else by_node
+    reference.apply_theirs(typed(reference, their_union(reference), kind), reference.picture(), 0.8)
+    control = their_union(scene) if loader == "theirs" else scene.ours("union")
+    scene.apply(scene.unit(typed(scene, control, by_node), scene.picture(), weight=0.8, **in_unit))
+    wanted, found = reference.draw(comfyui), scene.draw(comfyui)
+    assert difference(wanted, plain(comfyui, kind="SDXL")) > 0.01
+    assert difference(found, wanted) <= (0.0 if loader == "theirs" else TOLERANCE)
+
+
+def test_a_kind_makes_a_difference_and_follows_from_the_preprocessor(comfyui: Host) -> None:
+    def drawn(**settings: str) -> Tensor:
+        scene = Scene(kind="SDXL")
+        numbers = {"preprocessor.low": 100, "preprocessor.high": 200}
+        scene.apply(scene.unit(scene.ours("union"), scene.picture(), preprocessor="canny", **numbers, **settings))
+        return scene.draw(comfyui)
+
+    canny = drawn()
+    assert (canny == drawn(options="union_control_type=hard edge")).all()
+    assert difference(canny, drawn(options="union_control_type=auto")) > 1e-3
+
+
+def test_the_hosts_apply_node_tells_our_union_its_kind(comfyui: Host) -> None:
+    reference, scene = Scene(kind="SDXL"), Scene(kind="SDXL")
+    reference.apply_theirs(typed(reference, their_union(reference), "normal"), reference.picture(), 0.8)
+    scene.apply_theirs(typed(scene, scene.ours("union"), "normal"), scene.picture(), 0.8)
+    assert difference(scene.draw(comfyui), reference.draw(comfyui)) <= TOLERANCE
+
+
+def test_modes_act_on_the_hosts_union_and_two_kinds_in_one_pass_need_our_loader(comfyui: Host) -> None:
+    def drawn(ours: bool, **settings: str) -> Tensor:
+        scene = Scene(kind="SDXL")
+        control = scene.ours("union") if ours else their_union(scene)
+        scene.apply(scene.unit(control, scene.picture(), **settings))
+        return scene.draw(comfyui)
+
+    one = {"mode": "control", "options": "union_control_type=depth"}
+    assert difference(drawn(True, **one), drawn(False, **one)) <= TOLERANCE
+    two = {"options": "union_control_type=depth+canny:0.5"}
+    assert difference(drawn(True, **two), plain(comfyui, kind="SDXL")) > 0.01
+    with pytest.raises(RunError, match="unions read one kind of hint at a time"):
+        drawn(False, **two)
+
+
 def test_prompts_pass_where_the_only_unit_was_taken_out(comfyui: Host) -> None:
     scene = Scene()
     made = scene.graph.add("ControlStackApplyControlUnits", positive=scene.positive, negative=scene.negative)

@@ -1,6 +1,9 @@
 """A WebUI's whole text, as its PNG info page shows it."""
 
+from controlstack.core.schedule import RangeBasis
+from controlstack.units import infotext
 from controlstack.units.infotext import parse_generation
+from controlstack.units.webui_fields import parse_unit, request_of
 
 TEXT = """a cat, (sitting: 1.2)
 on a "mat"
@@ -27,7 +30,7 @@ def test_texts_of_our_older_node_mean_what_they_meant() -> None:
     """It said what a range means only where that was not as sd-webui-controlnet counts, and signed nothing."""
     text = (
         'ControlNet 0: "Module: canny, Model: canny, Weight: 0.7, Resize Mode: Crop and Resize, Processor Res: 512, '
-        'Threshold A: 100, Threshold B: 200, Guidance Start: 0.0, Guidance End: 0.8, Pixel Perfect: False, '
+        "Threshold A: 100, Threshold B: 200, Guidance Start: 0.0, Guidance End: 0.8, Pixel Perfect: False, "
         'Control Mode: Balanced{}"'
     )
     for further, basis in (("", RangeBasis.WEBUI), (", Range Basis: noise", RangeBasis.NOISE)):
