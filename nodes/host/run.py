@@ -24,12 +24,12 @@ from ...core.stack import ControlStack
 from ...core.step import Step, Window
 from ...core.unit import ControlUnit
 from ..reports.report import Report, UnitReport, curve_of
-from .area import Canvas
 from .base import blocks_of
 from .clock import Clock
 from .flexible import flexible, may_resize
 from .foreign import Call
 from .member import Member
+from .parts.area import Canvas
 from .patches import Written, evaluate_alone, withdraw, write
 from .weights import Deltas, base_weights, check_applied, in_eight_bits
 
