@@ -23,8 +23,10 @@ from ...core.control import ControlModel
 from ...core.errors import HostError, IncompatibleModelError
 from ...core.points import MIDDLE, Block, Part, Point, onward, skip, stream
 from .foreign import Call
+from .weights import Deltas, wrapper_of
 
 KEY = "controlstack"
+WRAPPER = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL  # of the base network's forward
 Act = Callable[[Tensor], Tensor]  # what stands at a point -> what shall stand there
 
 
@@ -38,6 +40,7 @@ class Written:
     shifts: Mapping[Point, Act] = field(default_factory=dict[Point, Act])  # -> what is added
     tokens: tuple[Tensor, ...] = ()
     context: Tensor | None = None
+    deltas: Deltas = field(default_factory=dict[int, Any])  # to weights of 8 bits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,9 +53,14 @@ class _Patch:
         return self.function(*values)
 
 
-def write(call: Call, written: Written, blocks: int | None) -> None:
-    """Make the call that comes shift its streams, and read further tokens beside its prompt."""
+def write(call: Call, written: Written, blocks: int | None, network: Any) -> None:
+    """Make the call that comes shift its streams, and read further tokens beside its prompt.
+
+    network: of the base model, whose weights of 8 bits are changed within the call.
+    """
     call.options[KEY] = written
+    if written.deltas:
+        call.options["wrappers"] = _wrapping(call.options, {KEY: [wrapper_of(written.deltas, network)]})
     if blocks is not None:
         acts = {point: _adding(shift) for point, shift in written.shifts.items()}
         call.options["patches"] = _beside(call.options.get("patches", {}), acts, blocks)
@@ -64,6 +72,8 @@ def write(call: Call, written: Written, blocks: int | None) -> None:
 def withdraw(call: Call) -> Written:
     """Take out of the call what our controls have written into it."""
     written = call.options.pop(KEY, Written())
+    if written.deltas:
+        call.options["wrappers"] = _wrapping(call.options, {})
     if "patches" in call.options:
         call.options["patches"] = {name: _others(each) for name, each in call.options["patches"].items()}
     if written.context is not None:
@@ -72,7 +82,13 @@ def withdraw(call: Call) -> Written:
 
 
 def evaluate_alone(
-    model: Any, call: Call, x: Tensor, rows: tuple[int, ...], points: Collection[Point], blocks: int | None
+    model: Any,
+    call: Call,
+    x: Tensor,
+    rows: tuple[int, ...],
+    points: Collection[Point],
+    blocks: int | None,
+    deltas: Deltas,
 ) -> dict[Point, Tensor]:
     """Evaluate the host's base network without any control, on other latents, with these rows' time and prompts.
 
@@ -84,9 +100,10 @@ def evaluate_alone(
     def ours(forward: Any, theirs: Tensor, *arguments: Any, **settings: Any) -> Any:
         return forward(torch.cat([x.to(theirs), theirs[:, x.shape[1] :]], dim=1), *arguments, **settings)
 
-    wrapper = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+    network = model.diffusion_model
+    changed = [wrapper_of(deltas, network)] if deltas else []
     options = {name: value for name, value in seen.options.items() if name not in ("callbacks", KEY)}
-    options["wrappers"] = {wrapper: {KEY: [ours]}}
+    options["wrappers"] = {WRAPPER: {KEY: [*changed, ours]}}
     acts = {point: _keeping(point, found) for point in points}
     options["patches"] = _beside(options.get("patches", {}), acts, blocks or 0)
     cond = {name: value for name, value in seen.cond.items() if name not in ("control", "transformer_options")}
@@ -94,6 +111,13 @@ def evaluate_alone(
     if set(points) - set(found):
         raise HostError("a control looks where the loaded base model shows nothing: load the base of its training")
     return found
+
+
+def _wrapping(options: Mapping[str, Any], ours: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """Return the wrappers of a call with ours in the place of those that we wrote before."""
+    given = options.get("wrappers", {})
+    others = {key: each for key, each in given.get(WRAPPER, {}).items() if key != KEY}
+    return {**given, WRAPPER: {**others, **ours}}
 
 
 def check_points(model: ControlModel, network: Any) -> None:

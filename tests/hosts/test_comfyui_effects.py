@@ -77,6 +77,19 @@ def test_controlnext_and_its_companion(comfyui: Host) -> None:
     assert (plain(comfyui, batch=2) == before).all()
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_delta_on_weights_in_8_bits_is_not_rounded(comfyui: Host, again: bool) -> None:
+    """It is added as the weights are cast, also in the base's second evaluation, and nothing of it stays."""
+    stored, valued = {"kind": "SD in 8 bits"}, {"kind": "SD of 8 bits"}
+    before = plain(comfyui, **stored)
+    assert difference(before, plain(comfyui, **valued)) <= TOLERANCE
+    kinds = ("delta", "again") if again else ("delta",)
+    wanted = ours(comfyui, *kinds, settings=valued) if again else by_hand(comfyui, "delta", valued)
+    assert difference(wanted, before) > 0.005
+    assert difference(ours(comfyui, *kinds, settings=stored), wanted) <= TOLERANCE
+    assert (plain(comfyui, **stored) == before).all()
+
+
 @pytest.mark.parametrize("lora", [False, True])
 def test_control_lora_equals_the_hosts_own_node(comfyui: Host, lora: bool) -> None:
     """Also over a base model that a LoRA has changed, and over the plain one again."""
