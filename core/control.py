@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .base import LATENT, Base
 from .effects import Effect, WeightDelta
+from .embedding import Embedding
 from .errors import UnitError
 from .points import Point
 from .step import Step
@@ -41,6 +42,7 @@ class ControlModel(Protocol):
     soft_weights: tuple[float, ...]  # one factor per point for the modes PROMPT and CONTROL
     hint_space: HintSpace = HintSpace.PICTURE
     hint_channels: int = 3  # C of a picture or of latents, D of an embedding
+    embedding: Embedding | None = None  # which embedding, for hints that are one
     hint_scale: int = LATENT  # picture pixels per latent pixel, for hints that are pictures or latents
     cond_only: bool = False  # it acts on the cond rows in every mode
     options: Mapping[str, object] = MappingProxyType({})  # what it is bound to; models that differ are not batched

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.errors import UnitError
 from ..units.choices import HiresOption
 from ..units.convention import chosen
-from ..units.hint import Size, preprocessor_of
+from ..units.hint import Size, fitting, preprocessor_of
 from ..units.infotext import parse_generation
 from ..units.request import UnitRequest
 from .hints import make_hint, size_of
@@ -101,6 +101,7 @@ class InfotextFromUnits(io.ComfyNode):
 def _spec(request: UnitRequest, control: Any, picture: Tensor, target: Size | None, mask: Tensor | None) -> UnitSpec:
     if request.pixel_perfect and target is None:
         raise UnitError("a unit of the text is pixel perfect, which means the size of the latents: connect a latent")
-    request = chosen(request, control.own.says)
+    model = control.own.model
+    request = fitting(chosen(request, control.own.says, model.embedding), model)
     hint = make_hint(request, picture, mask if preprocessor_of(request).takes_mask else None, target)
     return UnitSpec(control=control, hint=hint, request=request, name=control.own.model.name, inpaint_mask=mask)

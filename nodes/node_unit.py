@@ -16,11 +16,11 @@ from ..core.schedule import Keyframe, RangeBasis
 from ..core.unit import ControlMode
 from ..units.blocks import BlockWeights
 from ..units.convention import chosen, doubt
-from ..units.hint import Size
+from ..units.hint import Size, fitting, preprocessor_of
 from ..units.request import FIELDS, NONE, UnitRequest
 from ..units.text import read_options
 from .choice import RESOLUTION, preprocessor_input, unusable
-from .hints import asked, embedding_of, make_hint, rgb, size_of
+from .hints import asked, card, embedding_of, make_hint, rgb, size_of
 from .host.member import count_blocks, reads_embedding
 from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
@@ -103,7 +103,7 @@ class ControlUnit(io.ComfyNode):
     ) -> io.NodeOutput:
         if not enabled or not weight:
             return io.NodeOutput(units, ExecutionBlocker(None))  # what is connected to its hint does not run either
-        encoded = control_net is not None and reads_embedding(control_net)
+        encoded = control_net is not None and reads_embedding(control_net) and embedding is not None
         if control_net is None or (image is None and not encoded):
             raise UnitError("the unit has no image or no control model: connect both, or disable it")
         target = size_of(latent, resolution)
@@ -126,12 +126,13 @@ class ControlUnit(io.ComfyNode):
         if block_weights is not None:
             count_blocks(control_net, request.model)  # which refuses blocks of an unknown kind before the run
         if encoded:  # there is no picture of it
-            hint = embedding_of(embedding, request.model)
+            hint = embedding_of(embedding, control_net.own.model)
             spec = UnitSpec(control=control_net, hint=hint, request=request, name=request.model, mask=mask)
             return io.NodeOutput((*units, spec), ExecutionBlocker(None))
         assert image is not None
         spec = _from_picture(request, control_net, image, inpaint_mask, target, mask)
-        return io.NodeOutput((*units, spec), spec.hint, ui=ui.PreviewImage(spec.hint.clamp(0, 1), cls=cls))
+        shown = card(image, preprocessor_of(spec.request)) if reads_embedding(control_net) else spec.hint
+        return io.NodeOutput((*units, spec), shown, ui=ui.PreviewImage(shown.clamp(0, 1), cls=cls))
 
 
 def _from_picture(
@@ -145,7 +146,9 @@ def _from_picture(
     """Return the unit of a picture, its hint drawn by what was asked for, or by what the model's file names."""
     own = getattr(control, "own", None)
     says = "" if own is None else own.says
-    request = chosen(request, says)
+    request = chosen(request, says, None if own is None else own.model.embedding)
+    if own is not None:
+        request = fitting(request, own.model)
     if warning := doubt(request, says, rgb(image)):
         log.warning(warning)
     beside = own is None and request.preprocessor == NONE  # controls of the host read the mask beside the picture
@@ -242,7 +245,8 @@ def _optional() -> list[io.Input]:
             "embedding",
             optional=True,
             lazy=True,
-            tooltip="From CLIP Vision Encode, for models that read what an encoder saw and no image: style adapters.",
+            tooltip="From CLIP Vision Encode or Preprocess, in place of an image, for models that read what an encoder "
+            "saw: style adapters and IP-Adapters.",
         ),
         io.String.Input(
             "options",

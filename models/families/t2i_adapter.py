@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ...core.base import Base
 from ...core.control import HintSpace, Prepared
+from ...core.embedding import Embedding, Encoder, Values
 from ...core.points import MIDDLE, PROMPT, stream
 from ..family import Family, Shapes
 from ..features import FeatureModel
@@ -228,7 +229,7 @@ class StyleModel(FeatureModel):
     """The style adapter as the stack sees it: its hint is the last hidden state of CLIP ViT-L/14, [N, 257, 1024]."""
 
     cond_only = True  # an uncond prompt has no style
-    hint_space = HintSpace.EMBEDDING
+    hint_space, embedding = HintSpace.EMBEDDING, Embedding(Encoder.CLIP_L, Values.LAST_STATES)
 
     def __init__(self, network: StyleAdapter, *, name: str, dtype: torch.dtype | None = None) -> None:
         width, context = network.proj.shape

@@ -14,8 +14,10 @@ import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from ....core.errors import ControlError, HintError
-from ....preprocessors import find
+from ....preprocessors import Output, find
 from ....preprocessors.poses.drawing import draw
 from ....preprocessors.poses.points import from_json, to_json
 from ....units.webui_fields import parse_unit, request_of
@@ -27,6 +29,7 @@ from ..request.restoring import visible
 from ..request.services import services
 
 if TYPE_CHECKING:
+    from ....units.hint import Hint
     from ....units.webui_fields import UnitArgs
     from ..request.pictures import Image
 
@@ -128,6 +131,11 @@ def detect(values: dict[str, Any], images: Sequence[str], masks: Sequence[str], 
     preprocessor = preprocessing.lookup(unit.module)
     if preprocessor.no_hint:
         raise HintError(f"Module not supported: {preprocessor.no_hint}")
+    if preprocessor.output is Output.EMBEDDING:  # sd-webui-controlnet refuses it as well
+        raise HintError(
+            f"Module not supported: {unit.module} gives what an image encoder sees, which is no picture: name it in a "
+            "unit of a request"
+        )
     if not images:
         raise HintError("No image selected: send pictures in controlnet_input_images")
     if preprocessor.takes_mask and len(masks) != len(images):
@@ -150,7 +158,7 @@ def render_poses(frames: Sequence[Any]) -> dict[str, Any]:
     return {"images": [_encode(draw(from_json(frame))) for frame in frames], "info": "Success"}
 
 
-def _detect(unit: UnitArgs, picture: Image, mask: Image | None) -> tuple[Image, dict[str, Any] | None]:
+def _detect(unit: UnitArgs, picture: Image, mask: Image | None) -> tuple[Hint, dict[str, Any] | None]:
     preprocessor, preprocess = preprocessing.lookup(unit.module), services().preprocess
     request = request_of(unit)
     if not preprocessor.finds_poses:
@@ -169,10 +177,11 @@ def _said(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
         raise HTTPException(status_code=422, detail=str(error)) from error
 
 
-def _encode(hint: Image) -> str:
+def _encode(hint: Hint) -> str:
     """A hint as base64 of a PNG."""
     from PIL import Image as Pillow
 
+    assert not isinstance(hint, Tensor)  # `detect` refuses encoders
     buffer = io.BytesIO()
     Pillow.fromarray(visible(hint)).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ....core.errors import ControlError, HintError
+from ....units.hint import preprocessor_of, to_show
 from ....units.webui_fields import parse_unit, request_of
 from ..request import preprocessing
 from ..request.arguments import THRESHOLDS, from_page_unit
@@ -50,4 +51,5 @@ def hint(values: Mapping[str, Any], target: tuple[int, int]) -> Image:
         source, mask = pictures[0][..., :3], pictures[0][..., 3]
     else:
         source, mask = input_of(pictures[0], bool(services().host.option(IGNORE_MASK, False))), None
-    return services().preprocess(request_of(unit), source.copy(), target, mask=mask)
+    request = request_of(unit)
+    return to_show(services().preprocess(request, source.copy(), target, mask=mask), source, preprocessor_of(request))

@@ -30,6 +30,7 @@ from ....units.webui_names import OWN_SIZE, thresholds
 
 if TYPE_CHECKING:
     from ....preprocessors.perform import Runtime
+    from ....units.hint import Hint
     from .pictures import Image
 
 log = logging.getLogger("controlstack")
@@ -93,8 +94,8 @@ class Preprocessing:
         target: tuple[int, int] | None = None,
         seed: int = 0,
         mask: Image | None = None,
-    ) -> Image:
-        """Return the hint of `picture` [H, W, 3], with a fourth channel for what is to be invented.
+    ) -> Hint:
+        """Return the hint of `picture` [H, W, 3], with a fourth channel for what is to be invented, or an encoder's.
 
         target: height and width of the result, for pixel perfect units. mask: [H, W], for the preprocessors that take
         one; without one nothing is to be invented.
