@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from copy import copy
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from .base import LATENT, Base
 from .effects import Effect, WeightDelta
 from .embedding import Embedding
 from .errors import UnitError
+from .options import Option, Value
 from .points import Point
 from .step import Step
 
@@ -43,18 +45,51 @@ class ControlModel(Protocol):
     hint_space: HintSpace = HintSpace.PICTURE
     hint_channels: int = 3  # C of a picture or of latents, D of an embedding
     embedding: Embedding | None = None  # which embedding, for hints that are one
+    joins_hints: bool = False  # all hints of a unit are for each picture; else one for all, or one for each
+    hints: int = 1  # how many hints it can read of one picture, beside each other in the channels
     hint_scale: int = LATENT  # picture pixels per latent pixel, for hints that are pictures or latents
     cond_only: bool = False  # it acts on the cond rows in every mode
-    options: Mapping[str, object] = MappingProxyType({})  # what it is bound to; models that differ are not batched
+    offers: tuple[Option, ...] = ()  # what units may tell it
+    options: Mapping[str, Value] = MappingProxyType({})  # what it was told, where that is not the default
     source: str = ""  # the file that it was loaded from
     delta: WeightDelta | None = None  # what it changes in the weights of the base network for the whole run
 
+    @property
+    def sameness(self) -> Hashable:
+        """What models have in common that compute the same: the network, and what it was told.
+
+        Objects stand in it by their ids, so it holds for as long as the model does.
+        """
+        return id(self if self.network is None else self.network), frozenset(self.options.items())
+
+    @property
+    def block_count(self) -> int:
+        """How many blocks a person weighs: one for each point, where a family does not count otherwise."""
+        return len(self.points)
+
+    def spread(self, weights: tuple[float, ...]) -> tuple[float, ...]:
+        """Return one weight for each point from those of the blocks that a person weighs."""
+        return weights
+
     def bind(self, options: Mapping[str, object]) -> ControlModel:
-        """Return this model bound to options, sharing its network; UnitError for one that it does not have."""
-        if unknown := [name for name in options if name not in self.options]:
-            known = f"it has {', '.join(self.options)}" if self.options else "it has none"
+        """Return this model told these options, sharing its network; UnitError for one that it does not have.
+
+        It keeps what it was told before and is not told again.
+        """
+        offers = {each.name: each for each in self.offers}
+        if unknown := [name for name in options if name not in offers]:
+            known = f"it has {', '.join(offers)}" if offers else "it has none"
             raise UnitError(f"'{self.name}' has no option '{unknown[0]}': {known}, so leave the option out")
-        return self
+        told = {**self.options, **{name: self._told(offers[name], value) for name, value in options.items()}}
+        bound = copy(self)
+        bound.options = MappingProxyType({k: value for k, value in told.items() if value != offers[k].default})
+        return bound
+
+    def _told(self, option: Option, value: object) -> Value:
+        try:
+            return option.read(value)
+        except UnitError as error:
+            raise UnitError(f"'{self.name}': {error}") from None
 
     def prepare(self, hint: Tensor) -> Prepared:
         """Compute what does not depend on the step: hint [N, C, scale * h, scale * w] -> tensors [N, ...].

@@ -5,9 +5,12 @@ blocks from the inside out. What stands at a point is
 
     stream      what a block returns, [B, C, h, w]
     skip        what an input block hands to the decoder, [B, C, h, w]; a change reaches the decoder alone
+    onward      what an input block hands to the block behind it; a change does not reach the decoder as a skip
     attn1.q     what the query projection of a self-attention receives, [B, h * w, C]; .k and .v likewise
     attn1.out   what a self-attention returns, behind its output projection, [B, h * w, C]
     attn2...    the same of the cross-attention, whose keys and values receive the prompt, [B, T, D]
+    attn2.heads what the heads of a cross-attention return, before its output projection, [B, h * w, C]; what is seen
+                there, also by a shift, are the projected queries, [B, h * w, C], and what is added comes to the heads
     prompt      the prompt itself, [B, T, D]; what is put there are further tokens
 """
 
@@ -31,6 +34,7 @@ class Part(Enum):
 
     STREAM = "stream"
     SKIP = "skip"
+    ONWARD = "onward"
     ATTN1_Q = "attn1.q"
     ATTN1_K = "attn1.k"
     ATTN1_V = "attn1.v"
@@ -38,6 +42,7 @@ class Part(Enum):
     ATTN2_Q = "attn2.q"
     ATTN2_K = "attn2.k"
     ATTN2_V = "attn2.v"
+    ATTN2_HEADS = "attn2.heads"
     ATTN2_OUT = "attn2.out"
 
     @property
@@ -64,6 +69,11 @@ def stream(index: int) -> Point:
 def skip(index: int) -> Point:
     """Return the point where the decoder takes the skip of input block `index` (ControlNet)."""
     return Point(Block.INPUT, index, Part.SKIP)
+
+
+def onward(index: int) -> Point:
+    """Return the point between input block `index` and what follows it, past the skip (ControlNeXt)."""
+    return Point(Block.INPUT, index, Part.ONWARD)
 
 
 MIDDLE = Point(Block.MIDDLE)

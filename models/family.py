@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..core.base import Base
 from ..core.control import ControlModel
 from ..core.errors import DamagedModelError, IncompatibleModelError, UnsupportedModelError
+from ..core.options import Option
 from .guard import check_numbers, guard, shown
 from .layers import STANDARD, Kit
 from .loading import Header
@@ -48,6 +49,7 @@ class Description:
     parameters: int
     size: int  # bytes
     settings: Mapping[str, str]
+    options: Mapping[str, str]  # what units may tell it: name -> what it may be
     missing: tuple[str, ...]
     misshapen: tuple[str, ...]
     unexpected: tuple[str, ...]
@@ -58,6 +60,10 @@ class Family(ABC, Generic[Network, Options]):
 
     id: ClassVar[str]
     title: ClassVar[str]
+    bases: ClassVar[str] = ""  # the base models that there are files for, in words
+    paper: ClassVar[str] = ""  # who described it, where
+    hosts: ClassVar[str] = "everywhere"  # where units of it run, in words
+    page: ClassVar[str] = ""  # of docs/families, if it is not named after the id
     prefix: ClassVar[str] = ""  # of the names of its files, where nothing else has to be renamed
     settings: type[Options]  # what no shape tells of its networks
 
@@ -89,6 +95,10 @@ class Family(ABC, Generic[Network, Options]):
         """Return settings that any network takes, for what does not depend on them."""
         return self.settings()
 
+    def offers(self, shapes: Shapes) -> tuple[Option, ...]:
+        """Return what units may tell a network of these shapes, by its own names."""
+        return ()
+
     def base(self, shapes: Shapes) -> Base:
         """Return what base model a network of these shapes, by its own names, was made for."""
         return self._outline(shapes).base
@@ -96,6 +106,10 @@ class Family(ABC, Generic[Network, Options]):
     def needs_base(self, names: Collection[str]) -> bool:
         """Return whether a file with these names is complete only together with its base model."""
         return DIFFERENCE in names
+
+    def reads_base(self, names: Collection[str]) -> bool:
+        """Return whether loading a file with these names looks at the weights of its base model, if there is one."""
+        return self.needs_base(names)
 
     def complete(self, state: Mapping[str, Tensor], base: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
         """Return the weights of a network whose file holds them only in part: W = W_difference + W_base.
@@ -117,6 +131,11 @@ class Family(ABC, Generic[Network, Options]):
         with guard(header.name):
             return self.base(self._renamed(without_scales(header.shapes), header.name))
 
+    def offered(self, header: Header) -> tuple[Option, ...]:
+        """Return what units may tell the network of a file."""
+        with guard(header.name):
+            return self.offers(self._renamed(without_scales(header.shapes), header.name))
+
     def describe(self, header: Header, given: Mapping[str, object] | None = None) -> Description:
         """Describe a file without reading its tensors. given: the user's settings."""
         with guard(header.name):
@@ -132,6 +151,7 @@ class Family(ABC, Generic[Network, Options]):
                 parameters=sum(math.prod(shape) for shape in shapes.values()),
                 size=header.size,
                 settings=_in_words(settings),
+                options={each.name: each.expected for each in self.offers(shapes)},
                 missing=tuple(shown(name) for name in expected if name not in shapes),
                 misshapen=tuple(name for name in expected if name in shapes and shapes[name] != expected[name]),
                 unexpected=tuple(shown(name) for name in shapes if name not in expected),
@@ -170,6 +190,12 @@ class Family(ABC, Generic[Network, Options]):
             network = self._build(weights, settings, kit, name)
         network.requires_grad_(False).eval().to(device=device, dtype=dtype)
         return self.wrap(network, name, settings, compute or dtype)
+
+    def join(
+        self, model: ControlModel, header: Header, settings: Options, base_state: Mapping[str, Tensor] | None
+    ) -> ControlModel:
+        """Return a loaded model with what lies in other files beside its own."""
+        return model
 
     def _build(self, weights: Mapping[str, Tensor], settings: Options, kit: Kit, name: str) -> Network:
         """The network on the meta device, then the file's tensors put in its place: nothing is allocated twice."""

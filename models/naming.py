@@ -66,7 +66,8 @@ class _Table:
     def of_diffusers(cls, keys: Iterable[str]) -> _Table:
         """Read the rules from diffusers' names."""
         names = list(keys)
-        per_level = 1 + _largest(names, r"down_blocks\.\d+\.resnets\.(\d+)\.")
+        layers = r"_blocks\.\d+\.(?:resnets|attentions)\.(\d+)\."  # of part of a network, attentions alone
+        per_level = max(1 + _largest(names, "down" + layers), _largest(names, "up" + layers))
         hints = 2 * (_largest(names, r"controlnet_cond_embedding\.blocks\.(\d+)\.") + 2)
         attention = {int(m[1]) for key in names if (m := re.match(r"up_blocks\.(\d+)\.attentions\.", key))}
         levels = {int(m[1]) for key in names if (m := re.match(r"up_blocks\.(\d+)\.", key))}

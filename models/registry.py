@@ -13,7 +13,9 @@ from torch import Tensor
 from ..core.base import Base
 from ..core.control import ControlModel
 from ..core.errors import ModelError, UnsupportedModelError
-from .families import controlnet, t2i_adapter
+from ..core.options import Option
+from .families import controlnet, controlnext, t2i_adapter, union
+from .families.ip_adapter import family as ip_adapter
 from .family import Description, Family, Shapes
 from .guard import guard
 from .layers import STANDARD, Kit
@@ -23,7 +25,14 @@ from .others import control_of_others, no_control
 from .precision import check_quantised
 from .sources import read_settings
 
-REGISTRY: tuple[Family[Any, Any], ...] = (controlnet.FAMILY, t2i_adapter.FAMILY, t2i_adapter.STYLE_FAMILY)
+REGISTRY: tuple[Family[Any, Any], ...] = (
+    controlnet.FAMILY,
+    union.FAMILY,
+    t2i_adapter.FAMILY,
+    t2i_adapter.STYLE_FAMILY,
+    controlnext.FAMILY,
+    ip_adapter.FAMILY,
+)
 
 
 def identify(header: Header) -> Family[Any, Any]:
@@ -31,16 +40,23 @@ def identify(header: Header) -> Family[Any, Any]:
     return _recognise(header)[0]
 
 
-def needs_base(header: Header) -> bool:
-    """Return whether a file is complete only together with the weights of its base model."""
+def reads_base(header: Header) -> bool:
+    """Return whether loading a file looks at the weights of its base model."""
     family, prefix = _recognise(header)
-    return family.needs_base(below(header.shapes, prefix))
+    return family.reads_base(below(header.shapes, prefix))
 
 
 def made_for(header: Header) -> Base:
     """Return what base model a file was made for."""
     family, prefix = _recognise(header)
     return family.made_for(_below(header, prefix))
+
+
+def offered(path: Path) -> tuple[Option, ...]:
+    """Return what units may tell the control model of a file; of a safetensors file only the table is read."""
+    header = read_header(path)
+    family, prefix = _recognise(header)
+    return family.offered(_below(header, prefix))
 
 
 def inspect(path: Path, settings: Mapping[str, object] | None = None) -> Description:
@@ -102,6 +118,8 @@ def load_open(
     path, state = file.header.path, below(file.tensors(), prefix)
     name = path.stem if path.is_file() else path.name
     model = family.load(state, given, kit, base_state, name=name, **target)
+    with guard(name):
+        model = family.join(model, file.header, given, base_state)
     model.source = str(path)
     return model
 

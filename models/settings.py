@@ -89,6 +89,22 @@ class Word:
         return word
 
 
+@dataclass(frozen=True, slots=True)
+class FileName:
+    """The name of a file in the model's own folder."""
+
+    @property
+    def expected(self) -> str:
+        return "the name of a file in the same folder"
+
+    def read(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise TypeError
+        if not value.strip() or {"/", "\\", "\0"} & set(value) or value.strip() in (".", ".."):
+            raise ValueError
+        return value.strip()
+
+
 def setting(kind: Kind, default: Any = None) -> Any:
     """Return a dataclass field that is read as `kind` says."""
     return field(default=default, metadata={"kind": kind})

@@ -18,11 +18,13 @@ class LoadControlModel(io.ComfyNode):
         return schema(
             "LoadControlModel",
             display_name="Load Control Model",
-            description="Loads a ControlNet or T2I-Adapter, checks that it is complete, and says what is wrong if not. "
-            "Works with Control Unit and with the nodes that come with ComfyUI.",
+            description="Loads a ControlNet, T2I-Adapter or IP-Adapter, checks that it is complete, and says what is "
+            "wrong if not. Works with Control Unit and with the nodes that come with ComfyUI.",
             aliases=("controlnet loader", "t2i adapter loader", "load controlnet"),
             inputs=[
-                io.Combo.Input("name", options=files(), tooltip="A file of the controlnet or t2i_adapter folder."),
+                io.Combo.Input(
+                    "name", options=files(), tooltip="A file of the controlnet, t2i_adapter or ipadapter folder."
+                ),
                 io.Model.Input(
                     "model",
                     optional=True,
@@ -34,7 +36,7 @@ class LoadControlModel(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, name: str, model: Any = None) -> tuple[str, float, int]:  # noqa: ARG003
-        """A file that was replaced under the same name is loaded again."""
+        """Return what tells files apart: one that was replaced under the same name is loaded again."""
         found = path_of(name).stat()
         return name, found.st_mtime, found.st_size
 

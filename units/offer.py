@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 ALL = "All"
 TYPES: tuple[str, ...] = (  # control types in the order in which users of sd-webui-controlnet know them
     ALL, "Canny", "Depth", "NormalMap", "OpenPose", "MLSD", "Lineart", "SoftEdge", "Scribble", "Segmentation",
-    "Shuffle", "Tile", "Blur", "Inpaint", "InstructP2P", "Recolor", "T2I-Adapter",
+    "Shuffle", "Tile", "Blur", "Inpaint", "InstructP2P", "Recolor", "T2I-Adapter", "IP-Adapter",
 )  # fmt: skip
 _WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({  # in file names that mean a type; sd-webui-controlnet
     "Blur": ("blur", "tile"),
     "InstructP2P": ("instructp2p", "ip2p"),
+    "IP-Adapter": ("ip-adapter", "ip_adapter", "ipadapter"),
     "NormalMap": ("normal",),
     "Recolor": ("recolor", "luminance", "intensity"),
     "Scribble": ("scribble", "sketch"),
@@ -35,7 +36,8 @@ _WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({  # in file names that
     "Tile": ("tile", "blur"),
 })  # fmt: skip
 _FURTHER: Mapping[str, tuple[str, ...]] = MappingProxyType({"Blur": ("blur_gaussian",)})  # of types that no tag names
-_OTHERS = ("ip-adapter", "ip_adapter", "ipadapter")  # whose names hold such a word, but are of no type here
+_DEFAULTS: Mapping[str, str] = MappingProxyType({"Inpaint": "inpaint_only"})  # where that is not the first one
+_ADAPTERS = "IP-Adapter"  # whose names hold the word of another type
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +83,28 @@ def of_type(control_type: str) -> tuple[Preprocessor, ...]:
     return tuple(each for each in offered() if each.id in further or control_type in each.control_types)
 
 
+def default_preprocessor(control_type: str) -> Preprocessor:
+    """Return what a control type starts with: its first preprocessor, or one that spares the rest of a picture."""
+    found = of_type(control_type)
+    own = [each for each in found if each.id != NONE]
+    if control_type == ALL or not own:
+        return found[0]
+    return next((each for each in own if each.id == _DEFAULTS.get(control_type)), own[0])
+
+
+def default_model(models: Sequence[str]) -> str:
+    """Return the first one of version 1.1, as sd-webui-controlnet chooses; else the first one; empty for none."""
+    return next((each for each in models if "11" in each.rpartition(" [")[0]), models[0] if models else "")
+
+
 def models_of_type(control_type: str, models: Sequence[str]) -> list[str]:
     """Return the models whose file names speak of a control type: no weight tells what a hint has to show."""
     if control_type == ALL:
         return list(models)
     words = _WORDS.get(control_type, (control_type.lower(),))
+    others = () if control_type == _ADAPTERS else _WORDS[_ADAPTERS]
     return [
         name
         for name in models
-        if any(word in name.lower() for word in words) and not any(word in name.lower() for word in _OTHERS)
+        if any(word in name.lower() for word in words) and not any(word in name.lower() for word in others)
     ]

@@ -18,22 +18,22 @@ class Member(Protocol):
 
     @property
     def model(self) -> ControlModel:
-        """The network as the core sees it."""
+        """Return the network as the core sees it."""
         ...
 
     @property
     def patchers(self) -> Sequence[Any]:
-        """The host's patchers that load and offload its weights."""
+        """Return the host's patchers that load and offload its weights."""
         ...
 
     @property
     def control(self) -> Any:
-        """The host's control that it wraps, which lives through a run as any other; None if it is ours."""
+        """Return the host's control that it wraps, which lives through a run as any other; None if it is ours."""
         ...
 
     @property
     def strength(self) -> float:
-        """How much of the unit's weight is the member's own affair; the core has the rest."""
+        """Return how much of the unit's weight the member applies by itself; the core applies the rest."""
         ...
 
     def on(self, device: Any, /) -> Member:
@@ -109,7 +109,9 @@ def reads_inpaint_mask(spec: UnitSpec) -> bool:
 def count_blocks(control: Any, name: str) -> int:
     """Return how many blocks of a CONTROL_NET can be weighed; UnitError where it does not show them."""
     own: Own | None = getattr(control, "own", None)
-    points = points_of(control) if own is None else own.model.points
+    if own is not None:
+        return own.model.block_count
+    points = points_of(control)
     if points is None:
         raise _unknown_blocks(name)
     return len(points)

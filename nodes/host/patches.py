@@ -21,8 +21,9 @@ from torch import Tensor
 
 from ...core.control import ControlModel
 from ...core.errors import HostError, IncompatibleModelError
-from ...core.points import MIDDLE, Block, Part, Point, skip, stream
+from ...core.points import MIDDLE, Block, Part, Point, onward, skip, stream
 from .foreign import Call
+from .heads import REPLACED, with_heads, without_heads
 
 KEY = "controlstack"
 Act = Callable[[Tensor], Tensor]  # what stands at a point -> what shall stand there
@@ -54,8 +55,11 @@ def write(call: Call, written: Written, blocks: int | None) -> None:
     """Make the call that comes shift its streams, and read further tokens beside its prompt."""
     call.options[KEY] = written
     if blocks is not None:
-        acts = {point: _adding(shift) for point, shift in written.shifts.items()}
+        heads = {point: shift for point, shift in written.shifts.items() if point.part is Part.ATTN2_HEADS}
+        acts = {point: _adding(shift) for point, shift in written.shifts.items() if point not in heads}
         call.options["patches"] = _beside(call.options.get("patches", {}), acts, blocks)
+        if heads:
+            call.options[REPLACED] = with_heads(call.options.get(REPLACED, {}), heads)
     if written.context is not None:
         beside = [token.to(written.context) for token in written.tokens]
         call.cond["c_crossattn"] = torch.cat([written.context, *beside], dim=1)
@@ -66,6 +70,8 @@ def withdraw(call: Call) -> Written:
     written = call.options.pop(KEY, Written())
     if "patches" in call.options:
         call.options["patches"] = {name: _others(each) for name, each in call.options["patches"].items()}
+    if REPLACED in call.options:
+        call.options[REPLACED] = without_heads(call.options[REPLACED])
     if written.context is not None:
         call.cond["c_crossattn"] = written.context
     return written
@@ -115,7 +121,7 @@ def check_points(model: ControlModel, network: Any) -> None:
 def _has(blocks: list[Any], point: Point) -> bool:
     if point.index >= len(blocks):
         return False
-    if point.part in (Part.STREAM, Part.SKIP):
+    if point.part in (Part.STREAM, Part.SKIP, Part.ONWARD):
         return point.block is not Block.OUTPUT or point.index < len(blocks) - 1  # nobody receives the last one's
     depths = [len(layer.transformer_blocks) for layer in blocks[point.index] if hasattr(layer, "transformer_blocks")]
     return point.depth < max(depths, default=0)
@@ -147,6 +153,9 @@ def _patches(acts: Mapping[Point, Act], blocks: int) -> Iterator[tuple[str, _Pat
     def encoder(h: Tensor, options: Mapping[str, Any]) -> Tensor:
         return at(stream(options["block"][1]), h)
 
+    def past_skip(h: Tensor, options: Mapping[str, Any]) -> Tensor:
+        return at(onward(options["block"][1]), h)
+
     def decoder(h: Tensor, hsp: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         index = options["block"][1]
         before = Point(Block.OUTPUT, index - 1) if index else MIDDLE
@@ -162,6 +171,7 @@ def _patches(acts: Mapping[Point, Act], blocks: int) -> Iterator[tuple[str, _Pat
 
     places = {
         "input_block_patch": encoder,
+        "input_block_patch_after_skip": past_skip,
         "output_block_patch": decoder,
         "attn1_patch": inputs(Part.ATTN1_Q, Part.ATTN1_K, Part.ATTN1_V),
         "attn2_patch": inputs(Part.ATTN2_Q, Part.ATTN2_K, Part.ATTN2_V),
@@ -174,6 +184,8 @@ def _patches(acts: Mapping[Point, Act], blocks: int) -> Iterator[tuple[str, _Pat
 
 def _name(point: Point) -> str:
     """Return the host's name of the patch that sees a point."""
+    if point.part is Part.ONWARD:
+        return "input_block_patch_after_skip"
     if point.part in (Part.STREAM, Part.SKIP):
         return "input_block_patch" if point == stream(point.index) else "output_block_patch"
     attention, _, value = point.part.value.partition(".")

@@ -23,7 +23,7 @@ from ...core.schedule import RangeBasis, fires_on
 from ...core.stack import ControlStack
 from ...core.step import Step, Window
 from ...core.unit import ControlUnit
-from ..report import Report, UnitReport, curve_of
+from ..reports.report import Report, UnitReport, curve_of
 from .area import Canvas
 from .base import blocks_of
 from .clock import Clock
@@ -148,7 +148,9 @@ class _RunHost:
     """The host as the core sees it: it has loaded every network before the run; we time them."""
 
     def __init__(self, vae: Any, process: Callable[[Tensor], Tensor]) -> None:
-        """vae: of the host, or None; process: latents of the VAE -> as the base network receives them."""
+        """Begin to count seconds.
+
+        vae: of the host, or None; process: latents of the VAE -> as the base network receives them."""
         self.seconds: Counter[int] = Counter()
         self._vae, self._process = vae, process
 
@@ -200,12 +202,14 @@ def _counted(number: int, unit: ControlUnit, call: Call) -> ControlUnit:
     """
     window = _frame_window(call)
     pictures = len(call.x) // call.chunks if window is None else window.total_frames
-    for what, given in (("hints", unit.hint), ("masks", unit.mask)):
+    hints = None if unit.model.joins_hints else unit.hint
+    for what, given in (("hints", hints), ("masks", unit.mask)):
         if given is not None and pictures % len(given):
             said = "they repeat" if len(given) < pictures else f"the first {pictures} count"
             name = unit.model.name
             _log.warning("unit %d (%s) has %d %s for %d pictures: %s", number, name, len(given), what, pictures, said)
-    hint, mask = _in_turn(unit.hint, pictures), None if unit.mask is None else _in_turn(unit.mask, pictures)
+    hint = unit.hint if hints is None else _in_turn(hints, pictures)
+    mask = None if unit.mask is None else _in_turn(unit.mask, pictures)
     return unit if hint is unit.hint and mask is unit.mask else replace(unit, hint=hint, mask=mask)
 
 

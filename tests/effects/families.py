@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from controlstack.core.base import LATENT, Base
 from controlstack.core.control import ControlModel, HintSpace, Prepared, Prompt
 from controlstack.core.effects import Effect, Shift, WeightDelta
-from controlstack.core.points import MIDDLE, Block, Part, Point, skip, stream
+from controlstack.core.points import MIDDLE, Block, Part, Point, onward, skip, stream
 from controlstack.core.step import Step
 from torch import Tensor, nn
 
@@ -188,8 +188,11 @@ def families_of(weights: dict[str, tuple[int, ...]]) -> dict[str, Family]:
         "latents": Latents(widths[1]),
         "stream": at(CrossNormed(widths[2]), stream(2)),
         "skip": at(CrossNormed(widths[3]), skip(3)),
+        "onward": at(CrossNormed(widths[0]), onward(0)),
         "middle": at(MapOut(widths[-1]), MIDDLE),
         "decoder": at(MapOut(_width(weights, "output_blocks.3")), Point(Block.OUTPUT, 3)),
+        "heads": at(CrossOut(widths[attends]), Point(Block.INPUT, attends, Part.ATTN2_HEADS)),
+        "middle heads": at(CrossOut(widths[-1]), Point(Block.MIDDLE, 0, Part.ATTN2_HEADS)),
         "prompt keys": at(CrossOut(context), Point(Block.INPUT, attends, Part.ATTN2_K)),
         "decoder query": at(QueryTap(widths[attends]), Point(Block.OUTPUT, inputs - 1 - attends, Part.ATTN2_Q)),
     }

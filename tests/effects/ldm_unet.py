@@ -122,6 +122,8 @@ class UNet(nn.Module):
             for patch in patches(options, "input_block_patch"):
                 x = patch(x, options)
             skips.append(x)
+            for patch in patches(options, "input_block_patch_after_skip"):
+                x = patch(x, options)
         options["block"] = ("middle", 0)
         x = added(self.middle_block(x, emb, context, options), lists.get("middle"))
         for index, block in enumerate(self.output_blocks):

@@ -29,6 +29,7 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[comfyui_host.H
         pytest.skip("no ComfyUI: set COMFYUI_PATH to its folder (and COMFYUI_PYTHON to its Python)")
     base = tmp_path_factory.mktemp("comfyui")
     control_files.write_all(base / "models" / "controlnet")
+    control_files.write_controlnext(base / "models" / "controlnet")
     comfyui_world.put_into(base)
     with comfyui_host.started(path, base) as host:
         yield host

@@ -26,7 +26,9 @@ from webui_units import SIZE, photograph, unit
 
 TOLERANCE = 1e-5  # of the answer's range
 FAMILIES = ("cross-normed", "query tap", "cross out", "delta", "again")
-POINTS = ("stream", "skip", "middle", "decoder", "prompt keys", "decoder query")
+POINTS = (
+    "stream", "skip", "onward", "middle", "decoder", "prompt keys", "decoder query", "heads", "middle heads",
+)  # fmt: skip
 STEPS = 3
 HIRES = {"enable_hr": True, "hr_scale": 1, "hr_upscaler": "Latent", "denoising_strength": 0.7}
 PACKS = ("webui_effects_pack.py",)
@@ -39,6 +41,8 @@ def models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = tmp_path_factory.mktemp("effects-models")
     webui_host.make_world(webui_path, models)
     control_files.write_all(models / "ControlNet", heads=webui_world.HEADS)
+    control_files.write_controlnext(models / "ControlNet")
+    control_files.write_encoders(models / "ControlNetPreprocessor")
     for kind in (*FAMILIES, *POINTS, "latents"):
         save_file({f"effects.{kind}": torch.zeros(1)}, models / "ControlNet" / f"{kind}.safetensors")
     return models
@@ -109,6 +113,25 @@ def test_each_equals_the_core_outside_the_host(host: Host, oracle: Oracle, plain
     assert host.count()["hooks"] == 0
 
 
+@pytest.mark.parametrize("settings", [{}, {"delta_strength": 0.3}, {"options": {"normalisation": "paper"}}])
+def test_controlnext(host: Host, oracle: Oracle, plain: Drawing, settings: dict[str, Any]) -> None:
+    wanted = unit(file="next", weight=0.4, **settings)
+    check(draw(host, wanted, batch_size=2), oracle, wanted)
+    assert same(draw(host), plain)
+
+
+@pytest.mark.parametrize(
+    ("file", "module"),
+    [("adapter", "ip-adapter_clip_h"), ("style", "t2ia_style_clipvision"), ("style", "ip-adapter-auto")],
+)
+def test_what_an_encoder_sees(host: Host, oracle: Oracle, plain: Drawing, file: str, module: str) -> None:
+    """An IP-Adapter and a style adapter, from a picture."""
+    wanted = unit(file=file, module=module, weight=0.8)
+    check(draw(host, wanted, batch_size=2), oracle, wanted)
+    assert same(draw(host), plain)
+    assert host.count()["hooks"] == 0
+
+
 HALF = np.zeros((SIZE, SIZE, 3), np.uint8)
 HALF[:, : SIZE // 2] = 255
 KEPT: dict[str, dict[str, Any]] = {
@@ -123,14 +146,14 @@ KEPT: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("how", KEPT)
-@pytest.mark.parametrize("kind", [kind for kind in (*FAMILIES, "middle") if kind != "delta"])
+@pytest.mark.parametrize("kind", [kind for kind in (*FAMILIES, "middle", "heads") if kind != "delta"])
 def test_what_a_unit_promises_holds(host: Host, oracle: Oracle, kind: str, how: str) -> None:
     settings = KEPT[how]
     wanted = (unit(file=kind, **settings),)
     check(draw(host, *wanted, batch_size=2), oracle, *wanted)
 
 
-@pytest.mark.parametrize("kind", ["cross-normed", "query tap", "cross out", "again", "middle", "decoder"])
+@pytest.mark.parametrize("kind", ["cross-normed", "query tap", "cross out", "again", "middle", "decoder", "heads"])
 def test_masks_reach_maps_and_tokens(host: Host, oracle: Oracle, kind: str) -> None:
     wanted = replace(unit(file=kind), mask=HALF)
     check(draw(host, wanted), oracle, wanted)

@@ -46,7 +46,7 @@ class Effects(Family[Any, Settings]):
     def made_for(self, header: Any) -> Base:
         return Base()
 
-    def needs_base(self, names: Any) -> bool:
+    def reads_base(self, names: Any) -> bool:
         return True
 
     def load(self, state: Any, settings: Any, kit: Any = None, base_state: Any = None, **more: Any) -> Any:

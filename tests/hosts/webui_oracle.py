@@ -7,7 +7,7 @@ are known by their prompts, and residuals go in through diffusers' own arguments
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 import webui_world
 from controlstack.core.attach import Patches, attach, change_weights, record
 from controlstack.core.control import ControlModel
+from controlstack.core.embedding import Encoder
 from controlstack.core.points import Point
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import RangeBasis, Schedule
@@ -26,6 +27,10 @@ from controlstack.models.family import shapes_of
 from controlstack.models.naming import to_ldm
 from controlstack.models.registry import load_control_model
 from controlstack.pipelines.attached import arguments, locate_in, shared_out
+from controlstack.preprocessors import encoding
+from controlstack.preprocessors.networks.pool import PlainManager, Pool
+from controlstack.preprocessors.networks.store import Store
+from controlstack.preprocessors.perform import Runtime
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from families import families_of
@@ -131,16 +136,25 @@ class Oracle:
             end=said.get("guidance_end", 1.0),
             basis=RangeBasis(said.get("range_basis", self._basis)),
         )
+        model = self._model(unit.file).bind(said.get("options", {}))
         return ControlUnit(
-            model=self._model(unit.file),
-            hint=_tensor(unit.hints[hires]),
+            model=model,
+            hint=_tensor(unit.hints[hires]) if model.embedding is None else self._seen(unit.hints[hires], model),
             weight=said.get("weight", 1.0),
+            delta_strength=said.get("delta_strength", 1.0),
             schedule=schedule,
             mode=MODES[said.get("control_mode", "Balanced")],
             resize=ResizeMode.CROP,
             mask=None if unit.mask is None else _tensor(unit.mask)[:, :1],
             block_weights=said.get("advanced_weighting"),
         )
+
+    def _seen(self, picture: Picture, model: ControlModel) -> torch.Tensor:
+        """What the model's encoder sees in a picture; where the file does not say which one, it is ViT-H."""
+        assert model.embedding is not None
+        wanted = replace(model.embedding, encoder=model.embedding.encoder or Encoder.CLIP_H)
+        runtime = Runtime(store=Store(self._folder.parent / "ControlNetPreprocessor"), pool=Pool(PlainManager("cpu")))
+        return torch.from_numpy(encoding(wanted)(np.ascontiguousarray(picture), runtime=runtime))[None]
 
     def _model(self, file: str) -> ControlModel:
         if not self._models:

@@ -34,7 +34,6 @@ CLASSES: dict[str, tuple[dict[str, Any], str]] = {  # a class of diffusers: (its
         {"sample_size": 8, "patch_size": 2, "in_channels": 4, "transformer_num_layers": 4},
         "HunyuanDiT ControlNet",
     ),
-    "ControlNetUnionModel": (TINY_XL, "ControlNet-Union"),
     "SparseControlNetModel": ({}, "SparseCtrl"),
     "ControlNetXSAdapter": ({}, "ControlNet-XS"),
     "UNetControlNetXSModel": ({}, "ControlNet-XS"),
@@ -82,7 +81,6 @@ NAMES: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {  # files of other p
     "HunyuanDiT": ({"after_proj_list.18.bias": (4,)}, "HunyuanDiT ControlNet"),
     "Uni3C": ({"controlnet_patch_embedding.weight": (4,)}, "Uni3C"),
     "VACE": ({"vace_blocks.0.after_proj.weight": (4,), "patch_embedding.weight": (4,)}, "Wan VACE"),
-    "ControlNeXt": ({"mid_convs.1.weight": (4,), "down_res.0.conv1.weight": (4,)}, "ControlNeXt"),
     "BrushNet": ({"brushnet_down_blocks.0.weight": (4,), "conv_in_condition.weight": (4,)}, "BrushNet"),
     "SUPIR": (
         {

@@ -43,7 +43,7 @@ def comfyui(folder: Path) -> Iterator[None]:
     io = Inert()
     vars(io).update(ComfyNode=type("ComfyNode", (), {}), NodeOutput=NodeOutput)
     vars(made["comfy_api.latest"]).update(io=io, ui=Inert())
-    vars(made["comfy_execution.graph_utils"]).update(ExecutionBlocker=SimpleNamespace)
+    vars(made["comfy_execution.graph_utils"]).update(ExecutionBlocker=Inert())
     vars(made["folder_paths"]).update(
         models_dir=str(folder), add_model_folder_path=lambda *_: None, get_folder_paths=lambda _: [str(folder)]
     )
@@ -70,12 +70,18 @@ class UNet(nn.Module):
 
 
 class WebUI:
-    """A WebUI in which a request can be prepared."""
+    """The base model of a WebUI in which a request can be prepared."""
 
-    checkpoint, dtype, basis, patches = "tiny", torch.float32, RangeBasis.WEBUI, False
+    checkpoint, dtype, latents = "tiny", torch.float32, None
 
     def __init__(self) -> None:
         self.unet = UNet()
+
+
+class Settings:
+    """The settings of a WebUI, all at their defaults."""
+
+    basis = RangeBasis.WEBUI
 
     def option(self, name: str, default: Any) -> Any:
         return default

@@ -22,6 +22,7 @@ from controlstack.models.registry import load_control_model
 from controlstack.pipelines.tiny_world import CONTROLS
 from controlstack.preprocessors import find
 from controlstack.preprocessors.images import write_image
+from controlstack.preprocessors.networks.pool import PlainManager
 from controlstack.preprocessors.perform import default_runtime
 from controlstack.scripts.webui.host.cache import ModelCache
 from controlstack.scripts.webui.host.files import ModelFiles
@@ -35,7 +36,7 @@ from controlstack.units.hint import CARD
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from safetensors.torch import save_file
-from stand_ins import WebUI, comfyui, webui_request
+from stand_ins import Settings, WebUI, comfyui, webui_request
 
 transformers = pytest.importorskip("transformers")
 
@@ -69,6 +70,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with pytest.MonkeyPatch.context() as patch, comfyui(folder / "preprocessors"):
         patch.setenv("CONTROLSTACK_MODELS", str(folder))
         default_runtime.cache_clear()
+        annotators = importlib.import_module("controlstack.nodes.host.annotators")
+        patch.setattr(annotators, "HostManager", lambda: PlainManager("cpu"))
         parts = {name: importlib.import_module(f"controlstack.nodes.node_{name}") for name in ("unit", "preprocess")}
         yield Scene(
             folder=folder,
@@ -110,6 +113,7 @@ def by_node(scene: Scene, preprocessor: str, embedding: Any = None, image: bool 
 def by_client(scene: Scene, preprocessor: str, model: Path | None = None) -> ControlUnit:
     services = Services(
         host=WebUI(),  # type: ignore[arg-type]
+        program=Settings(),  # type: ignore[arg-type]
         files=ModelFiles([scene.style.parent, CONTROLS]),
         models=ModelCache(2**30),
         preprocess=Preprocessing(default_runtime()),
@@ -120,7 +124,9 @@ def by_client(scene: Scene, preprocessor: str, model: Path | None = None) -> Con
     said = {"module": preprocessor, "model": (model or scene.style).stem}
     said["image"] = base64.b64encode(buffer.getvalue()).decode()
     p = webui_request(SIDE, SIDE)
-    units = write_text(services, p, units_of([{"enabled": True, **said}, *[None] * (SLOTS - 1)], services.host.basis))
+    units = write_text(
+        services, p, units_of([{"enabled": True, **said}, *[None] * (SLOTS - 1)], services.program.basis)
+    )
     prepared = [prepare(services, p, unit, index) for index, unit in enumerate(units)]
     passes = Passes(prepared, p, services.host, lambda: (True,))
     ((shown, _),) = passes.maps

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ....core.control import ControlModel
 from ....models.loading import open_model
-from ....models.registry import load_open, needs_base
+from ....models.registry import load_open, reads_base
 from .memory import network_of, size_of
 
 log = logging.getLogger("controlstack")
@@ -40,7 +40,7 @@ class ModelCache:
         if key is None:
             log.info("loading %s", path)
             with open_model(path) as file:
-                partial = needs_base(file.header)
+                partial = reads_base(file.header)
                 key = whole._replace(checkpoint=checkpoint) if partial else whole
                 self._models[key] = load_open(file, dtype=dtype, base_state=base_state() if partial else None)
         self._models.move_to_end(key)

@@ -13,11 +13,12 @@ import torch
 
 from ....core.errors import HostError
 from ....core.schedule import RangeBasis
-from .attachment import Answers, Attachment
-from .patched import Patched
-from .tiles import Tiles
+from .unet.attachment import Answers, Attachment
+from .unet.patched import Patched
+from .unet.tiles import Tiles
 from .webui import WebUI
 
+BASIS = RangeBasis.NOISE  # what a range has always meant there
 MODULE = "modules_forge"  # all of them have it, and AUTOMATIC1111's WebUI has not
 
 
@@ -28,8 +29,6 @@ def is_here() -> bool:
 
 class Forge(WebUI):
     """A program of Forge's family."""
-
-    basis = RangeBasis.NOISE  # what a range has always meant there
 
     def tiles(self, canvas: Callable[[], tuple[int, int]]) -> Tiles | None:
         """Return None: extensions that draw in tiles look at the program's controls, of which the units are one."""

@@ -17,16 +17,20 @@ from pathlib import Path
 from ....core.base import Base, check_fits
 from ....core.errors import ControlError, IncompatibleModelError
 from ....models.families import t2i_adapter
+from ....models.families.ip_adapter import family as ip_adapter
 from ....models.loading import PICKLES, read_header
 from ....models.registry import identify, made_for
 from ....units.offer import ALL, models_of_type
 from ..host.files import ModelFiles
-from ..host.unets import base_of
+from ..host.unet.unets import base_of
 
 log = logging.getLogger("controlstack")
 
 # Control types that are a kind of network.
-FAMILIES = {"T2I-Adapter": {t2i_adapter.FAMILY.title, t2i_adapter.STYLE_FAMILY.title}}
+FAMILIES = {
+    "T2I-Adapter": {t2i_adapter.FAMILY.title, t2i_adapter.STYLE_FAMILY.title},
+    "IP-Adapter": {ip_adapter.FAMILY.title},
+}
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,9 @@ class Contents:
 
     def _suits(self, tag: str, named: bool, path: Path, base: Base | None) -> bool:
         content = self.of(path)
-        by_content = content.family in FAMILIES.get(tag, ())
-        if not named and not by_content:
+        families = FAMILIES.get(tag, ())
+        known = families and content.family is not None  # then its name counts no longer
+        if content.family not in families if known else not named:
             return False
         return base is None or content.base is None or _fits(content.base, base)
 

@@ -1,0 +1,153 @@
+"""What ControlNeXt weighs and costs beside ControlNet: parameters, and FLOPs added to a step, at full size.
+
+    python benchmarks/controlnext.py [--json FILE]
+
+Everything is computed from shapes (meta device), so it is the same on every machine and takes seconds. `total` counts
+the base model's U-Net with the control, `learnable` what is trained: of ControlNeXt its network and the weights of its
+companion (SD 1.5: every output projection of attention; SDXL: those of cross-attention). The paper's table counts the
+first network, of 5.35 million parameters, for both; the files that are published for SDXL hold one of 3.53.
+
+FLOPs are those of a step after the first one at 512 px, SD 1.5, batch 2 (uncond and cond), as a share of the bare
+U-Net's; of ControlNeXt also those of the first step at a new time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from controlstack.core.schedule import progress_at
+from controlstack.core.stack import ControlStack
+from controlstack.core.step import Step
+from controlstack.core.unit import ControlUnit
+from controlstack.models.families.controlnext import ControlNeXt, ControlNeXtModel, Place
+from controlstack.models.layers import STANDARD
+from controlstack.models.remembered import DIGEST, Remembered
+from controlstack.training.copy import trainable_copy
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+ROWS, LATENT = 2, 64
+WIDTH, LAST = 128, 256
+TIME = {"time_embedding.linear_1.weight": (256, 128)}
+OLD = {
+    **TIME, "mid_convs.1.weight": (1280, LAST, 1, 1), "down_res.0.conv1.weight": (WIDTH, 3),
+    "down_res.1.conv1.weight": (LAST, WIDTH), "down_res.2.conv1.weight": (LAST, LAST),
+}  # fmt: skip
+NEW = {
+    **TIME, "mid_convs.1.weight": (320, LAST, 1, 1), "embedding.0.weight": (64, 3), "embedding.3.weight": (64, 64),
+    "embedding.6.weight": (WIDTH, 64), "down_res.0.conv1.weight": (WIDTH, WIDTH),
+    "down_res.1.conv1.weight": (LAST, WIDTH),
+}  # fmt: skip
+SD15: dict[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8}
+SDXL: dict[str, Any] = {
+    "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10), "use_linear_projection": True, "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+}  # fmt: skip
+TRAINED = {"sd15": ".to_out.", "sdxl": ".attn2.to_out."}  # parts of the names of a companion's weights
+
+
+class MetaUnit(ControlUnit):
+    """A unit on the meta device, where no value can be checked."""
+
+    def __post_init__(self) -> None:
+        return None
+
+
+class MetaModel(ControlNeXtModel):
+    """A ControlNeXt on the meta device, where hints hold nothing to tell them apart by."""
+
+    def digests(self, hint: Tensor) -> Tensor:
+        return torch.zeros(len(hint), DIGEST, dtype=torch.uint8, device="cpu")
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(each.numel() for each in network.parameters())
+
+
+def flops(run: Callable[[], object]) -> int:
+    """FLOPs of a call, without gradients."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def step(context: Tensor, time: int) -> Step:
+    """One evaluation: the uncond row, then the cond row, of one picture; its time has a value."""
+    x = torch.empty(ROWS, 4, LATENT, LATENT, device="meta")
+    timestep = torch.full((ROWS,), time, device="cpu")
+    return Step(x=x, timestep=timestep, context=context, cond=(False, True), progress=progress_at(0, 1))
+
+
+def evaluated(model: ControlNeXtModel, hint: Tensor, context: Tensor, time: int) -> None:
+    """One step of a run of its own, with what stands at the point."""
+    effects = ControlStack([MetaUnit(model=model, hint=hint)])(step(context, time))
+    for shift in effects.shifts.values():
+        shift(torch.empty(ROWS, 320, LATENT // 2, LATENT // 2, device="meta"))
+
+
+def measure() -> dict[str, float]:
+    """All numbers, by name."""
+    from diffusers import UNet2DConditionModel
+
+    numbers: dict[str, float] = {}
+    with torch.device("meta"):
+        unets = {"sd15": UNet2DConditionModel(sample_size=64, **SD15), "sdxl": UNet2DConditionModel(**SDXL)}
+        first, released = ControlNeXt(OLD, STANDARD), ControlNeXt(NEW, STANDARD)
+        for name, unet in unets.items():
+            base, control = parameters(unet), parameters(trainable_copy(unet))
+            companion = sum(each.numel() for key, each in unet.named_parameters() if TRAINED[name] in key)
+            numbers |= {
+                f"{name}_base": base,
+                f"{name}_total": base + parameters(first),
+                f"{name}_learnable": companion + parameters(first),
+                f"{name}_controlnet_total": base + control,
+                f"{name}_controlnet_learnable": control,
+            }
+        context, hint = torch.empty(ROWS, 77, 768), torch.empty(1, 3, 8 * LATENT, 8 * LATENT)
+        x, time = torch.empty(ROWS, 4, LATENT, LATENT), torch.ones(ROWS)
+        bare = flops(lambda: unets["sd15"](x, time, context))
+        model = MetaModel(released, name="next", place=Place.HALVED, remembered=Remembered(device="meta"))
+        cost = _step_cost()
+        unit = cost.MetaUnit(model=cost.MetaModel(trainable_copy(unets["sd15"]), name="control"), hint=hint)
+        cost.LATENT = LATENT
+        return numbers | {
+            "controlnext_network": parameters(released),
+            "controlnext_network_old": parameters(first),
+            "added_flops_controlnet": cost.warm([unit], context) / bare,
+            "first_flops_controlnext": flops(lambda: evaluated(model, hint, context, 500)) / bare,
+            "added_flops_controlnext": flops(lambda: evaluated(model, hint, context, 500)) / bare,
+        }
+
+
+def _step_cost() -> Any:
+    """The other benchmark, which counts ControlNet's."""
+    path = Path(__file__).with_name("step_cost.py")
+    spec = importlib.util.spec_from_file_location("step_cost", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    numbers = measure()
+    for name, value in numbers.items():
+        print(f"{name:<28}{value:.4f}" if isinstance(value, float) else f"{name:<28}{value:,}")
+    if args.json:
+        args.json.write_text(json.dumps(numbers, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The button that runs a preprocessor and shows its hint, before any picture is made."""
+
+# pyright: reportMissingImports=false
+# The host's own modules exist only inside it.
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .....core.errors import ControlError, HintError
+from .....units.hint import preprocessor_of, to_show
+from .....units.webui_fields import parse_unit, request_of
+from ...pictures.reading import input_of, rgba_pictures
+from ...request import preprocessing
+from ...request.arguments import OPTIONAL, THRESHOLDS, from_page_unit
+from ...request.preparing import by_file
+from ...request.services import services
+from ..gradio_shim import on
+from .events import as_message
+from .widgets import UnitPage
+
+if TYPE_CHECKING:
+    from ...pictures.reading import Image
+
+IGNORE_MASK = "controlnet_ignore_noninpaint_mask"  # a setting
+INPUTS = (
+    "image", "drawn", "mask", "module", "model", "processor_res", *THRESHOLDS, "pixel_perfect", "resize_mode",
+    *OPTIONAL,
+)  # fmt: skip
+
+
+def connect(page: UnitPage, width: Any, height: Any) -> None:
+    """Connect the button; `width` and `height` are the tab's sliders, for pixel perfect."""
+    outputs = [page.extras["preview"], page.extras["show_preview"]]
+    on(page.extras["run"].click, _run, [*page.pick(*INPUTS), width, height], outputs, progress=True)
+
+
+def _run(*given: Any) -> Any:  # gradio resolves annotations, so they name only what exists at run time
+    *values, width, height = given
+    try:
+        with services().alone("controlnet preview"):  # it may need the memory that a generation is using
+            return hint(dict(zip(INPUTS, values, strict=True)), (int(height), int(width))), True
+    except ControlError as error:
+        raise as_message(error) from error
+
+
+def hint(values: Mapping[str, Any], target: tuple[int, int]) -> Image:
+    """What the unit's preprocessor makes of its picture; `target`: (height, width) of the picture to generate."""
+    asked = parse_unit(from_page_unit({"enabled": True, **values}))
+    unit = preprocessing.with_defaults(by_file(services(), asked))
+    pictures = rgba_pictures(unit.image)
+    if not pictures:
+        raise HintError("there is no picture to look at: put one into the unit first")
+    if preprocessing.lookup(unit.module).takes_mask:
+        source, mask = pictures[0][..., :3], pictures[0][..., 3]
+    else:
+        source, mask = input_of(pictures[0], bool(services().program.option(IGNORE_MASK, False))), None
+    request = request_of(unit)
+    return to_show(services().preprocess(request, source.copy(), target, mask=mask), source, preprocessor_of(request))
