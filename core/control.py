@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from .base import LATENT, Base
+from .base import LATENT, Base, BaseWeights
 from .effects import Effect, WeightDelta
 from .embedding import Embedding
 from .errors import UnitError
@@ -47,12 +47,16 @@ class ControlModel(Protocol):
     embedding: Embedding | None = None  # which embedding, for hints that are one
     joins_hints: bool = False  # all hints of a unit are for each picture; else one for all, or one for each
     hints: int = 1  # how many hints it can read of one picture, beside each other in the channels
+    hole: float = -1.0  # what stands in a picture's hint where it is to invent
     hint_scale: int = LATENT  # picture pixels per latent pixel, for hints that are pictures or latents
     cond_only: bool = False  # it acts on the cond rows in every mode
     offers: tuple[Option, ...] = ()  # what units may tell it
     options: Mapping[str, Value] = MappingProxyType({})  # what it was told, where that is not the default
     source: str = ""  # the file that it was loaded from
     delta: WeightDelta | None = None  # what it changes in the weights of the base network for the whole run
+
+    follows: bool = False  # part of its weights are the base network's own
+    followed: Hashable = None  # the key of the base weights that it holds
 
     @property
     def sameness(self) -> Hashable:
@@ -70,6 +74,10 @@ class ControlModel(Protocol):
     def spread(self, weights: tuple[float, ...]) -> tuple[float, ...]:
         """Return one weight for each point from those of the blocks that a person weighs."""
         return weights
+
+    def follow(self, base: BaseWeights) -> bool:
+        """Take over what is the base network's own, unless it was taken already; return whether anything changed."""
+        return False
 
     def bind(self, options: Mapping[str, object]) -> ControlModel:
         """Return this model told these options, sharing its network; UnitError for one that it does not have.

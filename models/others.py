@@ -71,7 +71,6 @@ CONTROLS: tuple[tuple[Test, str], ...] = (
         "the adapter of InstantID, which reads a face recognition and is not supported: use its own loader, or an "
         "IP-Adapter of the kind plus-face",
     ),
-    (lambda n: n.has("lora_controlnet"), "a Control-LoRA, which is not supported yet: use a full ControlNet"),
     (
         lambda n: n.under("lllite_conditioning1") or n.under("lllite_modules") or n.first("lllite_dit_"),
         "a ControlLLLite model for Anima, which is not supported: in ComfyUI use its own node",

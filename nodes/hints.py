@@ -15,15 +15,20 @@ from ..core.embedding import Embedding, Values
 from ..core.errors import HintError, UnitError
 from ..preprocessors import Preprocessor
 from ..preprocessors.poses.points import to_json
-from ..units.hint import Size, cards, draw_hint, hint_tensor, preprocessor_of
+from ..units.convention import chosen
+from ..units.hint import Size, cards, draw_hint, fitting, hint_tensor, preprocessor_of
 from ..units.request import NONE, UnitRequest
 from .choice import CHOICE, SEED
 from .host.annotators import runtime
+from .host.member import says
 
 
 def asked(choice: Mapping[str, Any], **more: Any) -> UnitRequest:
-    """Return the request of a chosen preprocessor, as the host hands over a dynamic combo. more: further fields."""
-    parameters = {name: value for name, value in choice.items() if name not in (CHOICE, SEED)}
+    """Return the request of a chosen preprocessor, as the host hands over a dynamic combo. more: further fields.
+
+    What a prompt through the API leaves out is None there, and at its default here.
+    """
+    parameters = {name: value for name, value in choice.items() if name not in (CHOICE, SEED) and value is not None}
     return UnitRequest(preprocessor=choice[CHOICE], parameters=parameters, seed=choice.get(SEED), **more)
 
 
@@ -53,6 +58,14 @@ def make_poses(request: UnitRequest, image: Tensor) -> tuple[Tensor, list[Any]] 
     parameters: dict[str, Any] = dict(request.parameters)
     drawn = [torch.from_numpy(preprocessor.draw(pose, **parameters)) for pose in found]
     return torch.stack(drawn).float() / 255, [to_json(pose) for pose in found]
+
+
+def as_read(request: UnitRequest, control: Any) -> UnitRequest:
+    """Return the request with the preprocessor that a CONTROL_NET's file names, or whose embedding it reads."""
+    own = getattr(control, "own", None)
+    if own is None:
+        return chosen(request, says(control))
+    return fitting(chosen(request, says(control), own.model.embedding), own.model)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

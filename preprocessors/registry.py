@@ -96,6 +96,7 @@ REGISTRY: tuple[Preprocessor, ...] = (
     clip.CLIP_H_STATES,
     clip.CLIP_G_IMAGE,
 )
+SHOWN = 100  # characters of a name in a message
 
 
 def find(name: str) -> Preprocessor:
@@ -108,9 +109,9 @@ def find(name: str) -> Preprocessor:
     for preprocessor in everything:
         if wanted in (each.lower() for each in names(preprocessor)):
             return preprocessor
-    close = nearest(name, (each for preprocessor in everything for each in names(preprocessor)))
+    close = nearest(name[:SHOWN], (each for preprocessor in everything for each in names(preprocessor)))
     offer = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(each.id for each in REGISTRY)}"
-    raise PreprocessorError(f"there is no preprocessor {name!r}: {offer}")
+    raise PreprocessorError(f"there is no preprocessor {name[:SHOWN]!r}: {offer}")
 
 
 def offered() -> tuple[Preprocessor, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .generating import run_generate
+from .page.serving import add_parser as add_serve
 
 if TYPE_CHECKING:
     from ..preprocessors.perform import Runtime
@@ -26,6 +27,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_generate(commands.add_parser("generate", help="draw pictures under control of units"))
     _add_again(commands.add_parser("again", help="draw a picture once more from the record in it"))
     _add_preprocess(commands.add_parser("preprocess", help="turn pictures into hints"))
+    add_serve(commands.add_parser("serve", help="open a page in the browser: units, pictures, comparisons, an API"))
     _add_get(commands.add_parser("get", help="get packages and weights of preprocessors"))
     units = commands.add_parser("units", help="say what a --unit may hold, as a table")
     units.set_defaults(run=_units)

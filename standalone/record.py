@@ -184,7 +184,12 @@ def check_files(remembered: Remembered, *, replaced: Sequence[str] = ()) -> None
 
 def infotext(request: Request, k: int, units: Sequence[ControlUnit]) -> str:
     """Return picture `k` in the text that WebUIs write: prompts, settings, and units that have names there."""
-    said = [_in_webui(each.origin) for each in units if isinstance(each.origin, UnitRequest)]
+    return infotext_of(request, k, [each.origin for each in units if isinstance(each.origin, UnitRequest)])
+
+
+def infotext_of(request: Request, k: int, units: Sequence[UnitRequest]) -> str:
+    """Return picture `k` in the text that WebUIs write, before any model is loaded."""
+    said = [_in_webui(each) for each in units]
     settings = {
         "Steps": request.steps,
         "Sampler": request.scheduler,
