@@ -16,7 +16,8 @@ from ..core.errors import HintError, UnitError
 from ..preprocessors import Preprocessor
 from ..preprocessors.poses.points import to_json
 from ..units.convention import chosen
-from ..units.hint import Size, cards, draw_hint, fitting, hint_tensor, preprocessor_of
+from ..units.hint import Size, cards, draw_hint, fitting, hint_tensor
+from ..units.offer import preprocessor_of
 from ..units.request import NONE, UnitRequest
 from .choice import CHOICE, SEED
 from .host.annotators import runtime

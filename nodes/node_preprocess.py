@@ -10,7 +10,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..preprocessors import Output
-from ..units.hint import preprocessor_of
+from ..units.offer import preprocessor_of
 from .choice import RESOLUTION, preprocessor_input, unusable, words
 from .hints import Encoded, asked, card, make_hint, make_poses
 from .schema import PoseType, schema

@@ -16,7 +16,8 @@ from ..core.schedule import RangeBasis
 from ..core.unit import ControlMode
 from ..units.blocks import BlockWeights
 from ..units.convention import doubt
-from ..units.hint import Size, preprocessor_of
+from ..units.hint import Size
+from ..units.offer import preprocessor_of
 from ..units.request import FIELDS, NONE, UnitRequest
 from ..units.text import read_options
 from .choice import RESOLUTION, preprocessor_input, unusable, words

@@ -21,9 +21,10 @@ from ..core.control import ControlModel
 from ..core.embedding import Embedding
 from ..core.errors import PreprocessorError, UnitError
 from ..core.resize import pixel_perfect
-from ..preprocessors import Output, Preprocessor, encoding, find
+from ..preprocessors import Output, Preprocessor, encoding
 from ..preprocessors.pictures.inpaint import invented
 from ..preprocessors.resize import MASK_ON, resize_mask
+from .offer import preprocessor_of
 from .request import AUTO, NONE, UnitRequest
 
 if TYPE_CHECKING:
@@ -38,16 +39,6 @@ if TYPE_CHECKING:
 Size = tuple[int, int]  # height and width in pixels
 CARD, BAND = 256, 16  # pixels: the long side of the picture that stands for an embedding, and of the line below it
 PAPER, INK = (250, 250, 250), (40, 40, 40)
-
-
-def preprocessor_of(request: UnitRequest) -> Preprocessor:
-    """Return the preprocessor of a unit, its numbers checked; PreprocessorError if no model reads its result."""
-    if request.preprocessor == AUTO:
-        raise UnitError("the preprocessor 'auto' is chosen by the model's file, and no model is known here: choose one")
-    found = find(request.preprocessor)
-    found.check_gives_hint()
-    found.settings(request.parameters)
-    return found
 
 
 def fitting(request: UnitRequest, model: ControlModel) -> UnitRequest:
@@ -166,6 +157,13 @@ def visible(hint: Image) -> Image:
     shown: Image = np.array(hint[..., :3])
     shown[hint[..., 3] >= MASK_ON] //= 2
     return shown
+
+
+def beside_each_other(images: Image) -> Image:
+    """Return a batch [B, H, W, 3] as one picture [H, B * W, 3]; one picture [H, W, 3] as it is."""
+    import numpy as np
+
+    return images if images.ndim == 3 else np.concatenate([*images], axis=1)
 
 
 def hint_tensor(hint: Hint) -> Tensor:

@@ -14,8 +14,9 @@ from ..core.errors import UnitError
 from ..core.unit import ControlUnit
 from ..preprocessors.images import read_image, read_mask
 from .convention import chosen, doubt
-from .hint import Size, draw_hint, fitting, hint_tensor, mask_tensor, preprocessor_of, to_show
+from .hint import Size, draw_hint, fitting, hint_tensor, mask_tensor, to_show
 from .make import make
+from .offer import preprocessor_of
 from .request import UnitRequest
 
 if TYPE_CHECKING:
@@ -65,4 +66,12 @@ def ready(
 
 
 def _read(picture: Picture, read: Callable[[Path], Image]) -> Image:
-    return read(picture) if isinstance(picture, Path) else picture
+    import numpy as np
+
+    if not isinstance(picture, tuple):
+        return read(picture) if isinstance(picture, Path) else picture
+    images = [read(path) for path in picture]
+    if other := next((k for k, each in enumerate(images) if each.shape != images[0].shape), None):
+        first, size = (f"{image.shape[1]}x{image.shape[0]}" for image in (images[0], images[other]))
+        raise UnitError(f"'{picture[other]}' is {size}, '{picture[0]}' of the same unit {first}: make them one size")
+    return np.stack(images)

@@ -18,8 +18,8 @@ from ....preprocessors.declaration import Parameter
 from ....preprocessors.perform import Preprocessor
 from ....preprocessors.poses.points import to_json
 from ....units import webui_names
-from ....units.hint import cards, draw_hint, preprocessor_of, resolution_of
-from ....units.offer import ALL, default_model, default_preprocessor, of_type, types
+from ....units.hint import cards, draw_hint, resolution_of
+from ....units.offer import ALL, default_model, default_preprocessor, of_type, preprocessor_of, types
 from ....units.request import AUTO, NONE, UnitRequest
 from ....units.webui_fields import (
     DEFAULT_SIDE,
