@@ -103,7 +103,8 @@ def check(drawing: Drawing, oracle: Oracle, *units: Wanted, steps: int = STEPS, 
         answer = oracle.answer(seen, units, Place(step, 0, steps))
         assert (seen.out - answer).abs().max() <= tolerance * answer.abs().max(), (seen.hires, step)
     seen = drawing.evaluations[-1]
-    alone = oracle.answer(seen, (), Place(0, 0, steps))
+    without = [replace(each, settings={**each.settings, "weight": 0.0}) for each in units]
+    alone = oracle.answer(seen, without, Place(0, 0, steps))
     assert (seen.out - alone).abs().max() > 100 * tolerance * alone.abs().max()
 
 

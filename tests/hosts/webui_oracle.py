@@ -19,7 +19,7 @@ from controlstack.core.attach import Patches, attach, change_weights, record
 from controlstack.core.base import BaseWeights
 from controlstack.core.control import ControlModel
 from controlstack.core.embedding import Encoder
-from controlstack.core.points import Point
+from controlstack.core.points import PROMPT, Point
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import RangeBasis, Schedule
 from controlstack.core.stack import ControlStack
@@ -40,6 +40,7 @@ from safetensors.torch import load_file
 from webui_host import Evaluation, Picture, Unit, encode
 
 LEVELS = (1, 2, 4, 4)
+TOKENS = 77  # of a prompt
 LAST_TIMESTEP = 999  # of the noise schedules of all base models here
 MODES = {
     "Balanced": ControlMode.BALANCED,
@@ -103,10 +104,12 @@ class Oracle:
     def answer(self, seen: Evaluation, units: Sequence[Wanted], place: Place) -> torch.Tensor:
         """The U-Net's output for the recorded input."""
         stack = ControlStack([self._unit(unit, seen.hires) for unit in units if _acts(unit, seen.hires)], self)
+        adds = any(PROMPT in unit.model.points for unit in stack.units)
+        context = seen.context[:, :TOKENS] if adds else seen.context  # it was recorded with the tokens beside it
         step = Step(
             x=seen.x,
             timestep=seen.time,
-            context=seen.context,
+            context=context,
             cond=seen.cond,
             progress=place.progress(float(seen.time[0])),
             y=seen.y,
@@ -116,9 +119,9 @@ class Oracle:
             change_weights(patches, stack.units, to_ldm(dict(self._unet.named_parameters())))
             effects = stack(step)
             by_hooks, by_arguments = shared_out(effects)
-            more = arguments(self._unet, by_arguments, {"encoder_hidden_states": seen.context})
+            more = arguments(self._unet, by_arguments, {"encoder_hidden_states": context})
             attach(patches, by_hooks, locate_in(self._unet))
-            more = {"encoder_hidden_states": seen.context, **more}  # with tokens beside it, where a unit has some
+            more = {"encoder_hidden_states": context, **more}  # with tokens beside it, where a unit has some
             return self._unet(seen.x, seen.time, class_labels=seen.y, **more).sample
 
     def ready(self, model: ControlModel) -> Any:

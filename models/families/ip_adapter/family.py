@@ -22,7 +22,7 @@ from ...family import Family, Shapes
 from ...layers import Kit
 from ...settings import Settings, Whole, setting
 from .layers import points_of
-from .model import IPAdapter, IPAdapterModel
+from .model import OFFERS, IPAdapter, IPAdapterModel
 from .projections import HEAD, FullFace, Plain, Resampler
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class IPAdapterFamily(Family[IPAdapter, IPAdapterSettings]):
     """The adapters that read CLIP; those of faces read another network, and have names of their own."""
 
     id, title, settings = "ip-adapter", "IP-Adapter", IPAdapterSettings
-    bases, paper = "SD 1.x, SDXL", "Ye et al. 2023"
+    bases, paper, options = "SD 1.x, SDXL", "Ye et al. 2023", OFFERS
 
     def detect(self, shapes: Shapes) -> bool:
         return any(name in shapes for name in (PLAIN, PLUS, FULL)) and bool(_widths(self.rename(shapes)))
