@@ -33,11 +33,15 @@ class Value(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Site:
-    """Where a point is in a network; `channels` is the width of a skip."""
+    """Where a point is in a network; `channels` is the width of a skip.
+
+    seen: a module that computes before it, whose output is seen in place of what stands there.
+    """
 
     module: nn.Module
     value: Value
     channels: int = 0
+    seen: nn.Module | None = None
 
 
 Locate = Callable[[Point], Site]
@@ -82,6 +86,8 @@ def attention_site(block: Any, part: Part) -> Site:
     """Return where a part of attention is in a transformer block: `attn1` and `attn2` with `to_q`, `to_k`, `to_v`."""
     name, _, value = part.value.partition(".")
     attention = getattr(block, name)
+    if value == "heads":
+        return Site(attention.to_out[0], Value.INPUT, seen=attention.to_q)
     return Site(attention, Value.OUTPUT) if value == "out" else Site(getattr(attention, f"to_{value}"), Value.INPUT)
 
 
@@ -156,7 +162,25 @@ def check_delta(model: ControlModel, base: Mapping[str, tuple[int, ...]]) -> Non
 def _change(patches: Patches, site: Site, change: Callable[[Tensor], Tensor | None]) -> None:
     """Add to a value what `change` returns for it, unless that is None."""
     hooks = {Value.OUTPUT: _after, Value.INPUT: _before, Value.LAST_CHANNELS: _before_channels}
+    if site.seen is not None:
+        change = _of_another(patches, site.seen, change)
     patches.hook(hooks[site.value](site, change))
+
+
+def _of_another(
+    patches: Patches, module: nn.Module, change: Callable[[Tensor], Tensor | None]
+) -> Callable[[Tensor], Tensor | None]:
+    """Return the change of what a module returned last, whatever stands at the point itself."""
+    last: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: object, output: Tensor) -> None:
+        last[:] = [output]
+
+    def of_last(_: Tensor) -> Tensor | None:
+        return change(last.pop())
+
+    patches.hook(module.register_forward_hook(keep))
+    return of_last
 
 
 def _after(site: Site, change: Callable[[Tensor], Tensor | None]) -> Handle:

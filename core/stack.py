@@ -20,7 +20,7 @@ from torch import Tensor
 from .effects import Accumulator, Effects, Shift, add_rows
 from .errors import HintError
 from .host import Host, PlainHost
-from .kept import Kept, hint_key, pictures_of
+from .kept import Kept, hint_key, hints_of, pictures_of
 from .points import PROMPT, Point
 from .rows import Twins, take_rows
 from .schedule import RangeBasis
@@ -177,7 +177,7 @@ def _twins(group: Sequence[_Active], step: Step) -> Twins | None:
     assert step.pictures is not None
     labels: list[Hashable] = []
     for active in group:
-        hints = pictures_of(len(active.unit.hint), active.rows, step.window)
+        hints = pictures_of(hints_of(active.unit), active.rows, step.window)
         key = hint_key(active.unit, step)
         labels += [(key, hint, step.pictures[row]) for hint, row in zip(hints, active.rows, strict=True)]
     return Twins.of(labels)

@@ -15,6 +15,7 @@ from ..core.control import ControlModel
 from ..core.errors import ModelError, UnsupportedModelError
 from ..core.options import Option
 from .families import control_lora, controlnet, controlnet_lite, controlnext, t2i_adapter, union
+from .families.ip_adapter import family as ip_adapter
 from .family import Description, Family, Shapes
 from .guard import guard
 from .layers import STANDARD, Kit
@@ -31,6 +32,7 @@ REGISTRY: tuple[Family[Any, Any], ...] = (
     t2i_adapter.FAMILY,
     t2i_adapter.STYLE_FAMILY,
     controlnext.FAMILY,
+    ip_adapter.FAMILY,
     control_lora.FAMILY,
 )
 

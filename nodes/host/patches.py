@@ -23,6 +23,7 @@ from ...core.control import ControlModel
 from ...core.errors import HostError, IncompatibleModelError
 from ...core.points import MIDDLE, Block, Part, Point, onward, skip, stream
 from .foreign import Call
+from .heads import REPLACED, with_heads, without_heads
 from .weights import Deltas, wrapper_of
 
 KEY = "controlstack"
@@ -62,8 +63,11 @@ def write(call: Call, written: Written, blocks: int | None, network: Any) -> Non
     if written.deltas:
         call.options["wrappers"] = _wrapping(call.options, {KEY: [wrapper_of(written.deltas, network)]})
     if blocks is not None:
-        acts = {point: _adding(shift) for point, shift in written.shifts.items()}
+        heads = {point: shift for point, shift in written.shifts.items() if point.part is Part.ATTN2_HEADS}
+        acts = {point: _adding(shift) for point, shift in written.shifts.items() if point not in heads}
         call.options["patches"] = _beside(call.options.get("patches", {}), acts, blocks)
+        if heads:
+            call.options[REPLACED] = with_heads(call.options.get(REPLACED, {}), heads)
     if written.context is not None:
         beside = [token.to(written.context) for token in written.tokens]
         call.cond["c_crossattn"] = torch.cat([written.context, *beside], dim=1)
@@ -76,6 +80,8 @@ def withdraw(call: Call) -> Written:
         call.options["wrappers"] = _wrapping(call.options, {})
     if "patches" in call.options:
         call.options["patches"] = {name: _others(each) for name, each in call.options["patches"].items()}
+    if REPLACED in call.options:
+        call.options[REPLACED] = without_heads(call.options[REPLACED])
     if written.context is not None:
         call.cond["c_crossattn"] = written.context
     return written

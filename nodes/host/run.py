@@ -208,12 +208,14 @@ def _counted(number: int, unit: ControlUnit, call: Call) -> ControlUnit:
     """
     window = _frame_window(call)
     pictures = len(call.x) // call.chunks if window is None else window.total_frames
-    for what, given in (("hints", unit.hint), ("masks", unit.mask)):
+    hints = None if unit.model.joins_hints else unit.hint
+    for what, given in (("hints", hints), ("masks", unit.mask)):
         if given is not None and pictures % len(given):
             said = "they repeat" if len(given) < pictures else f"the first {pictures} count"
             name = unit.model.name
             _log.warning("unit %d (%s) has %d %s for %d pictures: %s", number, name, len(given), what, pictures, said)
-    hint, mask = _in_turn(unit.hint, pictures), None if unit.mask is None else _in_turn(unit.mask, pictures)
+    hint = unit.hint if hints is None else _in_turn(hints, pictures)
+    mask = None if unit.mask is None else _in_turn(unit.mask, pictures)
     return unit if hint is unit.hint and mask is unit.mask else replace(unit, hint=hint, mask=mask)
 
 
