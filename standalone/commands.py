@@ -75,9 +75,10 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _units(_args: argparse.Namespace) -> int:
+    from ..units import options
     from ..units.request import describe
 
-    print(describe())
+    print(describe(), options.describe(), sep="\n\n")
     return 0
 
 
