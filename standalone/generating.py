@@ -10,6 +10,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .asked import make_request, split
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -38,7 +40,6 @@ class Done:
 def run_generate(args: argparse.Namespace) -> int:
     """Draw and write pictures; an interrupt keeps those that are finished. Everything is checked before the first."""
     from ..preprocessors.images import check_folder
-    from .asked import make_request, split
     from .series import find_series, run_series
     from .units import load_models, make_units, parse_unit
 
