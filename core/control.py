@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator, Mapping
+from copy import copy
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from torch import Tensor
 from .base import LATENT, Base, BaseWeights
 from .effects import Effect, WeightDelta
 from .errors import UnitError
+from .options import Option, Value
 from .points import Point
 from .step import Step
 
@@ -41,25 +43,51 @@ class ControlModel(Protocol):
     soft_weights: tuple[float, ...]  # one factor per point for the modes PROMPT and CONTROL
     hint_space: HintSpace = HintSpace.PICTURE
     hint_channels: int = 3  # C of a picture or of latents, D of an embedding
+    hints: int = 1  # how many hints it can read of one picture, beside each other in the channels
     hint_scale: int = LATENT  # picture pixels per latent pixel, for hints that are pictures or latents
     cond_only: bool = False  # it acts on the cond rows in every mode
-    options: Mapping[str, object] = MappingProxyType({})  # what it is bound to; models that differ are not batched
+    offers: tuple[Option, ...] = ()  # what units may tell it
+    options: Mapping[str, Value] = MappingProxyType({})  # what it was told, where that is not the default
     source: str = ""  # the file that it was loaded from
     delta: WeightDelta | None = None  # what it changes in the weights of the base network for the whole run
-
     follows: bool = False  # part of its weights are the base network's own
-    followed: Hashable = None  # the key of the base weights that it holds
+
+    @property
+    def sameness(self) -> Hashable:
+        """What models have in common that compute the same: the network, and what it was told.
+
+        Objects stand in it by their ids, so it holds for as long as the model does.
+        """
+        return id(self if self.network is None else self.network), frozenset(self.options.items())
+
+    @property
+    def followed(self) -> Hashable:
+        """The key of the base weights that it holds; None: of none."""
+        return None
 
     def follow(self, base: BaseWeights) -> bool:
         """Take over what is the base network's own, unless it was taken already; return whether anything changed."""
         return False
 
     def bind(self, options: Mapping[str, object]) -> ControlModel:
-        """Return this model bound to options, sharing its network; UnitError for one that it does not have."""
-        if unknown := [name for name in options if name not in self.options]:
-            known = f"it has {', '.join(self.options)}" if self.options else "it has none"
+        """Return this model told these options, sharing its network; UnitError for one that it does not have.
+
+        It keeps what it was told before and is not told again.
+        """
+        offers = {each.name: each for each in self.offers}
+        if unknown := [name for name in options if name not in offers]:
+            known = f"it has {', '.join(offers)}" if offers else "it has none"
             raise UnitError(f"'{self.name}' has no option '{unknown[0]}': {known}, so leave the option out")
-        return self
+        told = {**self.options, **{name: self._told(offers[name], value) for name, value in options.items()}}
+        bound = copy(self)
+        bound.options = MappingProxyType({k: value for k, value in told.items() if value != offers[k].default})
+        return bound
+
+    def _told(self, option: Option, value: object) -> Value:
+        try:
+            return option.read(value)
+        except UnitError as error:
+            raise UnitError(f"'{self.name}': {error}") from None
 
     def prepare(self, hint: Tensor) -> Prepared:
         """Compute what does not depend on the step: hint [N, C, scale * h, scale * w] -> tensors [N, ...].

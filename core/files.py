@@ -4,13 +4,18 @@ Text and JSON that people and other programs wrote may be of any size, in any en
 UTF-8 (JSON's standard, RFC 8259, 8.1; a byte order mark, which editors on Windows put before it, is no part of the
 text), or refused by a sentence. What we write lies beside its place first, under a short name, and is then moved there.
 That name is short because a file system bounds the length of names (255 bytes as a rule), and a long name that fits
-must not fail because of what is added to it.
+must not fail because of what is added to it. It names the computer and the process, so that what a killed process left
+can be told from what a living one writes.
 """
 
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
+import os
+import platform
+import re
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -20,6 +25,7 @@ from typing import Any
 from .errors import FileError
 
 LIMIT = 16 << 20  # bytes; the largest file of this kind that people have, a list of captions, has a few megabytes
+PART = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{16}\.part(\..*)?")  # computer, process
 WIDE = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-16 and UTF-32
 
 
@@ -78,10 +84,36 @@ def replacing(target: Path, suffix: str = "") -> Generator[Path]:
 
     suffix: the end of the temporary name, for programs that tell a format by it. OSError if `target` cannot be written.
     """
-    part = target.with_name(f".{uuid.uuid4().hex}.part{suffix}")
+    part = target.with_name(f".{_computer()}-{os.getpid()}-{uuid.uuid4().hex[:16]}.part{suffix}")
     try:
         yield part
         part.replace(target)
     finally:  # an error or an interrupt leaves nothing behind
         with suppress(OSError):  # of a folder that is gone or full: the error that led here says so already
             part.unlink(missing_ok=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove the temporary files in a folder whose processes were killed; those of other computers stay."""
+    with suppress(OSError):  # a folder that is not there yet, or may not be changed: nothing of it is needed
+        for path in folder.iterdir():
+            found = PART.fullmatch(path.name)
+            if found and found[1] == _computer() and not _lives(int(found[2])):
+                path.unlink(missing_ok=True)
+
+
+def _computer() -> str:
+    return hashlib.blake2s(platform.node().encode(), digest_size=4).hexdigest()
+
+
+def _lives(process: int) -> bool:
+    """Return whether a process of this computer runs; True where the system does not tell."""
+    if os.name != "posix":  # elsewhere the question would end the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's, or no number of a process
+        return True
+    return True

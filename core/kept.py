@@ -1,7 +1,7 @@
 """What a run computes once and needs at every step: the hints' features, the prompts' projections, the masks.
 
-Keys say what a value depends on. Units, hints and masks stand in keys by their ids: the stack holds them as long as
-this lives.
+Keys say what a value depends on. Networks, hints and masks stand in keys by their ids: the stack's units hold them as
+long as this lives.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Kept:
         """
         token = step.context if step.prompt is None else step.prompt
         version = token._version if isinstance(token, Tensor) and not token.is_inference() else 0
-        key = (id(unit.model), id(token), version, rows)
+        key = (unit.model.sameness, id(token), version, rows)
         return self._prompts.keep(key, lambda: unit.model.encode(take_rows(step.context, rows)), of=token)
 
     def mask(self, unit: ControlUnit, rows: tuple[int, ...], step: Step, target: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class Kept:
 def hint_key(unit: ControlUnit, step: Step) -> Hashable:
     """Return what a hint's features depend on."""
     size = (step.x.shape[-2], step.x.shape[-1])
-    return ("hint", id(unit.model), id(unit.hint), unit.resize, area_of(step), size, step.x.dtype, step.x.device)
+    return ("hint", unit.model.sameness, id(unit.hint), unit.resize, area_of(step), size, step.x.dtype, step.x.device)
 
 
 def pictures_of(count: int, rows: tuple[int, ...], window: Window | None) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from .errors import HintError
 
 FEW_COLOURS = 200  # up to here a hint is a drawing or a label map, and blending its colours would invent new ones
+PICTURE = 3  # channels of one picture
 SAMPLE = 4096  # pixels looked at to count colours
 
 
@@ -70,8 +71,11 @@ def fit(hint: Tensor, target: tuple[int, int], mode: ResizeMode) -> Tensor:
     """Bring `hint` [N, C, H, W] to [N, C, *target]; the same tensor when it already has that size.
 
     Black-and-white drawings stay black and white (shrinking keeps the brightest pixel, so that lines survive), label
-    maps keep their colours, photographs and gradients are filtered bicubically.
+    maps keep their colours, photographs and gradients are filtered bicubically. Several pictures, each three of the
+    channels, are fitted one by one.
     """
+    if hint.shape[1] > PICTURE and hint.shape[1] % PICTURE == 0:
+        return torch.cat([fit(each, target, mode) for each in hint.chunk(hint.shape[1] // PICTURE, dim=1)], dim=1)
     source = (hint.shape[-2], hint.shape[-1])
     if source == target:
         return hint

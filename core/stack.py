@@ -189,6 +189,5 @@ def _by_network(actives: Iterator[_Active]) -> list[list[_Active]]:
     """Group units that the same network can serve in one call: with the same options, on the same rows."""
     groups: dict[Hashable, list[_Active]] = {}
     for active in actives:
-        model = active.unit.model
-        groups.setdefault((id(model.network), tuple(model.options.items()), active.rows), []).append(active)
+        groups.setdefault((active.unit.model.sameness, active.rows), []).append(active)
     return list(groups.values())

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..core.base import Base
 from ..core.control import ControlModel
 from ..core.errors import DamagedModelError, IncompatibleModelError, UnsupportedModelError
+from ..core.options import Option
 from .guard import check_numbers, guard, shown
 from .layers import STANDARD, Kit
 from .loading import Header
@@ -48,6 +49,7 @@ class Description:
     parameters: int
     size: int  # bytes
     settings: Mapping[str, str]
+    options: Mapping[str, str]  # what units may tell it: name -> what it may be
     missing: tuple[str, ...]
     misshapen: tuple[str, ...]
     unexpected: tuple[str, ...]
@@ -58,6 +60,10 @@ class Family(ABC, Generic[Network, Options]):
 
     id: ClassVar[str]
     title: ClassVar[str]
+    bases: ClassVar[str] = ""  # the base models that there are files for, in words
+    paper: ClassVar[str] = ""  # who described it, where
+    hosts: ClassVar[str] = "everywhere"  # where units of it run, in words
+    page: ClassVar[str] = ""  # of docs/families, if it is not named after the id
     prefix: ClassVar[str] = ""  # of the names of its files, where nothing else has to be renamed
     settings: type[Options]  # what no shape tells of its networks
 
@@ -88,6 +94,10 @@ class Family(ABC, Generic[Network, Options]):
     def unsaid(self) -> Options:
         """Return settings that any network takes, for what does not depend on them."""
         return self.settings()
+
+    def offers(self, shapes: Shapes) -> tuple[Option, ...]:
+        """Return what units may tell a network of these shapes, by its own names."""
+        return ()
 
     def base(self, shapes: Shapes) -> Base:
         """Return what base model a network of these shapes, by its own names, was made for."""
@@ -129,6 +139,11 @@ class Family(ABC, Generic[Network, Options]):
         with guard(header.name):
             return self.base(self._renamed(without_scales(header.shapes), header.name))
 
+    def offered(self, header: Header) -> tuple[Option, ...]:
+        """Return what units may tell the network of a file."""
+        with guard(header.name):
+            return self.offers(self._renamed(without_scales(header.shapes), header.name))
+
     def describe(self, header: Header, given: Mapping[str, object] | None = None) -> Description:
         """Describe a file without reading its tensors. given: the user's settings."""
         with guard(header.name):
@@ -144,6 +159,7 @@ class Family(ABC, Generic[Network, Options]):
                 parameters=sum(math.prod(shape) for shape in shapes.values()),
                 size=header.size,
                 settings=_in_words(settings),
+                options={each.name: each.expected for each in self.offers(shapes)},
                 missing=tuple(shown(name) for name in expected if name not in shapes),
                 misshapen=tuple(name for name in expected if name in shapes and shapes[name] != expected[name]),
                 unexpected=tuple(shown(name) for name in shapes if name not in expected),

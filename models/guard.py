@@ -65,12 +65,17 @@ def check_numbers(names: Collection[str], file: str) -> None:
 
 def shown(name: object) -> str:
     """Return a name fit for a message: printable, on one line, of at most `SHOWN` characters."""
-    return _cut(_printable(str(name)), SHOWN)
+    return _cut(_printable(str(name), SHOWN), SHOWN)
 
 
 def one_line(text: object) -> str:
     """Return the message of another library on one line: printable, of at most `LINE` characters."""
-    return _cut(_printable(" ".join(str(text).split())), LINE)
+    return printable(text, LINE)
+
+
+def printable(text: object, limit: int) -> str:
+    """Return text on one line: printable, of at most so many characters."""
+    return _cut(_printable(" ".join(str(text).split()), limit), limit)
 
 
 def _reason(error: BaseException) -> str:
@@ -83,8 +88,8 @@ def _reason(error: BaseException) -> str:
     return one_line(error) or type(error).__name__
 
 
-def _printable(text: str) -> str:
-    text = text[: 2 * LINE]  # escaping takes time, and more than this is never shown
+def _printable(text: str, limit: int) -> str:
+    text = text[: 2 * limit]  # escaping takes time, and more than this is never shown
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

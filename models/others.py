@@ -66,10 +66,6 @@ class Names:
 # Control networks of other kinds. They are asked for first, since some of them look like ours.
 CONTROLS: tuple[tuple[Test, str], ...] = (
     (
-        lambda n: n.has("task_embedding"),
-        "a ControlNet-Union model, which is not supported yet: use a model for one kind of hint",
-    ),
-    (
         lambda n: n.under("lllite_conditioning1") or n.under("lllite_modules") or n.first("lllite_dit_"),
         "a ControlLLLite model for Anima, which is not supported: in ComfyUI use its own node",
     ),

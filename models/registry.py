@@ -13,7 +13,8 @@ from torch import Tensor
 from ..core.base import Base
 from ..core.control import ControlModel
 from ..core.errors import ModelError, UnsupportedModelError
-from .families import control_lora, controlnet, controlnext, t2i_adapter
+from ..core.options import Option
+from .families import control_lora, controlnet, controlnext, t2i_adapter, union
 from .family import Description, Family, Shapes
 from .guard import guard
 from .layers import STANDARD, Kit
@@ -25,6 +26,7 @@ from .sources import read_settings
 
 REGISTRY: tuple[Family[Any, Any], ...] = (
     controlnet.FAMILY,
+    union.FAMILY,
     t2i_adapter.FAMILY,
     t2i_adapter.STYLE_FAMILY,
     controlnext.FAMILY,
@@ -47,6 +49,13 @@ def made_for(header: Header) -> Base:
     """Return what base model a file was made for."""
     family, prefix = _recognise(header)
     return family.made_for(_below(header, prefix))
+
+
+def offered(path: Path) -> tuple[Option, ...]:
+    """Return what units may tell the control model of a file; of a safetensors file only the table is read."""
+    header = read_header(path)
+    family, prefix = _recognise(header)
+    return family.offered(_below(header, prefix))
 
 
 def inspect(path: Path, settings: Mapping[str, object] | None = None) -> Description:

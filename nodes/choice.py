@@ -38,7 +38,7 @@ def preprocessor_input(tooltip: str, *, auto: bool = False) -> io.DynamicCombo.I
 
 
 def unusable(choice: Mapping[str, Any] | None) -> str:
-    """Why a choice, as the host validates it, cannot run here; empty if it can, were it after a download."""
+    """Return why a choice, as the host validates it, cannot run here; empty if it can, were it after a download."""
     if choice is None:
         return "the preprocessor is none of ours: choose one from the list"  # the host leaves unknown choices out
     if choice[CHOICE] == AUTO:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .node_apply import ApplyControlUnits
-from .node_infotext import InfotextFromUnits, UnitsFromInfotext
 from .node_model import LoadControlModel
 from .node_pose import DrawPose
 from .node_preprocess import Preprocess
-from .node_report import ControlReport
 from .node_shape import BlockWeightsNode, ControlSchedule
 from .node_unit import ControlUnit
+from .reports.node_report import ControlReport
+from .webui.node_infotext import InfotextFromUnits, UnitsFromInfotext
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     LoadControlModel,

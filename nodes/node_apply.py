@@ -10,7 +10,7 @@ from server import PromptServer
 
 from .host.area import with_area
 from .host.control import StackControl
-from .report import Report, lines
+from .reports.report import Report, lines
 from .schema import UnitsType, schema
 from .spec import Units
 
@@ -53,7 +53,7 @@ class ApplyControlUnits(io.ComfyNode):
 def apply(
     prompts: tuple[Conditioning, Conditioning], units: Units, vae: Any, tell: Callable[[Report], None] | None
 ) -> tuple[Conditioning, Conditioning]:
-    """The prompts with a control each; the same object wherever the control before it is the same.
+    """Return the prompts with a control each; the same object wherever the control before it is the same.
 
     Prompts that share their control object are computed in one batch by the host.
     """
@@ -75,7 +75,7 @@ def apply(
 
 
 def _teller(node: Any) -> Callable[[Report], None] | None:
-    """Shows the report of a run on the node."""
+    """Return what shows the report of a run on the node; None where there is no page."""
     server = getattr(PromptServer, "instance", None)
     if server is None or node is None or not hasattr(server, "send_progress_text"):
         return None

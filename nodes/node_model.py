@@ -34,7 +34,7 @@ class LoadControlModel(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, name: str, model: Any = None) -> tuple[str, float, int]:  # noqa: ARG003
-        """A file that was replaced under the same name is loaded again."""
+        """Return what tells files apart: one that was replaced under the same name is loaded again."""
         found = path_of(name).stat()
         return name, found.st_mtime, found.st_size
 

@@ -58,12 +58,12 @@ class DrawPose(io.ComfyNode):
 
 
 def _frames(pose: Any) -> Sequence[Any]:
-    """A list of frames; some packs hand over one."""
+    """Return a list of frames; some packs hand over one."""
     return [pose] if isinstance(pose, Mapping) else list(pose or [])
 
 
 def _size(pose: Poses, resolution: int) -> tuple[int, int]:
-    """(width, height) of all hints: a batch has one."""
+    """Return the one (width, height) of all hints of a batch."""
     if not resolution:
         return pose.width, pose.height
     height, width = scaled_size((pose.height, pose.width), resolution)

@@ -11,7 +11,7 @@ from ..core.errors import ScheduleError, UnitError
 from ..core.schedule import Easing, Keyframe, RangeBasis, Schedule
 from ..units.blocks import SHAPES, BlockWeights
 from ..units.text import read_block_weights, read_curve
-from .plot import plot
+from .reports.plot import plot
 from .schema import BlockWeightsType, ScheduleType, schema
 
 EASINGS = tuple(easing.value for easing in Easing)
@@ -121,7 +121,7 @@ def _numbers(text: str) -> BlockWeights:
 
 
 def _sampled(curve: Any) -> tuple[Keyframe, ...]:
-    """A curve of the host as keyframes so close that straight lines between them follow it."""
+    """Return a curve of the host as keyframes so close that straight lines between them follow it."""
     from comfy_api.input import CurveInput
 
     places = [index / POINTS for index in range(POINTS + 1)]

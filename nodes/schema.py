@@ -18,7 +18,7 @@ BlockWeightsType = io.Custom("CONTROLSTACK_BLOCK_WEIGHTS")  # a `BlockWeights`
 
 
 def schema(name: str, *, aliases: Sequence[str], shows: bool = False, **settings: Any) -> io.Schema:
-    """A node's schema. What older hosts do not know is left out.
+    """Return a node's schema, without what older hosts do not know.
 
     aliases: words by which the search finds it. shows: it shows a picture, also when the host need not run it again.
     """

@@ -78,8 +78,9 @@ Put a file, by the name that is given, below `preprocessors/` in the folder `CON
 in the user's cache), or let the program download it: nothing is downloaded unasked. It is also found in folders of
 hosts and of other preprocessor packages, and in the cache of the Hugging Face hub; a call says what is missing.
 
-Many networks are classes of controlnet-aux, which is imported file by file: install it by
-`pip install --no-deps controlnet-aux==0.0.10`, because its requirements would replace the host's torch.
+Many networks are classes of controlnet-aux, which is imported file by file. `python install.py preprocessors` by the
+Python of the host, or `controlstack get preprocessors`, adds this and every other package that preprocessors use, each
+with its size and licence, and moves nothing that is installed. A host's start adds most of them by itself.
 Weights that may be used for everything are those of `depth_anything_v2`, `normal_bae`, `dw_openpose_full`, `mlsd` and
 `seg_ofade20k`; some publishers state no licence for theirs, and those of OpenPose, PiDiNet, TEED and anime faces are
 not for commercial use.

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import HintError
-from ..core.files import replacing
+from ..core.files import clear_leftovers, replacing
 from .declaration import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -110,11 +110,15 @@ def suffixes() -> tuple[str, ...]:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise HintError unless the folder is there or can be made; for long work whose result will go there."""
+    """Raise HintError unless the folder is there or can be made; for long work whose result will go there.
+
+    What killed runs left half-written in it is removed.
+    """
     place = folder.absolute()
     above = next(each for each in (place, *place.parents) if each.exists())
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise HintError(f"cannot make the folder {folder}: {above} is no folder, or may not be written")
+    clear_leftovers(folder)
 
 
 def make_folder(folder: Path) -> None:

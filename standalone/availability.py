@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 
 from ..preprocessors import ABSENT, REGISTRY, Preprocessor
-from ..preprocessors.networks.network import WeightFile, file_name, licences, missing_packages, size_of
+from ..preprocessors.networks.network import INSTALLER, WeightFile, file_name, licences, missing_packages, size_of
 from ..preprocessors.networks.store import Store
 from ..preprocessors.perform import Runtime
 from ..preprocessors.registry import names
@@ -34,6 +36,11 @@ def state(preprocessor: Preprocessor, runtime: Runtime) -> str:
         wanted = ", ".join(f"{file.name} ({_size(file)})" for file in missing)
         return f"needs weights: {wanted}; --download gets them{under}"
     return f"ready{under}"
+
+
+def get_packages() -> int:
+    """Add every package that preprocessors use to this Python, moving nothing; return the installer's exit code."""
+    return subprocess.run([sys.executable, str(INSTALLER), "preprocessors"], check=False).returncode
 
 
 def download_missing(preprocessor: Preprocessor, store: Store) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("fp32", "fp16", "bf16")
 AUTO = "auto"  # of --device
+PACKAGES = "preprocessors"  # what `get` brings beside weights
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,6 +26,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_generate(commands.add_parser("generate", help="draw pictures under control of units"))
     _add_again(commands.add_parser("again", help="draw a picture once more from the record in it"))
     _add_preprocess(commands.add_parser("preprocess", help="turn pictures into hints"))
+    _add_get(commands.add_parser("get", help="get packages and weights of preprocessors"))
     units = commands.add_parser("units", help="say what a --unit may hold, as a table")
     units.set_defaults(run=_units)
     show = commands.add_parser("inspect", help="say what a control model file is")
@@ -85,6 +87,15 @@ def _add_preprocess(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_preprocess)
 
 
+def _add_get(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    what = (
+        f"{PACKAGES}: every package that they use, each with its size and licence; or a name: the weights of that one"
+    )
+    add("what", nargs="+", metavar="NAME", help=what)
+    parser.set_defaults(run=_get)
+
+
 def _add_again(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("picture", type=Path, help="a PNG file that `controlstack generate` or a script wrote")
@@ -92,6 +103,20 @@ def _add_again(parser: argparse.ArgumentParser) -> None:
     add("--device", help="default: the one that the picture was drawn on")
     add("--output", type=Path, default=Path("output"), metavar="FOLDER")
     parser.set_defaults(run=_again)
+
+
+def _get(args: argparse.Namespace) -> int:
+    from ..preprocessors import find
+    from ..preprocessors.networks.store import Store, default_folder
+    from .availability import download_missing, get_packages
+
+    wanted = [find(name) for name in args.what if name != PACKAGES]  # names fail before anything is fetched
+    code = get_packages() if PACKAGES in args.what else 0
+    store = Store(default_folder())
+    for each in wanted:
+        download_missing(each, store)
+        print(f"{each.id}: its weights are there")
+    return code
 
 
 def _again(args: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import FileError, HintError, PreprocessorError
+from ..core.files import clear_leftovers
 from ..preprocessors import Output, Preprocessor
 from ..preprocessors.folders import Listing, list_pictures
 from ..preprocessors.images import make_folder, read_image, read_mask, suffixes, write_image
@@ -87,6 +88,8 @@ def run_job(job: Job, runtime: Runtime) -> Done:
     worker = _Worker(job, settings, mask, runtime)
     todo, hints, left_out = tasks(job)
     make_folder(job.output)
+    for folder in {task.target.parent for task in todo}:
+        clear_leftovers(folder)
     failures: list[HintError | FileError] = []
     written = 0
     for task in bar(todo, "files"):

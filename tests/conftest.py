@@ -60,3 +60,10 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def times(request: pytest.FixtureRequest) -> int:
+    """How often a campaign tries: the few of its `tries(few, many)` mark, or the many with `-m campaign`."""
+    few, many = request.node.get_closest_marker("tries").args
+    return int(many if "campaign" in request.config.option.markexpr else few)

@@ -7,6 +7,7 @@ from torch import Tensor
 from ..core.control import ControlModel
 from ..core.unit import ControlUnit
 from .choices import HiresOption
+from .options import beside, bound
 from .request import UnitRequest
 
 
@@ -19,21 +20,22 @@ def make(
 ) -> ControlUnit:
     """Return the unit of a request, once its hint is drawn and its model loaded.
 
-    hint: [N, C, H, W] in 0..1, -1 where the model is to invent, or an embedding [N, T, D]. mask: where the unit acts,
+    hint: [N, C, H, W] in 0..1, -1 where the model is to invent (of several kinds see `beside`), or an embedding
+    [N, T, D]. mask: where the unit acts,
     [N, 1, H, W]. part: the pass of a hires fix that it is for; BOTH where there is one pass alone. Raises HintError and
     UnitError for what does not fit together.
     """
     weights = request.block_weights
-    bound = model.bind(request.options)
+    told = bound(request, model)
     return ControlUnit(
-        model=bound,
-        hint=hint,
+        model=told,
+        hint=beside(hint, told),
         weight=request.weight if request.enabled and acts_in(request, part) else 0.0,
         schedule=request.schedule,
         mode=request.mode,
         resize=request.resize,
         mask=mask,
-        block_weights=None if weights is None else weights.of(len(bound.points)),
+        block_weights=None if weights is None else weights.of(len(told.points)),
         delta_strength=request.delta_strength,
     )
 

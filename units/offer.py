@@ -35,6 +35,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({  # in file names that
     "Tile": ("tile", "blur"),
 })  # fmt: skip
 _FURTHER: Mapping[str, tuple[str, ...]] = MappingProxyType({"Blur": ("blur_gaussian",)})  # of types that no tag names
+_DEFAULTS: Mapping[str, str] = MappingProxyType({"Inpaint": "inpaint_only"})  # where that is not the first one
 _OTHERS = ("ip-adapter", "ip_adapter", "ipadapter")  # whose names hold such a word, but are of no type here
 
 
@@ -79,6 +80,20 @@ def of_type(control_type: str) -> tuple[Preprocessor, ...]:
         return offered()
     further = (NONE, *_FURTHER.get(control_type, ()))
     return tuple(each for each in offered() if each.id in further or control_type in each.control_types)
+
+
+def default_preprocessor(control_type: str) -> Preprocessor:
+    """Return what a control type starts with: its first preprocessor, or one that spares the rest of a picture."""
+    found = of_type(control_type)
+    own = [each for each in found if each.id != NONE]
+    if control_type == ALL or not own:
+        return found[0]
+    return next((each for each in own if each.id == _DEFAULTS.get(control_type)), own[0])
+
+
+def default_model(models: Sequence[str]) -> str:
+    """Return the first one of version 1.1, as sd-webui-controlnet chooses; else the first one; empty for none."""
+    return next((each for each in models if "11" in each.rpartition(" [")[0]), models[0] if models else "")
 
 
 def models_of_type(control_type: str, models: Sequence[str]) -> list[str]:

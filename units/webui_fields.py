@@ -83,6 +83,7 @@ class UnitArgs:
     preprocessor_seed: int | None = None  # None: the picture's
     options: Mapping[str, Option] = field(default_factory=dict[str, Option])
     delta_strength: float = 1.0
+    number: int | None = field(default=None, compare=False)  # among those of its request, for sentences
 
     @property
     def schedule(self) -> Schedule:
@@ -123,7 +124,7 @@ def request_of(args: UnitArgs, *, image: Any = None, inpaint_mask: Any = None, e
         options[UNION_OPTION] = args.union_control_type.value
     return UnitRequest(
         image=image,
-        preprocessor=AUTO if _is_auto(args.module) else find(args.module or NONE).id,
+        preprocessor=AUTO if is_auto(args.module) else find(args.module or NONE).id,
         parameters=numbers_of(args),
         seed=args.preprocessor_seed,
         model="" if args.model.lower() == NO_MODEL.lower() else args.model,
@@ -155,7 +156,7 @@ def args_of(request: UnitRequest, side: int | None = None) -> UnitArgs:
     union = next((each for each in UnionType if each.value == options.get(UNION_OPTION)), UnionType.UNKNOWN)
     if union is not UnionType.UNKNOWN:
         del options[UNION_OPTION]
-    module = AUTO if _is_auto(request.preprocessor) else find(request.preprocessor).id
+    module = AUTO if is_auto(request.preprocessor) else find(request.preprocessor).id
     numbers, rest = _as_thresholds(request.parameters, module)
     args = UnitArgs(
         enabled=request.enabled,
@@ -189,7 +190,7 @@ def args_of(request: UnitRequest, side: int | None = None) -> UnitArgs:
 
 def numbers_of(args: UnitArgs) -> dict[str, float]:
     """Return the numbers of a unit's preprocessor that it sets, by name; the others are at their defaults."""
-    if _is_auto(args.module):
+    if is_auto(args.module):
         return dict(args.parameters)
     pairs = zip(thresholds(find(args.module or NONE)), (args.threshold_a, args.threshold_b), strict=True)
     numbers = {
@@ -200,7 +201,8 @@ def numbers_of(args: UnitArgs) -> dict[str, float]:
     return {**numbers, **args.parameters}
 
 
-def _is_auto(module: str) -> bool:
+def is_auto(module: str) -> bool:
+    """Return whether a unit leaves the choice of its preprocessor to the model's file."""
     return module.strip().lower() == AUTO
 
 
@@ -208,7 +210,7 @@ def _as_thresholds(parameters: Mapping[str, float], module: str) -> tuple[tuple[
     """Split a preprocessor's numbers in those that the two thresholds can say, and the rest by name."""
     rest = dict(parameters)
     numbers: list[float] = []
-    for each in (None, None) if _is_auto(module) else thresholds(find(module)):
+    for each in (None, None) if is_auto(module) else thresholds(find(module)):
         value = None if each is None else rest.get(each.name)
         if each is None or value is None or value == FROM_PREPROCESSOR or not each.minimum <= value <= each.maximum:
             numbers.append(FROM_PREPROCESSOR)
@@ -234,7 +236,7 @@ def _is_pixel_perfect(args: UnitArgs) -> bool:
 
 def _has_own_size(args: UnitArgs) -> bool:
     """Return whether the preprocessor works at the picture's own size there, whatever a unit says."""
-    if _is_auto(args.module):
+    if is_auto(args.module):
         return False
     preprocessor = find(args.module or NONE)
     return preprocessor.id in OWN_SIZE or not preprocessor.resizes
@@ -277,6 +279,11 @@ def _whole(name: str, value: object) -> int:
     return round(text.read_number(name, value))
 
 
+def _optional(read: Callable[[str, object], int]) -> Callable[[str, object], int | None]:
+    """Return a reader that takes an empty text for nothing, as text boxes are left empty."""
+    return lambda name, value: None if isinstance(value, str) and not value.strip() else read(name, value)
+
+
 def _picture(_name: str, value: object) -> object:
     """Return a picture as it was given; an empty text is what the webuiapi client sends for none."""
     return None if isinstance(value, str) and not value else value
@@ -316,8 +323,8 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "curve": text.read_curve,
     "parameters": text.read_parameters,
     "block_weights": text.read_block_weights,
-    "resolution": _whole,
-    "preprocessor_seed": text.read_whole,
+    "resolution": _optional(_whole),
+    "preprocessor_seed": _optional(text.read_whole),
     "options": text.read_options,
     "delta_strength": text.read_number,
 }

@@ -47,6 +47,7 @@ from ..settings import Settings, Truth, Whole, Word, setting
 
 FIRST = "input_blocks.0.0.weight"  # the convolution that reads the latents
 PREFIX = "control_model."  # of the control model in a training checkpoint of the original code
+TASKS = "task_embedding"  # of a union: a row for each kind of hint
 SOFT_BASE = 0.825  # guess mode, lllyasviel/ControlNet gradio_canny2image.py: strength * 0.825 ** (12 - i)
 SOFT_LENGTH = 13  # the list belongs to SD 1.x; for SDXL sd-webui-controlnet cuts it to 10, and users rely on that
 STANDARD_HINT_STEM = (16, 16, 32, 32, 96, 96, 256)  # channels of the hint encoder, cldm.py `input_hint_block`
@@ -169,17 +170,20 @@ class ControlNet(nn.Module):
         y: Tensor | None,
         points: Collection[Point],
         twins: Twins | None = None,
+        kinds: Tensor | None = None,
     ) -> Iterator[tuple[Point, Tensor]]:
         """Compute block by block and yield the wanted residuals; blocks below the last wanted one never run.
 
         x [B, C, h, w], timestep [B], features [1 or B, channels, h, w] from the hint encoder, y [B, label].
         twins: rows with the same x, timestep, features and y; they are one row until the prompt sets them apart.
+        kinds: [1 or B, 4 channels] beside the time's embedding, what a union says about its hints.
         """
         widen = as_it_is
         if twins is not None:
             x, timestep, features, widen = *map(twins.narrow, (x, timestep, features)), twins.widen
-            y = None if y is None else twins.narrow(y)
+            y, kinds = (None if each is None else twins.narrow(each) for each in (y, kinds))
         emb = self._embed(timestep, y, x.dtype)
+        emb = emb if kinds is None else emb + kinds
         left, keys_and_values, h = len(points), iter(prompt), x
         for i, block in enumerate(self.input_blocks):
             h = _run(cast(nn.ModuleList, block), h, emb, keys_and_values, widen)
@@ -252,8 +256,10 @@ class ControlNetModel(ControlModel):
         """Yield the residual [B, C, h', w'] of each wanted skip, then that of the middle."""
         x = step.x[:, : self.network.config.latent_channels].to(self.dtype)  # inpainting bases have more channels
         y = None if step.y is None else step.y.to(self.dtype)
+        features, *rest = prepared
+        kinds = rest[0] if rest else None
         twins = step.twins() if y is None else None  # the vectors of uncond and cond differ from the first block on
-        for point, residual in self.network.residuals(x, step.timestep, prepared[0], prompt, y, points, twins):
+        for point, residual in self.network.residuals(x, step.timestep, features, prompt, y, points, twins, kinds):
             yield point, residual.mean((2, 3), keepdim=True).expand_as(residual) if self.pool else residual
             del residual  # free before the next one is computed
 
@@ -374,12 +380,10 @@ class ControlNetFamily(Family[ControlNet, ControlNetSettings]):
     """ControlNets in the original names, bare, prefixed or inside a training checkpoint, and in those of diffusers."""
 
     id, title, settings = "controlnet", "ControlNet", ControlNetSettings
+    bases, paper = "SD 1.x, SD 2.x, SDXL", "Zhang et al., ICCV 2023"
 
     def detect(self, shapes: Shapes) -> bool:
-        if _is_diffusers(shapes):
-            return "controlnet_down_blocks.0.weight" in shapes and "conv_in.weight" in shapes
-        bare = ("input_hint_block.0.weight", "zero_convs.0.0.weight", "input_blocks.0.0.weight")
-        return any(all(prefix + name in shapes for name in bare) for prefix in ("", PREFIX))
+        return is_controlnet(shapes) and not is_union(shapes)
 
     def layout(self, names: Collection[str]) -> str:
         if _is_diffusers(names):
@@ -452,6 +456,19 @@ def _heads_of_config(config: Mapping[str, Any]) -> dict[str, object]:
             "expected one number of heads, or one width of a head"
         )
     return {"head_channels": channels.pop()}
+
+
+def is_controlnet(names: Collection[str]) -> bool:
+    """Return whether these are the names of a ControlNet of any kind."""
+    if _is_diffusers(names):
+        return "controlnet_down_blocks.0.weight" in names and "conv_in.weight" in names
+    bare = ("input_hint_block.0.weight", "zero_convs.0.0.weight", "input_blocks.0.0.weight")
+    return any(all(prefix + name in names for name in bare) for prefix in ("", PREFIX))
+
+
+def is_union(names: Collection[str]) -> bool:
+    """Return whether a ControlNet is one for several kinds of hints, which `union.py` reads."""
+    return not {TASKS, PREFIX + TASKS}.isdisjoint(names)
 
 
 def _is_diffusers(names: Collection[str]) -> bool:

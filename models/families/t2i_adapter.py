@@ -37,6 +37,7 @@ LEVELS_OF_BLOCKS = (0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3)  # which level's width e
 LEVELS_OF_BLOCKS_XL = (0, 0, 0, 0, 1, 1, 1, 2, 2)
 STYLE_HEADS = 8
 PREFIX = "adapter."  # of diffusers' files
+PAPER = "Mou et al., AAAI 2024"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +254,7 @@ class AdapterFamily(Family[Adapter, Settings]):
     """Full, light and SDXL adapters, in the original names and in those of diffusers."""
 
     id, title, settings = "t2i-adapter", "T2I-Adapter", Settings
+    bases, paper = "SD 1.x, SD 2.x, SDXL", PAPER
 
     def detect(self, shapes: Shapes) -> bool:
         names = {name.removeprefix(PREFIX) for name in shapes}
@@ -281,6 +283,7 @@ class StyleFamily(Family[StyleAdapter, Settings]):
     """Style adapters. Their attention's projections have the names of torch's own attention layer."""
 
     id, title, settings = "t2i-style", "T2I-Adapter (style)", Settings
+    bases, paper, hosts, page = "SD 1.x", PAPER, "ComfyUI", "t2i-adapter"
 
     def detect(self, shapes: Shapes) -> bool:
         return "style_embedding" in shapes and "proj" in shapes

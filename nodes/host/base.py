@@ -74,6 +74,6 @@ def _check_latents(name: str, made_for: Any, model: Any) -> None:
 
 
 def _takes_control(network: Any) -> bool:
-    """Return whether it may: some transformers of the host read their control from further keyword arguments."""
+    """Return whether a network may read control: some transformers of the host take it as a further keyword."""
     parameters = inspect.signature(network.forward).parameters
     return "control" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())

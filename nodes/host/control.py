@@ -23,7 +23,7 @@ from ...core.errors import HostError
 from ...core.lists import Lists
 from ...core.schedule import RangeBasis, Schedule
 from ...core.unit import ControlUnit
-from ..report import Report
+from ..reports.report import Report
 from ..spec import Units, UnitSpec
 from .area import KEY as AREA
 from .area import Canvas
@@ -134,7 +134,7 @@ class StackControl(comfy.controlnet.ControlBase):
         return [member.control for member in self.members if member.control is not None]
 
     def _activations(self, unit: ControlUnit, dtype: torch.dtype) -> float:
-        """Return those of one unit, for cond and uncond rows; its hint is taken to be as large as the picture."""
+        """Return the activations of one unit, for cond and uncond rows; its hint counts as large as the picture."""
         pixels = len(unit.hint) * unit.hint[0, 0].numel() / LATENT**2  # of an embedding its width, which is little
         return 2 * pixels * comfy.model_management.dtype_size(dtype) * BYTES * ACTIVATIONS
 

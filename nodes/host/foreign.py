@@ -56,7 +56,9 @@ class ForeignModel(ControlModel):
     """A control of the host as the stack sees it. `enter` it before the stack evaluates a step."""
 
     def __init__(self, control: Any, *, name: str, hint_channels: int, strength: float = 1.0, vae: Any = None) -> None:
-        """hint_channels: of the picture, and one more where a mask of what is to be invented comes with it."""
+        """Wrap a copy of a control.
+
+        hint_channels: of the picture, and one more where a mask of what is to be invented comes with it."""
         self.control = control.copy()
         self.control.set_previous_controlnet(None)
         self.strength = strength

@@ -18,22 +18,22 @@ class Member(Protocol):
 
     @property
     def model(self) -> ControlModel:
-        """The network as the core sees it."""
+        """Return the network as the core sees it."""
         ...
 
     @property
     def patchers(self) -> Sequence[Any]:
-        """The host's patchers that load and offload its weights."""
+        """Return the host's patchers that load and offload its weights."""
         ...
 
     @property
     def control(self) -> Any:
-        """The host's control that it wraps, which lives through a run as any other; None if it is ours."""
+        """Return the host's control that it wraps, which lives through a run as any other; None if it is ours."""
         ...
 
     @property
     def strength(self) -> float:
-        """How much of the unit's weight is the member's own affair; the core has the rest."""
+        """Return how much of the unit's weight the member applies by itself; the core applies the rest."""
         ...
 
     def on(self, device: Any, /) -> Member:

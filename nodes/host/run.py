@@ -23,7 +23,7 @@ from ...core.schedule import RangeBasis, fires_on
 from ...core.stack import ControlStack
 from ...core.step import Step, Window
 from ...core.unit import ControlUnit
-from ..report import Report, UnitReport, curve_of
+from ..reports.report import Report, UnitReport, curve_of
 from .area import Canvas
 from .base import blocks_of
 from .clock import Clock

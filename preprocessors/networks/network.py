@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ABSENT = "absent"  # of a package, as a reason
+TORCHVISION = "torchvision"  # of which only the build for the installed torch works, so no command of ours adds it
+INSTALLER = Path(__file__).resolve().parents[2] / "install.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,6 @@ class Network:
     files: tuple[WeightFile, ...]
     load: Callable[..., object]
     packages: tuple[str, ...] = ()  # names under which they are imported, with ">=VERSION" where it matters
-    install: str = ""  # what pip would call them, if that differs
     memory: int = 2000  # bytes that a forward needs for each pixel of a picture, for the size of chunks
 
 
@@ -63,12 +66,22 @@ def missing_packages(networks: Iterable[Network]) -> str:
     lacks = {package: lack for network in networks for package in network.packages if (lack := _lack(package))}
     if not lacks:
         return ""
+    needed = f"it needs {' and '.join(lacks)}"
     if old := [lack for lack in lacks.values() if lack is not ABSENT]:
-        return f"it needs {' and '.join(lacks)}, but {' and '.join(old)} is installed, which its program may rely on"
-    hints = [network.install for network in networks if network.install]
-    names = [f"'{package}'" if ">" in package else package for package in lacks]
-    words = [word for hint in hints or names for word in hint.split()]
-    return f"it needs {' and '.join(lacks)}: pip install {' '.join(dict.fromkeys(words))}"
+        return f"{needed}, but {' and '.join(old)} is installed, which its program may rely on"
+    advice = [get_packages()] if lacks.keys() - {TORCHVISION} else []
+    if TORCHVISION in lacks:
+        advice.append(f"the build of {TORCHVISION} that was made for the installed PyTorch")
+    return f"{needed}: {' and '.join(advice)}"
+
+
+def get_packages() -> str:
+    """Return the command that adds all packages of preprocessors to this Python and moves nothing, for a shell."""
+    import shlex  # not at the top: a list of all preprocessors would pay for them
+    import subprocess
+
+    command = [sys.executable, str(INSTALLER), "preprocessors"]
+    return subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command)
 
 
 def files_of(networks: Sequence[Network]) -> tuple[WeightFile, ...]:

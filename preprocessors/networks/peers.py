@@ -16,18 +16,19 @@ from types import ModuleType
 from typing import Any
 
 from ...core.errors import MissingDependencyError
+from .network import get_packages
 
 PACKAGE = "controlnet_aux"
 ALIAS = f"{__package__}._controlnet_aux"
 _LOCK = Lock()
-INSTALL = "controlnet-aux==0.0.10 --no-deps"  # its requirements would replace the host's torch
+VERSION = "0.0.10"  # of which the files are imported
 
 
 def peer(module: str) -> Any:
     """Return a module of the package by its path inside, such as "pidi.model"; its parents are not executed."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise MissingDependencyError(f"this needs the package controlnet-aux: pip install {INSTALL}")
+        raise MissingDependencyError(f"this needs the package controlnet-aux: {get_packages()}")
     parents = module.split(".")[:-1]
     for depth in range(len(parents) + 1):
         _stand_in(parents[:depth], list(spec.submodule_search_locations))
@@ -35,7 +36,7 @@ def peer(module: str) -> Any:
         return importlib.import_module(f"{ALIAS}.{module}")
     except ImportError as error:
         older = (error.name or ALIAS).startswith(ALIAS)
-        advice = f"it is another version; pip install {INSTALL}" if older else f"pip install {error.name}"
+        advice = f"it is another version than {VERSION}" if older else get_packages()
         raise MissingDependencyError(f"controlnet-aux cannot be used ({error}): {advice}") from error
 
 

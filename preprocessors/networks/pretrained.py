@@ -10,6 +10,7 @@ read: no code of a repository is ever executed, and nothing is looked up in the 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -73,7 +74,7 @@ def load_pretrained(config: Path, weights: Path, *, name: str, without: Sequence
     except (ImportError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise MissingDependencyError(f"the installed transformers cannot make {name} ({reason})") from error
-    _check(found, weights)
+    _check(found, network, weights)
     return network.float().eval().requires_grad_(False)
 
 
@@ -96,11 +97,26 @@ def _built(kind: Any, config: Path, weights: Path, without: Sequence[str]) -> tu
     )
 
 
-def _check(found: Any, path: Path) -> None:
-    wrong = [*found["missing_keys"], *(str(each) for each in found["mismatched_keys"])]
+def _check(found: Any, network: nn.Module, path: Path) -> None:
+    """Raise DamagedModelError if the file lacks what the network computes with, or has it in another shape."""
+    missing = [key for key in found["missing_keys"] if not _is_idle(key, network)]
+    wrong = [*missing, *(str(each) for each in found["mismatched_keys"])]
     if wrong:
         shown = ", ".join(sorted(wrong)[:SHOWN])
         raise DamagedModelError(
             f"{path} does not fit its config.json: {shown} ({len(wrong)} in all) are missing or have another shape; "
             "get both files from one place"
         )
+
+
+def _is_idle(key: str, network: nn.Module) -> bool:
+    """Whether the library says that a part may be missing: newer versions have layers that older files do not know.
+
+    A part says so of its own keys, and the library asks the outermost one alone.
+    """
+    for name, part in network.named_modules():
+        patterns: Sequence[str] = getattr(part, "_keys_to_ignore_on_load_missing", None) or ()
+        prefix = f"{name}." if name else ""
+        if key.startswith(prefix) and any(re.match(each, key.removeprefix(prefix)) for each in patterns):
+            return True
+    return False

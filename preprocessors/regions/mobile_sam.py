@@ -14,7 +14,7 @@ from ..declaration import Output, Parameter
 from ..networks import weights
 from ..networks.loading import load_network
 from ..networks.network import Network
-from ..networks.peers import INSTALL, PACKAGE, peer, unregistered
+from ..networks.peers import PACKAGE, peer, unregistered
 from ..perform import Preprocessor
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ MOBILE_SAM_NETWORK = Network(
     files=(weights.MOBILE_SAM,),
     load=_load,
     packages=(PACKAGE, "timm", "torchvision"),
-    install=f"{INSTALL} timm torchvision",
     memory=8000,
 )
 

@@ -87,7 +87,7 @@ def _entry(kind: str, title: str, doc: str, run: Any, network: Network, *aliases
 
 def _oneformer(kind: str, repository: str) -> Network:
     files = checkpoint(repository, "MIT", file="pytorch_model.bin", megabytes=880)
-    return transformer(kind, "OneFormerForUniversalSegmentation", files, since="4.46", memory=8000, packages=MATCHING)
+    return transformer(kind, "OneFormerForUniversalSegmentation", files, since="4.27", memory=8000, packages=MATCHING)
 
 
 SEG_OFADE20K = _entry(
@@ -120,7 +120,7 @@ SEG_M2FADE20K = _entry(
             file="pytorch_model.bin",
             megabytes=276,
         ),
-        since="4.46",
+        since="4.27",
         memory=6000,
         packages=MATCHING,
     ),

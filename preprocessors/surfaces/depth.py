@@ -18,7 +18,7 @@ from ..declaration import Output, Parameter
 from ..networks import weights
 from ..networks.loading import load_network, to_array, to_tensor
 from ..networks.network import Network
-from ..networks.peers import INSTALL, PACKAGE, peer
+from ..networks.peers import PACKAGE, peer
 from ..perform import Preprocessor
 
 if TYPE_CHECKING:
@@ -120,7 +120,6 @@ MIDAS = Network(
     files=(weights.MIDAS,),
     load=_load_midas,
     packages=(PACKAGE, "timm"),
-    install=f"{INSTALL} timm",
     memory=3000,
 )
 
@@ -138,13 +137,12 @@ DEPTH_MIDAS = Preprocessor(
     batchable=True,
 )
 
-LERES = Network(id="leres", files=(weights.LERES,), load=_load_leres, packages=(PACKAGE,), install=INSTALL, memory=3000)
+LERES = Network(id="leres", files=(weights.LERES,), load=_load_leres, packages=(PACKAGE,), memory=3000)
 ZOE = Network(
     id="zoe",
     files=(weights.ZOE,),
     load=_load_zoe,
     packages=(PACKAGE, "timm", "torchvision"),
-    install=f"{INSTALL} timm torchvision",
     memory=8000,
 )
 

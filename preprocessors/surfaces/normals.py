@@ -20,7 +20,7 @@ from ..declaration import Output, Parameter
 from ..networks import weights
 from ..networks.loading import load_network, to_array, to_tensor
 from ..networks.network import Network
-from ..networks.peers import INSTALL, PACKAGE, peer
+from ..networks.peers import PACKAGE, peer
 from ..perform import Preprocessor
 from .depth import DEVIATION, MEAN, MIDAS, midas
 
@@ -75,7 +75,6 @@ NETWORK = Network(
     files=(weights.NORMAL_BAE,),
     load=_load_bae,
     packages=(PACKAGE,),
-    install=INSTALL,
     memory=2500,
 )
 

@@ -4,6 +4,6 @@
 
 - `page/` draws the accordion and the settings.
 - `clients/` answers programs: the routes of the API, other extensions.
-- `request/` turns what was asked for into units, and runs them.
-- `host/` holds the WebUI's own side: its U-Net, its patcher, its memory, its folders.
+- `request/` turns what was asked for into units, and runs them; `pictures/` reads and fits their pictures.
+- `host/` holds the WebUI's own side: its settings, its base network, its memory, its folders.
 """

@@ -1,4 +1,4 @@
-"""The script as the WebUI sees it: title, one argument for each unit, and the hooks it calls for each request."""
+"""What the script called ControlNet does with each request, hook by hook."""
 
 # pyright: reportMissingImports=false
 # The host's own modules exist only inside it.
@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...core.base import LATENT
 from ...core.errors import ControlError
 from ...units.webui_fields import UnitArgs
-from .host.tiles import Tiles
+from .host.unet.tiles import Tiles
 from .page.page_script import with_page
 from .request import sampling
-from .request.arguments import SLOTS, as_units, empty_slots, units_of, unsaid
+from .request.arguments import units_of, unsaid
 from .request.batches import Batches
 from .request.preparing import write_text
+from .request.saying import warn
 from .request.services import services
+from .slots import Slots
 
 if TYPE_CHECKING:
     from .request.run import Run
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("controlstack")
 
 REQUEST = "controlstack_request"  # attribute of a request
-TITLE = "ControlNet"  # the name under which clients and other extensions address units
 
 
 def make_script() -> type:
@@ -38,48 +39,11 @@ def make_script() -> type:
     return type("ControlStackScript", (Hooks, scripts.Script), {"__module__": Hooks.__module__})
 
 
-class Hooks:
-    """What the host calls, in this order for each request; `ui` once for each tab."""
-
-    sorting_priority = 10
-    create_group = False  # nothing of it is seen: the page is another script's
-    args_from: int  # these two are set by the host
-    args_to: int
-    _api_info: Any = None
+class Hooks(Slots):
+    """What the host calls for each request, in this order."""
 
     def __init__(self) -> None:
         self._tiles: Tiles | None = None  # of the request that is being prepared
-
-    def title(self) -> str:
-        return TITLE
-
-    def show(self, is_img2img: bool) -> object:
-        from modules import scripts
-
-        return scripts.AlwaysVisible
-
-    def ui(self, is_img2img: bool) -> list[Any]:
-        import gradio as gr
-
-        return [gr.State(each) for each in empty_slots()]
-
-    @property
-    def api_info(self) -> Any:
-        """What the host tells clients of the arguments (`/sdapi/v1/script-info`); the host sets it."""
-        return self._api_info
-
-    @api_info.setter
-    def api_info(self, info: Any) -> None:
-        for each in getattr(info, "args", None) or ():
-            each.value = None  # the default of a slot is an object, which no answer can carry
-        self._api_info = info
-
-    def setup(self, p: Any, *args: Any) -> None:
-        """Make units of clients' objects: the request is complete, and nobody has looked at it yet."""
-        if any(isinstance(each, Mapping) for each in args):
-            changed = list(p.script_args)
-            changed[self.args_from : self.args_to] = as_units(args)
-            p.script_args = type(p.script_args)(changed)
 
     @property
     def latest_network(self) -> Tiles | None:
@@ -165,12 +129,6 @@ def canvas(p: Any) -> tuple[int, int]:
     return p.height // LATENT, p.width // LATENT
 
 
-def warn(p: Any, text: str) -> None:
-    """Say something on the console and in the line below the pictures."""
-    log.warning(text)
-    p.comment(f"ControlNet: {text}")
-
-
 def _foresee(p: Any, args: Sequence[Any], batches: Batches | None) -> bool:
     """Return whether a request has units. Their text is written now, to stand where sd-webui-controlnet's does."""
     try:
@@ -183,7 +141,7 @@ def _collect(p: Any, args: Sequence[Any], batches: Batches | None, number: int) 
     from .clients.remote import with_attributes
 
     def own() -> list[UnitArgs]:
-        return units_of(args, services().host.basis)
+        return units_of(args, services().program.basis)
 
     return with_attributes(p, own() if batches is None else batches.units(number, own))
 
@@ -193,7 +151,7 @@ def show_maps(finished: Run, processed: Any) -> None:
     from PIL import Image
 
     tiled = "sd upscale" in ", ".join(getattr(processed, "extra_generation_params", None) or {}).lower()
-    if not services().host.option("control_net_no_detectmap", False) and not tiled:
+    if not services().program.option("control_net_no_detectmap", False) and not tiled:
         processed.images.extend(Image.fromarray(hint) for hint, _ in finished.maps)
 
 
@@ -207,13 +165,10 @@ def save_maps(finished: Run, p: Any) -> None:
     from modules import images
     from PIL import Image
 
-    host = services().host
-    if not host.option("control_net_detectmap_autosaving", False):
+    program = services().program
+    if not program.option("control_net_detectmap_autosaving", False):
         return
-    folder = Path(p.outpath_samples) / str(host.option("control_net_detectedmap_dir", "detected_maps"))
+    folder = Path(p.outpath_samples) / str(program.option("control_net_detectedmap_dir", "detected_maps"))
     for hint, module in finished.maps:
         if module != "none":
             images.save_image(Image.fromarray(hint), str(folder / module), module)
-
-
-__all__ = ["SLOTS", "TITLE", "make_script"]

@@ -15,6 +15,7 @@ import pytest
 from controlstack.cli import main
 from controlstack.preprocessors import ABSENT, REGISTRY, find
 from controlstack.preprocessors.images import read_image, read_mask, write_image
+from controlstack.preprocessors.networks.network import get_packages
 from controlstack.standalone import preprocessing
 from PIL import Image
 from skimage import data
@@ -221,7 +222,7 @@ def test_the_list_names_weights_packages_and_licences(tmp_path: Path) -> None:
     canny = replace(find("canny"), networks=(network,))
     assert state(canny, runtime) == "needs weights: net.pth (1.5 MB); --download gets them [weights: MIT]"
     lacking = replace(canny, networks=(replace(network, packages=("no_such_package",)),))
-    assert "no_such_package: pip install no_such_package [weights: MIT]" in state(lacking, runtime)
+    assert f"no_such_package: {get_packages()} [weights: MIT]" in state(lacking, runtime)
     (tmp_path / "net.pth").write_bytes(bytes(1_500_000))
     assert state(canny, runtime) == "ready [weights: MIT]"
 
@@ -495,3 +496,15 @@ def test_poses_of_a_video_are_one_file_a_frame(
 
 def test_poses_are_asked_of_pose_preprocessors(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "finds no poses" in error_of(capsys, "canny", tree, "--poses")
+
+
+def test_get_fetches_weights_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What has no weights is there at once; what is nowhere is named, before anything is fetched."""
+    monkeypatch.setenv("CONTROLSTACK_MODELS", str(tmp_path))
+    assert main(["get", "canny"]) == 0
+    assert capsys.readouterr().out == "canny: its weights are there\n"
+    assert main(["get", "canny", "cany"]) == 2
+    assert "did you mean canny" in capsys.readouterr().err
+    assert files(tmp_path) == set()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from controlstack.core.files import replacing
+from controlstack.core.files import clear_leftovers, replacing
 
 
 def names(folder: Path) -> list[str]:
@@ -49,3 +52,17 @@ def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None
     assert names(tmp_path) == [target.name]
     with pytest.raises(OSError, match="name too long"), replacing(tmp_path / ("m" * 256) / "a.txt") as part:
         part.write_text("new")
+
+
+def test_what_a_killed_process_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    with replacing(tmp_path / "a.txt", ".txt") as ours:
+        ours.write_text("half")
+        dead = tmp_path / ours.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-")
+        elsewhere = tmp_path / f".ffffffff-{dead.name.partition('-')[2]}"
+        dead.write_text("half")
+        elsewhere.write_text("half")
+        clear_leftovers(tmp_path)
+        assert names(tmp_path) == sorted([ours.name, elsewhere.name])
+    clear_leftovers(tmp_path / "not there")

@@ -163,5 +163,5 @@ def test_licences_and_what_cannot_run_are_shown_with_the_choice(comfyui: Host, n
 def test_what_a_network_lacks_is_said_before_anything_runs(comfyui: Host) -> None:
     graph = Graph()
     _, hint = preprocess(graph, "softedge_hed")
-    with pytest.raises(RunError, match=r"pip install controlnet-aux|ControlNetHED\.pth"):
+    with pytest.raises(RunError, match=r"install\.py preprocessors|ControlNetHED\.pth"):
         pictures(comfyui, graph, hint)

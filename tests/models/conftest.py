@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
+from oracle import randomise
 from safetensors.torch import save_file
-from tiny_networks import ADAPTERS, CONFIGS, UP, randomise
+from tiny_networks import ADAPTERS, CONFIGS, UP
 from torch import Tensor
 
 
@@ -19,17 +20,17 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def theirs(kind: str) -> ControlNetModel:
-    return randomise(ControlNetModel(**CONFIGS[kind]))  # type: ignore[return-value]
+    return randomise(ControlNetModel(**CONFIGS[kind]))
 
 
 @pytest.fixture
 def unet(kind: str) -> UNet2DConditionModel:
-    return randomise(UNet2DConditionModel(sample_size=16, up_block_types=UP[kind], **CONFIGS[kind]))  # type: ignore[return-value]
+    return randomise(UNet2DConditionModel(sample_size=16, up_block_types=UP[kind], **CONFIGS[kind]))
 
 
 @pytest.fixture(params=list(ADAPTERS))
 def adapter(request: pytest.FixtureRequest) -> T2IAdapter:
-    return randomise(T2IAdapter(in_channels=3, **ADAPTERS[request.param]))  # type: ignore[return-value]
+    return randomise(T2IAdapter(in_channels=3, **ADAPTERS[request.param]))
 
 
 @pytest.fixture

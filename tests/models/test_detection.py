@@ -24,7 +24,7 @@ from controlstack.models.families.t2i_adapter import AdapterConfig
 from controlstack.models.loading import read_header
 from controlstack.models.naming import to_ldm
 from controlstack.models.registry import REGISTRY, identify, inspect, load_control_model
-from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
+from diffusers import ControlNetModel, ControlNetUnionModel, T2IAdapter, UNet2DConditionModel
 from sparse_files import Shapes, write_sparse
 
 HINT_STEM = (16, 16, 32, 32, 96, 96, 256)
@@ -268,6 +268,48 @@ def test_one_number_of_heads_may_stand_as_a_list(tmp_path: Path, key: str) -> No
     (tmp_path / "config.json").write_text(json.dumps(config))
     write_sparse(tmp_path / "diffusion_pytorch_model.safetensors", in_diffusers("SD 1.5"))
     assert inspect(tmp_path).settings == {"heads": "8"}
+
+
+def _union(kinds: int) -> Shapes:
+    """What a union of xinsir's has beside an SDXL ControlNet (xinsir6/ControlNetPlus `models/controlnet_union.py`)."""
+    block = "transformer_layes.0"
+    return {
+        "task_embedding": (kinds, 320),
+        f"{block}.attn.in_proj_weight": (960, 320),
+        f"{block}.attn.in_proj_bias": (960,),
+        **_layer(f"{block}.attn.out_proj", 320, 320),
+        **_layer(f"{block}.ln_1", 320),
+        **_layer(f"{block}.ln_2", 320),
+        **_layer(f"{block}.mlp.c_fc", 1280, 320),
+        **_layer(f"{block}.mlp.c_proj", 320, 1280),
+        **_layer("spatial_ch_projs", 320, 320),
+        **_layer("control_add_embedding.linear_1", 1280, 256 * kinds),
+        **_layer("control_add_embedding.linear_2", 1280, 1280),
+    }
+
+
+UNIONS = {6: 1255.96, 8: 1256.61}  # kinds of hints: union, ProMax -> parameters in millions
+
+
+@cache
+def union_in_diffusers(kinds: int) -> Shapes:
+    with torch.device("meta"):
+        stem = HINT_STEM[::2]  # as in the configuration that is published with the weights
+        config = {**CONTROLNETS["SDXL"].config, "conditioning_embedding_out_channels": stem, "num_control_type": kinds}
+        return _shapes(ControlNetUnionModel(**config))
+
+
+@pytest.mark.parametrize("layout", ["ldm", "prefixed", "diffusers"])
+@pytest.mark.parametrize("kinds", UNIONS)
+def test_unions(tmp_path: Path, kinds: int, layout: str) -> None:
+    bare = {**by_hand(CONTROLNETS["SDXL"]), **_union(kinds)}
+    assert to_ldm(union_in_diffusers(kinds)) == bare
+    shapes = {"ldm": bare, "prefixed": _prefixed(bare), "diffusers": union_in_diffusers(kinds)}[layout]
+    assert [family.id for family in REGISTRY if family.detect(shapes)] == ["union"]
+    told = inspect(write_sparse(tmp_path / "model.safetensors", shapes))
+    assert (told.family, told.base) == ("ControlNet-Union", "SDXL")
+    assert (told.missing, told.misshapen, told.unexpected) == ((), (), ())
+    assert told.parameters / 1e6 == pytest.approx(UNIONS[kinds], abs=0.005)
 
 
 def _adapter(channels: tuple[int, ...], first: int) -> Shapes:

@@ -9,18 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from controlstack.core.schedule import progress_at
-from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
-from controlstack.core.unit import ControlMode, ControlUnit
+from controlstack.core.unit import ControlMode
 from controlstack.models.families.controlnet import ControlNetModel as Ours
 from controlstack.models.families.t2i_adapter import AdapterModel, StyleAdapter
 from controlstack.models.naming import to_diffusers, to_ldm
 from controlstack.models.registry import load_control_model
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
+from oracle import assert_close, residuals_of, step_of
 from torch import Tensor
 
-TOLERANCE = 1e-5  # of the largest value, fp32
 Save = Callable[..., Path]
 HEADS = {"heads": "4"}
 
@@ -36,52 +34,17 @@ LAYOUTS: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = {
 }
 
 
-def assert_close(ours: Tensor, theirs: Tensor) -> None:
-    assert ours.shape == theirs.shape
-    assert theirs.abs().max() > 0
-    assert (ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max()
-
-
-def _step(net: Any, seed: int = 0) -> tuple[Step, dict[str, Any]]:
-    """A step of four rows, and the additional arguments of diffusers."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    more: dict[str, Any] = {}
-    y = None
-    if net.config.addition_embed_type == "text_time":
-        added = {"text_embeds": normal(4, 32), "time_ids": normal(4, 6)}
-        more = {"added_cond_kwargs": added}
-        y = torch.cat([added["text_embeds"], net.add_time_proj(added["time_ids"].flatten()).reshape(4, -1)], 1)
-    step = Step(
-        x=normal(4, 4, 16, 16),
-        timestep=torch.full((4,), 321),
-        context=normal(4, 8, 64),
-        cond=(False, False, True, True),
-        progress=progress_at(0, 1),
-        y=y,
-    )
-    return step, more
-
-
 def _theirs(net: ControlNetModel, step: Step, hint: Tensor, more: dict[str, Any], **options: Any) -> list[Tensor]:
     skips, middle = net(step.x, step.timestep, step.context, hint, return_dict=False, **more, **options)
     return [*skips, middle]
 
 
-def _ours(model: Any, step: Step, hint: Tensor, **unit: Any) -> list[Tensor]:
-    residuals = ControlStack([ControlUnit(model=model, hint=hint, **unit)])(step)
-    return [tensor for tensor in (*residuals.input, *residuals.output, *residuals.middle) if tensor is not None]
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_controlnet_in_every_layout(theirs: ControlNetModel, save: Save, layout: str) -> None:
     model = load_control_model(save(LAYOUTS[layout](theirs.state_dict())), settings=HEADS)
-    step, more = _step(theirs)
+    step, more = step_of(theirs)
     hint = torch.rand(1, 3, 128, 128)
-    for one, other in zip(_ours(model, step, hint), _theirs(theirs, step, hint, more), strict=True):
+    for one, other in zip(residuals_of(model, step, hint), _theirs(theirs, step, hint, more), strict=True):
         assert_close(one, other)
 
 
@@ -92,10 +55,10 @@ def test_widths_come_from_the_shapes(theirs: ControlNetModel, save: Save, change
     for parameter in other_one.parameters():
         parameter.normal_(0, 0.05)
     model = load_control_model(save(other_one.state_dict()), settings=HEADS)
-    step, more = _step(theirs)
+    step, more = step_of(theirs)
     wide = replace(step, x=torch.randn(4, changes.get("in_channels", 4), 16, 16))
     hint = torch.rand(1, changes.get("conditioning_channels", 3), 128, 128)
-    for one, other in zip(_ours(model, wide, hint), _theirs(other_one, wide, hint, more), strict=True):
+    for one, other in zip(residuals_of(model, wide, hint), _theirs(other_one, wide, hint, more), strict=True):
         assert_close(one, other)
 
 
@@ -105,9 +68,9 @@ def test_half_precision_files_load_as_they_are_or_as_asked(theirs: ControlNetMod
     assert isinstance(kept, Ours)
     assert isinstance(wide, Ours)
     assert kept.dtype == torch.float16
-    step, more = _step(theirs)
+    step, more = step_of(theirs)
     hint = torch.rand(1, 3, 128, 128)
-    for one, other in zip(_ours(wide, step, hint), _theirs(theirs, step, hint, more), strict=True):
+    for one, other in zip(residuals_of(wide, step, hint), _theirs(theirs, step, hint, more), strict=True):
         assert (one - other).abs().max() <= 5e-3 * other.abs().max()
 
 
@@ -116,9 +79,9 @@ def test_global_average_pooling(theirs: ControlNetModel, save: Save) -> None:
     model = load_control_model(
         save(theirs.state_dict(), {"controlstack.global_average_pooling": "true"}), settings=HEADS
     )
-    step, more = _step(theirs)
+    step, more = step_of(theirs)
     hint = torch.rand(1, 3, 128, 128)
-    for one, other in zip(_ours(model, step, hint), _theirs(theirs, step, hint, more), strict=True):
+    for one, other in zip(residuals_of(model, step, hint), _theirs(theirs, step, hint, more), strict=True):
         assert one[:2].abs().max() == 0  # pooled models act on the cond rows
         assert_close(one[2:], other[2:].mean((2, 3), keepdim=True).expand_as(one[2:]))
 
@@ -126,9 +89,9 @@ def test_global_average_pooling(theirs: ControlNetModel, save: Save) -> None:
 @pytest.mark.parametrize("mode", [ControlMode.PROMPT, ControlMode.CONTROL])
 def test_modes_follow_their_formula(theirs: ControlNetModel, save: Save, mode: ControlMode) -> None:
     model = load_control_model(save(theirs.state_dict()), settings=HEADS)
-    step, more = _step(theirs)
+    step, more = step_of(theirs)
     hint = torch.rand(1, 3, 128, 128)
-    got = _ours(model, step, hint, mode=mode, weight=0.7)
+    got = residuals_of(model, step, hint, mode=mode, weight=0.7)
     for i, (one, other) in enumerate(zip(got, _theirs(theirs, step, hint, more), strict=True)):
         expected = other * 0.7 * 0.825 ** (12 - i)
         if mode is ControlMode.CONTROL:
@@ -143,9 +106,9 @@ def test_difference_files_are_added_to_their_base(
     difference = {key: value - base[key] if key in base else value for key, value in whole.items()}
     path = save({**{f"control_model.{key}": value for key, value in difference.items()}, "difference": torch.ones(1)})
     model = load_control_model(path, settings=HEADS, base_state=base)
-    step, more = _step(theirs)
+    step, more = step_of(theirs)
     hint = torch.rand(1, 3, 128, 128)
-    for one, other in zip(_ours(model, step, hint), _theirs(theirs, step, hint, more), strict=True):
+    for one, other in zip(residuals_of(model, step, hint), _theirs(theirs, step, hint, more), strict=True):
         assert_close(one, other)
 
 
@@ -158,9 +121,9 @@ def test_difference_files_are_added_to_a_base_in_few_bits(
     difference = {key: value - base[key].float() if key in base else value for key, value in whole.items()}
     path = save({**{f"control_model.{key}": value for key, value in difference.items()}, "difference": torch.ones(1)})
     model = load_control_model(path, settings=HEADS, base_state=base)
-    step, more = _step(theirs)
+    step, more = step_of(theirs)
     hint = torch.rand(1, 3, 128, 128)
-    for one, other in zip(_ours(model, step, hint), _theirs(theirs, step, hint, more), strict=True):
+    for one, other in zip(residuals_of(model, step, hint), _theirs(theirs, step, hint, more), strict=True):
         assert_close(one, other)
 
 

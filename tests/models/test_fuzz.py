@@ -19,13 +19,13 @@ from controlstack.core.errors import ModelError
 from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
 from controlstack.models.families.controlnext import ControlNeXt
 from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig, StyleAdapter
-from controlstack.models.layers import STANDARD
+from controlstack.models.families.union import UnionNet
+from controlstack.models.layers import STANDARD, Kit
 from controlstack.models.naming import to_diffusers
 from controlstack.models.registry import inspect, load_control_model
 from safetensors.torch import save
 from torch import Tensor, nn
 
-CASES, CAMPAIGN = 300, 10_000
 State = dict[str, Tensor]
 ODD_NAMES = (
     "\x1b[2J\ncontrolstack: fine", "a" * 5000, "", ".", "zero_convs.99999999.0.weight", "body.7.x", "difference",
@@ -37,12 +37,24 @@ KEYS = ("heads", "head_channels", "norm_groups", "only_middle", "global_average_
 TYPES = (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.bool, torch.complex64)
 
 
+CONFIG = ControlNetConfig(
+    channels=8,
+    blocks=(Block(8, 1), Block(8, down=True), Block(16, 1)),
+    middle_depth=1,
+    context=12,
+    heads=2,
+    groups=4,
+    hint_stem=(4,) * 7,
+)
+
+
 def _controlnet() -> State:
-    blocks = (Block(8, 1), Block(8, down=True), Block(16, 1))
-    config = ControlNetConfig(
-        channels=8, blocks=blocks, middle_depth=1, context=12, heads=2, groups=4, hint_stem=(4,) * 7
-    )
-    return _state(ControlNet(config))
+    return _state(ControlNet(CONFIG))
+
+
+def _union() -> State:
+    state = _state(UnionNet(CONFIG, kinds=6, sinusoids=4, layers=1, kit=Kit(groups=4)))
+    return {name.replace("attn.in_proj.", "attn.in_proj_"): each for name, each in to_diffusers(state).items()}
 
 
 def _adapter(light: bool) -> State:
@@ -93,6 +105,7 @@ def networks() -> list[State]:
         _style(),
         _next(),
         _control_lora(control),
+        _union(),
     ]
 
 
@@ -209,12 +222,7 @@ def _run(seeds: range, networks: list[State], tmp_path: Path) -> None:
     assert 0.1 < good / len(seeds) < 1.5  # many are refused, and many are not: both ways are tried
 
 
-def test_changed_files_end_in_one_line(networks: list[State], tmp_path: Path) -> None:
-    _run(range(CASES), networks, tmp_path)
-
-
 @pytest.mark.campaign
-def test_a_campaign_of_changed_files(networks: list[State], tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if "campaign" not in request.config.option.markexpr:
-        pytest.skip("thousands of files are only tried with -m campaign")
-    _run(range(CASES, CAMPAIGN), networks, tmp_path)
+@pytest.mark.tries(300, 10_000)
+def test_changed_files_end_in_one_line(networks: list[State], tmp_path: Path, times: int) -> None:
+    _run(range(times), networks, tmp_path)

@@ -34,7 +34,6 @@ CLASSES: dict[str, tuple[dict[str, Any], str]] = {  # a class of diffusers: (its
         {"sample_size": 8, "patch_size": 2, "in_channels": 4, "transformer_num_layers": 4},
         "HunyuanDiT ControlNet",
     ),
-    "ControlNetUnionModel": (TINY_XL, "ControlNet-Union"),
     "SparseControlNetModel": ({}, "SparseCtrl"),
     "ControlNetXSAdapter": ({}, "ControlNet-XS"),
     "UNetControlNetXSModel": ({}, "ControlNet-XS"),

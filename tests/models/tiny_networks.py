@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import nn
-
 SD = {
     "block_out_channels": (32, 64, 64, 64),
     "layers_per_block": 2,
@@ -43,11 +40,3 @@ ADAPTERS: dict[str, dict[str, Any]] = {
         "adapter_type": "full_adapter_xl",
     },
 }
-
-
-def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Fill every parameter, so that no zero convolution hides an error."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in network.parameters():
-        parameter.data.normal_(0, 0.05, generator=generator)
-    return network.eval().requires_grad_(False)

@@ -70,12 +70,18 @@ class UNet(nn.Module):
 
 
 class WebUI:
-    """A WebUI in which a request can be prepared."""
+    """The base model of a WebUI in which a request can be prepared."""
 
-    checkpoint, dtype, basis, patches = "tiny", torch.float32, RangeBasis.WEBUI, False
+    checkpoint, dtype, latents = "tiny", torch.float32, None
 
     def __init__(self) -> None:
         self.unet = UNet()
+
+
+class Settings:
+    """The settings of a WebUI, all at their defaults."""
+
+    basis = RangeBasis.WEBUI
 
     def option(self, name: str, default: Any) -> Any:
         return default

@@ -38,7 +38,7 @@ from controlstack.units import infotext
 from controlstack.units.convention import said_by
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from stand_ins import WebUI, comfyui, webui_request
+from stand_ins import Settings, WebUI, comfyui, webui_request
 
 Image = NDArray[np.uint8]
 
@@ -363,6 +363,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     folder = tmp_path_factory.mktemp("scene")
     services = Services(
         host=WebUI(),  # type: ignore[arg-type]
+        program=Settings(),  # type: ignore[arg-type]
         files=ModelFiles([CONTROLS]),
         models=ModelCache(2**30),
         preprocess=Preprocessing(Runtime(store=Store(folder), pool=Pool(PlainManager("cpu")))),
@@ -428,7 +429,7 @@ def _in_webui(scene: Scene, row: Row, said: dict[str, Any]) -> ControlUnit:
     pictures |= {"effective_region_mask": scene.text("effect")} if row.effect else {}
     p = webui_request(row.size, row.size)
     args = [{"enabled": True, **said, **pictures}, *[None] * (SLOTS - 1)]
-    units = write_text(services, p, units_of(args, services.host.basis))
+    units = write_text(services, p, units_of(args, services.program.basis))
     prepared = [prepare(services, p, unit, index) for index, unit in enumerate(units)]
     (unit,) = Passes(prepared, p, services.host, lambda: (True,)).present.stack.units
     return unit

@@ -20,15 +20,16 @@ from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
 from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.family import shapes_of
-from controlstack.scripts.webui.host.attachment import Attachment
-from controlstack.scripts.webui.host.deltas import Deltas
-from controlstack.scripts.webui.host.denoiser import Denoising
-from controlstack.scripts.webui.host.hooked import Hooked, casting_of
-from controlstack.scripts.webui.host.patched import Patched, options_of
-from controlstack.scripts.webui.host.tiles import Tiles
+from controlstack.scripts.webui.host.unet.attachment import Attachment
+from controlstack.scripts.webui.host.unet.deltas import Deltas
+from controlstack.scripts.webui.host.unet.denoiser import Denoising
+from controlstack.scripts.webui.host.unet.hooked import Hooked, casting_of
+from controlstack.scripts.webui.host.unet.network import options_of
+from controlstack.scripts.webui.host.unet.patched import Patched
+from controlstack.scripts.webui.host.unet.tiles import Tiles
+from controlstack.scripts.webui.pictures.restoring import Restoration
 from controlstack.scripts.webui.request.evaluation import Evaluations
 from controlstack.scripts.webui.request.passes import Pass
-from controlstack.scripts.webui.request.restoring import Restoration
 from families import Again, Family, families_of
 from ldm_unet import CONTEXT, UNet
 from torch import Tensor, nn

@@ -38,7 +38,7 @@ def red(image: Any) -> int:
 
 
 def test_pictures_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    names = [path.name for path in pictures_in(folder(tmp_path / "in", 11))]
+    names = [path.name for path in pictures_in(folder(tmp_path / "in", 11)).files]
     assert names[:3] == ["frame1.png", "frame2.png", "frame3.png"] and names[-1] == "frame11.png"
 
 
@@ -91,11 +91,14 @@ def test_only_the_page_names_folders(tmp_path: Path) -> None:
         batch_of(page(unit(input_mode="batch", batch_folder=folder(tmp_path / "in", 1))), False)
 
 
-def test_files_of_other_programs_are_passed_over_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_of_other_programs_are_passed_over_and_told(tmp_path: Path) -> None:
     path = folder(tmp_path / "in", 2)
     (tmp_path / "in" / "._frame1.png").write_bytes(b"Mac OS X")
-    assert [each.name for each in pictures_in(path)] == ["frame1.png", "frame2.png"]
-    assert "left out 1 .txt" in caplog.text
+    for name in ("a.psd", "b.psd"):
+        (tmp_path / "in" / name).write_bytes(b"8BPS")
+    assert [each.name for each in pictures_in(path).files] == ["frame1.png", "frame2.png"]
+    batch = Batch([unit(enabled=False), unit(input_mode="batch", batch_folder=path)])
+    assert batch.remarks == ["unit 1: of its batch folder 2 pictures are used, and left out 2 .psd and 1 .txt"]
 
 
 def test_deep_pictures_of_a_folder_are_scaled(tmp_path: Path) -> None:
@@ -109,5 +112,5 @@ def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     path = folder(tmp_path / "in", 1)
     (tmp_path / "in" / "frame2.png").write_bytes(b"nothing")
     batch = Batch([unit(input_mode="batch", batch_folder=path)])
-    with pytest.raises(HintError, match=r"frame2\.png is no picture"):
+    with pytest.raises(HintError, match=r"unit 0: .*frame2\.png is no picture"):
         batch.units(1)

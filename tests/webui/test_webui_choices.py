@@ -14,6 +14,7 @@ from controlstack.preprocessors.networks.store import Store
 from controlstack.preprocessors.perform import Runtime
 from controlstack.scripts.webui.page import choices
 from controlstack.scripts.webui.page.gradio_shim import with_drawing
+from controlstack.scripts.webui.request import preprocessing
 from controlstack.scripts.webui.request.arguments import FIELDS, THRESHOLDS, from_page_unit
 from controlstack.scripts.webui.request.preprocessing import OWN_SIZE
 from controlstack.units.webui_fields import UnitArgs, parse_unit
@@ -90,6 +91,29 @@ def test_a_type_without_models_offers_none() -> None:
 def test_a_units_values_come_back_from_the_page() -> None:
     unit = parse_unit(ODD)
     assert parse_unit(from_page_unit(widgets(**choices.display(unit)))) == unit
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"resolution": 0}, {"resolution": -1}, {"resolution": 3000}, {"preprocessor_seed": 7}, {"delta_strength": 3.5},
+        {"module": "auto", "model": "x", "processor_res": 640}, {"module": "tile_resample", "resolution": 640},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_sliders_cannot_show_is_kept(said: dict[str, Any]) -> None:
+    unit = preprocessing.with_defaults(parse_unit({"enabled": True, "module": "shuffle", "weight": 3, **said}))
+    again = preprocessing.with_defaults(parse_unit(from_page_unit(widgets(**choices.display(unit)))))
+    assert again == unit
+
+
+def test_the_preprocessor_of_the_models_file_can_be_chosen() -> None:
+    assert "auto" in choices.modules() and "auto" in choices.offer("Canny", []).modules
+    resolution, *others = choices.sliders("auto")
+    assert resolution.visible and not any(each.visible for each in others)
+    assert choices.about("auto") == (
+        "The preprocessor that the model's own file names; a file that names none is refused.", True,
+    )  # fmt: skip
 
 
 def test_numbers_beyond_the_second_have_names() -> None:

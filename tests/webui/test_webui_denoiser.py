@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from controlstack.core.schedule import RangeBasis
-from controlstack.scripts.webui.host.denoiser import Denoising, order_of, pictures_of
+from controlstack.scripts.webui.host.unet.denoiser import Denoising, order_of, pictures_of
 
 
 def scheduled(model: Any, x: Any, sigmas: Any) -> None: ...

@@ -12,9 +12,9 @@ import torch
 from controlstack.core.effects import Effects
 from controlstack.core.points import PROMPT
 from controlstack.core.step import Window
-from controlstack.scripts.webui.host.attachment import Call
-from controlstack.scripts.webui.host.patched import PatchedControl, join
-from controlstack.scripts.webui.host.tiles import Tiles
+from controlstack.scripts.webui.host.unet.attachment import Call
+from controlstack.scripts.webui.host.unet.patched import PatchedControl, join
+from controlstack.scripts.webui.host.unet.tiles import Tiles
 from torch import Tensor
 
 BLOCKS = 4

@@ -12,12 +12,12 @@ import torch
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import no_second_evaluation
 from controlstack.core.unit import ControlUnit
-from controlstack.scripts.webui.host.attachment import Call
-from controlstack.scripts.webui.host.denoiser import Denoising
+from controlstack.scripts.webui.host.unet.attachment import Call
+from controlstack.scripts.webui.host.unet.denoiser import Denoising
 from controlstack.scripts.webui.host.webui import WebUI
+from controlstack.scripts.webui.pictures.restoring import Restoration
 from controlstack.scripts.webui.request.evaluation import Evaluations
 from controlstack.scripts.webui.request.passes import Pass
-from controlstack.scripts.webui.request.restoring import Restoration
 from families import Latents
 from torch import nn
 
@@ -78,7 +78,7 @@ def test_a_hint_that_is_latents_is_encoded_once_and_before_it_is_needed(monkeypa
     unit = ControlUnit(model=Latents(8), hint=torch.rand(1, 3, 48, 80))
     present = Pass(
         size=(8, 8), stack=ControlStack([unit], webui), denoising=Denoising(), originals=[],
-        restoration=Restoration([], webui, lambda: ()),
+        restoration=Restoration([], webui.latents, lambda: ()),
     )  # fmt: skip
     passes: Any = SimpleNamespace(present=present)
     evaluations = Evaluations(passes, webui, lambda _: None)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from controlstack.core.resize import ResizeMode
-from controlstack.scripts.webui.request.fitting import fit_hint
-from controlstack.scripts.webui.request.restoring import Original, Restoration, finish_picture, visible
+from controlstack.scripts.webui.pictures.fitting import fit_hint
+from controlstack.scripts.webui.pictures.restoring import Original, Restoration, finish_picture, visible
 
 SIZE = 32
 

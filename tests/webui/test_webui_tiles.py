@@ -7,9 +7,9 @@ import torch
 from controlstack.core.effects import Effects
 from controlstack.core.errors import HostError
 from controlstack.core.step import Window
-from controlstack.scripts.webui.host.denoiser import Denoising
 from controlstack.scripts.webui.host.foreign import ControlModelType
-from controlstack.scripts.webui.host.tiles import Tiles, block_of, cut, joined
+from controlstack.scripts.webui.host.unet.denoiser import Denoising
+from controlstack.scripts.webui.host.unet.tiles import Tiles, block_of, cut, joined
 
 CANVAS, TILE = (24, 40), (16, 8)  # latent pixels
 PLACES = ((0, 0), (8, 5), (3, 32))

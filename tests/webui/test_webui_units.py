@@ -23,12 +23,12 @@ from controlstack.preprocessors.networks.store import Store
 from controlstack.preprocessors.perform import Runtime
 from controlstack.scripts.webui.clients.external import ControlNetUnit
 from controlstack.scripts.webui.host.files import ModelFiles, short_hash
+from controlstack.scripts.webui.pictures.reading import input_of, read_mask, rgba_pictures
 from controlstack.scripts.webui.request import preprocessing
-from controlstack.scripts.webui.request.arguments import FIELDS, SLOTS, fill, raw_units, units_of
-from controlstack.scripts.webui.request.pictures import input_of, read_mask, rgba_pictures
+from controlstack.scripts.webui.request.arguments import FIELDS, MOST_UNITS, SLOTS, fill, raw_units, units_of
 from controlstack.units import infotext
 from controlstack.units.choices import HiresOption, UnionType
-from controlstack.units.offer import of_type
+from controlstack.units.offer import default_preprocessor, models_of_type, of_type
 from controlstack.units.text import read_curve, write_curve
 from controlstack.units.webui_fields import UnitArgs, numbers_of, parse_unit, request_of
 from PIL import Image
@@ -398,11 +398,24 @@ def test_module_details_are_those_of_the_original() -> None:
 
 
 def test_control_types_filter_preprocessors_and_models() -> None:
-    types = preprocessing.control_types(["control_canny [0]", "my_depth [1]"])
+    types = preprocessing.control_types(lambda tag: models_of_type(tag, ["control_canny [0]", "my_depth [1]"]))
     assert types["Canny"]["module_list"][:2] == ["none", "canny"]
     assert types["Canny"]["model_list"] == ["None", "control_canny [0]"]
     assert types["Canny"]["default_option"] == "canny" and types["Depth"]["default_model"] == "my_depth [1]"
     assert types["All"]["model_list"] == ["None", "control_canny [0]", "my_depth [1]"]
+
+
+def test_every_list_of_the_api_has_the_same_names() -> None:
+    """Clients look a control type's names up in the list of modules with aliases."""
+    types = preprocessing.control_types(lambda _: ["old_canny [0]", "control_v11p_canny [1]"])
+    named = {name for each in types.values() for name in (*each["module_list"], each["default_option"])}
+    assert named <= set(preprocessing.names(aliases=True))
+    starts = {tag: types[tag]["default_option"] for tag in ("OpenPose", "Tile", "Inpaint", "Blur")}
+    assert starts == {
+        "OpenPose": "dw_openpose_full", "Tile": "tile_resample", "Inpaint": "inpaint_only", "Blur": "blur_gaussian",
+    }  # fmt: skip
+    assert all(types[tag]["default_option"] == preprocessing.label(default_preprocessor(tag)) for tag in types)
+    assert types["Canny"]["default_model"] == "control_v11p_canny [1]", "as the page chooses"
 
 
 def test_a_result_is_computed_once(tmp_path: Path) -> None:
@@ -446,7 +459,7 @@ def test_clients_find_every_name_they_know() -> None:
 def test_what_no_control_model_reads_is_not_offered_and_refused(name: str) -> None:
     known = preprocessing.lookup(name)
     assert known.id not in preprocessing.names() and known not in of_type("All")
-    assert known.control_types[0] not in preprocessing.control_types([])
+    assert known.control_types[0] not in preprocessing.control_types(lambda _: [])
     unit = preprocessing.with_defaults(parse_unit({"enabled": True, "module": name}))
     with pytest.raises(PreprocessorError, match="which units cannot"):
         preprocessing.Preprocessing()(request_of(unit), RED)
@@ -481,10 +494,19 @@ def test_models_are_listed_by_stem_and_hash(folder: Path) -> None:
         ("canny_v2", "Control_Canny_v2"),
         ("dep", "depth"),
         ('"depth"', "depth"),
+        ("control_canny.safetensors", "control_canny"),
+        ("control_canny.pth", "control_canny"),
+        ("depth.safetensors [e3b0c442]", "depth"),
     ],
 )
 def test_models_are_found_by_what_clients_write(folder: Path, name: str, stem: str) -> None:
     assert ModelFiles([folder]).find(name)[1].stem == stem
+
+
+def test_a_model_copied_since_the_last_listing_is_found(folder: Path) -> None:
+    files = ModelFiles([folder])
+    (folder / "late.safetensors").write_bytes(b"z")
+    assert files.find("late")[1].stem == "late" and any(name.startswith("late [") for name in files.names)
 
 
 @pytest.mark.parametrize(
@@ -523,3 +545,20 @@ def test_other_extensions_fill_the_slots() -> None:
     assert units_of(args[1:]) == []
     with pytest.raises(UnitError, match="17 units"):
         fill(args, 1, [{}] * 17)
+
+
+def test_more_units_than_a_request_takes_are_said() -> None:
+    """The WebUI drops what is beyond the arguments of a script, so one more argument tells that there was more."""
+    assert len(units_of([{"enabled": True}] * MOST_UNITS + [None] * (SLOTS - MOST_UNITS))) == MOST_UNITS
+    with pytest.raises(UnitError, match="takes 16 units, and this one has more"):
+        units_of(([{"enabled": True}] * 20)[:SLOTS])
+
+
+def test_an_error_names_its_unit() -> None:
+    slots: list[object] = [{"enabled": False}, {"enabled": True, "weight": "much"}, *[None] * (SLOTS - 2)]
+    with pytest.raises(UnitError, match="unit 1: weight is 'much'"):
+        units_of(slots)
+    with pytest.raises(ScheduleError, match="unit 0: the range"):
+        units_of([{"enabled": True, "guidance_start": 2}, *[None] * (SLOTS - 1)])
+    slots[1] = {"enabled": True, "weight": 0.5}
+    assert [unit.number for unit in units_of(slots)] == [1]

@@ -28,7 +28,7 @@ def strings() -> set[str]:
 
 def labels() -> set[str]:
     """The texts that widgets are given by name."""
-    files = [ROOT / "scripts" / "webui" / "page" / name for name in ("unit_page.py", "preset_page.py")]
+    files = [*(ROOT / "scripts" / "webui" / "page").rglob("*.py")]
     calls = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
     words = (word for call in calls if isinstance(call, ast.Call) for word in call.keywords if word.arg in SHOWN)
     return {word.value.value for word in words if isinstance(word.value, ast.Constant) and word.value.value}

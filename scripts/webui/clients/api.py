@@ -19,16 +19,18 @@ from ....preprocessors import find
 from ....preprocessors.poses.drawing import draw
 from ....preprocessors.poses.points import from_json, to_json
 from ....units.webui_fields import parse_unit, request_of
+from ..page.contents import contents
 from ..page.settings import UNITS_OPTION, unit_count
+from ..pictures.reading import read_mask, read_picture
+from ..pictures.restoring import visible
 from ..request import preprocessing
 from ..request.needs import Services
-from ..request.pictures import read_mask, read_picture
-from ..request.restoring import visible
+from ..request.saying import refusal
 from ..request.services import services
 
 if TYPE_CHECKING:
     from ....units.webui_fields import UnitArgs
-    from ..request.pictures import Image
+    from ..pictures.reading import Image
 
 VERSION = 3  # of sd-webui-controlnet's API
 REALM = "ControlNet"
@@ -89,8 +91,9 @@ def module_list(alias_names: bool = False) -> dict[str, Any]:
 
 
 def control_types() -> dict[str, Any]:
-    """What belongs to each control type."""
-    return {"control_types": preprocessing.control_types(services().files.names)}
+    """Return what belongs to each control type: models by what their files hold, and by their names."""
+    files = services().files
+    return {"control_types": preprocessing.control_types(lambda tag: contents().offer(tag, files, None))}
 
 
 def settings() -> dict[str, int]:
@@ -100,7 +103,7 @@ def settings() -> dict[str, int]:
 
 def unload() -> dict[str, str]:
     """Forget all control models and preprocessors' networks that are in memory."""
-    with services().host.alone("controlnet unload"):
+    with services().alone("controlnet unload"):
         free_memory(services())
     return {"info": "Success"}
 
@@ -134,7 +137,7 @@ def detect(values: dict[str, Any], images: Sequence[str], masks: Sequence[str], 
         raise HintError(f"{unit.module} needs a mask for each picture: send them in controlnet_masks")
     pictures = [read_picture(each) for each in images]
     drawn = [read_mask(each) for each in masks] if preprocessor.takes_mask else [None] * len(images)
-    with services().host.alone("controlnet detect"):
+    with services().alone("controlnet detect"):
         results = [_detect(unit, picture, mask) for picture, mask in zip(pictures, drawn, strict=True)]
         if low_vram:
             free_memory(services())
@@ -161,12 +164,10 @@ def _detect(unit: UnitArgs, picture: Image, mask: Image | None) -> tuple[Image, 
 
 def _said(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
     """The answer, or what is wrong as a sentence."""
-    from fastapi import HTTPException
-
     try:
         return work(*args)
     except ControlError as error:
-        raise HTTPException(status_code=422, detail=str(error)) from error
+        raise refusal(error) from error
 
 
 def _encode(hint: Image) -> str:

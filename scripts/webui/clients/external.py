@@ -30,15 +30,15 @@ from ..host.foreign import (
 )
 from ..page.page_script import with_page
 from ..page.settings import unit_count
+from ..pictures.reading import read_picture
 from ..request import preprocessing
 from ..request.arguments import fill, raw_units
-from ..request.pictures import read_picture
 from ..request.services import services
 from .api import VERSION
 from .rival import PEER
 
 if TYPE_CHECKING:
-    from ..request.pictures import Image
+    from ..pictures.reading import Image
 
 log = logging.getLogger("controlstack")
 

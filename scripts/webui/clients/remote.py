@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ....units.webui_fields import UnitArgs, parse_unit
+from ....units.webui_fields import UnitArgs
+from ..request.arguments import read_unit
 from ..request.services import services
 
 ALLOWED = "control_net_allow_script_control"
@@ -38,7 +39,7 @@ ATTRIBUTES = {
 def with_attributes(p: Any, units: Sequence[UnitArgs]) -> list[UnitArgs]:
     """The enabled units with what the request's attributes say about them."""
     named: dict[str, Any] = dict(getattr(p, GRID, None) or {})
-    if services().host.option(ALLOWED, False):
+    if services().program.option(ALLOWED, False):
         present = {field: getattr(p, name, None) for name, field in ATTRIBUTES.items()}
         if present["enabled"] is False:  # ADetailer's way to say so; it cannot switch off units of the page itself
             return []
@@ -46,7 +47,7 @@ def with_attributes(p: Any, units: Sequence[UnitArgs]) -> list[UnitArgs]:
     if not named:
         return list(units)
     count = max(len(units), 1)
-    changed = [_with(units[i] if i < len(units) else None, _values(named, i)) for i in range(count)]
+    changed = [_with(units[i] if i < len(units) else None, _values(named, i), i) for i in range(count)]
     return [unit for unit in changed if unit.enabled]
 
 
@@ -61,10 +62,12 @@ def _pick(value: Any, index: int) -> Any:
     return value if index == 0 else None
 
 
-def _with(unit: UnitArgs | None, values: dict[str, Any]) -> UnitArgs:
+def _with(unit: UnitArgs | None, values: dict[str, Any], index: int) -> UnitArgs:
+    basis = services().program.basis
     if unit is None:
-        return parse_unit(values, services().host.basis)
-    read = parse_unit({"enabled": True, **values})
+        return read_unit(index, values, basis)
+    number = index if unit.number is None else unit.number
+    read = read_unit(number, {"enabled": True, **values}, basis)
     changes = {name: getattr(read, name) for name in values if name != "enabled" and hasattr(read, name)}
-    switched = parse_unit({"enabled": values.get("enabled", unit.enabled)}).enabled
+    switched = read_unit(number, {"enabled": values.get("enabled", unit.enabled)}, basis).enabled
     return replace(unit, enabled=switched, **changes)

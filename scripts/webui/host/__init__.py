@@ -1,1 +1,1 @@
-"""The side of the WebUI: its U-Net and patcher, its denoiser, its memory, and the folders of models."""
+"""The side of the WebUI: the program and its settings, base model and memory, and the folders of models."""

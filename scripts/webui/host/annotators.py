@@ -13,9 +13,12 @@ from ....core.errors import HostError
 from ....preprocessors.networks.pool import CPU_MEMORY, Pool
 from ....preprocessors.networks.store import Store
 from ....preprocessors.perform import Runtime
+from .memory import Residency, free_on
 
 if TYPE_CHECKING:
-    from .webui import WebUI
+    import torch
+
+    from .program import Program
 
 MEGABYTE = 10**6
 DOWNLOAD = "controlstack_download"  # setting: whether weights are fetched when they are first needed, as users know it
@@ -25,29 +28,29 @@ class StoppedError(HostError):
     """A user stopped what was being prepared; the WebUI itself ends the request."""
 
 
-def make_runtime(host: WebUI) -> Runtime:
-    """Return the one runtime of the process."""
-    own, *others = host.network_folders()
+def make_runtime(program: Program, device: torch.device, residency: Residency) -> Runtime:
+    """Return the one runtime of the process; its networks share the device with those of `residency`."""
+    own, *others = program.network_folders()
     own.mkdir(parents=True, exist_ok=True)
     return Runtime(
         store=Store(
             own,
             others,
-            automatic=bool(host.option(DOWNLOAD, True)),
+            automatic=bool(program.option(DOWNLOAD, True)),
             progress=_report_download,
             check_interrupt=_check_interrupt,
         ),
-        pool=Pool(HostManager(host)),
+        pool=Pool(HostManager(device, residency)),
         progress=_report,
         check_interrupt=_check_interrupt,
     )
 
 
 class HostManager:
-    """Networks share the device with control models, and leave it when room is needed."""
+    """Lets networks share the device with control models, and leave it when room is needed."""
 
-    def __init__(self, host: WebUI) -> None:
-        self._host = host
+    def __init__(self, device: torch.device, residency: Residency) -> None:
+        self._device, self._residency = device, residency
 
     def adopt(self, name: str, network: object, size: int) -> object:
         """Return the network: it is its own handle."""
@@ -61,17 +64,17 @@ class HostManager:
 
     def release(self, handle: object) -> None:
         """Take the network off the device; nothing but the pool's reference held its memory."""
-        self._host.residency.forget(handle)
+        self._residency.forget(handle)
 
     def free_memory(self) -> int:
         """Return what the device says is free; on a CPU a fixed amount."""
-        return self._host.free() if self._host.device.type == "cuda" else CPU_MEMORY
+        return free_on(self._device) if self._device.type == "cuda" else CPU_MEMORY
 
     @contextmanager
     def _on_device(self, network: Any) -> Iterator[Any]:
         from modules import devices
 
-        with devices.without_autocast(), self._host.residency.ready(network):
+        with devices.without_autocast(), self._residency.ready(network):
             yield network
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ....core.errors import ModelError
+from ....models.guard import shown
 from ....units.webui_fields import NO_MODEL
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 HASH_OFFSET, HASH_LENGTH, HASH_SHOWN = 0x100000, 0x10000, 8  # the WebUI's short hash, `sd_models.model_hash`
 NEAR = 3  # names in a message
+LONGEST = 400  # characters of a name that are looked at
+_SUFFIX = re.compile(rf"({'|'.join(map(re.escape, SUFFIXES))})(?= \[|$)", re.IGNORECASE)
 
 
 class ModelFiles:
@@ -38,16 +42,22 @@ class ModelFiles:
 
         The same order as sd-webui-controlnet's, since clients rely on short names. ModelError names the nearest.
         """
-        stripped = name.strip().strip('"')
+        stripped = _bare(name)
         if not stripped or stripped.lower() == NO_MODEL.lower():
-            raise ModelError("a unit is on, but has no model: choose one, or switch the unit off")
-        match = stripped if stripped in self._files else _closest(stripped.lower(), self._files)
+            raise ModelError("it is on, but has no model: choose one, or switch the unit off")
+        match = self._match(stripped)
+        if match is None:  # it may have been put there since
+            self.refresh()
+            match = self._match(stripped)
         if match is None:
-            raise ModelError(f"there is no control model '{name}': {self._offer(stripped)}")
+            raise ModelError(f"there is no control model '{shown(name)}': {self._offer(stripped)}")
         path = self._files[match]
         if not path.is_file():
-            raise ModelError(f"the control model '{match}' is gone from {path}: refresh the list")
+            raise ModelError(f"the control model '{match}' is gone from {path}: put it back, or choose another one")
         return match, path
+
+    def _match(self, name: str) -> str | None:
+        return name if name in self._files else _closest(name.lower(), self._files)
 
     def _hash(self, path: Path) -> str:
         state = path.stat()
@@ -64,7 +74,14 @@ class ModelFiles:
         stems = {full.rpartition(" [")[0].lower(): full for full in self._files}
         wanted = name.rpartition(" [")[0].lower() or name.lower()
         near = difflib.get_close_matches(wanted, stems, n=NEAR, cutoff=0.4)
-        return f"did you mean {' or '.join(stems[each] for each in near)}?" if near else "refresh the list"
+        if near:
+            return f"did you mean {' or '.join(stems[each] for each in near)}?"
+        return f"none of the {len(stems)} models here has such a name"
+
+
+def _bare(name: str) -> str:
+    """Return a model's name without quotes, and without the suffix of its file, which clients may send too."""
+    return _SUFFIX.sub("", name[:LONGEST].strip().strip('"'))
 
 
 def short_hash(path: Path) -> str:

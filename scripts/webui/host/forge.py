@@ -16,12 +16,13 @@ from torch import Tensor
 from ....core.base import BaseWeights
 from ....core.errors import HostError
 from ....core.schedule import RangeBasis
-from .attachment import Answers, Attachment
-from .patched import Patched
-from .tiles import Tiles
-from .unets import layer_of
+from .unet.attachment import Answers, Attachment
+from .unet.patched import Patched
+from .unet.tiles import Tiles
+from .unet.unets import layer_of
 from .webui import WebUI
 
+BASIS = RangeBasis.NOISE  # what a range has always meant there
 MODULE = "modules_forge"  # all of them have it, and AUTOMATIC1111's WebUI has not
 
 
@@ -33,8 +34,6 @@ def is_here() -> bool:
 class Forge(WebUI):
     """A program of Forge's family."""
 
-    basis = RangeBasis.NOISE  # what a range has always meant there
-
     def tiles(self, canvas: Callable[[], tuple[int, int]]) -> Tiles | None:
         """Return None: extensions that draw in tiles look at the program's controls, of which the units are one."""
         return None
@@ -45,7 +44,7 @@ class Forge(WebUI):
 
     @property
     def base_weights(self) -> BaseWeights:
-        """The U-Net's weights as it computes with them: LoRAs are in them, or added as a layer computes."""
+        """Return the U-Net's weights as it computes with them: LoRAs are in them, or added as a layer computes."""
         unet, patcher = self.unet, self._objects.unet
         loader = getattr(patcher, "lora_loader", None)
         loaded = getattr(patcher, "patches_uuid", None) if loader is None else loader.loaded_hash

@@ -123,6 +123,11 @@ class Stream:
             setattr(layer, name, parameter)
 
 
+def free_on(device: torch.device) -> int:
+    """Return the bytes on a device that nobody uses; devices that share the CPU's memory, or cannot say, have all."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 1 << 62
+
+
 def network_of(model: ControlModel) -> nn.Module:
     """Return the module that holds a control model's weights."""
     return cast(Any, model).network

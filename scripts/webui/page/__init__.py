@@ -1,1 +1,1 @@
-"""The page: the accordion, its events, its presets, the settings and the axes of the X/Y/Z plot."""
+"""The page: the accordion and its presets, pasted texts, the settings and the axes of the X/Y/Z plot."""

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from ....core.schedule import RangeBasis, fires_on, progress_at
 from ....preprocessors.networks.network import file_name
-from ....preprocessors.perform import Preprocessor
 from ....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES, Choices
-from ....units.offer import ALL, of_type, offer_of
+from ....units.offer import ALL, default_model, default_preprocessor, of_type, offer_of
+from ....units.request import AUTO
 from ....units.text import write_block_weights, write_curve
 from ....units.webui_fields import (
     FROM_PREPROCESSOR,
     NO_MODEL,
-    NO_MODULE,
     UnitArgs,
+    is_auto,
     numbers_of,
     parse_unit,
     request_of,
 )
 from ..request import preprocessing
-from ..request.arguments import THRESHOLDS
+from ..request.arguments import OPTIONAL, THRESHOLDS
 
 if TYPE_CHECKING:
     from ....preprocessors.networks.store import Store
@@ -66,28 +66,26 @@ class Offer:
 
 def modules() -> list[str]:
     """The names of all preprocessors, for the dropdown."""
-    return [each.id for each in of_type(ALL)]
+    return [*(each.id for each in of_type(ALL)), AUTO]
 
 
 def sliders(module: str) -> list[Slider]:
     """The resolution and the thresholds of a preprocessor, at their defaults, one for each slider of the page."""
+    if is_auto(module):
+        return [Slider(True, *preprocessing.RESOLUTION.values()), *[Slider()] * len(THRESHOLDS)]
     preprocessor = preprocessing.lookup(module)
-    specified = [Slider(True, each["name"], each["value"], each["min"], each["max"], each["step"])
-                 for each in preprocessing.sliders(preprocessor)]  # fmt: skip
+    specified = [Slider(True, *each.values()) for each in preprocessing.sliders(preprocessor)]
     resolution = specified.pop(0) if specified and specified[0].label == preprocessing.RESOLUTION["name"] else Slider()
     return [resolution, *specified, *[Slider()] * (len(THRESHOLDS) - len(specified))]
 
 
 def offer(tag: str, models: Sequence[str]) -> Offer:
     """The preprocessors of a control type and its `models`, and the one of each that is chosen."""
-    found = of_type(tag)
-    own = [each.id for each in found if each.id != NO_MODULE]
-    everything = tag == ALL
     return Offer(
-        modules=[each.id for each in found],
-        module=NO_MODULE if everything or not own else own[0],
+        modules=[*(each.id for each in of_type(tag)), AUTO],
+        module=default_preprocessor(tag).id,
         models=[NO_MODEL, *models],
-        model=NO_MODEL if everything or not models else _preferred(models),
+        model=NO_MODEL if tag == ALL else default_model(models) or NO_MODEL,
     )
 
 
@@ -96,6 +94,8 @@ def about(module: str, store: Store | None = None) -> tuple[str, bool]:
 
     Weights that `store` fetches when they are needed are no hindrance.
     """
+    if is_auto(module):
+        return "The preprocessor that the model's own file names; a file that names none is refused.", True
     found = offer_of(preprocessing.lookup(module), store)
     parts = [f"{found.preprocessor.id} cannot run here: {found.lacks}" if found.lacks else found.preprocessor.doc]
     if found.licences:
@@ -107,15 +107,20 @@ def about(module: str, store: Store | None = None) -> tuple[str, bool]:
 
 def display(unit: UnitArgs) -> dict[str, Any]:
     """Return a unit as the values of the page's widgets, all but pictures."""
-    preprocessor = preprocessing.lookup(unit.module)
     unit = preprocessing.with_defaults(unit)
     request = request_of(unit)
     shown: dict[str, Any] = {name: getattr(unit, name) for name in _PLAIN}
     shown |= {name: labels.label(getattr(unit, name)) for name, labels in _LABELS.items()}
-    shown |= {"module": preprocessor.id, "processor_res": unit.resolution or unit.processor_res}
+    shown |= {"module": request.preprocessor, "processor_res": unit.processor_res}
     shown |= {"weight": request.weight, "curve": write_curve(unit.curve)}
     shown["block_weights"] = write_block_weights(request.block_weights)
-    return shown | dict(zip(THRESHOLDS, _thresholds(preprocessor, unit), strict=True))
+    shown["delta_strength"] = unit.delta_strength
+    shown |= {name: _written(getattr(unit, name)) for name in OPTIONAL}
+    return shown | dict(zip(THRESHOLDS, _thresholds(unit), strict=True))
+
+
+def _written(number: int | None) -> str:
+    return "" if number is None else str(number)
 
 
 def plan(values: Mapping[str, Any], steps: int) -> str:
@@ -138,13 +143,9 @@ def steps_of(steps: int, strength: float | None, exact: bool) -> int:
     return max(1, int(steps) if exact else int(min(strength, 0.999) * int(steps)) + 1)
 
 
-def _preferred(models: Sequence[str]) -> str:
-    """The first one of version 1.1, as sd-webui-controlnet chooses; else the first one."""
-    return next((each for each in models if "11" in each.rpartition(" [")[0]), models[0])
-
-
-def _thresholds(preprocessor: Preprocessor, unit: UnitArgs) -> list[float]:
-    """The preprocessor's own numbers, in the order of its declaration."""
+def _thresholds(unit: UnitArgs) -> list[float]:
+    """Return the preprocessor's own numbers, in the order of its declaration."""
     given = numbers_of(unit)
-    values = [given.get(each.name, each.default) for each in preprocessor.parameters]
+    parameters = () if is_auto(unit.module) else preprocessing.lookup(unit.module).parameters
+    values = [given.get(each.name, each.default) for each in parameters]
     return [*values, *[FROM_PREPROCESSOR] * (len(THRESHOLDS) - len(values))]

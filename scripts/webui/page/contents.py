@@ -21,7 +21,7 @@ from ....models.loading import PICKLES, read_header
 from ....models.registry import identify, made_for
 from ....units.offer import ALL, models_of_type
 from ..host.files import ModelFiles
-from ..host.unets import base_of
+from ..host.unet.unets import base_of
 
 log = logging.getLogger("controlstack")
 
@@ -59,8 +59,9 @@ class Contents:
 
     def _suits(self, tag: str, named: bool, path: Path, base: Base | None) -> bool:
         content = self.of(path)
-        by_content = content.family in FAMILIES.get(tag, ())
-        if not named and not by_content:
+        families = FAMILIES.get(tag, ())
+        known = families and content.family is not None  # then its name counts no longer
+        if content.family not in families if known else not named:
             return False
         return base is None or content.base is None or _fits(content.base, base)
 

@@ -10,11 +10,13 @@ from typing import Any
 
 from ....core.errors import ControlError
 from ..request.services import services
-from . import choices, paste, preset_page, preview, unit_events
+from . import choices, paste, preset_page
 from .gradio_shim import on, on_load
 from .settings import unit_count
-from .unit_events import about, slider_updates
-from .unit_page import SLIDERS, UnitPage, build_unit
+from .unit import events as unit_events
+from .unit import preview
+from .unit.events import about, slider_updates
+from .unit.widgets import SLIDERS, UnitPage, build_unit
 
 PLANNED = ("enabled", "weight", "guidance_start", "guidance_end", "range_basis", "curve")
 # The host's own widgets that ours look at, by the end of their id; the last one that it makes is `LAST`.
@@ -115,7 +117,7 @@ def _plan(*given: Any) -> str:
     strength = others[0] if others else None
     if not values["enabled"]:
         return ""
-    exact = bool(services().host.option("img2img_fix_steps", False))
+    exact = bool(services().program.option("img2img_fix_steps", False))
     try:
         return paste.line(choices.plan(values, choices.steps_of(steps, strength, exact)))
     except ControlError as error:

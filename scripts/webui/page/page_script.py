@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .unit_page import UnitPage
+    from .unit.widgets import UnitPage
 
 TITLE = "ControlStack"
 

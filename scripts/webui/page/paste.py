@@ -102,9 +102,9 @@ def updates(values: Mapping[str, Any], models: list[str], amiss: Sequence[str] =
             value=values[name] if slider.visible else slider.value, visible=slider.visible and not hidden.get(name),
             label=slider.label, minimum=slider.minimum, maximum=slider.maximum, step=slider.step,
         )  # fmt: skip
-    found["weight"] = _update(  # a text may say more than the slider shows
-        value=values["weight"], minimum=min(0.0, values["weight"]), maximum=max(choices.SHOWN_WEIGHT, values["weight"])
-    )
+    for name in ("weight", "delta_strength"):  # a text may say more than the slider shows
+        least, most = min(0.0, values[name]), max(choices.SHOWN_WEIGHT, values[name])
+        found[name] = _update(value=values[name], minimum=least, maximum=most)
     union = values["union_control_type"]
     found["union_control_type"] = _update(value=union, visible=union != UNION_TYPES.label(UnionType.UNKNOWN))
     found["module"] = _update(value=values["module"], choices=choices.modules())
@@ -115,9 +115,9 @@ def updates(values: Mapping[str, Any], models: list[str], amiss: Sequence[str] =
 
 def pasted(_text: str, parameters: dict[str, Any]) -> None:
     """The host's callback."""
-    host, files = services().host, services().files
-    if host.option(READ, True):
-        warn(explode(parameters, unit_count(), files, host.basis))
+    program, files = services().program, services().files
+    if program.option(READ, True):
+        warn(explode(parameters, unit_count(), files, program.basis))
 
 
 def warn(problems: list[str]) -> None:

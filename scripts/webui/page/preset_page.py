@@ -14,8 +14,8 @@ from ..request.services import services
 from . import paste
 from .gradio_shim import on
 from .presets import Presets
-from .unit_events import as_message
-from .unit_page import UnitPage, tool
+from .unit.events import as_message
+from .unit.widgets import UnitPage, tool
 
 FOLDER = ("controlstack", "presets")  # inside the host's data
 SAVED = (*paste.PASTED, "low_vram", "inpaint_crop_input_image")
@@ -74,7 +74,7 @@ def _load(name: str) -> list[Any]:
     import gradio as gr
 
     files = services().files
-    values, problems = paste.widget_values(presets().load(name), files, services().host.basis)
+    values, problems = paste.widget_values(presets().load(name), files, services().program.basis)
     paste.warn(problems)
     changes = paste.updates(values, files.names, problems)
     return [changes.get(each, gr.update()) for each in LOADED]

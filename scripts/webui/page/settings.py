@@ -28,7 +28,7 @@ def register() -> None:
 
 def unit_count() -> int:
     """Tabs of the page."""
-    return max(1, min(LARGEST_UNITS, int(services().host.option(UNITS_OPTION, UNITS))))
+    return max(1, min(LARGEST_UNITS, int(services().program.option(UNITS_OPTION, UNITS))))
 
 
 def _options() -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""The way of a request: what was said, pictures and hints, the passes, and the run around the sampling."""
+"""The way of a request: what was said, the units that it means, the passes, and the run around the sampling."""

@@ -10,28 +10,35 @@ before anything is read. If a slot is filled, the fields are not looked at.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ....core.errors import UnitError
 from ....core.schedule import RangeBasis
 from ....preprocessors.images import read_image
-from ....units.webui_fields import FROM_PREPROCESSOR, NO_MODEL, InputMode, UnitArgs, parse_unit
+from ....units.webui_fields import FROM_PREPROCESSOR, NO_MODEL, NO_MODULE, InputMode, UnitArgs, is_auto, parse_unit
 from ....units.webui_names import thresholds
 from ..host.foreign import FRAMES, ClientUnit, ControlNetUnit, EmptySlot, as_given, is_empty
 from ..page.gradio_shim import with_drawing
 from .preprocessing import lookup
+from .saying import about_unit
 
-SLOTS = 16  # units in one request of the API; more are dropped by the WebUI before anybody of ours sees them
+MOST_UNITS = 16  # in one request
+SLOTS = MOST_UNITS + 1  # arguments for them; the WebUI drops what is beyond, so the last one tells that there is more
 
 # The sliders of a preprocessor's own numbers; as many as any of them has. Clients know the first two.
 THRESHOLDS = ("threshold_a", "threshold_b", "threshold_c", "threshold_d", "threshold_e")
+
+# Whole numbers in text boxes; an empty one leaves the number to the slider above it, or to the picture.
+OPTIONAL = ("resolution", "preprocessor_seed")
 
 # Each of the page's widgets for one unit, in the order of the arguments.
 FIELDS = (
     "enabled", "low_vram", "pixel_perfect", "module", "model", "weight", "guidance_start", "guidance_end",
     "processor_res", *THRESHOLDS, "control_mode", "resize_mode", "range_basis", "hr_option", "curve",
-    "union_control_type", "inpaint_crop_input_image", "block_weights", "loopback", "input_mode", "image", "drawn",
-    "mask", "effective_region_mask", "region_drawn", "batch_folder", "output_folder", "multi_images",
+    "union_control_type", "inpaint_crop_input_image", "block_weights", *OPTIONAL, "delta_strength", "loopback",
+    "input_mode", "image", "drawn", "mask", "effective_region_mask", "region_drawn", "batch_folder", "output_folder",
+    "multi_images",
 )  # fmt: skip
 
 
@@ -40,15 +47,26 @@ def units_of(args: Sequence[Any], basis: RangeBasis = RangeBasis.WEBUI) -> list[
 
     basis: what a range means in this program, where a unit does not say so.
     """
-    given = raw_units(args)
-    units = [parse_unit(each, basis) for each in given]
-    for index, (raw, unit) in enumerate(zip(given, units, strict=True)):
-        if unit.enabled and getattr(raw, FRAMES, False):
-            raise UnitError(
-                f"unit {index} is to see another picture of a video in each frame (AnimateDiff), and units have one "
-                "for all frames: give it a picture, or switch it off"
-            )
+    if not all(map(is_empty, args[MOST_UNITS:SLOTS])):
+        raise UnitError(f"a request takes {MOST_UNITS} units, and this one has more: leave some out")
+    units = [_read(number, raw, basis) for number, raw in enumerate(raw_units(args))]
     return [unit for unit in units if unit.enabled]
+
+
+def read_unit(number: int, given: object, basis: RangeBasis) -> UnitArgs:
+    """Return a unit, checked. number: among those of its request, which errors name."""
+    with about_unit(number):
+        return replace(parse_unit(given, basis), number=number)
+
+
+def _read(number: int, given: object, basis: RangeBasis) -> UnitArgs:
+    unit = read_unit(number, given, basis)
+    if unit.enabled and getattr(given, FRAMES, False):
+        raise UnitError(
+            f"unit {number} is to see another picture of a video in each frame (AnimateDiff), and units have one "
+            "for all frames: give it a picture, or switch it off"
+        )
+    return unit
 
 
 def raw_units(args: Sequence[Any]) -> list[Any]:
@@ -76,8 +94,8 @@ def from_page(values: Sequence[Any]) -> list[dict[str, Any]]:
 
 def fill(args: list[Any], start: int, units: Sequence[Any]) -> None:
     """Put whole units into the slots of a script whose arguments begin at `start`; none switches all off."""
-    if len(units) > SLOTS:
-        raise UnitError(f"{len(units)} units were given, and a request takes {SLOTS}: leave some out")
+    if len(units) > MOST_UNITS:
+        raise UnitError(f"{len(units)} units were given, and a request takes {MOST_UNITS}: leave some out")
     slots = [ControlNetUnit() if is_empty(each) else each for each in units] or [ControlNetUnit()]
     args[start : start + SLOTS] = [*slots, *empty_slots(SLOTS - len(slots))]
 
@@ -122,7 +140,8 @@ def _opened(value: Any) -> Any:
 
 def _parameters(values: dict[str, Any]) -> dict[str, float]:
     """The numbers that clients' two fields do not stand for, by name."""
-    known = lookup(values.get("module") or "none") if values.get("enabled") else None
+    module = values.get("module") or NO_MODULE
+    known = lookup(module) if values.get("enabled") and not is_auto(module) else None
     numbers = [values.get(name) for name in THRESHOLDS]
     for name in THRESHOLDS[2:]:
         values.pop(name, None)

@@ -6,19 +6,17 @@ units are prepared anew, so nothing of the host is replaced.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ....core.errors import UnitError
 from ....core.schedule import RangeBasis
-from ....preprocessors.folders import list_pictures
+from ....preprocessors.folders import Listing, list_pictures
 from ....preprocessors.images import read_image, suffixes
-from ....units.webui_fields import InputMode, UnitArgs, parse_unit
-from .arguments import raw_units
-
-log = logging.getLogger("controlstack")
+from ....units.webui_fields import InputMode, UnitArgs
+from .arguments import raw_units, read_unit
+from .saying import about_unit
 
 
 class Batch:
@@ -26,12 +24,17 @@ class Batch:
 
     def __init__(self, units: Sequence[Mapping[str, Any]], allowed: bool = True) -> None:
         """allowed: whether this caller may name folders of the server. UnitError for folders that cannot be."""
-        self._units = units
-        named = [unit for unit in units if _has_folder(unit)]
+        self._units = [(number, unit) for number, unit in enumerate(units) if unit.get("enabled")]
+        named = [(number, unit) for number, unit in self._units if _has_folder(unit)]
         if named and not allowed:
             raise UnitError("a unit has a folder, which only the page may name, and not with --hide-ui-dir-config")
-        self._files = {id(unit): pictures_in(str(unit.get("batch_folder") or "")) for unit in named}
-        outputs = [str(unit.get("output_folder") or "").strip().strip('"') for unit in named]
+        listings: dict[int, Listing] = {}
+        for number, unit in named:
+            with about_unit(number):
+                listings[number] = pictures_in(str(unit.get("batch_folder") or ""))
+        self._files = {number: listing.files for number, listing in listings.items()}
+        self.remarks = [_remark(number, listing) for number, listing in listings.items() if listing.left_out]
+        outputs = [str(unit.get("output_folder") or "").strip().strip('"') for _, unit in named]
         self.output = next((Path(each) for each in outputs if each), None)
         self._last: Any = None
 
@@ -42,7 +45,7 @@ class Batch:
 
     def units(self, number: int, basis: RangeBasis = RangeBasis.WEBUI) -> list[UnitArgs]:
         """The enabled units for batch `number`. basis: what a range means here, where a unit does not say so."""
-        return [parse_unit(self._filled(unit, number), basis) for unit in self._units]
+        return [read_unit(index, self._filled(index, unit, number), basis) for index, unit in self._units]
 
     def remember(self, picture: Any) -> None:
         """Keep a result, float [3, H, W] in 0..1, for the units that loop; cut to 8 bits as the host saves it."""
@@ -53,10 +56,11 @@ class Batch:
         first = next(iter(self._files.values()))
         return first[number].stem + (f"-{index}" if index else "")
 
-    def _filled(self, unit: Mapping[str, Any], number: int) -> dict[str, Any]:
+    def _filled(self, index: int, unit: Mapping[str, Any], number: int) -> dict[str, Any]:
         image = unit.get("image")
-        if id(unit) in self._files:
-            image = read_image(self._files[id(unit)][number])
+        if index in self._files:
+            with about_unit(index):
+                image = read_image(self._files[index][number])
         if number and unit.get("loopback") and self._last is not None:
             image = self._last
         return {**unit, "image": image}
@@ -64,10 +68,11 @@ class Batch:
 
 def batch_of(args: Sequence[Any], allowed: bool) -> Batch | None:
     """The batch that a script's arguments ask for, if any unit that is on does."""
-    units = [unit for unit in raw_units(args) if not isinstance(unit, Mapping) or unit.get("enabled")]
+    units = raw_units(args)
     if not all(isinstance(unit, Mapping) for unit in units):
         return None  # objects of other extensions have neither
-    return Batch(units, allowed) if any(_has_folder(unit) or unit.get("loopback") for unit in units) else None
+    asked = any(unit.get("enabled") and (_has_folder(unit) or unit.get("loopback")) for unit in units)
+    return Batch(units, allowed) if asked else None
 
 
 def _has_folder(unit: Mapping[str, Any]) -> bool:
@@ -75,8 +80,8 @@ def _has_folder(unit: Mapping[str, Any]) -> bool:
     return unit.get("input_mode") == InputMode.BATCH.value and "batch_folder" in unit
 
 
-def pictures_in(folder: str) -> list[Path]:
-    """Return the pictures of a folder, frame2 before frame10; the console says what else is in it.
+def pictures_in(folder: str) -> Listing:
+    """Return the pictures of a folder, frame2 before frame10, and what else is in it.
 
     UnitError if the folder does not exist, or has no pictures.
     """
@@ -84,9 +89,11 @@ def pictures_in(folder: str) -> list[Path]:
     if not folder.strip() or not path.is_dir():
         raise UnitError(f"the batch folder '{folder}' does not exist: name a folder of the server, or use Single Image")
     listing = list_pictures(path)
-    others = f": left out {listing.remark()}" if listing.left_out else ""
     if not listing.files:
+        others = f": left out {listing.remark()}" if listing.left_out else ""
         raise UnitError(f"the batch folder '{folder}' has no pictures ({', '.join(suffixes())}){others}")
-    if others:
-        log.warning("the batch folder '%s'%s", folder, others)
-    return list(listing.files)
+    return listing
+
+
+def _remark(number: int, listing: Listing) -> str:
+    return f"unit {number}: of its batch folder {len(listing.files)} pictures are used, and left out {listing.remark()}"

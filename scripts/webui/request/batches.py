@@ -11,6 +11,7 @@ from typing import Any
 from ....core.errors import ControlError
 from ....units.webui_fields import UnitArgs
 from .batch import Batch, batch_of
+from .saying import warn
 from .services import services
 
 
@@ -31,6 +32,8 @@ class Batches:
         if self.count is not None:
             p.n_iter = self.count
             p.do_not_save_samples = p.do_not_save_samples or self._output is not None
+        for remark in () if self._batch is None else self._batch.remarks:
+            warn(p, remark)
 
     @property
     def count(self) -> int | None:
@@ -46,11 +49,11 @@ class Batches:
         """The units for the host's batch `number`."""
         if self._error is not None:
             raise self._error
-        return otherwise() if self._batch is None else self._batch.units(number, services().host.basis)
+        return otherwise() if self._batch is None else self._batch.units(number, services().program.basis)
 
     def fix_seeds(self, p: Any) -> None:
         """All pictures of a folder get the same seeds, unless the settings say otherwise."""
-        if self.count is None or services().host.option("controlnet_increment_seed_during_batch", False):
+        if self.count is None or services().program.option("controlnet_increment_seed_during_batch", False):
             return
         for seeds in (p.all_seeds, p.all_subseeds):
             seeds[:] = [seeds[index % p.batch_size] for index in range(len(seeds))]

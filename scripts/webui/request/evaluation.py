@@ -12,9 +12,9 @@ from ....core.effects import Effects
 from ....core.resize import fit
 from ....core.step import Step, Window
 from ....core.unit import ControlUnit
-from ..host.attachment import Call
-from ..host.denoiser import pictures_of
-from ..host.tiles import block_of, cut, joined
+from ..host.unet.attachment import Call
+from ..host.unet.denoiser import pictures_of
+from ..host.unet.tiles import block_of, cut, joined
 from .needs import Host
 from .passes import Pass, Passes
 

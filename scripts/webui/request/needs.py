@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
-from ....core.control import ControlModel
+from ....core.host import Host as CoreHost
 from ....core.schedule import RangeBasis
-from ..host.attachment import Answers, Attachment
 from ..host.cache import ModelCache
 from ..host.files import ModelFiles
-from ..host.tiles import Tiles
+from ..host.unet.attachment import Answers, Attachment
+from ..host.unet.tiles import Tiles
+from ..pictures.restoring import Base
 from .preprocessing import Preprocessing
 
 
-class Host(Protocol):
-    """What a run needs from the WebUI; `host.WebUI` is the real one."""
+class Program(Protocol):
+    """What is asked of the WebUI as a program; `host.program.Program` is the real one."""
+
+    @property
+    def basis(self) -> RangeBasis: ...
+    def option(self, name: str, default: Any) -> Any: ...
+    def alone(self, job: str) -> AbstractContextManager[None]: ...
+
+
+class Host(CoreHost, Protocol):
+    """What a run needs of the WebUI's base model and device; `host.webui.WebUI` is the real one."""
 
     def tiles(self, canvas: Callable[[], tuple[int, int]]) -> Tiles | None: ...
     def attachment(self, answers: Answers, tiles: Tiles | None) -> Attachment: ...
-    def ready(self, model: ControlModel) -> Any: ...
-    def check_interrupt(self) -> None: ...
-    def follow(self, model: ControlModel) -> bool: ...
     def before_run(self, low_vram: bool) -> None: ...
     def after_run(self, low_vram: bool) -> None: ...
-    def alone(self, job: str) -> Any: ...
-    def option(self, name: str, default: Any) -> Any: ...
-    def encode(self, picture: Tensor) -> Tensor: ...
-    def encode_at_random(self, picture: Tensor) -> Tensor: ...
-    def signal(self, timestep: Tensor) -> Tensor: ...
     @property
     def device(self) -> torch.device: ...
     @property
-    def predicts_velocity(self) -> bool: ...
-    @property
-    def basis(self) -> RangeBasis: ...
+    def latents(self) -> Base: ...
     @property
     def unet(self) -> Any: ...
     @property
@@ -61,7 +61,17 @@ class Services:
     """What outlives a run."""
 
     host: Host
+    program: Program
     files: ModelFiles
     models: ModelCache
     preprocess: Preprocessing
     active: Running | None = None  # the run that is sampled now
+
+    @contextmanager
+    def alone(self, job: str) -> Iterator[None]:
+        """Let nobody else compute while the context is open, and make room on the device afterwards."""
+        with self.program.alone(job):
+            try:
+                yield
+            finally:
+                self.host.after_run(False)

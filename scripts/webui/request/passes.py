@@ -15,15 +15,15 @@ from ....core.unit import ControlMode, ControlUnit
 from ....units.choices import HiresOption
 from ....units.hint import hint_tensor
 from ....units.make import make
-from ..host.denoiser import Denoising
-from .fitting import fit_hint
-from .inputs import target_sizes
+from ..host.unet.denoiser import Denoising
+from ..pictures.fitting import fit_hint
+from ..pictures.inputs import target_sizes
+from ..pictures.restoring import Original, Restoration, visible
 from .preparing import Prepared
-from .restoring import Original, Restoration, visible
 
 if TYPE_CHECKING:
+    from ..pictures.reading import Image
     from .needs import Host
-    from .pictures import Image
 
 SOFT_IN_HIRES = ("canny", "mlsd")  # sd-webui-controlnet: hard lines are softened in the hires pass in every mode
 
@@ -112,7 +112,7 @@ def _make_pass(
         stack=ControlStack([_unit(unit, hint, hires, two) for unit, hint in pairs], host),
         denoising=Denoising(),
         originals=originals,
-        restoration=Restoration(originals, host, cond),
+        restoration=Restoration(originals, host.latents, cond),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,18 +13,17 @@ from ....core.control import ControlModel
 from ....units import infotext
 from ....units.convention import chosen, doubt, said_by
 from ....units.hint import check_reads_pictures, mask_tensor
-from ....units.request import AUTO, UnitRequest
-from ....units.webui_fields import InputMode, UnitArgs, args_of, request_of
-from ..host.unets import base_of
+from ....units.request import UnitRequest
+from ....units.webui_fields import InputMode, UnitArgs, args_of, is_auto, request_of
+from ..host.unet.unets import base_of
+from ..pictures.inputs import Input, choose, seed_of
+from ..pictures.reading import read_mask, rgba_pictures
 from . import preprocessing
-from .inputs import Input, choose, seed_of
-from .pictures import read_mask, rgba_pictures
+from .saying import about_unit, warn
 
 if TYPE_CHECKING:
+    from ..pictures.reading import Image
     from .needs import Host, Services
-    from .pictures import Image
-
-log = logging.getLogger("controlstack")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +40,19 @@ class Prepared:
 
 
 def prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared:
-    """Unit number `index` of a request, which has gone through `with_defaults`. ControlError for what cannot work."""
+    """Return unit `index` of those that are on, which has gone through `with_defaults`, ready to act.
+
+    ControlError for what cannot work.
+    """
+    with about_unit(unit.number):
+        return _prepare(services, p, unit, index)
+
+
+def _prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared:
     host = services.host
     _, path = services.files.find(unit.model)
     preprocessor = preprocessing.lookup(unit.module)
-    ignore_mask = bool(host.option("controlnet_ignore_noninpaint_mask", False))
+    ignore_mask = bool(services.program.option("controlnet_ignore_noninpaint_mask", False))
     given = choose(unit, p, index, ignore_mask, preprocessor.takes_mask)
     model = services.models.get(path, host.dtype, host.checkpoint, lambda: _base_state(host))
     check_fits(model.name, model.base, base_of(host.unet))
@@ -54,8 +60,7 @@ def prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared:
     check_reads_pictures(model)
     request = replace(request, resize=given.resize)
     if warning := doubt(request, said_by(path), given.picture):
-        log.warning(warning)
-        p.comment(f"ControlNet: {warning}")
+        warn(p, warning)
     hint = services.preprocess(request, given.picture, _first_size(p), seed_of(p), given.mask)
     region = None if unit.effective_region_mask is None else read_mask(unit.effective_region_mask)
     return Prepared(
@@ -71,14 +76,19 @@ def prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared:
 
 def write_text(services: Services, p: Any, units: Sequence[UnitArgs]) -> list[UnitArgs]:
     """Write the units into the text of a request's pictures, and return them as they run."""
-    args = [preprocessing.with_defaults(_chosen(services, unit)) for unit in merged(units)]
-    p.extra_generation_params.update(infotext.write(args, services.host.basis))
+    args = [_as_it_runs(services, unit) for unit in merged(units)]
+    p.extra_generation_params.update(infotext.write(args, services.program.basis))
     return args
 
 
-def _chosen(services: Services, unit: UnitArgs) -> UnitArgs:
+def _as_it_runs(services: Services, unit: UnitArgs) -> UnitArgs:
+    with about_unit(unit.number):
+        return preprocessing.with_defaults(by_file(services, unit))
+
+
+def by_file(services: Services, unit: UnitArgs) -> UnitArgs:
     """Return the unit with the preprocessor that its model's file names, where it asks for that."""
-    if unit.module.strip().lower() != AUTO:
+    if not is_auto(unit.module):
         return unit
     request = chosen(request_of(unit), said_by(services.files.find(unit.model)[1]))
     args = args_of(request)
@@ -90,7 +100,8 @@ def merged(units: Sequence[UnitArgs]) -> list[UnitArgs]:
     """Units with several pictures as so many units with an even share of the weight each."""
     result: list[UnitArgs] = []
     for unit in units:
-        pictures = rgba_pictures(unit.image, unit.mask) if unit.input_mode is InputMode.MERGE else None
+        with about_unit(unit.number):
+            pictures = rgba_pictures(unit.image, unit.mask) if unit.input_mode is InputMode.MERGE else None
         if not pictures:
             result.append(unit)
             continue

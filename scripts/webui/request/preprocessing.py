@@ -7,7 +7,7 @@ in the console, as in sd-webui-controlnet, because clients send 64 for whatever 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ from ....preprocessors.declaration import Parameter
 from ....preprocessors.perform import Preprocessor
 from ....units import webui_names
 from ....units.hint import draw_hint, preprocessor_of
-from ....units.offer import ALL, models_of_type, of_type, types
-from ....units.request import NONE, UnitRequest
+from ....units.offer import ALL, default_model, default_preprocessor, of_type, types
+from ....units.request import AUTO, NONE, UnitRequest
 from ....units.webui_fields import (
     DEFAULT_SIDE,
     FROM_PREPROCESSOR,
@@ -25,12 +25,13 @@ from ....units.webui_fields import (
     LEAST_SIDE,
     NO_MODEL,
     UnitArgs,
+    is_auto,
 )
 from ....units.webui_names import OWN_SIZE, thresholds
 
 if TYPE_CHECKING:
     from ....preprocessors.perform import Runtime
-    from .pictures import Image
+    from ..pictures.reading import Image
 
 log = logging.getLogger("controlstack")
 
@@ -44,8 +45,8 @@ def lookup(module: str) -> Preprocessor:
 
 
 def label(preprocessor: Preprocessor) -> str:
-    """The longer name that the WebUI shows, if there is one."""
-    return preprocessor.aliases[0] if preprocessor.aliases else preprocessor.id
+    """Return the longer name that clients show, if there is one."""
+    return webui_names.names(preprocessor, labels=True)[0]
 
 
 def names(aliases: bool = False) -> list[str]:
@@ -64,13 +65,19 @@ def detail(preprocessor: Preprocessor) -> dict[str, Any]:
     return {"model_free": False, "sliders": _with_resolution(preprocessor, known)}
 
 
-def control_types(models: list[str]) -> dict[str, dict[str, Any]]:
-    """What `/controlnet/control_types` answers."""
-    return {tag: _control_type(tag, models) for tag in types()}
+def control_types(offer: Callable[[str], Sequence[str]]) -> dict[str, dict[str, Any]]:
+    """Return what `/controlnet/control_types` answers; preprocessors have their names of `module_list` with aliases.
+
+    offer: returns the names of the models of a control type.
+    """
+    return {tag: _control_type(tag, offer(tag)) for tag in types()}
 
 
 def with_defaults(unit: UnitArgs) -> UnitArgs:
     """The unit with its numbers inside their ranges, -1 and what is outside replaced by the default."""
+    if is_auto(unit.module):
+        resolution = _bounded(AUTO, "processor_res", unit.processor_res, RESOLUTION)
+        return replace(unit, processor_res=int(resolution))
     preprocessor = lookup(unit.module)
     resolution = _bounded(preprocessor.id, "processor_res", unit.processor_res, RESOLUTION)
     a, b = (
@@ -108,14 +115,12 @@ class Preprocessing:
         return draw_hint(request, picture, inpaint_mask=given, target=target, runtime=self.runtime, seed=seed)
 
 
-def _control_type(tag: str, models: list[str]) -> dict[str, Any]:
-    found, fitting = of_type(tag), models_of_type(tag, models)
-    own = [each for each in found if each.id != NONE]
+def _control_type(tag: str, models: Sequence[str]) -> dict[str, Any]:
     return {
-        "module_list": [label(each) for each in found],
-        "model_list": [NO_MODEL, *fitting],
-        "default_option": label(own[0]) if own and tag != ALL else NONE,
-        "default_model": fitting[0] if fitting and tag != ALL else NO_MODEL,
+        "module_list": [label(each) for each in of_type(tag)],
+        "model_list": [NO_MODEL, *models],
+        "default_option": label(default_preprocessor(tag)),
+        "default_model": NO_MODEL if tag == ALL else default_model(models) or NO_MODEL,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ....units.webui_fields import UnitArgs
-from ..host.tiles import Tiles
+from ..host.unet.tiles import Tiles
+from ..pictures.restoring import BLEND, PICTURE_KINDS, finish_picture
 from .evaluation import Evaluations
 from .passes import Passes
 from .preparing import prepare, write_text
-from .restoring import BLEND, PICTURE_KINDS, finish_picture
 from .running import Running
+from .saying import warn
 
 if TYPE_CHECKING:
+    from ..pictures.reading import Image
     from .needs import Services
-    from .pictures import Image
 
 log = logging.getLogger("controlstack")
 
@@ -68,7 +70,7 @@ class Run:
 
     def finish_pictures(self, pictures: list[Tensor]) -> None:
         """Give finished pictures, [3, H, W] in 0..1, back what their units want to keep; in place."""
-        soft = int(self._services.host.option("control_net_inpaint_blur_sigma", BLEND))
+        soft = int(self._services.program.option("control_net_inpaint_blur_sigma", BLEND))
         for original in self._passes.last.originals if self._passes is not None else ():
             if original.kind in PICTURE_KINDS:
                 for index in range(len(pictures)):
@@ -90,20 +92,15 @@ class Run:
         except BaseException:
             host.after_run(low_vram)
             raise
-        self._passes, evaluations = passes, Evaluations(passes, host, self._warn)
+        self._passes, evaluations = passes, Evaluations(passes, host, functools.partial(warn, self._p))
         running = Running(host.attachment(evaluations, self._tiles), lambda: passes.present.denoising, ended)
         return running
 
     def _report(self) -> None:
         firings = [] if self._passes is None else self._passes.firings()
-        for index, (unit, firing) in enumerate(zip(self._units, firings, strict=True)):
-            text = f"unit {index} ({unit.args.module}, {unit.model.name}) acted on {firing} steps"
+        for unit, firing in zip(self._units, firings, strict=True):
+            text = f"unit {unit.args.number} ({unit.args.module}, {unit.model.name}) acted on {firing} steps"
             if firing.fired or not firing.steps:  # no step at all: the user interrupted before the first one
                 log.info(text)
             else:
-                self._warn(f"{text}: look at its weight, range and hires option")
-
-    def _warn(self, text: str) -> None:
-        """Say something on the console and in the line below the pictures."""
-        log.warning(text)
-        self._p.comment(f"ControlNet: {text}")
+                warn(self._p, f"{text}: look at its weight, range and hires option")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..host.attachment import Attachment
-from ..host.denoiser import Denoising
-from ..host.tiles import Tiles
+from ..host.unet.attachment import Attachment
+from ..host.unet.denoiser import Denoising
+from ..host.unet.tiles import Tiles
 
 
 class Running:

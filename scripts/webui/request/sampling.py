@@ -5,9 +5,6 @@ The WebUI prints and drops what a script raises, and then draws an uncontrolled 
 `with` around the sampling, which closes on success, error and interrupt alike.
 """
 
-# pyright: reportMissingImports=false
-# fastapi comes with the host.
-
 from __future__ import annotations
 
 import logging
@@ -19,9 +16,10 @@ from ....core.errors import ControlError
 from ....units.webui_fields import UnitArgs
 from ..host.annotators import StoppedError
 from .run import Run
+from .saying import for_caller, line
 
 if TYPE_CHECKING:
-    from ..host.tiles import Tiles
+    from ..host.unet.tiles import Tiles
     from .needs import Services
 
 log = logging.getLogger("controlstack")
@@ -41,7 +39,7 @@ def begin(
     except StoppedError:
         log.info("stopped before the units were ready")  # the WebUI samples no step of it
     except ControlError as error:
-        log.error("%s", error)
+        log.error("%s", line(error))
         sampling.error = error
     except Exception as error:
         sampling.error = error
@@ -71,20 +69,13 @@ class Sampling:
         self.error: Exception | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.error is not None:
+        if isinstance(self.error, ControlError):
             raise for_caller(self.p, self.error) from self.error
+        if self.error is not None:
+            raise self.error
         sample = type(self.p).sample.__get__(self.p) if self.original is None else self.original
         try:
             with self.run.attached() if self.run is not None else nullcontext():
                 return sample(*args, **kwargs)
         except ControlError as error:
             raise for_caller(self.p, error) from error
-
-
-def for_caller(p: Any, error: Exception) -> Exception:
-    """Return an error as its reader gets it: callers of the API 422 and the sentence, the page the sentence."""
-    if not getattr(p, "is_api", False) or not isinstance(error, ControlError):
-        return error
-    from fastapi import HTTPException
-
-    return HTTPException(status_code=422, detail=f"ControlNet: {error}")

@@ -8,6 +8,7 @@ from ..host import annotators, forge
 from ..host.cache import ModelCache
 from ..host.files import ModelFiles
 from ..host.memory import GIB
+from ..host.program import Program
 from ..host.webui import WebUI
 from .needs import Services
 from .preprocessing import Preprocessing
@@ -18,11 +19,12 @@ CACHE_OPTION, CACHE_GIB = "controlstack_model_cache", 6  # GiB of control models
 @functools.cache
 def services() -> Services:
     """Return the one instance."""
-    host = forge.Forge() if forge.is_here() else WebUI()
-    budget = int(float(host.option(CACHE_OPTION, CACHE_GIB)) * GIB)
+    host, program = (forge.Forge(), Program(forge.BASIS)) if forge.is_here() else (WebUI(), Program())
+    budget = int(float(program.option(CACHE_OPTION, CACHE_GIB)) * GIB)
     return Services(
         host=host,
-        files=ModelFiles(host.model_folders()),
+        program=program,
+        files=ModelFiles(program.model_folders()),
         models=ModelCache(budget),
-        preprocess=Preprocessing(annotators.make_runtime(host)),
+        preprocess=Preprocessing(annotators.make_runtime(program, host.device, host.residency)),
     )

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .pictures import Image
+    from .reading import Image
 
 SHARPER = 0.01  # of the number that the user gives
 MASK_WINDOW, MASK_STRIDE, MASK_PADDING = 10, 8, 1  # from pixels to latents, one pixel wider

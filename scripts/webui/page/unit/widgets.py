@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES
-from ....units.offer import ALL, TYPES
-from ....units.webui_fields import NO_MODEL, NO_MODULE, InputMode, UnitArgs
-from ..request.arguments import FIELDS, THRESHOLDS
-from ..request.services import services
-from . import choices
-from .gradio_shim import on, picture, shown
+from .....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES
+from .....units.offer import ALL, TYPES
+from .....units.webui_fields import NO_MODEL, NO_MODULE, InputMode, UnitArgs
+from ...request.arguments import FIELDS, THRESHOLDS
+from ...request.services import services
+from .. import choices
+from ..gradio_shim import on, picture, shown
 
 PICTURE_HEIGHT = 300  # pixels
 BASIS_INFO = (
@@ -223,7 +223,7 @@ def _more(page: UnitPage) -> None:
 
     defaults = choices.display(UnitArgs())
     with gr.Accordion("Schedule, union type, loopback", open=False, elem_id=page.id("more")):
-        basis = BASES.label(services().host.basis)
+        basis = BASES.label(services().program.basis)
         page.fields["range_basis"] = _radio(
             page, "Steps are counted as", BASES.labels, basis, "range_basis_radio", BASIS_INFO
         )
@@ -240,6 +240,22 @@ def _more(page: UnitPage) -> None:
             elem_id=page.id("controlnet_union_control_type_dropdown"), tooltip="Only union models ask for it",
             visible=False,  # until a text names one: no model here asks for it
         )  # fmt: skip
+        with FormRow():
+            page.fields["resolution"] = gr.Textbox(
+                label="Exact Resolution", placeholder="Empty: as above", max_lines=1,
+                elem_id=page.id("controlnet_exact_resolution"),
+                tooltip="Short side of the hint in pixels, whatever the slider can show; 0 is the picture's own size",
+            )  # fmt: skip
+            page.fields["preprocessor_seed"] = gr.Textbox(
+                label="Preprocessor Seed", placeholder="Empty: that of the result", max_lines=1,
+                elem_id=page.id("controlnet_preprocessor_seed"),
+                tooltip="For preprocessors that draw random numbers, such as shuffle",
+            )  # fmt: skip
+            page.fields["delta_strength"] = gr.Slider(
+                label="Strength of Weight Changes", value=1.0, minimum=0.0, maximum=choices.SHOWN_WEIGHT, step=0.05,
+                elem_id=page.id("controlnet_delta_strength_slider"),
+                tooltip="For models that change weights of the base model; 1 is as they were made",
+            )  # fmt: skip
         with FormRow():
             _checkbox(page, "inpaint_crop_input_image", "Crop input image based on A1111 mask", "crop", value=True)
             _checkbox(page, "loopback", "[Loopback] Use each picture for the next one",

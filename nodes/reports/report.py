@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..core.schedule import Progress, RangeBasis
-from ..core.stack import Firing
-from ..core.unit import ControlUnit
+from ...core.schedule import Progress, RangeBasis
+from ...core.stack import Firing
+from ...core.unit import ControlUnit
 
 MEGABYTE = 2**20
 
@@ -40,5 +40,5 @@ def curve_of(unit: ControlUnit, steps: list[Progress], strength: float) -> tuple
 
 
 def lines(report: Report) -> Iterator[str]:
-    """What people read, a line for each unit."""
+    """Yield what people read, a line for each unit."""
     yield from (f"{number}. {each}" for number, each in enumerate(report, start=1))

@@ -9,19 +9,19 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.errors import UnitError
-from ..core.schedule import RangeBasis
-from ..preprocessors.declaration import nearest
-from ..units import infotext
-from ..units.choices import HiresOption
-from ..units.make import acts_in
-from ..units.request import UnitRequest
-from ..units.webui_fields import args_of, parse_unit, request_of
-from .spec import Units, UnitSpec
+from ...core.errors import UnitError
+from ...core.schedule import RangeBasis
+from ...preprocessors.declaration import nearest
+from ...units import infotext
+from ...units.choices import HiresOption
+from ...units.make import acts_in
+from ...units.request import UnitRequest
+from ...units.webui_fields import args_of, parse_unit, request_of
+from ..spec import Units, UnitSpec
 
 
 def read_units(settings: Any, part: HiresOption) -> list[UnitRequest]:
-    """The units of a picture that act in the chosen pass of a hires fix, in order. Raises UnitError if it has none."""
+    """Return the units of a picture that act in the chosen pass of a hires fix, in order; UnitError if it has none."""
     found = sorted(infotext.read(settings).items())
     if not found:
         raise UnitError(
@@ -33,7 +33,7 @@ def read_units(settings: Any, part: HiresOption) -> list[UnitRequest]:
 
 
 def file_of(unit: UnitRequest, files: Sequence[str]) -> str:
-    """The file of a unit's model: a WebUI names it without its ending, with a number after it, in any folder."""
+    """Return the file of a unit's model: a WebUI names it without its ending, with a number after it, in any folder."""
     stem = unit.model.partition(" [")[0]
     if not stem:
         raise UnitError(
@@ -47,14 +47,14 @@ def file_of(unit: UnitRequest, files: Sequence[str]) -> str:
 
 
 def pictures_of(image: Tensor, count: int) -> list[Tensor]:
-    """A picture for each unit, of one picture for all or one for each."""
+    """Return a picture for each unit, of one picture for all or one for each."""
     if len(image) not in (1, count):
         raise UnitError(f"there are {len(image)} pictures for {count} units: give one for all, or one for each")
     return [image[index : index + 1] if len(image) > 1 else image for index in range(count)]
 
 
 def write_units(units: Units) -> str:
-    """The lines that a WebUI reads, in the form in which it pastes them.
+    """Return the lines that a WebUI reads, in the form in which it pastes them.
 
     No program's version ends this text, so each unit says what its range means, as where ranges go by noise.
     """

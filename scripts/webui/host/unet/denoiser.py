@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from ....core.schedule import Progress, RangeBasis
+from .....core.schedule import Progress, RangeBasis
 
 GIVEN_STEPS = {"sigmas", "timesteps", "n"}  # a sampler that takes none of these chooses its steps itself
 

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from ....core.base import check_fits
-from ....core.effects import Effects
-from ....core.errors import IncompatibleModelError
-from ....core.step import Evaluate
-from ....core.unit import ControlUnit
+from .....core.base import check_fits
+from .....core.effects import Effects
+from .....core.errors import IncompatibleModelError
+from .....core.step import Evaluate
+from .....core.unit import ControlUnit
 from .tiles import Tiles
 from .unets import base_of
 

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....core.base import LATENT
-from ....core.effects import Effects
-from ....core.errors import HostError
-from ....core.step import Window
-from .foreign import ControlModelType
+from .....core.base import LATENT
+from .....core.effects import Effects
+from .....core.errors import HostError
+from .....core.step import Window
+from ..foreign import ControlModelType
 
 REFUSED = (
     "another extension gives units a control image of its own for {}, and they take only parts of what they gave out: "

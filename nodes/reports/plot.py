@@ -17,7 +17,7 @@ DASH = 3  # pixels of a drawn line
 
 
 def plot(curves: Sequence[tuple[str, Curve]]) -> Tensor:
-    """Named curves -> IMAGE [1, H, W, 3] in 0..1; one panel for all, a colour each, names on top."""
+    """Draw named curves as IMAGE [1, H, W, 3] in 0..1: one panel for all, a colour each, names on top."""
     import cv2
 
     names = [name for name, _ in curves]

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ....core.errors import ControlError
-from ....units.webui_fields import NO_MODEL
-from ..request.services import services
-from . import choices
-from .contents import contents, current_base
-from .gradio_shim import is_old, on, on_upload
-from .paste import line
-from .unit_page import SLIDERS, UnitPage
+from .....core.errors import ControlError
+from .....units.webui_fields import NO_MODEL
+from ...request.services import services
+from .. import choices
+from ..contents import contents, current_base
+from ..gradio_shim import is_old, on, on_upload
+from ..paste import line
+from .widgets import SLIDERS, UnitPage
 
 
 def connect(page: UnitPage) -> None:

@@ -16,10 +16,10 @@ from ....core.errors import HintError, UnitError
 from ....core.resize import ResizeMode
 from ....preprocessors.images import eight_bit
 from ....units.webui_fields import UnitArgs
-from .pictures import input_of, read_picture, rgba_pictures
+from .reading import input_of, read_picture, rgba_pictures
 
 if TYPE_CHECKING:
-    from .pictures import Image
+    from .reading import Image
 
 LATENT_UPSCALE = 3  # of img2img's resize modes: "Just resize (latent upscale)"
 _IMG2IMG_MODES = (ResizeMode.JUST_RESIZE, ResizeMode.CROP, ResizeMode.FILL)
@@ -46,9 +46,7 @@ def choose(unit: UnitArgs, p: Any, index: int, ignore_mask: bool, inpaints: bool
     if initial:
         picture = read_picture(initial[0])
         return _crop(unit, p, Input(picture, _img2img_mode(p), _painted(p, picture) if inpaints else None))
-    raise HintError(
-        f"unit {index} ({unit.module}, {unit.model}) is on, but has no picture: give it one, or switch it off"
-    )
+    raise HintError("it is on, but has no picture: give it one, or switch it off")
 
 
 def seed_of(p: Any) -> int:
@@ -80,9 +78,7 @@ def _of_unit(value: Any, index: int) -> Any:
 
 def _own(pictures: list[Image], unit: UnitArgs, ignore_mask: bool, inpaints: bool) -> Input:
     if len(pictures) != 1:
-        raise UnitError(
-            f"the unit with {unit.model} has {len(pictures)} pictures: give one, or set input_mode to merge"
-        )
+        raise UnitError(f"it has {len(pictures)} pictures: give one, or set input_mode to merge")
     (picture,) = pictures
     if inpaints:
         return Input(picture[..., :3], unit.resize_mode, picture[..., 3])

@@ -8,17 +8,17 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..core.errors import UnitError
-from ..units.choices import HiresOption
-from ..units.convention import chosen
-from ..units.hint import Size, preprocessor_of
-from ..units.infotext import parse_generation
-from ..units.request import UnitRequest
-from .hints import make_hint, size_of
-from .host.loading import files, load
+from ...core.errors import UnitError
+from ...units.choices import HiresOption
+from ...units.convention import chosen
+from ...units.hint import Size, preprocessor_of
+from ...units.infotext import parse_generation
+from ...units.request import UnitRequest
+from ..hints import make_hint, size_of
+from ..host.loading import files, load
+from ..schema import UnitsType, schema
+from ..spec import Units, UnitSpec
 from .infotext import file_of, pictures_of, read_units, write_units
-from .schema import UnitsType, schema
-from .spec import Units, UnitSpec
 
 PASSES = {"all": HiresOption.BOTH, "first": HiresOption.LOW, "hires": HiresOption.HIGH}
 EXAMPLE = 'ControlNet 0: "Module: canny, Model: control_v11p_sd15_canny, Weight: 1.0"'

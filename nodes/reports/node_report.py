@@ -6,10 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from .host.control import StackControl
+from ..host.control import StackControl
+from ..schema import schema
 from .plot import plot
 from .report import Report, lines
-from .schema import schema
 
 
 class ControlReport(io.ComfyNode):
@@ -45,7 +45,7 @@ class ControlReport(io.ComfyNode):
 
 
 def report_of(prompt: list[list[Any]]) -> Report:
-    """The latest reports of all our controls in a prompt, in the order in which they act."""
+    """Return the latest reports of all our controls in a prompt, in the order in which they act."""
     seen: list[StackControl] = []
     for _, options in prompt:
         seen += [each for each in _chain(options.get("control")) if each not in seen]
@@ -53,7 +53,7 @@ def report_of(prompt: list[list[Any]]) -> Report:
 
 
 def _chain(control: Any) -> list[StackControl]:
-    """Our controls from the first applied to the last."""
+    """Return our controls from the first applied to the last."""
     if control is None:
         return []
     mine = [control] if isinstance(control, StackControl) else []

@@ -8,21 +8,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ....core.errors import ControlError, HintError
-from ....units.webui_fields import parse_unit, request_of
-from ..request import preprocessing
-from ..request.arguments import THRESHOLDS, from_page_unit
-from ..request.pictures import input_of, rgba_pictures
-from ..request.services import services
-from .gradio_shim import on
-from .unit_events import as_message
-from .unit_page import UnitPage
+from .....core.errors import ControlError, HintError
+from .....units.webui_fields import parse_unit, request_of
+from ...pictures.reading import input_of, rgba_pictures
+from ...request import preprocessing
+from ...request.arguments import OPTIONAL, THRESHOLDS, from_page_unit
+from ...request.preparing import by_file
+from ...request.services import services
+from ..gradio_shim import on
+from .events import as_message
+from .widgets import UnitPage
 
 if TYPE_CHECKING:
-    from ..request.pictures import Image
+    from ...pictures.reading import Image
 
 IGNORE_MASK = "controlnet_ignore_noninpaint_mask"  # a setting
-INPUTS = ("image", "drawn", "mask", "module", "processor_res", *THRESHOLDS, "pixel_perfect", "resize_mode")
+INPUTS = (
+    "image", "drawn", "mask", "module", "model", "processor_res", *THRESHOLDS, "pixel_perfect", "resize_mode",
+    *OPTIONAL,
+)  # fmt: skip
 
 
 def connect(page: UnitPage, width: Any, height: Any) -> None:
@@ -34,7 +38,7 @@ def connect(page: UnitPage, width: Any, height: Any) -> None:
 def _run(*given: Any) -> Any:  # gradio resolves annotations, so they name only what exists at run time
     *values, width, height = given
     try:
-        with services().host.alone("controlnet preview"):  # it may need the memory that a generation is using
+        with services().alone("controlnet preview"):  # it may need the memory that a generation is using
             return hint(dict(zip(INPUTS, values, strict=True)), (int(height), int(width))), True
     except ControlError as error:
         raise as_message(error) from error
@@ -42,12 +46,13 @@ def _run(*given: Any) -> Any:  # gradio resolves annotations, so they name only 
 
 def hint(values: Mapping[str, Any], target: tuple[int, int]) -> Image:
     """What the unit's preprocessor makes of its picture; `target`: (height, width) of the picture to generate."""
-    unit = preprocessing.with_defaults(parse_unit(from_page_unit({"enabled": True, **values})))
+    asked = parse_unit(from_page_unit({"enabled": True, **values}))
+    unit = preprocessing.with_defaults(by_file(services(), asked))
     pictures = rgba_pictures(unit.image)
     if not pictures:
         raise HintError("there is no picture to look at: put one into the unit first")
     if preprocessing.lookup(unit.module).takes_mask:
         source, mask = pictures[0][..., :3], pictures[0][..., 3]
     else:
-        source, mask = input_of(pictures[0], bool(services().host.option(IGNORE_MASK, False))), None
+        source, mask = input_of(pictures[0], bool(services().program.option(IGNORE_MASK, False))), None
     return services().preprocess(request_of(unit), source.copy(), target, mask=mask)

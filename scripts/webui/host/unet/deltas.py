@@ -16,11 +16,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.attach import Patches, check_delta, deltas_of
-from ....core.control import ControlModel
-from ....core.effects import WeightDelta
-from ....core.errors import HostError
-from ....core.unit import ControlUnit
+from .....core.attach import Patches, check_delta, deltas_of
+from .....core.control import ControlModel
+from .....core.effects import WeightDelta
+from .....core.errors import HostError
+from .....core.unit import ControlUnit
 
 Layer = Any  # nn.Module, or what a program has instead of one, with `weight` and `bias`
 Answer = Callable[[Tensor], Tensor]  # what a layer is given -> what a difference adds to what it returns

@@ -1,0 +1,60 @@
+"""The WebUI as a program: its settings, its queue, and its folders."""
+
+# pyright: reportMissingImports=false
+# The host's own modules exist only inside it.
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ....core.schedule import RangeBasis
+
+FOLDER, NETWORK_FOLDER = "ControlNet", "ControlNetPreprocessor"  # inside the WebUI's folder of models
+
+
+@dataclass(frozen=True)
+class Program:
+    """The WebUI around all requests. basis: what a range means in it where a unit does not say so."""
+
+    basis: RangeBasis = RangeBasis.WEBUI
+
+    def option(self, name: str, default: Any) -> Any:
+        """Return a setting, also one that is not registered."""
+        from modules import shared
+
+        return shared.opts.data.get(name, default)
+
+    @contextmanager
+    def alone(self, job: str) -> Iterator[None]:
+        """Let nobody else compute while the context is open; what users stopped before does not stop this."""
+        from modules import call_queue, shared
+
+        with call_queue.queue_lock:
+            shared.state.begin(job=job)
+            try:
+                yield
+            finally:
+                shared.state.end()
+
+    def model_folders(self) -> list[Path]:
+        """Return where control models lie; the first is where new ones belong."""
+        from modules import paths, shared
+
+        own = Path(__file__).parents[3] / "models"  # also holds our own code, and no weights of its own
+        given = [getattr(shared.cmd_opts, "controlnet_dir", None), self.option("control_net_models_path", "")]
+        folders = [Path(paths.models_path) / FOLDER, *(Path(each) for each in given if each), own]
+        folders[0].mkdir(parents=True, exist_ok=True)
+        return folders
+
+    def network_folders(self) -> list[Path]:
+        """Return where networks of preprocessors lie; the first is where new ones are put, as on Forge."""
+        from modules import paths, shared
+
+        given = [getattr(shared.cmd_opts, "controlnet_annotator_models_path", None)]
+        given.append(self.option("control_net_modules_path", ""))
+        other = Path(paths.extensions_dir) / "sd-webui-controlnet" / "annotator" / "downloads"
+        return [Path(paths.models_path) / NETWORK_FOLDER, *(Path(each) for each in given if each), other]

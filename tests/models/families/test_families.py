@@ -1,0 +1,54 @@
+"""What holds for every family of the registry, and what is said of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from controlstack.models.document import page_of, renew, table
+from controlstack.models.family import Family
+from controlstack.models.registry import REGISTRY
+
+ROOT = Path(__file__).resolve().parents[3]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SECTIONS = ("## What it is", "## Files", "## Conventions", "## On each host")
+
+every_family = pytest.mark.parametrize("family", REGISTRY, ids=lambda family: family.id)
+
+
+def test_the_readme_lists_the_families_of_the_registry() -> None:
+    assert table(REGISTRY) in README
+
+
+def test_families_have_different_ids_and_titles() -> None:
+    assert len({each.id for each in REGISTRY}) == len({each.title for each in REGISTRY}) == len(REGISTRY)
+
+
+@every_family
+def test_a_family_says_what_it_is_for_and_where_it_comes_from(family: Family[Any, Any]) -> None:
+    assert family.bases
+    assert family.hosts
+    assert family.paper
+
+
+@every_family
+def test_a_family_has_a_page_that_says_how_to_use_it(family: Family[Any, Any]) -> None:
+    page = (ROOT / page_of(family)).read_text(encoding="utf-8")
+    assert [each for each in SECTIONS if each not in page] == []
+    assert family.title in page
+    links = re.findall(r"\]\(([^)#:]+)\)", page)
+    assert [each for each in links if not (ROOT / "docs" / "families" / each).exists()] == []
+
+
+def test_no_page_is_about_nothing() -> None:
+    pages = {path.name for path in (ROOT / "docs" / "families").glob("*.md")}
+    assert pages == {Path(page_of(family)).name for family in REGISTRY}
+
+
+def test_renewing_replaces_the_table_alone(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n\n{table(REGISTRY[:1])}\n\nafter\n", encoding="utf-8")
+    renew(page, REGISTRY)
+    assert page.read_text(encoding="utf-8") == f"before\n\n{table(REGISTRY)}\n\nafter\n"
