@@ -14,7 +14,7 @@ from ..core.base import Base
 from ..core.control import ControlModel
 from ..core.errors import ModelError, UnsupportedModelError
 from ..core.options import Option
-from .families import control_lora, controlnet, controlnext, t2i_adapter, union
+from .families import control_lora, controlnet, controlnext, lllite, t2i_adapter, union
 from .family import Description, Family, Shapes
 from .guard import guard
 from .layers import STANDARD, Kit
@@ -31,6 +31,7 @@ REGISTRY: tuple[Family[Any, Any], ...] = (
     t2i_adapter.STYLE_FAMILY,
     controlnext.FAMILY,
     control_lora.FAMILY,
+    lllite.FAMILY,
 )
 
 

@@ -40,6 +40,7 @@ def models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     webui_host.make_world(webui_path, models)
     control_files.write_all(models / "ControlNet", heads=webui_world.HEADS)
     control_files.write_controlnext(models / "ControlNet")
+    control_files.write_lllite(models / "ControlNet")
     control_files.write_control_lora(models / "ControlNet", heads=webui_world.HEADS)
     for kind in (*FAMILIES, *POINTS, "latents"):
         save_file({f"effects.{kind}": torch.zeros(1)}, models / "ControlNet" / f"{kind}.safetensors")
@@ -114,6 +115,12 @@ def test_each_equals_the_core_outside_the_host(host: Host, oracle: Oracle, plain
 @pytest.mark.parametrize("settings", [{}, {"delta_strength": 0.3}, {"options": {"normalisation": "paper"}}])
 def test_controlnext(host: Host, oracle: Oracle, plain: Drawing, settings: dict[str, Any]) -> None:
     wanted = unit(file="next", weight=0.4, **settings)
+    check(draw(host, wanted, batch_size=2), oracle, wanted)
+    assert same(draw(host), plain)
+
+
+def test_lllite(host: Host, oracle: Oracle, plain: Drawing) -> None:
+    wanted = replace(unit(file="lllite", weight=0.8), mask=HALF)
     check(draw(host, wanted, batch_size=2), oracle, wanted)
     assert same(draw(host), plain)
 
