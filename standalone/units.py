@@ -16,6 +16,8 @@ import torch
 
 from ..core.control import ControlModel
 from ..core.errors import UnitError
+from ..models.reference import KINDS as REFERENCES
+from ..models.reference import ReferenceModel
 from ..models.registry import load_control_model
 from ..preprocessors import find
 from ..units.convention import said_by
@@ -58,11 +60,21 @@ def load_units(
     for request in requests:
         path = Path(request.model)
         if path.resolve() not in models:
-            models[path.resolve()] = load_control_model(path, dtype=dtype, base_state=base_state)
+            models[path.resolve()] = load_model(request.model, dtype, base_state)
     return [
-        ready(request, models[Path(request.model).resolve()], size, says=said_by(Path(request.model)))
-        for request in requests
+        ready(request, models[Path(request.model).resolve()], size, says=_says(request.model)) for request in requests
     ]
+
+
+def load_model(name: str, dtype: torch.dtype, base_state: Mapping[str, Any] | None) -> ControlModel:
+    """Return the model of a file, or a reference, which has none and takes the base model's own attention."""
+    if name in REFERENCES and base_state is not None:
+        return ReferenceModel(name, list(base_state))
+    return load_control_model(Path(name), dtype=dtype, base_state=base_state)
+
+
+def _says(name: str) -> str:
+    return "" if name in REFERENCES else said_by(Path(name))
 
 
 def parse_parameters(pairs: Sequence[str]) -> dict[str, float]:

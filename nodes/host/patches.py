@@ -19,6 +19,7 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
+from ...core.attach import attend_with
 from ...core.control import ControlModel
 from ...core.errors import HostError, IncompatibleModelError
 from ...core.points import MIDDLE, Block, Part, Point, onward, skip, stream
@@ -94,6 +95,15 @@ def evaluate_alone(
     if set(points) - set(found):
         raise HostError("a control looks where the loaded base model shows nothing: load the base of its training")
     return found
+
+
+def attend(model: Any, point: Point, x: Tensor, context: Tensor) -> Tensor:
+    """Return what a self-attention of the host's base network returns for other values: `Step.attend`."""
+    network = model.diffusion_model
+    outer = {Block.INPUT: network.input_blocks, Block.OUTPUT: network.output_blocks}
+    block = network.middle_block if point.block is Block.MIDDLE else outer[point.block][point.index]
+    layer = next(each for each in block if hasattr(each, "transformer_blocks"))
+    return attend_with(layer.transformer_blocks[point.depth].attn1, x, context)
 
 
 def check_points(model: ControlModel, network: Any) -> None:

@@ -30,7 +30,7 @@ from .clock import Clock
 from .flexible import flexible, may_resize
 from .foreign import Call
 from .member import Member
-from .patches import Written, evaluate_alone, withdraw, write
+from .patches import Written, attend, evaluate_alone, withdraw, write
 from .weights import base_weights, check_applied
 
 _log = logging.getLogger("controlstack")
@@ -135,6 +135,7 @@ class Run:
             prompt=self._prompts.setdefault(prompts, object()) if call.options.get("uuids") else None,
             pictures=tuple(row % (len(x) // call.chunks) for row in range(len(x))),
             evaluate=evaluate,
+            attend=lambda point, n, tokens: attend(self._model_for(call), point, n, tokens),
         )
 
     def _model_for(self, call: Call) -> Any:
