@@ -44,6 +44,7 @@ class ControlModel(Protocol):
     hint_space: HintSpace = HintSpace.PICTURE
     hint_channels: int = 3  # C of a picture or of latents, D of an embedding
     hints: int = 1  # how many hints it can read of one picture, beside each other in the channels
+    hole: float = -1.0  # what stands in a picture's hint where it is to invent
     hint_scale: int = LATENT  # picture pixels per latent pixel, for hints that are pictures or latents
     cond_only: bool = False  # it acts on the cond rows in every mode
     offers: tuple[Option, ...] = ()  # what units may tell it

@@ -149,7 +149,7 @@ class _RunHost:
     """The host as the core sees it: it has loaded every network before the run; we time them."""
 
     def __init__(self, vae: Any, model: Any) -> None:
-        """vae: of the host, or None; model: the host's base model."""
+        """Begin to count seconds. vae: of the host, or None; model: the host's base model."""
         self.seconds: Counter[int] = Counter()
         self._vae, self._model = vae, model
 

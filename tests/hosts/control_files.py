@@ -9,6 +9,7 @@ import torch
 from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
 from controlstack.models.families.controlnext import ControlNeXt
 from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig, StyleAdapter
+from controlstack.models.families.union import UnionNet
 from controlstack.models.layers import STANDARD
 from safetensors.torch import save_file
 from torch import nn
@@ -109,6 +110,12 @@ def write_lllite(folder: Path) -> None:
     save_file(file, folder / "lllite.safetensors")
 
 
+def write_unions(folder: Path, heads: int = HEADS) -> None:
+    """Unions of eight kinds of hints, for the SDXL and the SD base models; heads: of the latter."""
+    _save(folder / "union.safetensors", _controlnet("SDXL", 10, union=True), {"head_channels": "16"})
+    _save(folder / "union_sd.safetensors", _controlnet("SD", 11, heads, union=True), {"heads": str(heads)})
+
+
 def write_full(folder: Path) -> None:
     """Three ControlNets and an adapter of SD 1.5's true size, 1.4 GB and 0.3 GB, for benchmarks."""
     for seed in (1, 2, 3):
@@ -143,6 +150,7 @@ def _controlnet(
     heads: int = HEADS,
     width: int = SD_BLOCKS[0].channels,
     blocks: tuple[Block, ...] = SDXL_BLOCKS,
+    union: bool = False,
 ) -> ControlNet:
     """blocks: of SDXL; width: of the others."""
     xl, sd1 = kind == "SDXL", kind == "SD"
@@ -156,7 +164,7 @@ def _controlnet(
         heads=heads if sd1 else None,
         head_channels=None if sd1 else 16,
     )
-    network = ControlNet(config)
+    network = UnionNet(config, kinds=8, sinusoids=256, layers=1, kit=STANDARD) if union else ControlNet(config)
     _fill(network, seed)
     for layer in (*(conv[0] for conv in network.zero_convs), network.middle_block_out[0]):
         layer.weight.data *= RESIDUAL_GAIN

@@ -42,6 +42,7 @@ def models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     control_files.write_controlnext(models / "ControlNet")
     control_files.write_lllite(models / "ControlNet")
     control_files.write_control_lora(models / "ControlNet", heads=webui_world.HEADS)
+    control_files.write_unions(models / "ControlNet", heads=webui_world.HEADS)
     for kind in (*FAMILIES, *POINTS, "latents"):
         save_file({f"effects.{kind}": torch.zeros(1)}, models / "ControlNet" / f"{kind}.safetensors")
     return models
@@ -134,6 +135,22 @@ def test_control_lora(host: Host, oracle: Oracle, models: Path, plain: Drawing, 
     for number, seen in enumerate(drawing.evaluations):
         answer = (other if seen.hires else oracle).answer(seen, (wanted,), Place(number % STEPS, 0, STEPS))
         assert (seen.out - answer).abs().max() <= TOLERANCE * answer.abs().max(), number
+    assert same(draw(host), plain)
+
+
+UNIONS: dict[str, tuple[dict[str, Any], str]] = {  # what is said of a kind, and what the model is told
+    "by a client": ({"union_control_type": "Depth"}, "depth"),
+    "not at all": ({}, "auto"),
+    "two in one pass": ({"options": {"union_control_type": "depth+tile:0.5"}}, "depth+tile:0.5"),
+}
+
+
+@pytest.mark.parametrize("how", UNIONS)
+def test_union(host: Host, oracle: Oracle, plain: Drawing, how: str) -> None:
+    said, told = UNIONS[how]
+    wanted = unit(file="union_sd", weight=0.8, **said)
+    expected = replace(wanted, settings={**wanted.settings, "options": {"union_control_type": told}})
+    check(draw(host, wanted, batch_size=2), oracle, expected)
     assert same(draw(host), plain)
 
 

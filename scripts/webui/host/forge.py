@@ -52,7 +52,7 @@ class Forge(WebUI):
 
     @property
     def unet(self) -> Any:
-        """The U-Net inside the patcher; HostError for another kind of network."""
+        """Return the U-Net inside the patcher; HostError for another kind of network."""
         network = self._objects.unet.model.diffusion_model
         if not hasattr(network, "output_blocks"):
             raise HostError(
@@ -63,13 +63,13 @@ class Forge(WebUI):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the base network computes in."""
+        """Return what the base network computes in."""
         model = self._objects.unet.model
         return getattr(model, "computation_dtype", None) or model.get_dtype()
 
     @property
     def _objects(self) -> Any:
-        """What holds the U-Net's patcher; the program makes a new one for each pass."""
+        """Return what holds the U-Net's patcher; the program makes a new one for each pass."""
         from modules import shared
 
         return shared.sd_model.forge_objects

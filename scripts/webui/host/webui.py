@@ -66,7 +66,7 @@ class WebUI:
 
     @property
     def base_weights(self) -> BaseWeights:
-        """Return the U-Net's weights as it computes with them; LoRAs are written into a layer when it computes next."""
+        """Return the U-Net's weights as it computes with them; LoRAs write into a layer when that computes next."""
         from modules import shared
 
         unet, lora = self.unet, sys.modules.get("networks")
