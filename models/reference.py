@@ -26,9 +26,10 @@ from ..core.effects import Effect, Shift, Watch
 from ..core.options import Option
 from ..core.points import MIDDLE, Block, Part, Point, stream
 from ..core.step import Step
+from .names import REFERENCES
 
-ONLY, ADAIN, BOTH = "reference_only", "reference_adain", "reference_adain+attn"
-KINDS = (ONLY, ADAIN, BOTH)
+KINDS = REFERENCES
+ONLY, ADAIN, BOTH = KINDS
 FIDELITY = Option(
     name="fidelity",
     label="Style fidelity",

@@ -76,13 +76,15 @@ def run_generate(args: argparse.Namespace) -> int:
 def check_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> None:
     """Raise FileError for the first path that leads nowhere, before anything that takes seconds is imported."""
     from ..core.errors import FileError
+    from ..models.names import REFERENCES
     from .sources import is_pattern
 
     wanted = [("checkpoint", args.base), ("picture", args.image), ("picture", args.mask)]
     for unit in units:
         images = unit.image if isinstance(unit.image, tuple) else (unit.image,)
         wanted += [("picture", each) for each in (*images, unit.effect_mask, unit.inpaint_mask)]
-        wanted.append(("model file", Path(unit.model)))
+        if unit.model not in REFERENCES:
+            wanted.append(("model file", Path(unit.model)))
     for what, path in wanted:
         if isinstance(path, Path) and not path.exists() and not is_pattern(path):
             raise FileError(f"there is no {what} {path}: check the path")

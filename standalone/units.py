@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UnitError
+from ..models.names import REFERENCES
 from ..preprocessors import find
 from ..units.offer import preprocessor_of
 from ..units.request import AUTO, FIELDS, NONE, UnitRequest, read_request
@@ -86,20 +87,19 @@ def make_units(
 
 def load_model(name: str, dtype: torch.dtype, base_state: Mapping[str, Any] | None) -> ControlModel:
     """Return the model of a file, or a reference, which has none and takes the base model's own attention."""
-    from ..models.reference import KINDS, ReferenceModel
+    from ..models.reference import ReferenceModel
     from ..models.registry import load_control_model
 
-    if name in KINDS and base_state is not None:
+    if name in REFERENCES and base_state is not None:
         return ReferenceModel(name, list(base_state))
     return load_control_model(Path(name), dtype=dtype, base_state=base_state)
 
 
 def _says(name: str) -> str:
     """Return what the file of a model says about its hints; a reference has none."""
-    from ..models.reference import KINDS
     from ..units.convention import said_by
 
-    return "" if name in KINDS else said_by(Path(name))
+    return "" if name in REFERENCES else said_by(Path(name))
 
 
 def _posed(request: UnitRequest) -> UnitRequest:
