@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any, Protocol, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .control import ControlModel
@@ -89,6 +90,19 @@ def attention_site(block: Any, part: Part) -> Site:
     if value == "heads":
         return Site(attention.to_out[0], Value.INPUT, seen=attention.to_q)
     return Site(attention, Value.OUTPUT) if value == "out" else Site(getattr(attention, f"to_{value}"), Value.INPUT)
+
+
+def attend_with(attention: Any, x: Tensor, context: Tensor) -> Tensor:
+    """Return what an attention layer would return for x [B, N, C] and a context [B, M, C], whatever hooks are on it.
+
+    Its projections are called past their hooks, which belong to the evaluation that is going on.
+    """
+    q, k, v = (
+        getattr(attention, name).forward(value).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+        for name, value in (("to_q", x), ("to_k", context), ("to_v", context))
+    )
+    out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    return attention.to_out[0].forward(out)
 
 
 def attach(patches: Patches, effects: Effects, locate: Locate) -> None:

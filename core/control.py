@@ -54,9 +54,7 @@ class ControlModel(Protocol):
     options: Mapping[str, Value] = MappingProxyType({})  # what it was told, where that is not the default
     source: str = ""  # the file that it was loaded from
     delta: WeightDelta | None = None  # what it changes in the weights of the base network for the whole run
-
     follows: bool = False  # part of its weights are the base network's own
-    followed: Hashable = None  # the key of the base weights that it holds
 
     @property
     def sameness(self) -> Hashable:
@@ -74,6 +72,11 @@ class ControlModel(Protocol):
     def spread(self, weights: tuple[float, ...]) -> tuple[float, ...]:
         """Return one weight for each point from those of the blocks that a person weighs."""
         return weights
+
+    @property
+    def followed(self) -> Hashable:
+        """The key of the base weights that it holds; None: of none."""
+        return None
 
     def follow(self, base: BaseWeights) -> bool:
         """Take over what is the base network's own, unless it was taken already; return whether anything changed."""

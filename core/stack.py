@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .effects import Accumulator, Effects, Shift, add_rows
+from .effects import Accumulator, Effects, Shift, Watch, add_rows
 from .errors import HintError
 from .host import Host, PlainHost
 from .kept import Kept, hint_key, hints_of, pictures_of
@@ -116,6 +116,9 @@ class ControlStack:
             prompt = self._kept.prompt(group[0].unit, step, rows)
             seen = replace(step.rows(rows), twins=lambda: _twins(group, step) if same() else None)
             for point, effect in model(seen, prepared, prompt, wanted):
+                if isinstance(effect, Watch):
+                    total.shift(point, _watched(effect, rows))
+                    continue
                 shares = [
                     _Share(active, scale * active.multiplier, index)
                     for index, active in enumerate(group)
@@ -161,6 +164,16 @@ class ControlStack:
                 f"'{active.unit.model.name}' adds to the prompt, which has no place in the picture: leave its mask out"
             )
         return tensor * self._kept.mask(active.unit, active.rows, step, tensor)
+
+
+def _watched(watch: Watch, rows: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    """Return a change that shows these rows of what stands at a point, and adds nothing."""
+
+    def look(h: Tensor) -> Tensor:
+        watch.function(take_rows(h, rows))
+        return torch.zeros_like(h)
+
+    return look
 
 
 def _by_prompt(tensor: Tensor, active: _Active, step: Step) -> Tensor:

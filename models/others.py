@@ -75,7 +75,6 @@ CONTROLS: tuple[tuple[Test, str], ...] = (
         lambda n: n.under("lllite_conditioning1") or n.under("lllite_modules") or n.first("lllite_dit_"),
         "a ControlLLLite model for Anima, which is not supported: in ComfyUI use its own node",
     ),
-    (lambda n: n.first("lllite_unet_"), "a ControlLLLite model, which is not supported yet: use a ControlNet"),
     (lambda n: n.under("control_all_x_embedder"), f"a Z-Image Fun ControlNet: {PATCH}"),
     (
         lambda n: n.has("control_img_in.weight") and n.under("control_transformer_blocks"),

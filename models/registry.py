@@ -14,7 +14,7 @@ from ..core.base import Base
 from ..core.control import ControlModel
 from ..core.errors import ModelError, UnsupportedModelError
 from ..core.options import Option
-from .families import control_lora, controlnet, controlnet_lite, controlnext, t2i_adapter, union
+from .families import control_lora, controlnet, controlnet_lite, controlnext, lllite, t2i_adapter, union
 from .families.ip_adapter import family as ip_adapter
 from .family import Description, Family, Shapes
 from .guard import guard
@@ -34,6 +34,7 @@ REGISTRY: tuple[Family[Any, Any], ...] = (
     controlnext.FAMILY,
     ip_adapter.FAMILY,
     control_lora.FAMILY,
+    lllite.FAMILY,
 )
 
 

@@ -19,6 +19,7 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
+from ...core.attach import attend_with
 from ...core.control import ControlModel
 from ...core.errors import HostError, IncompatibleModelError
 from ...core.points import MIDDLE, Block, Part, Point, onward, skip, stream
@@ -124,6 +125,15 @@ def _wrapping(options: Mapping[str, Any], ours: Mapping[str, list[Any]]) -> dict
     given = options.get("wrappers", {})
     others = {key: each for key, each in given.get(WRAPPER, {}).items() if key != KEY}
     return {**given, WRAPPER: {**others, **ours}}
+
+
+def attend(model: Any, point: Point, x: Tensor, context: Tensor) -> Tensor:
+    """Return what a self-attention of the host's base network returns for other values: `Step.attend`."""
+    network = model.diffusion_model
+    outer = {Block.INPUT: network.input_blocks, Block.OUTPUT: network.output_blocks}
+    block = network.middle_block if point.block is Block.MIDDLE else outer[point.block][point.index]
+    layer = next(each for each in block if hasattr(each, "transformer_blocks"))
+    return attend_with(layer.transformer_blocks[point.depth].attn1, x, context)
 
 
 def check_points(model: ControlModel, network: Any) -> None:

@@ -30,7 +30,7 @@ from .flexible import flexible, may_resize
 from .foreign import Call
 from .member import Member
 from .parts.area import Canvas
-from .patches import Written, evaluate_alone, withdraw, write
+from .patches import Written, attend, evaluate_alone, withdraw, write
 from .weights import Deltas, base_weights, check_applied, in_eight_bits
 
 _log = logging.getLogger("controlstack")
@@ -139,6 +139,7 @@ class Run:
             prompt=self._prompts.setdefault(prompts, object()) if call.options.get("uuids") else None,
             pictures=tuple(row % (len(x) // call.chunks) for row in range(len(x))),
             evaluate=evaluate,
+            attend=lambda point, n, tokens: attend(self._model_for(call), point, n, tokens),
         )
 
     def _model_for(self, call: Call) -> Any:

@@ -115,6 +115,21 @@ def write_control_lora(folder: Path, heads: int = HEADS) -> None:
     save_file(file, folder / "clora.safetensors", {"controlstack.heads": str(heads)})
 
 
+def write_lllite(folder: Path) -> None:
+    """A ControlLLLite for the SD base models, `lllite`: the inputs of one self-attention, the queries of the other."""
+    generator, file = torch.Generator().manual_seed(13), dict[str, torch.Tensor]()
+    block, width = "input_blocks_1_1", 32
+    for projection in ("attn1_to_q", "attn1_to_k", "attn1_to_v", "attn2_to_q"):
+        shapes = {"conditioning1.0": (4, 3, 4, 4), "conditioning1.2": (8, 4, 2, 2)}
+        shapes |= {"down.0": (6, width), "mid.0": (6, 14), "up.0": (width, 6)}
+        for name, shape in shapes.items():
+            fan = torch.Size(shape[1:]).numel()
+            prefix = f"lllite_unet_{block}_transformer_blocks_0_{projection}.{name}"
+            file[f"{prefix}.weight"] = torch.randn(shape, generator=generator) * 2 / fan**0.5
+            file[f"{prefix}.bias"] = torch.randn(shape[0], generator=generator) * 0.1
+    save_file(file, folder / "lllite.safetensors")
+
+
 def write_unions(folder: Path, heads: int = HEADS) -> None:
     """Unions of eight kinds of hints, for the SDXL and the SD base models; heads: of the latter."""
     _save(folder / "union.safetensors", _controlnet("SDXL", 10, union=True), {"head_channels": "16"})

@@ -43,6 +43,7 @@ def models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     control_files.write_all(models / "ControlNet", heads=webui_world.HEADS)
     control_files.write_controlnext(models / "ControlNet")
     control_files.write_encoders(models / "ControlNetPreprocessor")
+    control_files.write_lllite(models / "ControlNet")
     control_files.write_control_lora(models / "ControlNet", heads=webui_world.HEADS)
     control_files.write_unions(models / "ControlNet", heads=webui_world.HEADS)
     for kind in (*FAMILIES, *POINTS, "latents"):
@@ -133,6 +134,12 @@ def test_what_an_encoder_sees(host: Host, oracle: Oracle, plain: Drawing, file: 
     check(draw(host, wanted, batch_size=2), oracle, wanted)
     assert same(draw(host), plain)
     assert host.count()["hooks"] == 0
+
+
+def test_lllite(host: Host, oracle: Oracle, plain: Drawing) -> None:
+    wanted = replace(unit(file="lllite", weight=0.8), mask=HALF)
+    check(draw(host, wanted, batch_size=2), oracle, wanted)
+    assert same(draw(host), plain)
 
 
 def test_control_lora(host: Host, oracle: Oracle, models: Path, plain: Drawing, name: str) -> None:

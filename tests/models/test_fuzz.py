@@ -119,9 +119,9 @@ def networks() -> list[State]:
         _style(),
         _lite(),
         _next(),
-        _union(),
         _ip_adapter(),
         _control_lora(control),
+        _union(),
     ]
 
 
