@@ -224,7 +224,7 @@ def _numbers(card: Card) -> None:
 
 
 def _strength(card: Card, plan: str) -> None:
-    with gr.Row():
+    with gr.Row(elem_classes=["cs-strength"]):
         card.fields["weight"] = _widget(card, FIELDS["weight"])
         card.fields[RANGE] = range_slider([card.value("start"), card.value("end")], card.named(RANGE))
     card.others["plan"] = gr.HTML(plan, elem_classes=["cs-plan"], **card.named("plan"), padding=True)

@@ -43,6 +43,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         with gr.Row(elem_classes=["cs-columns"]):
             with gr.Column(scale=6, min_width=340):
                 outer = _words()
+                _add_examples(studio, state)
                 slot = gr.Column(elem_classes=["cs-units"])
                 add = gr.Button(t("Add a unit"), elem_id="add-unit")
                 outer |= _settings(studio)
@@ -217,7 +218,6 @@ def _connect_outer(studio: Studio, outer: dict[str, Any], state: Any, tools: Map
     for name in ("x", "y"):
         state.change(lambda units: gr.update(choices=axes(len(units))), state, tools[name], **QUIET)
     _connect_restoring(studio, outer, state, tools)
-    _add_examples(studio, state)
 
 
 def _connect_restoring(studio: Studio, outer: Mapping[str, Any], state: Any, tools: Mapping[str, Any]) -> None:
