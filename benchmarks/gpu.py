@@ -30,7 +30,7 @@ from controlstack.core.unit import ControlUnit
 from controlstack.models.families.controlnet import ControlNetModel
 from controlstack.models.naming import to_diffusers
 from controlstack.pipelines.attached import arguments, vector_condition
-from controlstack.training.copy import trainable_copy
+from controlstack.training.recipes.copies import trainable_copy
 from torch import Tensor, nn
 
 ROWS, STEPS, COUNTS = 2, 20, (1, 2, 3)

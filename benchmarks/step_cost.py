@@ -33,7 +33,7 @@ from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.families.controlnet import ControlNet, ControlNetModel
 from controlstack.models.naming import to_diffusers
 from controlstack.pipelines.attached import arguments
-from controlstack.training.copy import trainable_copy
+from controlstack.training.recipes.copies import trainable_copy
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

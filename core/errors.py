@@ -11,6 +11,7 @@
     ├── ScheduleError               a range or keyframe makes no sense
     ├── PreprocessorError           a preprocessor cannot run with what it was given
     │   └── MissingDependencyError  an optional package is not installed
+    ├── DivergedError               a training whose numbers are not finite any more
     └── HostError                   the program around us cannot do what was asked
 
 A message says what was given, what was expected, and what to do. The core raises; each edge translates once.
@@ -18,9 +19,18 @@ A message says what was given, what was expected, and what to do. The core raise
 
 from __future__ import annotations
 
+PACKAGE = "controlstack"  # the name under which all of them are public
+
 
 class ControlError(Exception):
     """Base of all errors of ControlStack; its text is one sentence fit for a user."""
+
+    __module__ = PACKAGE
+
+    def __init_subclass__(cls) -> None:
+        """Give an error its public name, which programs show beside the sentence: the folder's name is the user's."""
+        super().__init_subclass__()
+        cls.__module__ = PACKAGE
 
 
 class ModelError(ControlError):
@@ -61,6 +71,10 @@ class PreprocessorError(ControlError):
 
 class MissingDependencyError(PreprocessorError):
     """A preprocessor needs a package that is not installed."""
+
+
+class DivergedError(ControlError):
+    """The loss or the gradients of a training are not finite any more."""
 
 
 class HostError(ControlError):

@@ -90,6 +90,7 @@ REGISTRY: tuple[Preprocessor, ...] = (
     ready.REFERENCE_BOTH,
     ready.EMBEDDED,
 )
+SHOWN = 100  # characters of a name in a message
 
 
 def find(name: str) -> Preprocessor:
@@ -102,9 +103,9 @@ def find(name: str) -> Preprocessor:
     for preprocessor in everything:
         if wanted in (each.lower() for each in names(preprocessor)):
             return preprocessor
-    close = nearest(name, (each for preprocessor in everything for each in names(preprocessor)))
+    close = nearest(name[:SHOWN], (each for preprocessor in everything for each in names(preprocessor)))
     offer = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(each.id for each in REGISTRY)}"
-    raise PreprocessorError(f"there is no preprocessor {name!r}: {offer}")
+    raise PreprocessorError(f"there is no preprocessor {name[:SHOWN]!r}: {offer}")
 
 
 def offered() -> tuple[Preprocessor, ...]:

@@ -1,4 +1,4 @@
-"""The words of a training example as its base model reads them: token ids, then the inputs of the U-Net.
+"""The words of training examples as their base model reads them: prompts -> the inputs of its U-Net.
 
 SD 1.x and 2.x have one text encoder, whose last layer is the context. SDXL (Podell et al. 2023, sections 2.1 and 2.2)
 has two: the context is both of their last but one layers side by side, and a vector condition holds the second one's
@@ -32,31 +32,42 @@ class Words:
         return vector_condition(unet, self.added)
 
 
-def tokenise(base: Any, prompts: Sequence[str]) -> Tensor:
-    """Return token ids [N, E, T] for the base's E text encoders."""
-    return torch.stack([_ids(tokenizer, prompts) for tokenizer in _parts(base, "tokenizer")], dim=1)
+def words_of(encoded: Mapping[str, Tensor], size: tuple[int, int], device: torch.device) -> Words:
+    """Return what a U-Net reads, from encoded prompts [B, ...].
+
+    size: (height, width) of the pictures, which count as neither cropped nor scaled.
+    """
+    context = encoded["context"].to(device)
+    if "pooled" not in encoded:
+        return Words(context)
+    sizes = torch.tensor([[*size, 0, 0, *size]], dtype=context.dtype, device=device)  # own, corner, wanted
+    return Words(context, {"text_embeds": encoded["pooled"].to(device), "time_ids": sizes.repeat(len(context), 1)})
 
 
-def emptied(tokens: Tensor, base: Any, drop: Tensor) -> Tensor:
-    """Return token ids [B, E, T] with those of the empty prompt in the rows that `drop` [B] names."""
-    return torch.where(drop[:, None, None], tokenise(base, [""]), tokens)
+def emptied(encoded: Mapping[str, Tensor], empty: Mapping[str, Tensor], drop: Tensor) -> dict[str, Tensor]:
+    """Return encoded prompts [B, ...] with the empty one in the rows that `drop` [B] names."""
+    return {
+        name: torch.where(drop.view(-1, *(1,) * each.ndim), each[None], encoded[name]) for name, each in empty.items()
+    }
 
 
 @torch.no_grad()
-def read_words(base: Any, tokens: Tensor, size: tuple[int, int]) -> Words:
-    """Return what a U-Net reads for token ids [B, E, T].
-
-    size: (height, width) of the pictures, which were neither cropped nor scaled.
-    """
+def encode_words(base: Any, prompts: Sequence[str]) -> dict[str, Tensor]:
+    """Return `context` [N, T, D] of prompts, and SDXL's `pooled` [N, P], where the base computes."""
     encoders = _parts(base, "text_encoder")
+    tokens = tokenise(base, prompts)
     if len(encoders) == 1:
-        return Words(encoders[0](tokens[:, 0].to(encoders[0].device))[0])
+        return {"context": encoders[0](tokens[:, 0].to(encoders[0].device))[0]}
     outputs = [
         encoder(tokens[:, k].to(encoder.device), output_hidden_states=True) for k, encoder in enumerate(encoders)
     ]
     context = torch.cat([output.hidden_states[PENULTIMATE] for output in outputs], dim=-1)
-    sizes = torch.tensor([[*size, 0, 0, *size]], dtype=context.dtype, device=context.device)  # own, corner, wanted
-    return Words(context, {"text_embeds": outputs[-1][0], "time_ids": sizes.repeat(len(tokens), 1)})
+    return {"context": context, "pooled": outputs[-1][0]}
+
+
+def tokenise(base: Any, prompts: Sequence[str]) -> Tensor:
+    """Return token ids [N, E, T] for the base's E text encoders."""
+    return torch.stack([_ids(tokenizer, prompts) for tokenizer in _parts(base, "tokenizer")], dim=1)
 
 
 def _parts(base: Any, name: str) -> list[Any]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from ..core.options import Option, Value
+from ..models.families.union import offers as union_offers
 from ..preprocessors import Parameter, Preprocessor, offered
 from ..preprocessors.networks.network import licences, missing_packages
 from .request import NONE
@@ -36,6 +38,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({  # in file names that
 })  # fmt: skip
 _FURTHER: Mapping[str, tuple[str, ...]] = MappingProxyType({"Blur": ("blur_gaussian",)})  # of types that no tag names
 _DEFAULTS: Mapping[str, str] = MappingProxyType({"Inpaint": "inpaint_only"})  # where that is not the first one
+UNIONS = ("union", "promax")  # in file names of models for several types, as in sd-webui-controlnet
 _OTHERS = ("ip-adapter", "ip_adapter", "ipadapter")  # whose names hold such a word, but are of no type here
 
 
@@ -97,12 +100,23 @@ def default_model(models: Sequence[str]) -> str:
 
 
 def models_of_type(control_type: str, models: Sequence[str]) -> list[str]:
-    """Return the models whose file names speak of a control type: no weight tells what a hint has to show."""
+    """Return the models whose file names speak of a control type: no weight tells what a hint has to show.
+
+    Behind them the unions, where they have a kind of hint for the type.
+    """
     if control_type == ALL:
         return list(models)
     words = _WORDS.get(control_type, (control_type.lower(),))
-    return [
+    named = [
         name
         for name in models
         if any(word in name.lower() for word in words) and not any(word in name.lower() for word in _OTHERS)
     ]
+    general = UNIONS if of_hint(union_offers(), control_type) else ()
+    return named + [each for each in models if each not in named and any(word in each.lower() for word in general)]
+
+
+def of_hint(options: Sequence[Option], control_type: str) -> dict[str, Value]:
+    """Return what a model with these options is told for hints of a control type; nothing where none says that."""
+    found = {each.name: each.find(control_type) for each in options if each.of_hint}
+    return {name: value for name, value in found.items() if value is not None}

@@ -183,6 +183,9 @@ class UnitRequest:
         write=text.write_options,
     )
     delta_strength: float = _number("strength of the model's changes to the base model's weights", 1.0, -10.0, 10.0)
+    uncond_weight: float = _number(
+        "factor of the weight on the negative prompt; at 0 the unit acts on the positive prompt alone", 1.0, 0.0, 1.0
+    )
     hires: HiresOption = _chosen("in which pass of a hires fix the unit acts", HiresOption.BOTH, HIRES)
     enabled: bool = _truth("whether the unit is on", True)
 

@@ -26,6 +26,7 @@ from ...core.errors import ModelError, UnsupportedModelError
 from ...core.points import MIDDLE, Point, skip
 from ...core.rows import Twins
 from ...core.step import Step
+from ..companions import companion_of, read_delta
 from ..family import Family, Shapes
 from ..guard import shown
 from ..layers import (
@@ -42,9 +43,11 @@ from ..layers import (
     attend,
     timestep_embedding,
 )
+from ..loading import Header
 from ..naming import to_ldm
-from ..settings import Settings, Truth, Whole, Word, setting
+from ..settings import FileName, Settings, Truth, Whole, Word, setting
 
+FIRST = "input_blocks.0.0.weight"  # the convolution that reads the latents
 PREFIX = "control_model."  # of the control model in a training checkpoint of the original code
 TASKS = "task_embedding"  # of a union: a row for each kind of hint
 SOFT_BASE = 0.825  # guess mode, lllyasviel/ControlNet gradio_canny2image.py: strength * 0.825 ** (12 - i)
@@ -71,6 +74,7 @@ class ControlNetSettings(Settings):
     only_middle: bool | None = setting(Truth())  # the zero convolutions of the skips were never trained
     global_average_pooling: bool | None = setting(Truth())  # residuals carry no position
     hint_order: str | None = setting(Word(("rgb", "bgr")))
+    companion: str | None = setting(FileName())  # what was added to the base's weights, beside the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,9 @@ class ControlNetConfig:
         context = _context(shapes)
         heads, head_channels = _heads(given, context)
         channels, latent_channels = shapes["input_blocks.0.0.weight"][:2]
-        stem = tuple(shapes[f"input_hint_block.{2 * i}.weight"] for i in range(_count(shapes, "input_hint_block", 2)))
+        stem = tuple(
+            shapes[f"input_hint_block.{2 * i}.weight"] for i in range(count_children(shapes, "input_hint_block", 2))
+        )
         config = cls(
             channels=channels,
             latent_channels=latent_channels,
@@ -148,7 +154,7 @@ class ControlNet(nn.Module):
         if config.label is not None:
             label = nn.Sequential(ops.Linear(config.label, emb), nn.SiLU(), ops.Linear(emb, emb))
             self.label_emb = nn.Sequential(label)
-        self.input_hint_block = _hint_encoder(config, ops)
+        self.input_hint_block = hint_encoder((config.hint_channels, *config.hint_stem, config.channels), ops)
         self.input_blocks = nn.ModuleList(_input_blocks(config, kit))
         self.middle_block = nn.ModuleList(_middle(config, kit))
         widths = (config.channels, *(block.channels for block in config.blocks))
@@ -282,9 +288,11 @@ def _run(block: nn.ModuleList, h: Tensor, emb: Tensor, prompt: Iterator[Tensor],
     return h
 
 
-def _hint_encoder(config: ControlNetConfig, ops: Ops) -> nn.Sequential:
-    """Build 3x3 convolutions with SiLU between them; every second one after the first pair halves the size."""
-    widths = (config.hint_channels, *config.hint_stem, config.channels)
+def hint_encoder(widths: tuple[int, ...], ops: Ops) -> nn.Sequential:
+    """Build 3x3 convolutions with SiLU between them; every second one after the first pair halves the size.
+
+    widths: channels of the hint, then of what each convolution gives.
+    """
     layers: list[nn.Module] = []
     for i, (width, out) in enumerate(pairwise(widths)):
         halves = i > 0 and i % 2 == 0 and i < len(widths) - 2
@@ -315,7 +323,7 @@ def _layers(config: ControlNetConfig, width: int, block: Block, kit: Kit) -> lis
 
 
 def _blocks(shapes: Shapes) -> Iterator[Block]:
-    for i in range(1, _count(shapes, "input_blocks")):
+    for i in range(1, count_children(shapes, "input_blocks")):
         name = f"input_blocks.{i}"
         if f"{name}.0.op.weight" in shapes:
             yield Block(shapes[f"{name}.0.op.weight"][0], down=True)
@@ -323,7 +331,7 @@ def _blocks(shapes: Shapes) -> Iterator[Block]:
             yield Block(shapes[f"{name}.0.in_layers.2.weight"][0], _depth(shapes, f"{name}.1"))
 
 
-def _count(shapes: Shapes, prefix: str, stride: int = 1) -> int:
+def count_children(shapes: Shapes, prefix: str, stride: int = 1) -> int:
     """Return how many numbered children, 0, stride, 2 * stride ..., a name has."""
     numbers = {int(key.split(".")[1]) for key in shapes if key.startswith(prefix + ".")}
     return max(numbers, default=-stride) // stride + 1
@@ -410,9 +418,7 @@ class ControlNetFamily(Family[ControlNet, ControlNetSettings]):
         return settings | {"hint_order": config.get("controlnet_conditioning_channel_order")}
 
     def base(self, shapes: Shapes) -> Base:
-        label = shapes["label_emb.0.0.weight"][1] if "label_emb.0.0.weight" in shapes else 0
-        widths = (shapes["input_blocks.0.0.weight"][0], *(block.channels for block in _blocks(shapes)))
-        return Base(context=_context(shapes), label=label, blocks=widths)
+        return base_of(shapes)
 
     def create(self, shapes: Shapes, settings: ControlNetSettings, kit: Kit) -> ControlNet:
         return ControlNet(ControlNetConfig.from_shapes(shapes, settings), kit.ops, kit.attention)
@@ -430,8 +436,27 @@ class ControlNetFamily(Family[ControlNet, ControlNetSettings]):
             pool = True
         return ControlNetModel(network, name=name, pool=bool(pool), bgr=settings.hint_order == "bgr", dtype=dtype)
 
+    def join(
+        self,
+        model: ControlModel,
+        header: Header,
+        settings: ControlNetSettings,
+        base_state: Mapping[str, Tensor] | None,
+    ) -> ControlModel:
+        """Return the model with what was added to the base's weights in its training, if the file names a companion."""
+        if settings.companion is not None and (companion := companion_of(header.weights, settings.companion)):
+            model.delta = read_delta(companion, "increments", base_state)
+        return model
+
 
 FAMILY = ControlNetFamily()
+
+
+def base_of(shapes: Shapes) -> Base:
+    """Return what base model a ControlNet of these bare ldm shapes was made for."""
+    label = shapes["label_emb.0.0.weight"][1] if "label_emb.0.0.weight" in shapes else 0
+    widths = (shapes[FIRST][0], *(block.channels for block in _blocks(shapes)))
+    return Base(context=_context(shapes), label=label, blocks=widths)
 
 
 def _heads_of_config(config: Mapping[str, Any]) -> dict[str, object]:
@@ -457,7 +482,8 @@ def is_controlnet(names: Collection[str]) -> bool:
     if _is_diffusers(names):
         return "controlnet_down_blocks.0.weight" in names and "conv_in.weight" in names
     bare = ("input_hint_block.0.weight", "zero_convs.0.0.weight", "input_blocks.0.0.weight")
-    return any(all(prefix + name in names for name in bare) for prefix in ("", PREFIX))
+    lite = "input_blocks.1.2.weight"  # a convolution in place of a residual block: a ControlNet-Lite
+    return any(all(prefix + name in names for name in bare) and prefix + lite not in names for prefix in ("", PREFIX))
 
 
 def is_union(names: Collection[str]) -> bool:

@@ -52,7 +52,7 @@ STEM_GROUPS, MIDDLE_GROUPS = 2, 8
 CODE, PAPER = "code", "paper"
 NORMALISATION = Option(
     name="normalisation",
-    label="normalisation",
+    label="Normalisation",
     meaning="what the control takes on: mean and deviation of the stream (code), or equation 10 (paper)",
     default=CODE,
     words={CODE: (), PAPER: ()},
@@ -193,7 +193,7 @@ class ControlNeXtModel(ControlModel):
             return
         scale = 1 << self.place.halvings
         height, width = (-(-side // scale) for side in step.x.shape[-2:])
-        control = self._controls(step, prepared, (height, width))
+        control = self.controls(step, prepared, (height, width))
         yield self.place.point, Shift(lambda h: self._entering(h, control))
 
     def _entering(self, h: Tensor, control: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ class ControlNeXtModel(ControlModel):
             entering = wide * variance.sqrt() + mean
         return (entering * self.network.scale.to(h.device) if self.network.old else entering).to(h.dtype)
 
-    def _controls(self, step: Step, prepared: Prepared, size: tuple[int, int]) -> Tensor:
+    def controls(self, step: Step, prepared: Prepared, size: tuple[int, int]) -> Tensor:
         """Return the controls [1 or B, C, *size] of the hints at the rows' times; what is remembered is not computed.
 
         Reading the times waits for the device once.
@@ -228,13 +228,13 @@ class ControlNeXtModel(ControlModel):
             rows = tuple(map(keys.index, new))
             stem = features if len(features) == 1 else take_rows(features, rows)
             timestep = take_rows(step.timestep, rows).to(features.device)
-            made = self._made(stem.expand(len(rows), *stem.shape[1:]), timestep, size)
+            made = self.made(stem.expand(len(rows), *stem.shape[1:]), timestep, size)
             for key, answer in zip(new, made.chunk(len(new)), strict=True):
                 known[key] = answer
                 self._remembered.put(*key, answer)
         return torch.cat([cast(Tensor, known[key]).to(features.device) for key in keys])
 
-    def _made(self, features: Tensor, timestep: Tensor, size: tuple[int, int]) -> Tensor:
+    def made(self, features: Tensor, timestep: Tensor, size: tuple[int, int]) -> Tensor:
         """Compute controls [N, C, *size], in the code's normalisation as far as they do not depend on the stream."""
         control = self.network(features, timestep).float()
         as_code = self.options.get(NORMALISATION.name, CODE) == CODE
@@ -283,6 +283,9 @@ class ControlNeXtFamily(Family[ControlNeXt, ControlNeXtSettings]):
         return all(
             name in shapes for name in ("mid_convs.1.weight", "down_res.0.conv1.weight", "down_res.1.conv1.weight")
         )
+
+    def offers(self, shapes: Shapes) -> tuple[Option, ...]:
+        return (NORMALISATION,)
 
     def layout(self, names: Collection[str]) -> str:
         return "original" if "embedding.0.weight" in names else "original, old"

@@ -56,7 +56,6 @@ KINDS: tuple[tuple[str, ...], ...] = (
     ("repaint", "inpaint", "7"),
 )
 OPTION = "union_control_type"  # as sd-webui-controlnet calls it
-HOLE = 0.0  # what is to be invented, in a hint; ProMax's own examples paint it black
 
 
 class UnionNet(ControlNet):
@@ -99,6 +98,7 @@ class UnionModel(ControlNetModel):
     """A union as the stack sees it. Told several kinds, it reads one hint for all, or one for each in the channels."""
 
     network: UnionNet
+    hole = 0.0  # the examples of ProMax paint it black
 
     def __init__(self, network: UnionNet, *, name: str, bgr: bool = False, dtype: torch.dtype | None = None) -> None:
         super().__init__(network, name=name, bgr=bgr, dtype=dtype)
@@ -122,7 +122,7 @@ class UnionModel(ControlNetModel):
     def prepare(self, hint: Tensor) -> Prepared:
         """Compute the features [N, channels, h, w] of the hints, and the embedding [N, 4 channels] of their kinds."""
         count, kinds = hint.shape[1] // self.network.config.hint_channels, self.kinds
-        hints = hint.to(self.dtype).clamp(min=HOLE).chunk(max(1, count), dim=1)
+        hints = hint.to(self.dtype).clamp(min=self.hole).chunk(max(1, count), dim=1)
         hints = [each.flip(1) for each in hints] if self.bgr else hints
         features = self.network.fuse(hints, kinds) if kinds else self.network.input_hint_block(hints[0])
         embedded = self.network.embed_kinds([kind for kind, _ in kinds], features)
@@ -139,7 +139,7 @@ class UnionModel(ControlNetModel):
             del residual  # free before the next one is computed
 
 
-def offers(count: int) -> tuple[Option, ...]:
+def offers(count: int = len(KINDS)) -> tuple[Option, ...]:
     """Return what units may tell a union that knows so many kinds of hints."""
     words = {AUTOMATIC: ("automatic", "unknown"), **{kind: more for kind, *more in KINDS[:count]}}
     return (

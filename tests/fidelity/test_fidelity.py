@@ -12,7 +12,7 @@ from controlstack.models.registry import load_control_model
 from controlstack.pipelines.bases import load_base
 from controlstack.pipelines.drawing import Request, generate
 from controlstack.pipelines.tiny_world import BASE, CONTROLS
-from controlstack.training.evaluate import Condition, Image, conditions, evaluate, make_trial
+from controlstack.training.evaluation.evaluate import Condition, Image, conditions, evaluate, make_trial
 
 SCENES, STEPS = 4, 12
 TRIAL = make_trial(SCENES)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from comfyui_host import Graph, Host, Link, output
 from controlstack.preprocessors import find
-from controlstack.training.metrics import colour_accuracy, edge_f1
+from controlstack.training.evaluation.metrics import colour_accuracy, edge_f1
 from controlstack.training.tiny.scenes import read_colours
 
 CANNY = {"low": 50, "high": 100}

@@ -17,6 +17,7 @@ import pytest
 import torch
 from controlstack.core.errors import ModelError
 from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
+from controlstack.models.families.controlnet_lite import ControlNetLite, LiteConfig
 from controlstack.models.families.controlnext import ControlNeXt
 from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig, StyleAdapter
 from controlstack.models.families.union import UnionNet
@@ -66,6 +67,11 @@ def _state(network: nn.Module) -> State:
     return {name: torch.randn(each.shape) for name, each in network.state_dict().items()}
 
 
+def _lite() -> State:
+    config = LiteConfig(widths=(8, 8, 8, 16), halvings=frozenset({2}), groups=4, hint_stem=(4,) * 7)
+    return _state(ControlNetLite(config, STANDARD))
+
+
 def _style() -> State:
     state = _state(StyleAdapter(width=16, context=12, count=2, layers=2))
     return {name.replace("attn.in_proj.", "attn.in_proj_"): each for name, each in state.items()}
@@ -76,6 +82,18 @@ def _next() -> State:
     shapes = {"time_embedding.linear_1.weight": (12, 8), "mid_convs.1.weight": (8, 8, 1, 1)}
     shapes |= {f"down_res.{i}.conv1.weight": (8, 8 if i else 3) for i in range(3)}
     return _state(ControlNeXt(shapes, STANDARD))
+
+
+def _control_lora(control: State) -> State:
+    state: State = {"lora_controlnet": torch.zeros(1)}
+    for name, each in control.items():
+        stem = name.removesuffix(".weight")
+        if each.ndim == 1 or name.startswith(("input_hint_block.", "zero_convs.", "middle_block_out.")):
+            state[name] = each
+        else:
+            ones = (1,) * (each.ndim - 2)
+            state |= {f"{stem}.up": torch.randn(len(each), 2, *ones), f"{stem}.down": torch.randn(2, *each.shape[1:])}
+    return state
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +109,10 @@ def networks() -> list[State]:
         _adapter(False),
         {f"adapter.{name.replace('.body.', '.resnets.')}": each for name, each in _adapter(True).items()},
         _style(),
+        _lite(),
         _next(),
         _union(),
+        _control_lora(control),
     ]
 
 

@@ -15,7 +15,7 @@ from controlstack.core.errors import ControlError, HostError
 from controlstack.pipelines.bases import Base, Offload, load_base, load_pipeline, native_side
 from controlstack.pipelines.drawing import Request, generate
 from controlstack.pipelines.tiny_world import BASE
-from controlstack.training.control import load_frozen
+from controlstack.training.start import load_frozen
 from safetensors.torch import load_file, save_file
 
 NETWORKS = ("unet", "vae", "text_encoder")

@@ -24,7 +24,7 @@ from controlstack.models.naming import to_ldm
 from controlstack.pipelines import single_file
 from controlstack.pipelines.tiny_world import IMAGES
 from controlstack.pipelines.tokenizers import make_tokenizer
-from controlstack.training.copy import trainable_copy
+from controlstack.training.recipes.copies import copy_of_encoder
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import save_file
@@ -47,7 +47,7 @@ def files(
     unet = _half(UNet2DConditionModel, sample_size=64, cross_attention_dim=768, attention_head_dim=8)
     control = folder / "control.safetensors"
     with torch.device("meta"):
-        copy = trainable_copy(UNet2DConditionModel.from_config(unet.config))
+        copy = copy_of_encoder(UNet2DConditionModel.from_config(unet.config))
     save_file(_random(copy, seed=2).state_dict(), control)
     pipeline = StableDiffusionPipeline(
         unet=unet,

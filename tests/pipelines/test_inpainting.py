@@ -145,7 +145,7 @@ def test_senseless_masks_are_refused(settings: dict[str, Any], words: str) -> No
 
 
 def test_training_over_a_base_for_inpainting_is_refused(tiny: Base, tmp_path: Path) -> None:
-    from controlstack.training.control import load_frozen
+    from controlstack.training.start import load_frozen
 
     _widened(tiny).pipeline.save_pretrained(tmp_path)
     with pytest.raises(HostError, match="9 latent channels, expected 4"):

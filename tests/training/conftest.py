@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from controlstack.training.control import Settings
-from controlstack.training.data import HintSource
+from controlstack.training.data.hints import HintSource
+from controlstack.training.settings import Settings
 from controlstack.training.tiny import autoencoder, base
 from controlstack.training.tiny.scenes import write_dataset
 

@@ -17,11 +17,16 @@ from controlstack.models.families.controlnet import ControlNet, ControlNetConfig
 from controlstack.models.loading import read_header
 from controlstack.models.sources import read_settings
 from controlstack.training import commands
-from controlstack.training.control import Run, Settings, controlled, dropped, loss_of, metadata, start, target_of, train
-from controlstack.training.copy import trainable_copy
-from controlstack.training.data import HintSource, read_examples
-from controlstack.training.progress import interrupts_wait, write_curve
-from controlstack.training.words import Words, emptied, tokenise
+from controlstack.training.data.hints import HintSource, Reader
+from controlstack.training.interrupts import interrupts_wait
+from controlstack.training.loop import dropped, loss_of, target_of, train
+from controlstack.training.recipes.copies import copy_of_encoder
+from controlstack.training.report.curve import write_curve
+from controlstack.training.results.model import metadata
+from controlstack.training.run import Run
+from controlstack.training.settings import Settings
+from controlstack.training.start import start
+from controlstack.training.words import Words, emptied
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors import safe_open
 from torch import Tensor
@@ -39,12 +44,12 @@ def test_an_untrained_control_adds_exactly_nothing(settings: Settings) -> None:
     run = start(settings)
     x, time, hint, context = _inputs(run.base.unet)
     plain = run.base.unet(x, time, context).sample
-    assert controlled(run.base.unet, run.network, x, time, hint, Words(context), settings).equal(plain)
+    assert run.plain(x, time, hint, Words(context)).equal(plain)
 
 
 def test_the_copy_equals_the_encoder(settings: Settings) -> None:
     unet = start(settings).base.unet
-    network = trainable_copy(unet)
+    network = copy_of_encoder(unet)
     weight = unet.state_dict()["down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"]
     assert network.state_dict()["input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"].equal(weight)
     assert not any(parameter.equal(weight) and parameter is weight for parameter in network.parameters())
@@ -78,6 +83,7 @@ def test_zero_convolutions_wake_first_then_the_copy_then_the_hint_encoder(settin
         optimiser.step()
         assert _moved(run, before) == wanted
     assert all(parameter.grad is None for parameter in run.base.unet.parameters())
+    run.plain.release()
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
@@ -97,14 +103,17 @@ def test_a_base_that_predicts_something_else_is_refused() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_prompts_are_emptied_in_their_share(settings: Settings, share: float) -> None:
-    drop = dropped(start(replace(settings, empty_prompts=share, batch=1000)))
+    drop = dropped(start(replace(settings, batch=1000)), share)
     assert abs(float(drop.float().mean()) - share) < 0.06
 
 
 def test_an_emptied_prompt_is_the_empty_one(settings: Settings) -> None:
-    model = start(settings).base
-    star, empty = tokenise(model, ["a red star on blue", ""])
-    assert emptied(torch.stack([star, star]), model, torch.tensor([True, False])).equal(torch.stack([empty, star]))
+    encoder = start(settings).encoder
+    star, empty = encoder.words("a red star on blue"), encoder.words("")
+    twice = {name: torch.stack([each, each]) for name, each in star.items()}
+    found = emptied(twice, empty, torch.tensor([True, False]))["context"]
+    assert found.equal(torch.stack([empty["context"], star["context"]]))
+    assert not empty["context"].equal(star["context"])
 
 
 def test_emptying_all_prompts_changes_what_is_learned(settings: Settings) -> None:
@@ -149,45 +158,7 @@ def test_the_command_writes_a_file_that_says_what_it_is(settings: Settings, tmp_
         for key, value in ControlNet(ControlNetConfig.from_shapes(shapes, given)).state_dict().items()
     }
     assert cv2.imread(str(out.with_suffix(".png"))) is not None
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["canny.png", "canny.safetensors"]
-
-
-def _picture(path: Path, size: int = 64) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (size, size, 3), np.uint8))
-
-
-def test_fill50k_lines_are_read(tmp_path: Path) -> None:
-    for name in ("source/0.png", "target/0.png"):
-        _picture(tmp_path / name)
-    line = {"source": "source/0.png", "target": "target/0.png", "prompt": "a circle"}
-    (tmp_path / "prompt.json").write_text(json.dumps(line) + "\n")
-    (example,) = read_examples(tmp_path, HintSource())
-    assert (example.prompt, example.hint) == ("a circle", tmp_path / "source/0.png")
-
-
-def test_an_image_folder_names_its_hint_column(world: Path) -> None:
-    examples = read_examples(world / "data", HintSource(column="depth_image"))
-    picture, hint = HintSource(column="depth_image").reader()(examples[0])
-    assert picture.shape == hint.shape == (128, 128, 3)
-    with pytest.raises(HintError, match="--hint-column"):
-        read_examples(world / "data", HintSource())
-
-
-def test_senseless_data_is_refused_with_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(HintError, match="neither"):
-        read_examples(tmp_path, HintSource())
-    (tmp_path / "metadata.jsonl").write_text("")
-    with pytest.raises(HintError, match="no example"):
-        read_examples(tmp_path, HintSource())
-    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": "", "hint": "b.png"}))
-    with pytest.raises(HintError, match="no file"):
-        read_examples(tmp_path, HintSource(column="hint"))
-    _picture(tmp_path / "a.png")
-    _picture(tmp_path / "b.png", size=32)
-    (example,) = read_examples(tmp_path, HintSource(column="hint"))
-    with pytest.raises(HintError, match="sizes must be equal"):
-        HintSource(column="hint").reader()(example)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["canny.csv", "canny.png", "canny.safetensors"]
 
 
 def _mixed_pictures(folder: Path) -> None:
@@ -202,30 +173,27 @@ def _mixed_pictures(folder: Path) -> None:
 
 def test_pictures_of_any_size_are_cut_to_squares(settings: Settings, tmp_path: Path) -> None:
     _mixed_pictures(tmp_path)
-    cut = replace(settings, data=tmp_path, hints=HintSource(), resolution=64, steps=2)
-    run = start(cut)
-    for example in read_examples(tmp_path, HintSource()):
-        picture, hint = HintSource().reader(64)(example)
+    run = start(replace(settings, data=tmp_path, hints=HintSource(), resolution=64, steps=2))
+    for example in run.checked.examples:
+        picture, hint = Reader(HintSource(), 64)(example)
         assert picture.shape == hint.shape == (64, 64, 3)
         assert np.abs(picture.astype(int) - hint).mean() < 8  # filters differ, places do not
     assert len(list(train(run))) == 2
 
 
-def test_pictures_of_different_sizes_are_refused_with_a_way_out(settings: Settings, tmp_path: Path) -> None:
+def test_pictures_of_different_sizes_are_refused_before_the_first_step(settings: Settings, tmp_path: Path) -> None:
     _mixed_pictures(tmp_path)
     (tmp_path / "2.png").write_bytes((tmp_path / "0.png").read_bytes())
-    (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes())
     cv2.imwrite(str(tmp_path / "1.png"), np.zeros((64, 64, 3), np.uint8))
-    run = start(replace(settings, data=tmp_path, hints=HintSource(), batch=3))
-    with pytest.raises(HintError, match=r"96x64.*--resolution"):
-        next(train(run))
+    with pytest.raises(HintError, match=r"line 2 .*64x64, the first one 96x64.*--resolution"):
+        start(replace(settings, data=tmp_path, hints=HintSource(), batch=3))
     with pytest.raises(HintError, match="multiple of 8"):
         replace(settings, resolution=100)
 
 
 def test_what_has_no_room_is_read_again_and_the_same(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     roomy = list(train(start(settings)))
-    monkeypatch.setattr("controlstack.training.examples.KEPT", 0)
+    monkeypatch.setattr("controlstack.training.data.examples.KEPT", 0)
     assert list(train(start(settings))) == roomy
 
 
@@ -233,14 +201,15 @@ def test_a_missing_base_or_checkpoint_is_refused(settings: Settings, tmp_path: P
     with pytest.raises(HostError, match="--base"):
         start(replace(settings, base=tmp_path))
     with pytest.raises(HostError, match="--resume"):
-        start(settings).load(tmp_path)
+        start(settings).load(tmp_path / "nothing.state")
 
 
 def test_the_defaults_are_the_papers(settings: Settings) -> None:
     """Half of the prompts emptied (section 3.3), AdamW at 1e-5 (the published tutorial), all residuals trained."""
     plain = Settings(base=settings.base, data=settings.data, hints=settings.hints)
-    assert (plain.empty_prompts, plain.learning_rate, plain.only_middle) == (0.5, 1e-5, False)
-    optimiser = start(plain).optimiser
+    run = start(plain)
+    assert (plain.empty_prompts, run.settings.learning_rate, plain.only_middle) == (0.5, 1e-5, False)
+    optimiser = run.optimiser
     assert isinstance(getattr(optimiser, "optimizer", optimiser), torch.optim.AdamW)
 
 
@@ -252,7 +221,7 @@ def test_mixed_precision_keeps_the_weights_in_full(settings: Settings) -> None:
     AcceleratorState._reset_state(True)
     assert losses[0] != losses[1]
     assert np.allclose(*losses, rtol=0.05)
-    assert {weight.dtype for weight in mixed.result.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in mixed.network.parameters()} == {torch.float32}
 
 
 def test_only_the_middle_learns_where_that_is_asked_for(settings: Settings) -> None:

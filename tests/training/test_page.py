@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from controlstack.training.page import BEGIN, replace_made
+from controlstack.training.evaluation.page import BEGIN, replace_made
 
 
 def test_only_the_made_part_changes(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from controlstack.models.loading import read_header
 from controlstack.pipelines.tiny_world import TINY
-from controlstack.training.progress import Watch
+from controlstack.training.report.bars import Steps
 from controlstack.training.tiny import autoencoder, base, commands
 from controlstack.training.tiny.scenes import (
     DARKEST,
@@ -233,17 +233,18 @@ def test_the_shipped_world_says_nothing_about_the_machine_that_made_it() -> None
 
 
 def test_an_interrupted_command_goes_on(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    take = Watch.add
+    show, seen = Steps.show, []
 
-    def interrupt(watch: Watch, loss: float) -> None:
-        take(watch, loss)
-        if len(watch.losses) == 3:
+    def interrupt(steps: Steps, loss: float) -> None:
+        show(steps, loss)
+        seen.append(loss)
+        if len(seen) == 3:
             raise KeyboardInterrupt
 
     command = ["autoencoder", "--steps", "4", "--save-every", "2"]
     commands.main([*command, "--out", str(tmp_path / "whole")])
     with monkeypatch.context() as patched:
-        patched.setattr(Watch, "add", interrupt)
+        patched.setattr(Steps, "show", interrupt)
         assert commands.main([*command, "--out", str(tmp_path / "cut")]) == commands.INTERRUPTED
     assert commands.main([*command, "--out", str(tmp_path / "cut"), "--resume"]) == 0
     whole, cut = (AutoencoderTiny.from_pretrained(tmp_path / name) for name in ("whole", "cut"))

@@ -11,8 +11,11 @@ import pytest
 import torch
 from controlstack.core.errors import ControlError, HintError, HostError, ScheduleError
 from controlstack.training import commands
-from controlstack.training.control import HELD_OUT, Run, Settings, start, train
-from controlstack.training.samples import sample_sheet
+from controlstack.training.loop import train
+from controlstack.training.report.samples import draw, sample_sheet, samples_of
+from controlstack.training.run import Run
+from controlstack.training.settings import Settings
+from controlstack.training.start import HELD_OUT, start
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,6 +25,12 @@ SIDE = 128  # of the tiny world's pictures
 
 def _weights(network: torch.nn.Module) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+
+
+def _result(run: Run) -> Tensor:
+    """The weights as they would be written."""
+    with run.result() as trainee:
+        return _weights(trainee.control)
 
 
 def _command(settings: Settings, out: Path, *more: str) -> int:
@@ -36,8 +45,8 @@ def test_a_moving_average_follows_its_formula(settings: Settings) -> None:
         now = _weights(run.network)
         expected = now if expected is None else 0.75 * expected + 0.25 * now
     assert expected is not None
-    assert torch.allclose(_weights(run.result), expected, atol=1e-6)
-    assert not torch.allclose(_weights(run.result), _weights(run.network), atol=1e-6)
+    assert torch.allclose(_result(run), expected, atol=1e-6)
+    assert not torch.allclose(_result(run), _weights(run.network), atol=1e-6)
 
 
 def test_a_moving_average_survives_a_break(settings: Settings, tmp_path: Path) -> None:
@@ -49,8 +58,8 @@ def test_a_moving_average_survives_a_break(settings: Settings, tmp_path: Path) -
     second.load(tmp_path / "state")
     assert list(train(second)) == losses[2:]
     assert second.losses == losses
-    assert _weights(second.result).equal(_weights(whole.result))
-    with pytest.raises(HostError, match="--ema"):
+    assert _result(second).equal(_result(whole))
+    with pytest.raises(HostError, match=r"--ema was 0\.75, now 0\.0"):
         start(settings).load(tmp_path / "state")
 
 
@@ -63,42 +72,36 @@ def test_the_average_is_what_the_file_holds(settings: Settings, tmp_path: Path) 
         assert torch.allclose(value, (first[key] + last[key]) / 2, atol=1e-5), key
 
 
-def _only_sheet(run: Run) -> np.ndarray:
-    sheet = sample_sheet(run)
-    assert sheet.shape == (HELD_OUT * SIDE, 3 * SIDE, 3)
-    return sheet
-
-
 @pytest.fixture
 def with_samples(settings: Settings) -> Settings:
     return replace(settings, samples=1, sample_steps=3, sample_guidance=3.0)
 
 
-def test_a_sheet_shows_hint_picture_and_what_the_pipeline_draws(with_samples: Settings) -> None:
+def test_a_sample_is_what_the_pipeline_draws(with_samples: Settings) -> None:
     run = start(with_samples)  # untrained, so that the pipeline without control draws the same
-    sheet, pipeline = _only_sheet(run), run.base
+    pipeline = run.base
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
-    for index, (hint, picture) in enumerate(run.held_out.pictures()):
-        row = sheet[index * SIDE :][:SIDE]
-        assert np.array_equal(row[:, : 2 * SIDE], np.hstack([hint, picture]))
+    samples = list(samples_of(run))
+    assert len(samples) == HELD_OUT
+    for index, sample in enumerate(samples):
         latents = torch.randn(1, 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(index))
-        (tokens,) = run.held_out.row(index)["tokens"]
-        prompt = pipeline.tokenizer.decode(tokens, skip_special_tokens=True)
-        drawn = pipeline(prompt, num_inference_steps=3, guidance_scale=3.0, latents=latents, output_type="np")
-        assert np.abs(np.rint(drawn.images[0] * 255) - row[:, 2 * SIDE :]).max() <= 1
+        drawn = pipeline(sample.prompt, num_inference_steps=3, guidance_scale=3.0, latents=latents, output_type="np")
+        assert np.abs(np.rint(drawn.images[0] * 255) - draw(run, sample, index)).max() <= 1
 
 
 def test_a_sheet_shows_what_was_learned_and_leaves_the_training_as_it_is(with_samples: Settings) -> None:
     two = replace(with_samples, steps=2, sample_steps=2)
     run, silent = start(two), start(two)
-    before = _only_sheet(run)
+    before = _drawn(run)
     losses = [loss for loss in train(run) if sample_sheet(run).size]
     assert losses == list(train(silent))
     assert _weights(run.network).equal(_weights(silent.network))
-    after = _only_sheet(run)
-    assert np.array_equal(before[:, : 2 * SIDE], after[:, : 2 * SIDE])
-    assert not np.array_equal(before, after)
+    assert not np.array_equal(before, _drawn(run))
+
+
+def _drawn(run: Run) -> np.ndarray:
+    return np.stack([draw(run, sample, index) for index, sample in enumerate(samples_of(run))])
 
 
 def test_held_out_examples_are_not_trained_on(with_samples: Settings) -> None:
@@ -112,8 +115,10 @@ def test_the_command_writes_a_sheet_every_n_steps(settings: Settings, tmp_path: 
     more = ("--steps", "4", "--samples", "2", "--sample-steps", "1", "--sample-guidance", "1")
     assert _command(settings, tmp_path / "control.safetensors", *more) == 0
     sheets = sorted((tmp_path / "control.samples").iterdir())
-    assert [sheet.name for sheet in sheets] == ["000002.png", "000004.png"]
-    assert cv2.imread(str(sheets[0])).shape == (HELD_OUT * SIDE, 3 * SIDE, 3)
+    assert [sheet.name for sheet in sheets] == ["000000.png", "000002.png", "000004.png"]
+    height, width = cv2.imread(str(sheets[0])).shape[:2]
+    assert height > HELD_OUT * SIDE  # a caption above each row
+    assert width > 3 * SIDE
 
 
 def test_a_training_goes_on_from_another_control(settings: Settings, tmp_path: Path) -> None:
@@ -163,7 +168,13 @@ def test_a_control_that_cannot_be_trained_on_is_refused(
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"ema": 1.0}, "moving average"), ({"samples": -1}, "samples every -1"), ({"sample_steps": 0}, "0 steps")],
+    [
+        ({"ema": 1.0}, "moving average"),
+        ({"samples": -1}, "--samples is -1"),
+        ({"sample_steps": 0}, "--sample-steps is 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate is nan"),
+        ({"schedule": "wavy"}, "--schedule is 'wavy'"),
+    ],
 )
 def test_senseless_settings_are_refused(settings: Settings, change: dict[str, float], words: str) -> None:
     with pytest.raises(ScheduleError, match=words):

@@ -11,8 +11,10 @@ import torch
 from controlstack.core.errors import HostError
 from controlstack.models.registry import load_control_model
 from controlstack.training import commands
-from controlstack.training.control import Settings, controlled, loss_of, start, train
-from controlstack.training.words import read_words, tokenise
+from controlstack.training.loop import loss_of, train
+from controlstack.training.settings import Settings
+from controlstack.training.start import start
+from controlstack.training.words import Words, encode_words, words_of
 from diffusers import DiffusionPipeline, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors import safe_open
 from torch import nn
@@ -67,10 +69,14 @@ def settings_xl(settings: Settings, xl: Path) -> Settings:
     return replace(settings, base=xl, steps=2)
 
 
+def _words(base: Any, prompts: list[str], size: tuple[int, int]) -> Words:
+    return words_of(encode_words(base, prompts), size, torch.device("cpu"))
+
+
 @torch.no_grad()
 def test_words_are_those_of_the_pipeline(settings_xl: Settings) -> None:
     model = start(settings_xl).base
-    words = read_words(model, tokenise(model, ["a red star on blue"]), (96, 128))
+    words = _words(model, ["a red star on blue"], (96, 128))
     context, _, pooled, _ = model.encode_prompt("a red star on blue", do_classifier_free_guidance=False)
     assert words.added is not None
     assert torch.equal(words.context, context)
@@ -82,10 +88,10 @@ def test_words_are_those_of_the_pipeline(settings_xl: Settings) -> None:
 @torch.no_grad()
 def test_an_untrained_control_adds_exactly_nothing_to_sdxl(settings_xl: Settings) -> None:
     run = start(settings_xl)
-    unet, words = run.base.unet, read_words(run.base, tokenise(run.base, ["a star", ""]), (128, 128))
+    unet, words = run.base.unet, _words(run.base, ["a star", ""], (128, 128))
     x, time, hint = torch.randn(2, 4, 16, 16), torch.tensor([10, 600]), torch.rand(2, 3, 128, 128)
     plain = unet(x, time, words.context, added_cond_kwargs=words.added).sample
-    assert controlled(unet, run.network, x, time, hint, words, settings_xl).equal(plain)
+    assert run.plain(x, time, hint, words).equal(plain)
     other = unet(x, time, words.context, added_cond_kwargs={**words.added, "time_ids": words.added["time_ids"] + 9})
     assert not other.sample.equal(plain)
 

@@ -33,7 +33,7 @@ LATENT_NOISE = 0.05  # of their deviation: the decoder must forgive the small er
 
 
 def new_autoencoder() -> AutoencoderTiny:
-    """An untrained autoencoder: [B, 3, 8h, 8w] in [-1, 1] <-> [B, 4, h, w].
+    """Return an untrained autoencoder: [B, 3, 8h, 8w] in [-1, 1] <-> [B, 4, h, w].
 
     It has no normalisation, so it starts from He's initialisation (2015); from PyTorch's default it learns one colour.
     """
@@ -50,7 +50,7 @@ def new_autoencoder() -> AutoencoderTiny:
 
 
 def _initialise(vae: AutoencoderTiny) -> None:
-    """He's initialisation, then residual blocks close to the identity; in this order, for blocks hold convolutions."""
+    """Set He's initialisation, then residual blocks close to the identity; in this order: blocks hold convolutions."""
     from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 
     for module in vae.modules():
@@ -64,7 +64,7 @@ def _initialise(vae: AutoencoderTiny) -> None:
 
 
 def autoencoder_training(vae: AutoencoderTiny, steps: int, seed: int) -> Training:
-    """The training of encoder and decoder together; afterwards call `set_scale`."""
+    """Return the training of encoder and decoder together; afterwards call `set_scale`."""
     pictures = _pictures(scenes(SCENES, seed))
 
     def loss(chance: Chance) -> Tensor:
@@ -77,7 +77,7 @@ def autoencoder_training(vae: AutoencoderTiny, steps: int, seed: int) -> Trainin
 
 
 def decoder_training(vae: AutoencoderTiny, steps: int, seed: int) -> Training:
-    """The training of the decoder alone, on whole pictures: latents, and all that was trained on them, stay valid."""
+    """Return the training of the decoder alone, on whole pictures: latents, and all trained on them, stay valid."""
     pictures = _pictures(scenes(SCENES, seed + 1))
     latents = encode(vae, pictures)
     deviation = latents.std()
@@ -99,7 +99,7 @@ def set_scale(vae: AutoencoderTiny, seed: int) -> None:
 
 @torch.no_grad()
 def encode(vae: AutoencoderTiny, pictures: Tensor) -> Tensor:
-    """uint8 pictures [N, 3, H, W] -> latents [N, 4, H / 8, W / 8], unscaled."""
+    """Encode uint8 pictures [N, 3, H, W] to latents [N, 4, H / 8, W / 8], unscaled."""
     return torch.cat([vae.encoder(part.float() / 127.5 - 1) for part in pictures.split(64)])
 
 
@@ -108,14 +108,14 @@ def _pictures(some: list[Scene]) -> Tensor:
 
 
 def _crops(pictures: Tensor, rng: np.random.Generator) -> Tensor:
-    """Random crops of random pictures: [BATCH, 3, CROP, CROP] in [-1, 1]."""
+    """Return random crops of random pictures: [BATCH, 3, CROP, CROP] in [-1, 1]."""
     picks = zip(rng.integers(len(pictures), size=BATCH), *rng.integers(SIZE - CROP + 1, size=(2, BATCH)), strict=True)
     crops = [pictures[k, :, y : y + CROP, x : x + CROP] for k, y, x in picks]
     return torch.stack(crops).float() / 127.5 - 1
 
 
 def _loss(output: Tensor, target: Tensor) -> Tensor:
-    """Squares and L1 of the pixels, L1 of their differences to the right and below."""
+    """Return squares and L1 of the pixels, L1 of their differences to the right and below."""
     loss = SQUARES * F.mse_loss(output, target) + F.l1_loss(output, target)
     for dim in (2, 3):
         loss = loss + EDGES * F.l1_loss(output.diff(dim=dim), target.diff(dim=dim))

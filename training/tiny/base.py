@@ -75,7 +75,7 @@ class Base:
 
 
 def new_base(vae: AutoencoderTiny, folder: Path) -> Base:
-    """An untrained base around a trained autoencoder; its tokenizer is written to `folder`."""
+    """Return an untrained base around a trained autoencoder; its tokenizer is written to `folder`."""
     from diffusers import DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -118,7 +118,7 @@ def new_base(vae: AutoencoderTiny, folder: Path) -> Base:
 
 
 def load_base(folder: Path) -> Base:
-    """A trained base, in fp32, to be trained on."""
+    """Return a trained base, in fp32, to be trained on."""
     from diffusers import StableDiffusionPipeline
 
     made = StableDiffusionPipeline.from_pretrained(folder).to(dtype=torch.float32)
@@ -126,7 +126,7 @@ def load_base(folder: Path) -> Base:
 
 
 def base_training(base: Base, steps: int, seed: int, rate: float = LEARNING_RATE) -> Training:
-    """The training of U-Net and text encoder; save it inside `averaged`."""
+    """Return the training of U-Net and text encoder; save it inside `averaged`."""
     latents, prompts = _material(base, seed)
     modules = nn.ModuleList([base.unet, base.text_encoder])
 
@@ -154,13 +154,13 @@ def averaged(training: Training) -> Iterator[None]:
 
 
 def _moving_average(old: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
-    """Short memory at first, AVERAGE in the end."""
+    """Return the average after one more update: short memory at first, AVERAGE in the end."""
     count = float(updates)
     return old.lerp(new, 1 - min(AVERAGE, (1 + count) / (10 + count)))
 
 
 def _material(base: Base, seed: int) -> tuple[Tensor, Tensor]:
-    """Scaled latents [N, 4, h, w] and token ids [N + 1, LENGTH], the last of them of the empty prompt."""
+    """Return scaled latents [N, 4, h, w] and token ids [N + 1, LENGTH], the last ones of the empty prompt."""
     some = scenes(SCENES, seed)
     pictures = (torch.from_numpy(draw(scene).image).permute(2, 0, 1) for scene in some)
     latents = [encode(base.vae, picture[None]) for picture in pictures]
@@ -169,13 +169,13 @@ def _material(base: Base, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def tokenise(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
-    """Token ids [N, LENGTH]."""
+    """Return token ids [N, LENGTH]."""
     ids = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=LENGTH)["input_ids"]
     return torch.from_numpy(np.array(ids))
 
 
 def _loss(base: Base, latents: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
-    """Mean squared error of v at a random time."""
+    """Return the mean squared error of v at a random time."""
     noise = torch.randn(latents.shape, generator=generator)
     time = torch.randint(base.scheduler.config["num_train_timesteps"], (len(latents),), generator=generator)
     noisy = base.scheduler.add_noise(latents, noise, time)  # pyright: ignore[reportArgumentType]

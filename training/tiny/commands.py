@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..progress import Watch, replace_folder, write_curve
-
 if TYPE_CHECKING:
     from .base import Base
     from .loop import Training
@@ -80,6 +78,7 @@ def _check_file(path: Path, advice: str) -> None:
 
 
 def _dataset(args: argparse.Namespace) -> int:
+    from ..results.files import replace_folder
     from .scenes import write_dataset
 
     def write(folder: Path) -> None:
@@ -140,16 +139,19 @@ def _fresh_base(args: argparse.Namespace) -> Base:
 
 def _train(training: Training, args: argparse.Namespace, save: Callable[[Path], object]) -> int:
     """Run a training to its end; every so often leave its state and what it has made so far."""
+    from ..report.bars import steps_bar
+    from ..report.curve import recent, write_curve
+
     state = args.out.with_suffix(".state")
     if args.resume:
         training.load(state)
-    watch = Watch(args.count, done=len(training.losses))
     try:
-        for loss in training.run(args.count):
-            watch.add(loss)
-            if len(training.losses) % args.save_every == 0:
-                training.save(state)
-                _write(args.out, save)
+        with steps_bar(args.count, len(training.losses)) as steps:
+            for _ in training.run(args.count):
+                steps.show(recent(training.losses))
+                if len(training.losses) % args.save_every == 0:
+                    training.save(state)
+                    _write(args.out, save)
     except KeyboardInterrupt:
         # What is in memory may be half a step: only what is on disk counts.
         print(f"stopped; --resume goes on from the last multiple of {args.save_every} steps", file=sys.stderr)
@@ -162,6 +164,7 @@ def _train(training: Training, args: argparse.Namespace, save: Callable[[Path], 
 
 def _write(folder: Path, save: Callable[[Path], object]) -> None:
     """Save without a word about this machine: diffusers writes down from which folder a network was loaded."""
+    from ..results.files import replace_folder
 
     def save_without_origin(fresh: Path) -> None:
         save(fresh)
@@ -174,7 +177,7 @@ def _write(folder: Path, save: Callable[[Path], object]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m controlstack.training.tiny.commands ...`"""
+    """Run `python -m controlstack.training.tiny.commands ...`; returns the exit code."""
     parser = argparse.ArgumentParser(prog="controlstack tiny", description=__doc__)
     add_parsers(parser.add_subparsers(required=True))
     args = parser.parse_args(argv)

@@ -88,7 +88,7 @@ def new_training(
     warm_up: float,
     decay: float,
 ) -> Training:
-    """AdamW under a rate that rises for a share `warm_up` of the steps, then falls along a cosine."""
+    """Return a training by AdamW, whose rate rises for a share `warm_up` of the steps, then falls along a cosine."""
     optimiser = torch.optim.AdamW([p for p in modules.parameters() if p.requires_grad], rate, weight_decay=decay)
     length = max(steps, SHORTEST)
     rising = max(warm_up, SHORTEST_RISE / length)

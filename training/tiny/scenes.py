@@ -79,7 +79,7 @@ def _article(word: str) -> str:
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
-    """One or two shapes that do not cover each other much, fully inside, none in the ground's colour."""
+    """Return one or two shapes that do not cover each other much, fully inside, none in the ground's colour."""
     ground, *rest = (str(name) for name in rng.permutation(NAMES))
     shapes: list[Shape] = []
     for _ in range(int(rng.integers(1, 3))):
@@ -90,7 +90,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
 
 
 def _place(rng: np.random.Generator, colour: str, others: list[Shape]) -> Shape | None:
-    """A shape where there is room; None where none was found."""
+    """Return a shape where there is room; None where none was found."""
     for _ in range(40):
         radius = rng.uniform(*RADIUS)
         x, y = rng.uniform(radius + MARGIN, SIZE - radius - MARGIN, size=2)
@@ -134,7 +134,7 @@ def _mask(shape: Shape, side: int) -> NDArray[np.bool_]:
 
 
 def _corners(shape: Shape) -> NDArray[np.float64]:
-    """Corners on the unit circle; a star alternates with an inner circle."""
+    """Return corners on the unit circle; a star alternates with an inner circle."""
     count = {"square": 4, "triangle": 3, "star": 10}[shape.kind]
     angles = np.radians(shape.rotation) + 2 * np.pi * np.arange(count) / count
     lengths = np.where(np.arange(count) % 2 == 1, 0.45, 1.0) if shape.kind == "star" else np.ones(count)
@@ -148,25 +148,25 @@ def _dome(shape: Shape, side: int) -> NDArray[np.float32]:
 
 
 def read_depth(image: Image) -> NDArray[np.float32]:
-    """The depth 0..1 that a picture [..., 3] shows: the rule of drawing, inverted."""
+    """Return the depth 0..1 that a picture [..., 3] shows: the rule of drawing, inverted."""
     value = image.max(axis=-1).astype(np.float32) / 255
     return np.clip((value - DARKEST) / (1 - DARKEST), 0, 1)
 
 
 def read_colours(image: Image) -> Image:
-    """The palette index of each pixel of a picture [..., 3]: the nearest colour at the pixel's own brightness."""
+    """Return the palette index of each pixel of a picture [..., 3]: the nearest colour at its own brightness."""
     pixels = image.astype(np.float32) / 255
     pure = pixels / np.maximum(pixels.max(axis=-1, keepdims=True), 1 / 255)
     return np.square(pure[..., None, :] - PALETTE).sum(axis=-1).argmin(axis=-1).astype(np.uint8)
 
 
 def scenes(count: int, seed: int) -> list[Scene]:
-    """`count` scenes; the k-th does not depend on how many there are."""
+    """Return `count` scenes; the k-th does not depend on how many there are."""
     return [random_scene(np.random.default_rng((seed, k))) for k in range(count)]
 
 
 def write_dataset(folder: Path, count: int, seed: int) -> None:
-    """An image folder with `metadata.jsonl`: file_name, text, depth_image."""
+    """Write an image folder with `metadata.jsonl`: file_name, text, depth_image."""
     for name in ("image", "depth"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     lines: list[str] = []

@@ -18,7 +18,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """(token -> id, merges in order of priority), as `vocab.json` and `merges.txt` hold them."""
+    """Return (token -> id, merges in order of priority), as `vocab.json` and `merges.txt` hold them."""
     letters = list(_byte_letters())
     tokens = letters + [letter + END_OF_WORD for letter in letters]
     merges: list[tuple[str, str]] = []
@@ -50,7 +50,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def _merge(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
-    """Byte-pair encoding: the earliest merge first, wherever it fits."""
+    """Join pieces by byte-pair encoding: the earliest merge first, wherever it fits."""
     for a, b in merges:
         merged: list[str] = []
         for piece in pieces:
@@ -63,7 +63,7 @@ def _merge(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
 
 
 def _byte_letters() -> list[str]:
-    """One printable letter per byte, as GPT-2's and CLIP's byte-level encoding defines them."""
+    """Return one printable letter per byte, as GPT-2's and CLIP's byte-level encoding defines them."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = (byte for byte in range(256) if byte not in printable)
     return [chr(byte) for byte in printable] + [chr(256 + k) for k, _ in enumerate(others)]

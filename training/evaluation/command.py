@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..pipelines.tiny_world import SIDE, STEPS, TINY
+from ...pipelines.tiny_world import SIDE, STEPS, TINY
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..core.unit import ControlUnit
-    from ..pipelines.bases import Base
+    from ...core.unit import ControlUnit
+    from ...pipelines.bases import Base
     from .evaluate import Condition
 
     Image = NDArray[np.uint8]
@@ -37,10 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from ..core.errors import ModelError
-    from ..models.registry import load_control_model
-    from ..pipelines.bases import load_base
-    from ..preprocessors.images import check_folder, make_folder
+    from ...core.errors import ModelError
+    from ...models.registry import load_control_model
+    from ...pipelines.bases import load_base
+    from ...preprocessors.images import check_folder, make_folder
     from .evaluate import CEILING, conditions, evaluate, make_trial, score, sheet_rows, table
 
     for path in filter(None, (args.json, args.page)):
@@ -68,7 +68,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _draw(base: Base, condition: Condition, units: Sequence[ControlUnit]) -> Image:
     """Draw a picture for each prompt: [N, H, W, 3]."""
-    from ..pipelines.drawing import Request, generate
+    from ...pipelines.drawing import Request, generate
 
     request = Request(
         prompt=condition.prompts,
@@ -84,8 +84,8 @@ def _draw(base: Base, condition: Condition, units: Sequence[ControlUnit]) -> Ima
 
 def _write_page(page: Path, tables: Mapping[str, str], sheets: Mapping[str, Rows]) -> None:
     """Write numbers and pictures into the part of the page that is marked as made; what people wrote stays."""
-    from ..pipelines.sheets import sheet
-    from ..preprocessors.images import write_image
+    from ...pipelines.sheets import sheet
+    from ...preprocessors.images import write_image
     from .page import replace_made
 
     parts: list[str] = []

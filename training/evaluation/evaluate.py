@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..core.control import ControlModel
-from ..core.errors import HintError
-from ..core.schedule import Schedule
-from ..core.unit import ControlUnit
-from ..pipelines.tiny_world import CANNY_HIGH, CANNY_LOW, CELL
-from ..preprocessors import find
+from ...core.control import ControlModel
+from ...core.errors import HintError
+from ...core.schedule import Schedule
+from ...core.unit import ControlUnit
+from ...pipelines.tiny_world import CANNY_HIGH, CANNY_LOW, CELL
+from ...preprocessors import find
+from ..tiny.scenes import Picture, Scene, draw, scenes
 from .metrics import colour_accuracy, depth_error, edge_f1
-from .tiny.scenes import Picture, Scene, draw, scenes
 
 Image = NDArray[np.uint8]
 Draw = Callable[[Sequence[ControlUnit]], Image]  # units -> [N, H, W, 3]

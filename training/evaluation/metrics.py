@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .tiny.scenes import read_colours, read_depth
+from ..tiny.scenes import read_colours, read_depth
 
 Image = NDArray[np.uint8]
 
@@ -14,7 +14,7 @@ TOLERANCE = 2  # pixels by which an edge may be off
 
 
 def edge_f1(found: Image, wanted: Image, tolerance: int = TOLERANCE) -> float:
-    """F1 score of two edge maps [H, W]; an edge counts as found within `tolerance` pixels."""
+    """Return the F1 score of two edge maps [H, W]; an edge counts as found within `tolerance` pixels."""
     if not found.any() or not wanted.any():
         return float(not found.any() and not wanted.any())
     kernel = np.ones((2 * tolerance + 1, 2 * tolerance + 1), np.uint8)
@@ -25,10 +25,10 @@ def edge_f1(found: Image, wanted: Image, tolerance: int = TOLERANCE) -> float:
 
 
 def depth_error(image: Image, depth: Image) -> float:
-    """Root mean square error between the depth that a tiny-world picture [H, W, 3] shows and a map [H, W] of 0..255."""
+    """Return the root mean square error of the depth that a tiny-world picture [H, W, 3] shows; depth [H, W] 0..255."""
     return float(np.sqrt(np.mean(np.square(read_depth(image) - depth / 255))))
 
 
 def colour_accuracy(image: Image, colours: Image) -> float:
-    """Share of the pixels of a tiny-world picture [H, W, 3] that have the colour of a map of palette indices [H, W]."""
+    """Return the share of a tiny-world picture's pixels [H, W, 3] that have the colour of a map of indices [H, W]."""
     return float((read_colours(image) == colours).mean())

@@ -1,0 +1,135 @@
+"""Pictures with their hints, as a training sees them: read, cut, and perhaps mirrored; hints read or made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...core.base import LATENT
+from ...core.errors import HintError
+from ...core.resize import ResizeMode
+from ...preprocessors import find
+from ...preprocessors.resize import resize_image, scale_short_side, scaled_size
+from .columns import Columns
+from .example import Example, Image, read_source
+
+
+@dataclass(frozen=True, slots=True)
+class HintSource:
+    """Where hints come from: a column of the data, or a preprocessor and its parameters."""
+
+    column: str | None = None
+    preprocessor: str | None = None
+    parameters: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.column is not None and self.preprocessor is not None:
+            raise HintError(
+                f"hints come from the column '{self.column}' and from the preprocessor '{self.preprocessor}', "
+                "expected one of them: leave --hint-column or --hint out"
+            )
+        if self.preprocessor is not None:
+            self._settings()
+
+    def __str__(self) -> str:
+        """Return what the metadata of a trained file says: `canny(low=100,high=200)`, or the column."""
+        if self.preprocessor is None:
+            return self.column or "files"
+        return f"{self.preprocessor}({','.join(f'{name}={value}' for name, value in self._settings().items())})"
+
+    def columns(self, picture: str | None = None, caption: str | None = None) -> Columns:
+        """Return which columns of a listing are read. picture, caption: names that the user gave."""
+        return Columns(picture, self.column, caption, self.preprocessor is None)
+
+    def make(self, picture: Image) -> Image:
+        """Return the hint [H, W, 3] that the preprocessor makes of a picture [H, W, 3]."""
+        assert self.preprocessor is not None
+        parameters: dict[str, Any] = dict(self.parameters or {})
+        return find(self.preprocessor)(picture, **parameters)
+
+    def _settings(self) -> Mapping[str, object]:
+        return find(self.preprocessor or "").settings(dict(self.parameters or {}))
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How an example is seen this time: mirrored or not, and which square of it, from 0 (left, top) to 1."""
+
+    mirrored: bool = False
+    across: float = 0.5
+    down: float = 0.5
+
+
+PLAIN = View()
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads examples. side: of the squares that they are cut to, in pixels; 0 leaves them as they are."""
+
+    hints: HintSource
+    side: int = 0
+
+    def __call__(self, example: Example, view: View = PLAIN) -> tuple[Image, Image]:
+        """Return (picture, hint), both [H, W, 3] of one size. HintError if they cannot be read or do not fit.
+
+        A preprocessor sees the picture as it was cut and mirrored.
+        """
+        picture, hint = self.files(example)
+        size = _scaled(picture, self.side)
+        picture = _mirrored(_square(picture, self.side, view), view)
+        if hint is None:
+            return picture, self.hints.make(picture)
+        fitted = resize_image(hint, size, ResizeMode.JUST_RESIZE)  # its own shape may differ a little
+        return picture, _mirrored(_cut(fitted, self.side, view), view)
+
+    def files(self, example: Example) -> tuple[Image, Image | None]:
+        """Return the pictures in an example's files; the hint is None where a preprocessor makes it.
+
+        HintError where sizes are wrong: hints of another size, and sides that are no multiples of a latent pixel's, are
+        refused unless both are cut to squares.
+        """
+        picture = read_source(example.picture)
+        hint = None if example.hint is None else read_source(example.hint)
+        if self.side:
+            return picture, hint
+        height, width = picture.shape[:2]
+        if hint is not None and hint.shape != picture.shape:
+            raise HintError(
+                f"the hint is {hint.shape[1]}x{hint.shape[0]}, its picture {width}x{height}: sizes must be equal, or "
+                "give --resolution, such as 512, which scales both"
+            )
+        if height % LATENT or width % LATENT:
+            raise HintError(
+                f"the picture is {width}x{height}: both sides must be multiples of {LATENT}; --resolution, such as "
+                "512, cuts them"
+            )
+        return picture, hint
+
+
+def _scaled(picture: Image, side: int) -> tuple[int, int]:
+    """Return (height, width) of a picture whose short side became `side`; its own size for 0."""
+    height, width = picture.shape[:2]
+    return scaled_size((height, width), side) if side else (height, width)
+
+
+def _square(picture: Image, side: int, view: View) -> Image:
+    """Return a square of a photograph, scaled to `side` pixels; itself for 0. `resize_image` is for drawings."""
+    return _cut(scale_short_side(picture, side), side, view) if side else picture
+
+
+def _cut(picture: Image, side: int, view: View) -> Image:
+    """Return the square of `side` pixels that a view shows; the picture itself for 0."""
+    if not side:
+        return picture
+    top, left = (
+        int(place * (length - side)) for place, length in zip((view.down, view.across), picture.shape, strict=False)
+    )
+    return np.ascontiguousarray(picture[top : top + side, left : left + side])
+
+
+def _mirrored(picture: Image, view: View) -> Image:
+    return np.ascontiguousarray(picture[:, ::-1]) if view.mirrored else picture

@@ -1,0 +1,1 @@
+"""How well pictures obey their hints."""

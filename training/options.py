@@ -1,0 +1,199 @@
+"""The options of `controlstack train`: each is a setting of `settings.py`, said on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import choices
+from .choices import COPY, GAUSSIAN, OPTIMISERS, PRECISIONS, SCHEDULES, TIMES, UNLOCKS
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+EXAMPLE = """\
+example, one card and a folder of pictures:
+  controlstack train --base sd15.safetensors --data pictures --hint canny --resolution 512 \\
+      --batch 4 --accumulate 8 --mixed-precision bf16 --gradient-checkpointing --out canny.safetensors
+say --plan first: it counts examples, parameters and memory, and trains nothing
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Give a parser every option of a training, in groups."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLE
+    _add_what(parser)
+    _add_data(parser)
+    _add_learning(parser)
+    _add_computing(parser)
+    _add_seen(parser)
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """Return what the options say. ScheduleError or HintError for what makes no sense."""
+    from .data.hints import HintSource
+    from .settings import Settings
+
+    names = [name for name in Settings.__slots__ if hasattr(args, name) and name not in ("hints", "start", "schedule")]
+    given = {name: getattr(args, name) for name in names}
+    for name in ("sample_prompts", "sample_hints", "trackers"):
+        given[name] = tuple(given[name])
+    return Settings(
+        **given,
+        start=args.start if args.start in (None, COPY, GAUSSIAN) else Path(args.start),
+        schedule="cosine" if args.cosine else args.schedule,
+        hints=HintSource(args.hint_column, args.hint, parameters_of(args.hint_parameters)),
+    )
+
+
+def parameters_of(text: str) -> dict[str, float]:
+    """Return `name=value,...` as numbers. PreprocessorError for what is none."""
+    from ..core.errors import PreprocessorError
+
+    numbers: dict[str, float] = {}
+    for pair in filter(None, text.split(",")):
+        name, _, value = pair.partition("=")
+        try:
+            numbers[name.strip()] = float(value) if "." in value else int(value)
+        except ValueError:
+            raise PreprocessorError(f"--hint-parameters holds '{pair}', expected name=number") from None
+    return numbers
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("what is trained").add_argument
+    base = "diffusers folder or checkpoint file of the base model, which stays as it is"
+    add("--base", type=Path, required=True, help=base)
+    add("--out", type=Path, required=True, help="the .safetensors file to write")
+    add("--family", choices=choices.FAMILIES, default=choices.FAMILIES[0], help="(default: %(default)s)")
+    add(
+        "--start",
+        metavar="copy|gaussian|FILE",
+        help="a copy of the base behind zero convolutions, behind Gaussian ones, or a file to go on from; default: as "
+        "the family starts",
+    )
+    add("--only-middle", action="store_true", help="train the middle residual alone")
+    add("--unlock", choices=UNLOCKS, help="train this part of the base along; written beside the control")
+    add("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the written file (default: %(default)s)")
+    add("--diffusers", action="store_true", help="write a diffusers folder too, OUT with the suffix .diffusers")
+    add("--plan", action="store_true", help="say what would be trained, and how much memory it takes; train nothing")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("data").add_argument
+    add(
+        "--data",
+        type=Path,
+        required=True,
+        help="folder, or listing, of pictures with hints and words; docs/training.md",
+    )
+    add("--hint", metavar="NAME", help="preprocessor that makes the hints from the pictures, such as canny")
+    add("--hint-parameters", default="", metavar="NAME=VALUE,...", help="its parameters")
+    add("--picture-column", metavar="NAME", help="column of the data that names the pictures")
+    add("--hint-column", metavar="NAME", help="column that names the hints, or their folder")
+    add("--caption-column", metavar="NAME", help="column that holds the words")
+    add("--check", action="store_true", help="read every example first, hints too; small sets are always read")
+    add("--skip-bad", action="store_true", help="leave out examples that cannot be used, and count them")
+    add("--resolution", type=int, default=0, metavar="PIXELS", help="cut pictures and hints to squares; default: not")
+    add("--random-crop", action="store_true", help="cut any square, not the middle one")
+    add("--mirror", action="store_true", help="show half of the examples mirrored; not for hints with left and right")
+    add("--workers", type=int, default=0, metavar="N", help="threads that read pictures ahead (default: %(default)s)")
+    add("--cache", type=Path, metavar="FOLDER", help="encode pictures and words once, and keep that here")
+
+
+def _add_learning(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("learning").add_argument
+    add("--steps", type=int, default=choices.STEPS, help="of the optimiser (default: %(default)s)")
+    add("--epochs", type=float, default=0.0, metavar="N", help="passes over the data, instead of --steps")
+    add("--batch", type=int, default=choices.BATCH, help="examples at once (default: %(default)s)")
+    add("--accumulate", type=int, default=1, help="batches per step of the optimiser (default: %(default)s)")
+    add("--optimiser", choices=OPTIMISERS, default=OPTIMISERS[0], help="(default: %(default)s)")
+    add("--learning-rate", type=float, help="default: the family's, 1e-5 of a ControlNet")
+    add("--unlock-rate", type=float, metavar="RATE", help="learning rate of weights of the base; default: the family's")
+    add("--schedule", choices=SCHEDULES, default=SCHEDULES[0], help="of the rates (default: %(default)s)")
+    add("--cosine", action="store_true", help="the same as --schedule cosine")
+    add("--warm-up", type=int, default=choices.WARM_UP, metavar="STEPS", help="the rates rise (default: %(default)s)")
+    add(
+        "--empty-prompts",
+        type=float,
+        default=choices.EMPTY_PROMPTS,
+        metavar="SHARE",
+        help="prompts that are emptied (default: %(default)s)",
+    )
+    add(
+        "--empty-hints",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="hints that are blacked out (default: %(default)s)",
+    )
+    add("--times", choices=TIMES, help="density of the times; default: the family's")
+    add(
+        "--min-snr", type=float, default=0.0, metavar="GAMMA", help="weigh the loss by min-SNR, such as 5; default: not"
+    )
+    add("--noise-offset", type=float, default=0.0, metavar="SHARE", help="such as 0.05; default: none")
+    add("--max-grad-norm", type=float, default=1.0, metavar="NORM", help="(default: %(default)s)")
+    add("--ema", type=float, default=0.0, metavar="DECAY", help="write a moving average, such as 0.999; default: none")
+    add("--seed", type=int, default=0, help="(default: %(default)s)")
+
+
+def _add_computing(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("computing").add_argument
+    add("--mixed-precision", choices=PRECISIONS, default="no", help="(default: %(default)s)")
+    add("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
+
+
+def _add_seen(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("what is seen, and what is kept").add_argument
+    add(
+        "--samples", type=int, default=0, metavar="N", help="draw a sheet at the start and every N steps; default: none"
+    )
+    add(
+        "--sample-prompt",
+        dest="sample_prompts",
+        action="append",
+        default=[],
+        metavar="WORDS",
+        help="of a sample; repeat",
+    )
+    add(
+        "--sample-hint",
+        dest="sample_hints",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="its hint, or with --hint its picture",
+    )
+    add(
+        "--sample-steps",
+        type=int,
+        default=choices.SAMPLE_STEPS,
+        help="denoising steps of a sample (default: %(default)s)",
+    )
+    add(
+        "--sample-guidance",
+        type=float,
+        default=choices.SAMPLE_GUIDANCE,
+        help="guidance scale of the samples (default: %(default)s)",
+    )
+    add(
+        "--tracker",
+        dest="trackers",
+        action="append",
+        default=[],
+        choices=("tensorboard", "wandb"),
+        help="report there too",
+    )
+    add(
+        "--save-every",
+        type=int,
+        default=choices.SAVE_EVERY,
+        metavar="STEPS",
+        help="write checkpoint and snapshot (default: %(default)s)",
+    )
+    add("--keep", type=int, default=choices.KEEP, metavar="N", help="snapshots that stay (default: %(default)s)")
+    add("--resume", action="store_true", help="go on from the checkpoint")
+    add("--change", action="append", default=[], metavar="OPTION", help="with --resume: it may differ from the start")

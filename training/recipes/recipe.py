@@ -1,0 +1,117 @@
+"""What a recipe is: how one family of control networks is trained."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ...core.base import check_fits
+from ...core.control import ControlModel
+from ...core.errors import ScheduleError, UnsupportedModelError
+from ...models.family import Family
+from ...models.loading import read_header
+from ...models.naming import to_ldm
+from ...models.registry import identify, load_control_model
+from ...pipelines.attached import base_of
+from ..choices import COPY, GAUSSIAN
+from ..settings import Settings, option
+from .copies import settings_of
+
+DEVIATION = 0.02  # of Gaussian weights in place of zeros
+
+
+class Recipe(ABC):
+    """How one family is trained. It has no state; the table of recipes holds one of each."""
+
+    family: ClassVar[Family[Any, Any]]
+    rate: ClassVar[float] = 1e-5  # learning rate of the control network
+    base_share: ClassVar[float] = 1.0  # of the rate, at which weights of the base are trained along
+    times: ClassVar[str] = "uniform"  # how times of the noise are drawn
+    starts: ClassVar[tuple[str, ...]] = ()  # what `--start` may be beside a file
+    options: ClassVar[frozenset[str]] = frozenset()  # settings that this family alone has
+    blocks: ClassVar[tuple[type[nn.Module], ...]]  # that gradient checkpointing computes again
+
+    @property
+    def id(self) -> str:
+        """What the command line calls it."""
+        return self.family.id
+
+    @abstractmethod
+    def create(self, unet: Any, settings: Settings) -> nn.Module:
+        """Return a fresh network for this U-Net, in fp32."""
+
+    def network(self, unet: Any, settings: Settings) -> nn.Module:
+        """Return the network that is trained: fresh, or of a file."""
+        return (
+            self.create(unet, settings)
+            if _is_word(settings.start)
+            else self.continued(Path(settings.start or ""), unet)
+        )
+
+    def model(self, network: nn.Module, unet: Any, settings: Settings) -> ControlModel:
+        """Return how the network acts on the base."""
+        given = self.family.settings(**self.given(unet, settings))
+        return self.family.wrap(network, self.id, given, None)
+
+    def given(self, unet: Any, settings: Settings) -> dict[str, Any]:
+        """Return the family's settings that no shape tells, which are written into the file too."""
+        return {}
+
+    def unlocked(self, unet: Any, settings: Settings) -> Collection[str]:
+        """Return the names of the U-Net's weights that are trained along."""
+        return ()
+
+    def state(self, network: nn.Module) -> Mapping[str, Tensor]:
+        """Return what a file of the family holds."""
+        return network.state_dict()
+
+    def check(self, settings: Settings) -> None:
+        """Raise ScheduleError for what this family cannot be trained with."""
+        if isinstance(settings.start, str) and settings.start not in self.starts:
+            known = ", ".join((*self.starts, "a file"))
+            raise ScheduleError(f"--start is '{settings.start}', expected {known} for {self.id}")
+        for name in OWN - self.options:
+            if getattr(settings, name):
+                raise ScheduleError(f"{option(name)} is of another family than {self.id}: leave it out")
+
+    def continued(self, path: Path, unet: Any) -> nn.Module:
+        """Return the network of a file, in fp32. ModelError where it is of another family, or made for another base."""
+        if identify(read_header(path)) is not self.family:
+            raise UnsupportedModelError(
+                f"'{path.name}' is no {self.family.title}: start from one, or give its --family"
+            )
+        base = to_ldm(dict(unet.state_dict()))
+        given = settings_of(unet) if self.family.id in NEEDS_HEADS else {}
+        model = load_control_model(path, settings=given, base_state=base, dtype=torch.float32)
+        self.check_model(model, path)
+        check_fits(model.name, model.base, base_of(unet))
+        return model.network
+
+    def check_model(self, model: ControlModel, path: Path) -> None:
+        """Raise UnsupportedModelError for a network of the family that cannot be trained on; by default none."""
+        return
+
+
+OWN = frozenset({"only_middle", "unlock"})  # settings that not every family has
+NEEDS_HEADS = frozenset({"controlnet"})
+
+
+def _is_word(start: Path | str | None) -> bool:
+    return start in (None, COPY, GAUSSIAN)
+
+
+def fill_zero_convolutions(modules: Collection[nn.Module], start: Path | str | None) -> None:
+    """Set convolutions to zero, or, as in the paper's ablation, to Gaussian weights (ControlNet, section 4.2)."""
+    for module in modules:
+        if isinstance(module, nn.Conv2d):
+            if start == GAUSSIAN:
+                nn.init.normal_(module.weight, std=DEVIATION)
+            else:
+                nn.init.zeros_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -1,0 +1,96 @@
+"""What a training would take, before anything runs: memory by part, at its resolution, batch and precision.
+
+What activations take is counted: one step is evaluated on the meta device, which has shapes and no values, while
+autograd says what it would keep for the gradients.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ...core.base import LATENT
+from ..recipes.trainee import Trainee
+from ..run import Run, names_of_base, names_of_control
+from ..words import words_of
+
+FP32, EIGHT_BITS = 4, 1  # bytes of a number
+MOMENTS = {"adamw": 2 * FP32, "adamw-8bit": 2 * EIGHT_BITS, "sgd": 0}  # bytes of an optimiser for a parameter
+HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def plan(run: Run) -> Iterator[str]:
+    """Yield lines: memory by part, and all of it."""
+    parts = memory(run)
+    width = max(map(len, parts))
+    yield f"memory at {_size(run)[1]}x{_size(run)[0]} and batch {run.settings.batch}, about:"
+    for name, size in parts.items():
+        yield f"  {name:<{width}}  {size / 2**30:7.2f} GiB"
+    yield f"  {'together':<{width}}  {sum(parts.values()) / 2**30:7.2f} GiB"
+
+
+def memory(run: Run) -> dict[str, int]:
+    """Return bytes by part."""
+    settings = run.settings
+    trained = sum(each.numel() for each in (*names_of_control(run.plain).values(), *names_of_base(run.plain).values()))
+    frozen = sum(each.numel() * each.element_size() for each in run.plain.parameters() if not each.requires_grad)
+    encoders = [getattr(run.base, name, None) for name in ("vae", "text_encoder", "text_encoder_2")]
+    return {
+        "trained weights": trained * FP32,
+        "their gradients": trained * FP32,
+        "optimiser": trained * MOMENTS[settings.optimiser],
+        **({"moving average": trained * FP32} if settings.ema else {}),
+        "frozen U-Net": frozen,
+        "autoencoder and text encoders": sum(_bytes(each) for each in encoders if each is not None),
+        "activations": activations(run),
+    }
+
+
+def activations(run: Run) -> int:
+    """Return the bytes that one step keeps for its gradients."""
+    height, width = _size(run)
+    batch, half = run.settings.batch, HALVES.get(run.settings.mixed_precision, torch.float32)
+    trainee = _on_meta(run, half)
+    latents = run.base.unet.config["in_channels"]
+    noisy = torch.empty(batch, latents, height // LATENT, width // LATENT, device="meta", dtype=half)
+    hint = torch.empty(batch, 3, height, width, device="meta", dtype=half)
+    encoded = {name: each[None].repeat(batch, *(1,) * each.ndim) for name, each in run.encoder.words("").items()}
+    words = words_of(
+        {name: each.to("meta", half) for name, each in encoded.items()}, (height, width), torch.device("meta")
+    )
+    kept: dict[int, int] = {}
+    weights = {id(each.untyped_storage()) for each in trainee.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if id(storage) not in weights and not isinstance(tensor, torch.nn.Parameter):
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        predicted = trainee(noisy, torch.zeros(batch, device="meta"), hint, words)
+    trainee.release()
+    return sum(kept.values()) + predicted.numel() * predicted.element_size()
+
+
+def _on_meta(run: Run, dtype: torch.dtype) -> Trainee:
+    """Return the trainee without values, in the precision that it computes in."""
+    unet = copy.deepcopy(run.base.unet).to("meta", dtype)
+    network = copy.deepcopy(run.network).to("meta", dtype)
+    return Trainee(unet, network, run.recipe.model(network, unet, run.settings), names_of_base(run.plain))
+
+
+def _size(run: Run) -> tuple[int, int]:
+    """Return (height, width) of the pictures; of several sizes, those of the first example."""
+    side = run.settings.resolution
+    if side:
+        return side, side
+    row = run.examples.row(0)
+    return row["hint"].shape[1], row["hint"].shape[2]
+
+
+def _bytes(network: torch.nn.Module) -> int:
+    return sum(each.numel() * each.element_size() for each in network.parameters())

@@ -1,0 +1,1 @@
+"""What a training leaves: checkpoints, models, and their forms for other programs."""

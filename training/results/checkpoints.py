@@ -1,0 +1,64 @@
+"""Checkpoints: one file each, so that there is always one whole state to go on from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...core.errors import HostError
+from ...core.files import replacing
+from ...models.guard import one_line
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a state, whole or not at all, and to the disk. HostError if it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as fresh, fresh.open("xb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # RuntimeError: of PyTorch's writer, on a full disk
+        raise HostError(f"cannot write the checkpoint '{path}': {one_line(error)}") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return a state, on the CPU. HostError for what is no checkpoint."""
+    if not path.is_file():
+        raise HostError(f"'{path}' is no checkpoint: leave --resume out to start from the beginning")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes PyTorch raise
+        raise HostError(f"'{path}' is a damaged checkpoint ({one_line(error)}): start from the beginning") from error
+    if not isinstance(state, dict) or "losses" not in state:
+        raise HostError(f"'{path}' is no checkpoint of a training: leave --resume out to start from the beginning")
+    return state
+
+
+def snapshots(out: Path) -> list[Path]:
+    """Return the snapshots of a training, the oldest first: OUT.snapshots/NAME-000500.safetensors."""
+    folder = out.with_suffix(".snapshots")
+    found = folder.glob(f"{out.stem}-*.safetensors") if folder.is_dir() else []
+    own = [path for path in found if _number(out, path).isdigit()]  # others are companions
+    return sorted(own, key=lambda path: int(_number(out, path)))
+
+
+def _number(out: Path, path: Path) -> str:
+    return path.stem.removeprefix(f"{out.stem}-")
+
+
+def snapshot_path(out: Path, step: int) -> Path:
+    """Return where the snapshot after a step lies."""
+    return out.with_suffix(".snapshots") / f"{out.stem}-{step:06d}.safetensors"
+
+
+def keep_last(out: Path, count: int) -> None:
+    """Remove all but the last `count` snapshots, with what lies beside them."""
+    for path in snapshots(out)[:-count]:
+        for each in path.parent.glob(f"{path.stem}*"):
+            if each.stem == path.stem or each.stem.startswith(f"{path.stem}_"):  # its companion
+                each.unlink(missing_ok=True)

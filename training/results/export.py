@@ -1,0 +1,73 @@
+"""A trained network as a diffusers folder, for programs that load those."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...core.errors import UnsupportedModelError
+from ...models.families.controlnet import ControlNet
+from ...models.families.t2i_adapter import Adapter
+from ...models.naming import to_diffusers
+from ...pipelines.bases import DTYPES
+from ..run import Run
+from .files import replace_folder
+
+SUFFIX = ".diffusers"
+
+
+def check_export(family: str) -> None:
+    """Raise UnsupportedModelError for a family that diffusers has no class for."""
+    if family not in ("controlnet", "t2i-adapter"):
+        raise UnsupportedModelError(f"--diffusers: diffusers has no class for {family}: leave the option out")
+
+
+def write_folder(run: Run, out: Path) -> Path:
+    """Write the network as it is now as a diffusers folder beside the file, OUT.diffusers; return the folder."""
+    folder = out.with_suffix(SUFFIX)
+    network = diffusers_network(run.network, run.control_state(), run.base.unet).to(DTYPES[run.settings.dtype])
+    replace_folder(folder, network.save_pretrained)
+    for path in folder.rglob("*"):
+        path.chmod(out.stat().st_mode)  # the library's are private
+    return folder
+
+
+def diffusers_network(network: nn.Module, state: Mapping[str, Tensor], unet: Any) -> Any:
+    """Return a network of diffusers' own class with the weights of ours."""
+    from diffusers import ControlNetModel, T2IAdapter
+
+    if isinstance(network, ControlNet):
+        with torch.random.fork_rng():  # whoever trains on draws the same numbers
+            made = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+        made.float().load_state_dict(to_diffusers(state))
+        return made
+    assert isinstance(network, Adapter)
+    config = network.config
+    with torch.random.fork_rng():
+        adapter = T2IAdapter(
+            in_channels=config.hint_channels,
+            channels=list(config.channels),
+            num_res_blocks=config.depth,
+            downscale_factor=config.unshuffle,
+            adapter_type="full_adapter_xl" if config.xl else "full_adapter",
+        )
+    adapter.load_state_dict(adapter_names(state, config.depth))
+    return adapter
+
+
+def adapter_names(state: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
+    """Return the weights of a full adapter by diffusers' names: the first block's change of width is its level's."""
+    found: dict[str, Tensor] = {}
+    for name, each in state.items():
+        first, *parts = name.split(".")
+        if first != "body":
+            found[f"adapter.{name}"] = each
+            continue
+        level, block = divmod(int(parts[0]), depth)
+        inside = "in_conv" if parts[1] == "in_conv" else f"resnets.{block}.{parts[1]}"
+        found[f"adapter.body.{level}.{inside}.{'.'.join(parts[2:])}"] = each
+    return found

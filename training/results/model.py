@@ -1,0 +1,60 @@
+"""The trained model on disk: the control network, and beside it what was added to the base's weights.
+
+What a training adds to the base lies in a companion, `NAME_unet_weight_increasements.safetensors`, under diffusers'
+names, as the published ControlNeXt trainings write it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...models.companions import INCREMENTS, OTHER
+from ...pipelines.bases import DTYPES
+from ..run import Run
+from .files import write_tensors
+
+COMPANION = f"_{OTHER}{INCREMENTS}"  # behind the name of the control
+
+
+def write_model(run: Run, path: Path) -> list[Path]:
+    """Write the network as it is now, and its companion if there is one; return the files, each whole or not there."""
+    dtype = DTYPES[run.settings.dtype]
+    about = metadata(run)
+    written = [path]
+    if delta := run.base_delta():
+        companion = companion_path(path)
+        about["controlstack.companion"] = companion.name
+        tensors = {name: each.to(dtype).contiguous() for name, each in delta.items()}
+        write_tensors(
+            companion,
+            tensors,
+            {"controlstack.holds": "increments", "controlstack.trained_over": run.settings.base.name},
+        )
+        written.append(companion)
+    state = {name: each.to(dtype).contiguous() for name, each in run.control_state().items()}
+    write_tensors(path, state, about)
+    return written
+
+
+def companion_path(path: Path) -> Path:
+    """Return where the companion of a control's file lies."""
+    return path.with_name(f"{path.stem}{COMPANION}{path.suffix}")
+
+
+def metadata(run: Run) -> dict[str, str]:
+    """Return what a trained file says of itself; what the shapes do not tell is read from here again."""
+    settings = run.settings
+    given = run.recipe.given(run.base.unet, settings)
+    start = settings.start.name if isinstance(settings.start, Path) else settings.start
+    said = {
+        **{name: str(value).lower() for name, value in given.items()},
+        "family": run.recipe.id,
+        "trained_over": settings.base.name,
+        "hint": str(settings.hints),
+        "hint_range": "RGB in 0..1",
+        "steps": str(run.step),
+        **({"ema": str(settings.ema)} if settings.ema else {}),
+        **({"start": start} if start else {}),
+        **({"unlock": settings.unlock} if settings.unlock else {}),
+    }
+    return {f"controlstack.{name}": value for name, value in said.items()}

@@ -1,0 +1,30 @@
+"""The command `transfer`: a ControlNet for another base model, without training."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    add = parser.add_argument
+    add("control", type=Path, help="the ControlNet")
+    add("--from", dest="old", type=Path, required=True, metavar="BASE", help="the base that it was trained over")
+    add("--to", dest="new", type=Path, required=True, metavar="BASE", help="the base that it is for")
+    add("--out", type=Path, required=True, help="the .safetensors file to write")
+    add("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16", help="of the written file (default: %(default)s)")
+    parser.set_defaults(run=_transfer)
+
+
+def _transfer(args: argparse.Namespace) -> int:
+    from ..core.errors import ModelError
+    from ..preprocessors.images import check_folder
+    from .results.transfer import transfer
+
+    if args.out.suffix != ".safetensors" or args.out.is_dir():
+        raise ModelError(f"--out is '{args.out}', expected the name of a .safetensors file")
+    check_folder(args.out.parent)
+    count = transfer(args.control, args.old, args.new, args.out, args.dtype)
+    print(f"wrote {args.out}: {count} weights carried over from {args.old.name} to {args.new.name}")
+    return 0
