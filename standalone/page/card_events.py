@@ -34,6 +34,15 @@ def connect(card: Card, studio: Studio, outer: Mapping[str, Any], last: Any) -> 
     _connect_painting(card, last)
 
 
+def connect_message(card: Card, wrong: Any) -> None:
+    """Show on a card what is wrong with it. wrong: the state with the number of a card and a sentence, or None."""
+
+    def show(said: tuple[int, str] | None) -> str:
+        return said[1] if said is not None and said[0] == card.number else ""
+
+    wrong.change(show, wrong, card.others["message"], **HIDDEN)
+
+
 def _connect_choices(card: Card, studio: Studio) -> list[Any]:
     """Connect the three lists; return what happens when a choice has been carried out."""
     library, fields = studio.library, card.fields

@@ -40,6 +40,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         gr.HTML("<h1>ControlStack</h1>", elem_classes=["cs-title"])
         state = gr.State([new_unit(offers.initial(studio.library))])
         last = gr.State([])
+        wrong = gr.State(None)
         with gr.Row(elem_classes=["cs-columns"]):
             with gr.Column(scale=6, min_width=340):
                 outer = _words()
@@ -60,7 +61,7 @@ def build_page(studio: Studio) -> gr.Blocks:
                 plans = [card_events.first_plan(studio.library, unit["said"], steps) for unit in units]
                 numbered = zip(units, range(1, len(units) + 1), plans, strict=True)
                 cards = [build_card(studio.library, *each) for each in numbered]
-                _connect(_Page(studio, sessions, outer, shown, tools, state, last, add), cards)
+                _connect(_Page(studio, sessions, outer, shown, tools, state, last, add, wrong), cards)
 
         add_endpoints(studio)
     return page
@@ -78,19 +79,21 @@ class _Page:
     state: Any
     last: Any
     add: Any
+    wrong: Any
 
 
 def _connect(page: _Page, cards: Sequence[Any]) -> None:
     """Connect cards that are just drawn, and the buttons that read all of them."""
     for card in cards:
         card_events.connect(card, page.studio, page.outer, page.last)
+        card_events.connect_message(card, page.wrong)
     fresh = lambda: new_unit(offers.initial(page.studio.library))  # noqa: E731
     card_events.connect_stack(cards, page.state, page.add, fresh)
     form = Form(outer=page.outer, cards=cards)
     shown = page.shown
     outputs = Outputs(
         progress=shown["progress"], preview=shown["preview"], gallery=shown["gallery"], report=shown["report"],
-        files=shown["files"], last=page.last, cards=cards,
+        files=shown["files"], last=page.last, wrong=page.wrong,
     )  # fmt: skip
     run_events.connect(page.studio, page.sessions, form, outputs, {**page.tools, "generate": shown["generate"]})
 

@@ -259,3 +259,36 @@ def test_every_control_has_a_name(opened: Page) -> None:
             .map((each) => each.outerHTML.slice(0, 160))"""
     )
     assert nameless == []
+
+
+def test_a_unit_may_be_added_while_a_run_goes_on(opened: Page) -> None:
+    opened.page.locator("#unit-1-enabled input").uncheck()
+    opened.page.locator("#steps input[type=number]").fill("100")
+    opened.page.click("#generate")
+    opened.page.wait_for_selector("#progress progress[value]")
+    opened.page.click("#add-unit")
+    opened.page.wait_for_selector("#unit-2-image")
+    opened.page.click("#stop")
+    opened.says("#report", "Stopped")
+
+
+def test_an_effect_mask_is_painted(opened: Page) -> None:
+    opened.page.click("#example-canny")
+    opened.page.wait_for_selector("#unit-1-image img")
+    opened.page.locator("#unit-1-masks button").first.click()
+    opened.page.wait_for_selector("#unit-1-editor canvas")
+    opened.page.get_by_role("button", name="Take the picture").click()
+    opened.page.click("#unit-1-editor button[aria-label=Brush]")
+    opened.page.locator("#unit-1-editor").scroll_into_view_if_needed()
+    box = opened.page.locator("#unit-1-editor canvas").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    for _ in range(20):  # until the editor has its picture, a stroke leaves nothing
+        opened.page.mouse.move(x - 30, y)
+        opened.page.mouse.down()
+        opened.page.mouse.move(x + 30, y, steps=8)
+        opened.page.mouse.up()
+        opened.page.get_by_role("button", name="Keep as effect mask").click()
+        opened.page.wait_for_timeout(1000)
+        if opened.page.locator("#unit-1-effect-mask img").count():
+            break
+    assert opened.page.locator("#unit-1-effect-mask img").count() == 1
