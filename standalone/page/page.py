@@ -1,5 +1,8 @@
 """The page itself: prompt, cards and settings on the left, what comes of them on the right."""
 
+# pyright: reportMissingImports=false
+# gradio is an extra of its own, which not every environment has.
+
 from __future__ import annotations
 
 import secrets

@@ -1,5 +1,8 @@
 """What the buttons of the page do: draw, stop, compare, draw a grid; a run is watched and stopped by its own page."""
 
+# pyright: reportMissingImports=false
+# gradio is an extra of its own, which not every environment has.
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

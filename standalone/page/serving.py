@@ -1,5 +1,8 @@
 """`controlstack serve`: a page in the browser, and the same as an API, on this machine unless told otherwise."""
 
+# pyright: reportMissingImports=false
+# gradio is an extra of its own, which not every environment has.
+
 from __future__ import annotations
 
 import argparse
