@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UnitError
-from ..core.resize import ResizeMode
+from ..core.modes import ControlMode, ResizeMode
 from ..core.schedule import Keyframe, RangeBasis, Schedule
-from ..core.unit import ControlMode
 from ..preprocessors.declaration import RESOLUTION
 from . import text
 from .blocks import BlockWeights

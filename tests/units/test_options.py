@@ -10,8 +10,9 @@ from controlstack.core.control import ControlModel
 from controlstack.core.errors import HintError, UnitError
 from controlstack.core.options import Option
 from controlstack.models.families.controlnet import Block, ControlNetConfig
-from controlstack.models.families.union import OPTION, UnionModel, UnionNet
+from controlstack.models.families.union import UnionModel, UnionNet
 from controlstack.models.layers import Kit
+from controlstack.models.union_kinds import OPTION
 from controlstack.preprocessors import offered
 from controlstack.units.make import make
 from controlstack.units.options import bound, shown_by
