@@ -19,7 +19,7 @@ from controlstack.pipelines.bases import load_base
 from controlstack.pipelines.latent_colours import LatentColours
 from controlstack.preprocessors import find
 from controlstack.preprocessors.images import read_image, write_image
-from controlstack.standalone.generating import make_request as request_of_command
+from controlstack.standalone.asked import make_request as request_of_command
 from controlstack.standalone.page.guard import names_elsewhere
 from controlstack.standalone.studio import offers
 from controlstack.standalone.studio.comparing import axes, compared, gridded, sheet_of
