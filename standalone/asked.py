@@ -103,6 +103,7 @@ def _prompts(args: argparse.Namespace, start: Image | None, units: Sequence[Unit
     told = start
     if args.prompt_kind == "automatic" and start is None and units:
         picture = units[0].image
+        picture = picture[0] if isinstance(picture, tuple) else picture
         told = read_image(picture) if isinstance(picture, Path) else picture
     given = args.prompt or [None]
     return tuple(make_prompt(args.prompt_kind, each, args.added_prompt, args.captioner, told) for each in given)

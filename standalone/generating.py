@@ -80,7 +80,8 @@ def check_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> None:
 
     wanted = [("checkpoint", args.base), ("picture", args.image), ("picture", args.mask)]
     for unit in units:
-        wanted += [("picture", each) for each in (unit.image, unit.effect_mask, unit.inpaint_mask)]
+        images = unit.image if isinstance(unit.image, tuple) else (unit.image,)
+        wanted += [("picture", each) for each in (*images, unit.effect_mask, unit.inpaint_mask)]
         wanted.append(("model file", Path(unit.model)))
     for what, path in wanted:
         if isinstance(path, Path) and not path.exists() and not is_pattern(path):
@@ -127,11 +128,11 @@ def _write_rest(folder: Path, number: int, request: Request, loaded: Sequence[Re
     from ..pipelines.sheets import sheet
     from ..preprocessors.images import write_image
     from ..preprocessors.resize import gray_to_rgb
-    from ..units.hint import visible
+    from ..units.hint import beside_each_other, visible
     from .report import describe
 
     for k, each in enumerate(loaded):
-        write_image(folder / f"{number:05d}-hint-{k + 1}.png", visible(each.hint))
+        write_image(folder / f"{number:05d}-hint-{k + 1}.png", beside_each_other(visible(each.hint)))
     rows = [_cells_of(k, each, (request.height, request.width)) for k, each in enumerate(loaded, start=1)]
     started = [("start", request.image), ("redrawn", None if request.mask is None else gray_to_rgb(request.mask))]
     cells = [(label, image) for label, image in started if image is not None]
@@ -145,12 +146,14 @@ def _write_rest(folder: Path, number: int, request: Request, loaded: Sequence[Re
 
 def _cells_of(number: int, each: Ready, size: tuple[int, int]) -> list[tuple[str, Image]]:
     """Return what the sheet shows of a unit: its picture, its hint as read at (height, width), its mask."""
-    from ..core.resize import fit
+    from ..core.resize import PICTURE, fit
+    from ..units.hint import beside_each_other
 
     unit = each.unit
-    cells = [(f"input {number}", each.image)]
+    cells = [(f"input {number}", beside_each_other(each.image))]
     if unit.hint.ndim == 4:
-        cells.append((f"hint {number}", _pixels(fit(unit.hint[:1], size, unit.resize)[0])))
+        several = fit(unit.hint[:1], size, unit.resize)[0].split(PICTURE)
+        cells += [(f"hint {number}", _pixels(one)) for one in several]
     if unit.mask is not None:
         cells.append((f"mask {number}", _pixels(unit.mask.reshape(-1, *unit.mask.shape[-2:])[:1])))
     return cells

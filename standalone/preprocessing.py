@@ -194,7 +194,7 @@ class _Worker:
         return wrote
 
     def _made(self, image: Image, target: Path) -> Image:
-        """The hint of a picture; if asked for, its poses are written beside the target first."""
+        """Return the hint of a picture; if asked for, write its poses beside the target first."""
         if not self.job.poses:
             return self._hint(image)
         (found,) = self.job.preprocessor.poses(image, resolution=self.job.resolution, runtime=self.runtime)
@@ -251,7 +251,7 @@ class _Worker:
             yield from self._hint(np.stack(chunk))
 
     def _video_to_folder(self, task: Task) -> bool:
-        """One picture a frame; resumed frame by frame."""
+        """Make one hint of each frame, resumed one by one; return whether anything had to be done."""
         wrote = False
         with open_video(task.source) as clip:
             for number, frame in enumerate(_shown(clip.frames, clip.expected), start=1):
@@ -263,7 +263,7 @@ class _Worker:
 
 
 def _mask(job: Job) -> Image | None:
-    """The mask, if there is one; HintError unless the preprocessor wants what it is given."""
+    """Return the mask, if there is one; HintError unless the preprocessor wants what it is given."""
     name = job.preprocessor.id
     if job.preprocessor.takes_mask and job.mask is None:
         raise HintError(f"{name} needs --mask FILE, a picture that is white where the model is to invent")
@@ -303,7 +303,7 @@ def _frames_in(source: Path) -> int:
 
 
 def _with_suffix(task: Task, job: Job) -> Task:
-    """`photo.jpg` and `photo.png` of one folder as `photo-jpg` and `photo-png`."""
+    """Return the task under its full name: `a.jpg` and `a.png` of one folder become `a-jpg` and `a-png`."""
     below = task.target.parent.relative_to(job.output)
     return Task(task.source, _target(task.source, below, job, task.source.name.replace(".", "-")))
 
@@ -322,7 +322,7 @@ def _digest(path: Path) -> str:
 
 
 def _metadata(path: Path) -> str | None:
-    """The settings that a PNG file says it was made with."""
+    """Return the settings that a PNG file says it was made with."""
     from PIL import Image as PillowImage
 
     if path.suffix.lower() != ".png":

@@ -10,7 +10,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -63,7 +63,7 @@ class Series:
                 yield found[0].name, {slot: frame.picture for slot, frame in zip(running, found, strict=True)}
 
 
-def _frames(source: Files | Film) -> Iterator[Frame]:
+def _frames(source: Files | Film) -> Generator[Frame]:
     yield from source
 
 

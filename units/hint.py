@@ -105,6 +105,13 @@ def visible(hint: Image) -> Image:
     return shown
 
 
+def beside_each_other(images: Image) -> Image:
+    """Return a batch [B, H, W, 3] as one picture [H, B * W, 3]; one picture [H, W, 3] as it is."""
+    import numpy as np
+
+    return images if images.ndim == 3 else np.concatenate([*images], axis=1)
+
+
 def hint_tensor(hint: Image) -> Tensor:
     """Return a hint, uint8 [H, W, 3 or 4] or a batch, as floats [N, 3, H, W] in 0..1; -1 is to be invented."""
     batch = hint if hint.ndim == 4 else hint[None]

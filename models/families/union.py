@@ -130,6 +130,7 @@ class UnionFamily(ControlNetFamily):
 
     id, title = "union", "ControlNet-Union"
     bases, paper = "SDXL", "xinsir6/ControlNetPlus, 2024"
+    options = offers()
 
     def detect(self, shapes: Shapes) -> bool:
         return is_controlnet(shapes) and is_union(shapes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from controlstack import __version__
-from controlstack.cli import main
+from controlstack.cli import _parser, main
 from controlstack.core.modes import ResizeMode
 from controlstack.core.resize import fit
 from controlstack.pipelines.sheets import sheet
@@ -20,6 +22,7 @@ from controlstack.pipelines.tiny_world import BASE, CONTROLS, IMAGES
 from controlstack.preprocessors.images import read_image, write_image
 from controlstack.standalone.asked import fitting_size
 from controlstack.standalone.record import next_number
+from controlstack.standalone.units import parse_unit
 from PIL import Image
 
 CANNY = f"image={IMAGES / 'scene-1.png'},preprocessor=canny,low=50,high=100,model={CONTROLS / 'canny.safetensors'}"
@@ -226,6 +229,25 @@ def test_the_sheet_shows_input_fitted_hint_and_mask(tmp_path: Path) -> None:
     drawn = read_image(out / "00001.png")
     expected = sheet([[("input 1", read_image(wide)), ("hint 1", hint), ("mask 1", white)], [("seed 0", drawn)]], 256)
     assert np.array_equal(read_image(out / "00001-sheet.png"), expected)
+
+
+@pytest.mark.parametrize("name", ["demo", "generate", "again", "preprocess", "get", "inspect", "units"])
+def test_help_shows_defaults_and_two_examples_that_are_right(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    told = capsys.readouterr().out
+    assert stop.value.code == 0
+    examples = told.partition("examples:\n")[2].replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line) for line in examples if line.startswith("  controlstack")]
+    assert len(commands) == 2
+    for command in commands:
+        assert callable(_parser().parse_args(command[1:]).run)
+        for text in (word for before, word in itertools.pairwise(command) if before == "--unit"):
+            assert parse_unit(text).model
+    own = _parser().parse_args(commands[0][1:] if command[1] == name else [name])
+    for option, value in vars(own).items():
+        if f"--{option.replace('_', '-')}" in told and isinstance(value, (int, float)) and not isinstance(value, bool):
+            assert "(default: " in told.partition(f"--{option.replace('_', '-')} ")[2]
 
 
 LIGHT = """

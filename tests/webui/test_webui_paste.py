@@ -42,6 +42,12 @@ def test_units_are_switched_on_and_the_others_off(files: ModelFiles) -> None:
     assert not parameters["ControlNet 1 processor_res"]["visible"], "pixel perfect chooses the resolution"
 
 
+def test_a_preprocessor_that_no_unit_can_use_is_said(files: ModelFiles) -> None:
+    """Its unit is on, as the text says, so it must not be found out only when a picture is asked for."""
+    (said,) = paste.explode({"ControlNet 0": "Module: revision_clipvision, Model: canny"}, 1, files)
+    assert said.startswith("unit 0: ") and "cannot be used: " in said
+
+
 def test_a_text_in_an_unknown_form_is_said(files: ModelFiles) -> None:
     (said,) = paste.explode({"ControlNet 0": "nonsense"}, 3, files)
     assert "'ControlNet 0' in a form that is not known" in said

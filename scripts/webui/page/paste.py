@@ -18,7 +18,8 @@ from ....core.schedule import RangeBasis
 from ....units import infotext
 from ....units.choices import UNION_TYPES, UnionType
 from ....units.offer import ALL
-from ....units.webui_fields import NO_MODEL, parse_unit
+from ....units.webui_fields import NO_MODEL, is_auto, parse_unit
+from ..request import preprocessing
 from ..request.arguments import FIELDS, THRESHOLDS
 from ..request.services import services
 from . import choices
@@ -56,12 +57,15 @@ def widget_values(
         values = choices.display(parse_unit(fields, basis))
     except ControlError as error:
         return {"enabled": False}, [f"a unit was left out: {error}"]
+    module = values["module"]
+    refused = "" if is_auto(module) else preprocessing.lookup(module).refusal
+    amiss = [f"{module} cannot be used: {refused}"] if refused else []
     if values["model"].lower() == NO_MODEL.lower():
-        return values | {"model": NO_MODEL}, []
+        return values | {"model": NO_MODEL}, amiss
     try:
-        return values | {"model": files.find(values["model"])[0]}, []
+        return values | {"model": files.find(values["model"])[0]}, amiss
     except ModelError as error:
-        return values | {"model": NO_MODEL}, [str(error)]
+        return values | {"model": NO_MODEL}, [*amiss, str(error)]
 
 
 def explode(

@@ -269,7 +269,7 @@ def _more(page: UnitPage) -> None:
                 tooltip="For preprocessors that draw random numbers, such as shuffle",
             )  # fmt: skip
             page.fields["delta_strength"] = gr.Slider(
-                label="Strength of Weight Changes", value=1.0, minimum=0.0, maximum=choices.SHOWN_WEIGHT, step=0.05,
+                label="Weight Changes", value=1.0, minimum=0.0, maximum=choices.SHOWN_WEIGHT, step=0.05,
                 elem_id=page.id("controlnet_delta_strength_slider"),
                 tooltip="For models that change weights of the base model; 1 is as they were made",
             )  # fmt: skip
