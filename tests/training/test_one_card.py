@@ -228,6 +228,8 @@ def test_an_optional_package_that_lacks_is_named(
 def test_a_plan_says_what_a_step_keeps(settings: Settings) -> None:
     run = start(settings)
     assert activations(run) == pytest.approx(_kept(run), rel=0.15)
+    checkpointed = start(replace(settings, gradient_checkpointing=True))
+    assert activations(checkpointed) == pytest.approx(_kept(checkpointed), rel=0.15)
     twice = activations(start(replace(settings, batch=4)))
     assert twice == pytest.approx(2 * activations(run), rel=0.1)
     parts = memory(run)
