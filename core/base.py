@@ -1,8 +1,11 @@
-"""What of a base model a control model depends on, and the check that the two fit."""
+"""What of a base model a control model depends on: its widths, with the check that the two fit, and its weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from .errors import IncompatibleModelError
 
@@ -26,6 +29,18 @@ class Base:
         if self.context is None and self.blocks is not None:
             return {12: "SD 1.x or 2.x", 9: "SDXL"}.get(len(self.blocks), "an unknown base model")
         return f"a base model with context width {self.context}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BaseWeights:
+    """The weights of the base U-Net as it computes with them now, with all that other parts of the program did to them.
+
+    read: a bare ldm name -> the weight, on any device; None where there is no such. key: the same value for as long as
+    the weights are the same.
+    """
+
+    read: Callable[[str], Tensor | None]
+    key: Hashable
 
 
 def check_fits(control: str, made_for: Base, host: Base) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from .base import LATENT, Base
+from .base import LATENT, Base, BaseWeights
 from .effects import Effect, WeightDelta
 from .errors import UnitError
 from .options import Option, Value
@@ -44,12 +44,16 @@ class ControlModel(Protocol):
     hint_space: HintSpace = HintSpace.PICTURE
     hint_channels: int = 3  # C of a picture or of latents, D of an embedding
     hints: int = 1  # how many hints it can read of one picture, beside each other in the channels
+    hole: float = -1.0  # what stands in a picture's hint where it is to invent
     hint_scale: int = LATENT  # picture pixels per latent pixel, for hints that are pictures or latents
     cond_only: bool = False  # it acts on the cond rows in every mode
     offers: tuple[Option, ...] = ()  # what units may tell it
     options: Mapping[str, Value] = MappingProxyType({})  # what it was told, where that is not the default
     source: str = ""  # the file that it was loaded from
     delta: WeightDelta | None = None  # what it changes in the weights of the base network for the whole run
+
+    follows: bool = False  # part of its weights are the base network's own
+    followed: Hashable = None  # the key of the base weights that it holds
 
     @property
     def sameness(self) -> Hashable:
@@ -58,6 +62,10 @@ class ControlModel(Protocol):
         Objects stand in it by their ids, so it holds for as long as the model does.
         """
         return id(self if self.network is None else self.network), frozenset(self.options.items())
+
+    def follow(self, base: BaseWeights) -> bool:
+        """Take over what is the base network's own, unless it was taken already; return whether anything changed."""
+        return False
 
     def bind(self, options: Mapping[str, object]) -> ControlModel:
         """Return this model told these options, sharing its network; UnitError for one that it does not have.

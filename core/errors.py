@@ -19,9 +19,18 @@ A message says what was given, what was expected, and what to do. The core raise
 
 from __future__ import annotations
 
+PACKAGE = "controlstack"  # the name under which all of them are public
+
 
 class ControlError(Exception):
     """Base of all errors of ControlStack; its text is one sentence fit for a user."""
+
+    __module__ = PACKAGE
+
+    def __init_subclass__(cls) -> None:
+        """Give an error its public name, which programs show beside the sentence: the folder's name is the user's."""
+        super().__init_subclass__()
+        cls.__module__ = PACKAGE
 
 
 class ModelError(ControlError):

@@ -26,6 +26,10 @@ class Host(Protocol):
         """Return the latents of pictures [N, 3, H, W] in 0..1, scaled as the base network receives them."""
         ...
 
+    def follow(self, model: ControlModel) -> bool:
+        """Let the model follow the base network's present weights; return whether anything changed."""
+        ...
+
 
 class PlainHost:
     """A host that leaves every network where it is, is never interrupted, and has no autoencoder."""
@@ -40,3 +44,9 @@ class PlainHost:
     def encode(self, picture: Tensor) -> Tensor:
         """Raise HostError: there is no autoencoder."""
         raise HostError("a control reads latents, and this program has no autoencoder to make them: leave it out")
+
+    def follow(self, model: ControlModel) -> bool:
+        """Raise HostError: there is no base network."""
+        raise HostError(
+            f"'{model.name}' takes weights of the base model, which this program does not show: leave it out"
+        )

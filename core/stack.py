@@ -109,6 +109,8 @@ class ControlStack:
         """
         model, rows = group[0].unit.model, group[0].rows * len(group)
         wanted = frozenset(point for active in group for point in active.scales)
+        if model.follows and self._host.follow(model):
+            self._kept.clear()  # what was computed with other weights
         with self._host.ready(model):
             prepared = self._kept.prepared([active.unit for active in group], group[0].rows, step)
             prompt = self._kept.prompt(group[0].unit, step, rows)
@@ -130,7 +132,7 @@ class ControlStack:
     ) -> None:
         parts = tensor.chunk(count)
         for active, scale, part in shares:
-            weighed = self._masked(parts[part], active, step, point)
+            weighed = _by_prompt(self._masked(parts[part], active, step, point), active, step)
             total.add(point, weighed.to(step.x.dtype), scale, active.rows)
             del weighed
 
@@ -144,7 +146,7 @@ class ControlStack:
             with self._host.ready(model):
                 parts = shift.function(take_rows(h, rows * count)).chunk(count)
             for active, scale, part in shares:
-                weighed = self._masked(parts[part], active, step, None).to(h.dtype)
+                weighed = _by_prompt(self._masked(parts[part], active, step, None), active, step).to(h.dtype)
                 add_rows(result, weighed * scale, active.rows)
             return result
 
@@ -159,6 +161,15 @@ class ControlStack:
                 f"'{active.unit.model.name}' adds to the prompt, which has no place in the picture: leave its mask out"
             )
         return tensor * self._kept.mask(active.unit, active.rows, step, tensor)
+
+
+def _by_prompt(tensor: Tensor, active: _Active, step: Step) -> Tensor:
+    """Weigh the rows of the negative prompt by the unit's factor for them."""
+    factor = active.unit.uncond_weight
+    if factor == 1 or all(step.cond[row] for row in active.rows):
+        return tensor
+    factors = tensor.new_tensor([1.0 if step.cond[row] else factor for row in active.rows])
+    return tensor * factors.reshape(-1, *[1] * (tensor.ndim - 1))
 
 
 def _twins(group: Sequence[_Active], step: Step) -> Twins | None:
@@ -179,7 +190,7 @@ def _same_latents(step: Step) -> bool:
 
 
 def _rows(unit: ControlUnit, cond: tuple[bool, ...]) -> tuple[int, ...]:
-    everywhere = unit.mode is not ControlMode.CONTROL and not unit.model.cond_only
+    everywhere = unit.mode is not ControlMode.CONTROL and not unit.model.cond_only and bool(unit.uncond_weight)
     return tuple(row for row, positive in enumerate(cond) if everywhere or positive)
 
 

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from enum import Enum
 
 import torch
 from torch import Tensor
 
 from .control import ControlModel, HintSpace
 from .errors import HintError, UnitError
+from .modes import ControlMode, ResizeMode
 from .points import Point
-from .resize import ResizeMode
 from .schedule import Schedule
-
-
-class ControlMode(Enum):
-    """Whose word counts more, as in sd-webui-controlnet."""
-
-    BALANCED = "balanced"
-    PROMPT = "prompt"  # "my prompt is more important": shallow blocks are softened
-    CONTROL = "control"  # "the control is more important": softened, and the cond rows alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +28,7 @@ class ControlUnit:
     mask: Tensor | None = None  # [N, 1, H, W], 1 = full effect
     block_weights: tuple[float, ...] | None = None  # one per point of the model; they replace the mode's factors
     delta_strength: float = 1.0  # of the model's changes to the weights of the base network, if it has any
+    uncond_weight: float = 1.0  # factor on the rows of the negative prompt; at 0 they are not computed
     origin: object = None  # what it was made from, for whoever writes down how a picture came about
 
     def __post_init__(self) -> None:
@@ -46,6 +38,8 @@ class ControlUnit:
             raise UnitError(
                 f"'{self.model.name}' has the delta strength {self.delta_strength}, expected a finite number"
             )
+        if not math.isfinite(self.uncond_weight):
+            raise UnitError(f"'{self.model.name}' has the uncond weight {self.uncond_weight}, expected a finite number")
         self._check_hint()
         self._check_mask()
         self._check_block_weights()

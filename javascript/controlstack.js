@@ -1,4 +1,5 @@
-// What the accordion shows by itself: how many units are on, and which; and the buttons that copy pictures and sizes.
+// What the accordion shows by itself: how many units are on, which, and of which type; the buttons that copy pictures
+// and sizes; and the way to a pose editor and back.
 // Only the page's own elements are read, so nothing here has to know what the server thinks.
 
 var controlstack = (function () {
@@ -19,7 +20,28 @@ var controlstack = (function () {
         const boxes = units(tab);
         showBadge(group, boxes.filter((box) => box.checked).length);
         const buttons = group.querySelectorAll(`#${tab}_controlnet_tabs > .tab-nav > button`);
-        boxes.forEach((box, index) => buttons[index]?.classList.toggle("cnet-unit-active", box.checked));
+        boxes.forEach((box, index) => {
+            const button = buttons[index];
+            if (!button) return;
+            button.classList.toggle("cnet-unit-active", box.checked);
+            nameType(button, box.checked ? chosenType(tab, index) : "All");
+        });
+    }
+
+    function chosenType(tab, index) {
+        const group = `#${tab}_controlnet_ControlNet-${index}_controlnet_type_filter_radio`;
+        return root().querySelector(`${group} input:checked`)?.value || "All";
+    }
+
+    function nameType(button, type) {
+        let label = button.querySelector(".cnet-unit-type");
+        if (!label) {
+            label = document.createElement("span");
+            label.classList.add("cnet-unit-type");
+            button.append(label);
+        }
+        const text = type === "All" ? "" : ` [${type}]`;
+        if (label.textContent !== text) label.textContent = text;
     }
 
     function showBadge(group, count) {
@@ -82,6 +104,49 @@ var controlstack = (function () {
         }
     }
 
+    // --- Pose editors (sd-webui-openpose-editor and its like): a page of the same server that takes and sends messages.
+
+    const EDITOR = "/openpose_editor_index";
+    let editing = null;  // {id, frame, overlay} of the unit whose poses are in the editor
+
+    async function edit(element) {
+        const id = element.closest("[id$='_pose']").id;
+        const link = element.parentElement.querySelector(".cnet-pose-link");
+        const there = await fetch(EDITOR).then((answer) => answer.ok, () => false);
+        if (!there) {
+            alert("There is no pose editor here: install the extension sd-webui-openpose-editor, or edit the JSON file.");
+            return;
+        }
+        close();
+        const overlay = document.createElement("div");
+        overlay.classList.add("cnet-editor");
+        const button = document.createElement("button");
+        button.textContent = "✕";
+        button.addEventListener("click", close);
+        const frame = document.createElement("iframe");
+        frame.src = EDITOR + (document.body.classList.contains("dark") ? "?theme=dark" : "");
+        overlay.append(button, frame);
+        document.body.append(overlay);
+        const picture = root().querySelector(`#${id.replace(/_pose$/, "_input_image")} img`);
+        editing = {id, frame, overlay, sent: {modalId: id, imageURL: picture?.src, poseURL: link.href}};
+    }
+
+    function close() {
+        editing?.overlay.remove();
+        editing = null;
+    }
+
+    window.addEventListener("message", (event) => {
+        if (!editing || event.source !== editing.frame.contentWindow || event.origin !== location.origin) return;
+        if (event.data?.ready) editing.frame.contentWindow.postMessage(editing.sent, location.origin);
+        if (event.data?.modalId !== editing.id || typeof event.data.poseURL !== "string") return;
+        const input = root().querySelector(`#${editing.id}_text textarea, #${editing.id}_text input`);
+        input.value = event.data.poseURL;
+        updateInput(input);
+        root().querySelector(`#${editing.id}_sent`).click();
+        close();
+    });
+
     // Only what a person does makes native events; what the server sets does not.
     const clicked = new Set();
 
@@ -110,8 +175,8 @@ var controlstack = (function () {
 
     onAfterUiUpdate(() => TABS.forEach(update));
     document.addEventListener("change", (event) => {
-        if (event.target.matches?.(".cnet-unit-enabled input")) TABS.forEach(update);
+        if (event.target.matches?.(".cnet-unit-enabled input, .controlnet_control_type input")) TABS.forEach(update);
     });
 
-    return {byHand, resize, take};
+    return {byHand, edit, resize, take};
 })();

@@ -62,6 +62,7 @@ class Family(ABC, Generic[Network, Options]):
     title: ClassVar[str]
     bases: ClassVar[str] = ""  # the base models that there are files for, in words
     paper: ClassVar[str] = ""  # who described it, where
+    options: ClassVar[tuple[Option, ...]] = ()  # all that units may tell its networks
     hosts: ClassVar[str] = "everywhere"  # where units of it run, in words
     page: ClassVar[str] = ""  # of docs/families, if it is not named after the id
     prefix: ClassVar[str] = ""  # of the names of its files, where nothing else has to be renamed
@@ -97,11 +98,19 @@ class Family(ABC, Generic[Network, Options]):
 
     def offers(self, shapes: Shapes) -> tuple[Option, ...]:
         """Return what units may tell a network of these shapes, by its own names."""
-        return ()
+        return self.options
 
     def base(self, shapes: Shapes) -> Base:
         """Return what base model a network of these shapes, by its own names, was made for."""
         return self._outline(shapes).base
+
+    def in_file(self, network: Network, shapes: Shapes) -> Shapes:
+        """Return what a file of these shapes must hold for the network."""
+        return shapes_of(network.state_dict())
+
+    def fill(self, network: Network, weights: Mapping[str, Tensor]) -> None:
+        """Put what `in_file` asked for into a network on the meta device."""
+        network.load_state_dict(dict(weights), assign=True)
 
     def needs_base(self, names: Collection[str]) -> bool:
         """Return whether a file with these names is complete only together with its base model."""
@@ -141,7 +150,7 @@ class Family(ABC, Generic[Network, Options]):
         with guard(header.name):
             settings = read_settings(self.settings, header, given, self.of_config)
             shapes = self._renamed(without_scales(header.shapes), header.name)
-            expected = shapes_of(self._create(shapes, settings, STANDARD).state_dict())
+            expected = self.in_file(self._create(shapes, settings, STANDARD), shapes)
             self._check_meaning(expected, self._renamed(without_scales(header.dtypes), header.name), header.name)
             return Description(
                 family=self.title,
@@ -201,10 +210,10 @@ class Family(ABC, Generic[Network, Options]):
         """The network on the meta device, then the file's tensors put in its place: nothing is allocated twice."""
         shapes = shapes_of(weights)
         network = self._create(shapes, settings, kit)
-        own = shapes_of(network.state_dict())
+        own = self.in_file(network, shapes)
         _check_complete(own, shapes, f"'{shown(name)}' ({self.title})")
         self._check_meaning(own, {key: type_name(each.dtype) for key, each in weights.items()}, name)
-        network.load_state_dict({key: weights[key] for key in own}, assign=True)
+        self.fill(network, {key: weights[key] for key in own})
         return network
 
     def _outline(self, shapes: Shapes) -> ControlModel:

@@ -65,7 +65,6 @@ class Names:
 
 # Control networks of other kinds. They are asked for first, since some of them look like ours.
 CONTROLS: tuple[tuple[Test, str], ...] = (
-    (lambda n: n.has("lora_controlnet"), "a Control-LoRA, which is not supported yet: use a full ControlNet"),
     (
         lambda n: n.under("lllite_conditioning1") or n.under("lllite_modules") or n.first("lllite_dit_"),
         "a ControlLLLite model for Anima, which is not supported: in ComfyUI use its own node",

@@ -14,7 +14,7 @@ from ..core.base import Base
 from ..core.control import ControlModel
 from ..core.errors import ModelError, UnsupportedModelError
 from ..core.options import Option
-from .families import controlnet, controlnet_lite, controlnext, t2i_adapter, union
+from .families import control_lora, controlnet, controlnet_lite, controlnext, t2i_adapter, union
 from .family import Description, Family, Shapes
 from .guard import guard
 from .layers import STANDARD, Kit
@@ -31,6 +31,7 @@ REGISTRY: tuple[Family[Any, Any], ...] = (
     t2i_adapter.FAMILY,
     t2i_adapter.STYLE_FAMILY,
     controlnext.FAMILY,
+    control_lora.FAMILY,
 )
 
 
@@ -53,7 +54,11 @@ def made_for(header: Header) -> Base:
 
 def offered(path: Path) -> tuple[Option, ...]:
     """Return what units may tell the control model of a file; of a safetensors file only the table is read."""
-    header = read_header(path)
+    return offered_by(read_header(path))
+
+
+def offered_by(header: Header) -> tuple[Option, ...]:
+    """Return what units may tell the control model of a file with this header."""
     family, prefix = _recognise(header)
     return family.offered(_below(header, prefix))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from comfy_api.latest import io
@@ -10,9 +10,17 @@ from comfy_api.latest import io
 from ..preprocessors import find, offered
 from ..preprocessors.declaration import Parameter
 from ..preprocessors.perform import Preprocessor
+from ..preprocessors.registry import names
 from ..units.offer import offer_of, offers
-from ..units.request import AUTO
+from ..units.request import AUTO, NONE
 
+ABOUT = "All of them with samples, sizes and licences: docs/preprocessors.md, and this node's help page."
+WORDS = (  # of the trade, for the search; the names of preprocessors come on top
+    "controlnet", "controlnet preprocessor", "controlnet union", "controlnet inpaint",
+    "control", "hint", "aux", "annotator", "edges", "lines", "soft edge",
+    "line art", "sketch", "depth map", "normal map", "pose", "skeleton", "segmentation", "seg", "union", "reference",
+    "inpaint", "invert", "tile", "blur", "face mesh", "hed", "teed", "xdog", "midas", "zoe", "leres", "bae", "sam",
+)  # fmt: skip
 CHOICE = "preprocessor"  # of the input that chooses one; its parameters come beside it
 SEED, LARGEST_SEED = "seed", 2**32 - 1  # of preprocessors that draw lots
 RESOLUTION = io.Int.Input(
@@ -34,7 +42,7 @@ def preprocessor_input(tooltip: str, *, auto: bool = False) -> io.DynamicCombo.I
     if auto:
         options.append(io.DynamicCombo.Option(AUTO, []))
         tooltip += " auto is the one that the model's file names."
-    return io.DynamicCombo.Input(CHOICE, options, tooltip="\n".join((tooltip, *_terms(), *_greyed())))
+    return io.DynamicCombo.Input(CHOICE, options, tooltip=f"{tooltip} {_lacking()}{ABOUT}".strip())
 
 
 def unusable(choice: Mapping[str, Any] | None) -> str:
@@ -47,25 +55,25 @@ def unusable(choice: Mapping[str, Any] | None) -> str:
     return f"{found.preprocessor.id} cannot run here: {found.lacks}" if found.lacks else ""
 
 
-def _terms() -> Iterator[str]:
-    """Yield the licences of weights, each with the preprocessors that it is for."""
-    known = {each.preprocessor.id: each.licences for each in offers() if each.licences}
-    for terms in dict.fromkeys(known.values()):
-        yield f"Weights, {terms}: {', '.join(name for name, own in known.items() if own == terms)}."
+def words() -> tuple[str, ...]:
+    """Return the words by which people look for a preprocessor: kinds of hints, and every name that one has."""
+    kinds = [kind.lower() for each in offered() for kind in each.control_types]
+    own = [name.lower().replace("_", " ") for each in offered() for name in names(each) if each.id != NONE]
+    return tuple(dict.fromkeys((*WORDS, *kinds, *own)))
 
 
-def _greyed() -> Iterator[str]:
-    """Yield what cannot run here, by the reason; the host's list has no way to grey out a choice."""
-    lacks = {each.preprocessor.id: each.lacks for each in offers() if each.lacks}
-    for reason in dict.fromkeys(lacks.values()):
-        yield f"Cannot run here, {reason}: {', '.join(name for name, own in lacks.items() if own == reason)}."
+def _lacking() -> str:
+    """Return how many choices cannot run here; the host's list has no way to grey one out."""
+    lacking = sum(1 for each in offers() if each.lacks)
+    return f"{lacking} of {len(offers())} lack a package here and say which when they are run. " if lacking else ""
 
 
 def _inputs(preprocessor: Preprocessor) -> list[io.WidgetInput]:
     own: list[io.WidgetInput] = [_input(parameter) for parameter in preprocessor.parameters]
     if preprocessor.deterministic:
         return own
-    return [*own, io.Int.Input(SEED, default=0, min=0, max=LARGEST_SEED, tooltip="Another number, another result.")]
+    seed = "Another number, another result."
+    return [*own, io.Int.Input(SEED, default=0, min=0, max=LARGEST_SEED, optional=True, tooltip=seed)]
 
 
 def _input(parameter: Parameter) -> io.WidgetInput:
@@ -77,5 +85,6 @@ def _input(parameter: Parameter) -> io.WidgetInput:
         min=parameter.minimum,
         max=parameter.maximum,
         step=parameter.step,
+        optional=True,  # a prompt through the API may leave it out
         tooltip=parameter.doc,
     )

@@ -5,21 +5,27 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .node_apply import ApplyControlUnits
+from .node_frames import ControlKeyframe, FrameWeights
 from .node_model import LoadControlModel
+from .node_one import ControlInOne
 from .node_pose import DrawPose
 from .node_preprocess import Preprocess
 from .node_shape import BlockWeightsNode, ControlSchedule
 from .node_unit import ControlUnit
+from .replaced import replace_others
 from .reports.node_report import ControlReport
 from .webui.node_infotext import InfotextFromUnits, UnitsFromInfotext
 
 NODES: tuple[type[io.ComfyNode], ...] = (
+    ControlInOne,
     LoadControlModel,
     ControlUnit,
     ApplyControlUnits,
     Preprocess,
     DrawPose,
     ControlSchedule,
+    ControlKeyframe,
+    FrameWeights,
     BlockWeightsNode,
     UnitsFromInfotext,
     InfotextFromUnits,
@@ -29,6 +35,9 @@ NODES: tuple[type[io.ComfyNode], ...] = (
 
 class ControlStackExtension(ComfyExtension):
     """Our nodes, as the host asks for them."""
+
+    async def on_load(self) -> None:
+        await replace_others()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return list(NODES)

@@ -18,8 +18,11 @@ from .host.annotators import runtime
 
 
 def asked(choice: Mapping[str, Any], **more: Any) -> UnitRequest:
-    """Return the request of a chosen preprocessor, as the host hands over a dynamic combo. more: further fields."""
-    parameters = {name: value for name, value in choice.items() if name not in (CHOICE, SEED)}
+    """Return the request of a chosen preprocessor, as the host hands over a dynamic combo. more: further fields.
+
+    What a prompt through the API leaves out is None there, and at its default here.
+    """
+    parameters = {name: value for name, value in choice.items() if name not in (CHOICE, SEED) and value is not None}
     return UnitRequest(preprocessor=choice[CHOICE], parameters=parameters, seed=choice.get(SEED), **more)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from comfy_api.latest import io
-from server import PromptServer
 
+from .graph import shown_node
 from .host.area import with_area
+from .host.base import check_units
 from .host.control import StackControl
 from .reports.report import Report, lines
+from .reports.telling import tell
 from .schema import UnitsType, schema
 from .spec import Units
 
@@ -24,7 +27,7 @@ class ApplyControlUnits(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             "ApplyControlUnits",
-            display_name="Apply Control Units",
+            display_name="Apply Control Units (ControlNet)",
             description="Puts units on the prompts. Further Apply nodes, also those that come with ComfyUI, may come "
             "before or after it. After a run it shows on how many steps each unit acted.",
             aliases=("apply controlnet", "controlnet apply advanced", "multi controlnet", "controlnet stack"),
@@ -35,27 +38,39 @@ class ApplyControlUnits(io.ComfyNode):
                     "units", optional=True, tooltip="From Control Unit; any number. Without one the prompts pass."
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="For control models that read hints as latents."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The model that will be sampled: a unit that does not fit it is then refused here, before "
+                    "anything is sampled. Without it the sampler refuses, before its first step.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The prompt under control."),
                 io.Conditioning.Output(display_name="negative", tooltip="The negative prompt under control."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 
     @classmethod
     def execute(
-        cls, positive: Conditioning, negative: Conditioning, units: Units = (), vae: Any = None
+        cls, positive: Conditioning, negative: Conditioning, units: Units = (), vae: Any = None, model: Any = None
     ) -> io.NodeOutput:
-        return io.NodeOutput(*apply((positive, negative), units, vae, _teller(cls.hidden.unique_id)))
+        show = partial(_show, shown_node(cls.hidden))
+        return io.NodeOutput(*apply((positive, negative), units, vae, show, model))
 
 
 def apply(
-    prompts: tuple[Conditioning, Conditioning], units: Units, vae: Any, tell: Callable[[Report], None] | None
+    prompts: tuple[Conditioning, Conditioning],
+    units: Units,
+    vae: Any,
+    show: Callable[[Report], None],
+    model: Any = None,
 ) -> tuple[Conditioning, Conditioning]:
     """Return the prompts with a control each; the same object wherever the control before it is the same.
 
-    Prompts that share their control object are computed in one batch by the host.
+    Prompts that share their control object are computed in one batch by the host. show: called with the report of
+    each run. model: the host's patcher of the base model, if units shall be checked against it here.
     """
     if not units:
         return prompts
@@ -64,8 +79,10 @@ def apply(
     def controlled(text: Any, options: dict[str, Any]) -> list[Any]:
         before = options.get("control")
         if before not in made:
-            made[before] = StackControl(units, vae, tell)
-            made[before].units()  # errors of a unit belong to this node, not to the sampler
+            made[before] = StackControl(units, vae, show)
+            built = made[before].units()  # errors of a unit belong to this node, not to the sampler
+            if model is not None:
+                check_units(model.model, built, made[before].members)
             made[before].set_previous_controlnet(before)
         with_rider = with_area(options, made[before].canvas)
         return [text, {**with_rider, "control": made[before], "control_apply_to_uncond": False}]
@@ -74,13 +91,5 @@ def apply(
     return positive, negative
 
 
-def _teller(node: Any) -> Callable[[Report], None] | None:
-    """Return what shows the report of a run on the node; None where there is no page."""
-    server = getattr(PromptServer, "instance", None)
-    if server is None or node is None or not hasattr(server, "send_progress_text"):
-        return None
-
-    def tell(report: Report) -> None:
-        server.send_progress_text("\n".join(lines(report)), node)
-
-    return tell
+def _show(node: str | None, report: Report) -> None:
+    tell(node, "\n".join(lines(report)))

@@ -6,7 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .host.loading import files, load, path_of
+from .graph import shown_node
+from .host.files import files, path_of
+from .host.loading import load
+from .host.member import described
+from .reports.telling import tell
 from .schema import schema
 
 
@@ -17,10 +21,14 @@ class LoadControlModel(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             "LoadControlModel",
-            display_name="Load Control Model",
-            description="Loads a ControlNet or T2I-Adapter, checks that it is complete, and says what is wrong if not. "
+            display_name="Load Control Model (ControlNet)",
+            description="Loads every control model that ControlStack or ComfyUI itself can load, and says on the node "
+            "which of the two did. ControlStack checks that a file is complete and says what is wrong if not. "
             "Works with Control Unit and with the nodes that come with ComfyUI.",
-            aliases=("controlnet loader", "t2i adapter loader", "load controlnet"),
+            aliases=(
+                "controlnet loader", "load controlnet", "t2i adapter loader", "controlnet union", "control-lora",
+                "flux controlnet", "sd3 controlnet", "qwen controlnet",
+            ),
             inputs=[
                 io.Combo.Input("name", options=files(), tooltip="A file of the controlnet or t2i_adapter folder."),
                 io.Model.Input(
@@ -30,7 +38,8 @@ class LoadControlModel(io.ComfyNode):
                 ),
             ],
             outputs=[io.ControlNet.Output(display_name="control_net", tooltip="The loaded control model.")],
-        )
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+        )  # fmt: skip
 
     @classmethod
     def fingerprint_inputs(cls, name: str, model: Any = None) -> tuple[str, float, int]:  # noqa: ARG003
@@ -40,4 +49,6 @@ class LoadControlModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, name: str, model: Any = None) -> io.NodeOutput:
-        return io.NodeOutput(load(name, model))
+        control = load(name, model)
+        tell(shown_node(cls.hidden), described(control))
+        return io.NodeOutput(control)

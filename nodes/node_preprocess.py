@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from .choice import RESOLUTION, preprocessor_input, unusable
+from .choice import RESOLUTION, preprocessor_input, unusable, words
 from .hints import asked, make_hint, make_poses
 from .schema import PoseType, schema
 
@@ -21,10 +21,10 @@ class Preprocess(io.ComfyNode):
         return schema(
             "Preprocess",
             shows=True,
-            display_name="Preprocess",
+            display_name="Preprocess to Hint (ControlNet)",
             description="Turns pictures into hints: edges, lines, depth, normals, poses, segments, tiles, colours. "
             "Works on batches.",
-            aliases=("controlnet preprocessor", "aux preprocessor", "canny", "lineart", "depth", "openpose", "tile"),
+            aliases=words(),
             inputs=[
                 io.Image.Input("image", tooltip="One picture or a batch."),
                 preprocessor_input("What to make of the picture."),

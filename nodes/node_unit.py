@@ -12,16 +12,19 @@ from torch import Tensor
 
 from ..core.errors import UnitError
 from ..core.resize import ResizeMode
-from ..core.schedule import Keyframe, RangeBasis
+from ..core.schedule import RangeBasis
 from ..core.unit import ControlMode
 from ..units.blocks import BlockWeights
 from ..units.convention import chosen, doubt
 from ..units.hint import Size
 from ..units.request import FIELDS, NONE, UnitRequest
 from ..units.text import read_options
-from .choice import RESOLUTION, preprocessor_input, unusable
+from .choice import RESOLUTION, preprocessor_input, unusable, words
+from .graph import file_behind
 from .hints import asked, embedding_of, make_hint, rgb, size_of
-from .host.member import count_blocks, reads_embedding
+from .host.files import files
+from .host.member import count_blocks, name_of, reads_embedding, says, told
+from .moments import Moments, curve_of, units_of
 from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
 from .spec import Units, UnitSpec
 
@@ -39,16 +42,17 @@ class ControlUnit(io.ComfyNode):
         return schema(
             "ControlUnit",
             shows=True,
-            display_name="Control Unit",
+            display_name="Control Unit (ControlNet)",
             description="One control: a picture, the preprocessor that makes a hint of it, and the model that reads "
             "the hint. Chain units, then connect the last to Apply Control Units. A unit that is disabled or has the "
             "weight 0 runs nothing, not even what is connected to its inputs.",
-            aliases=("controlnet", "apply controlnet", "controlnet stack", "control unit", "preprocessor"),
+            aliases=("controlnet stack", "apply controlnet", *words()),
             inputs=_inputs(),
             outputs=[
                 UnitsType.Output(display_name="units", tooltip="The previous units and this one."),
                 io.Image.Output(display_name="hint", tooltip="What the control model reads."),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 
     @classmethod
@@ -91,16 +95,19 @@ class ControlUnit(io.ComfyNode):
         enabled: bool,
         control_net: Any = None,
         image: Tensor | None = None,
-        units: Units = (),
+        units_before: Units = (),
         mask: Tensor | None = None,
-        schedule: tuple[Keyframe, ...] = (),
+        schedule: Moments = (),
         block_weights: BlockWeights | None = None,
         latent: Mapping[str, Any] | None = None,
         inpaint_mask: Tensor | None = None,
         embedding: Any = None,
         options: str = "",
         delta_strength: float = 1.0,
+        uncond_weight: float = 1.0,
+        units: Units = (),  # the name of units_before in older graphs
     ) -> io.NodeOutput:
+        units = units_before or units
         if not enabled or not weight:
             return io.NodeOutput(units, ExecutionBlocker(None))  # what is connected to its hint does not run either
         encoded = control_net is not None and reads_embedding(control_net)
@@ -109,29 +116,32 @@ class ControlUnit(io.ComfyNode):
         target = size_of(latent, resolution)
         request = asked(
             preprocessor,
-            model=_name(control_net),
+            model=name_of(control_net, file_behind(cls.hidden, "control_net", files())),
             weight=weight,
             start=start,
             end=end,
             basis=RangeBasis(basis),
-            curve=schedule,
+            curve=curve_of(schedule),
             mode=ControlMode(mode),
             block_weights=block_weights,
             resize=ResizeMode(resize),
             pixel_perfect=target is not None,
             resolution=resolution or None,
-            options=read_options("options", options),
+            options={**told(control_net), **read_options("options", options)},
             delta_strength=delta_strength,
+            uncond_weight=uncond_weight,
         )
         if block_weights is not None:
             count_blocks(control_net, request.model)  # which refuses blocks of an unknown kind before the run
         if encoded:  # there is no picture of it
             hint = embedding_of(embedding, request.model)
             spec = UnitSpec(control=control_net, hint=hint, request=request, name=request.model, mask=mask)
-            return io.NodeOutput((*units, spec), ExecutionBlocker(None))
+            return io.NodeOutput((*units, *units_of(spec, schedule)), ExecutionBlocker(None))
         assert image is not None
         spec = _from_picture(request, control_net, image, inpaint_mask, target, mask)
-        return io.NodeOutput((*units, spec), spec.hint, ui=ui.PreviewImage(spec.hint.clamp(0, 1), cls=cls))
+        return io.NodeOutput(
+            (*units, *units_of(spec, schedule)), spec.hint, ui=ui.PreviewImage(spec.hint.clamp(0, 1), cls=cls)
+        )
 
 
 def _from_picture(
@@ -143,12 +153,11 @@ def _from_picture(
     mask: Tensor | None,
 ) -> UnitSpec:
     """Return the unit of a picture, its hint drawn by what was asked for, or by what the model's file names."""
-    own = getattr(control, "own", None)
-    says = "" if own is None else own.says
-    request = chosen(request, says)
-    if warning := doubt(request, says, rgb(image)):
+    request = chosen(request, says(control))
+    if warning := doubt(request, says(control), rgb(image)):
         log.warning(warning)
-    beside = own is None and request.preprocessor == NONE  # controls of the host read the mask beside the picture
+    # Controls of the host read the mask beside the picture.
+    beside = not hasattr(control, "own") and request.preprocessor == NONE
     hint = make_hint(request, image, None if beside else inpaint_mask, target)
     return UnitSpec(
         control=control, hint=hint, request=request, name=request.model, mask=mask, inpaint_mask=inpaint_mask
@@ -218,7 +227,9 @@ def _how() -> list[io.Input]:
 
 def _optional() -> list[io.Input]:
     return [
-        UnitsType.Input("units", optional=True, tooltip="Units before this one."),
+        # Named otherwise than the input of Apply: of an error of this node, the host marks the input whose name the
+        # next node's has.
+        UnitsType.Input("units_before", display_name="units", optional=True, tooltip="Units before this one."),
         io.Mask.Input("mask", optional=True, lazy=True, tooltip="Where the unit acts; white is full effect."),
         ScheduleType.Input("schedule", optional=True, tooltip="How the weight moves over the run."),
         BlockWeightsType.Input(
@@ -260,9 +271,13 @@ def _optional() -> list[io.Input]:
             step=0.01,
             tooltip="Strength of the model's changes to the weights of the base model, if it brings any.",
         ),
+        io.Float.Input(
+            "uncond_weight",
+            optional=True,
+            default=1.0,
+            min=FIELDS["uncond_weight"].least,
+            max=FIELDS["uncond_weight"].most,
+            step=0.01,
+            tooltip="Factor of the weight on the negative prompt; at 0 the unit acts on the positive prompt alone.",
+        ),
     ]
-
-
-def _name(control: Any) -> str:
-    own = getattr(control, "own", None)
-    return type(control).__name__ if own is None else own.model.name

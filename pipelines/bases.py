@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..core.base import LATENT
+from ..core.base import LATENT, BaseWeights
 from ..core.control import ControlModel
 from ..core.errors import HostError
 from ..models.guard import one_line
@@ -81,6 +81,11 @@ class Base:
         """Return the latents of pictures [N, 3, H, W] in 0..1, as the U-Net receives them."""
         vae = self.pipeline.vae
         return latents_of(vae, (picture * 2 - 1).to(vae.device, vae.dtype)) * vae.config.scaling_factor
+
+    def follow(self, model: ControlModel) -> bool:
+        """Let the model follow the U-Net's present weights, which what changes them in place counts."""
+        key = tuple((id(each), each._version) for each in self.pipeline.unet.parameters())
+        return model.follow(BaseWeights(UnetState(lambda: self).get, key))
 
     @torch.no_grad()
     def autoencode(self, images: Image) -> Image:

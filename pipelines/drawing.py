@@ -110,9 +110,15 @@ class Result:
 
 
 def generate(
-    base: Base, request: Request, units: Sequence[ControlUnit] = (), progress: Callable[[int], None] | None = None
+    base: Base,
+    request: Request,
+    units: Sequence[ControlUnit] = (),
+    progress: Callable[[int], None] | None = None,
+    watch: Callable[[torch.Tensor], None] | None = None,
 ) -> Result:
     """Draw the pictures of a request. Everything is checked before the first step.
+
+    progress: told after each step how many are done. watch: shown the latents [N, 4, h, w] after each step.
 
     What a mask keeps is the given picture's, pixel by pixel; grey mixes. A model for inpainting without a picture draws
     all of one. Each picture has its own seed, so picture k of a batch is the single picture of seed + k.
@@ -127,7 +133,7 @@ def generate(
     try:
         with Injection(pipeline, stack, request.batch):
             images = pipeline(
-                **_arguments(pipeline, request, seeds, before.config), callback_on_step_end=_reporter(progress)
+                **_arguments(pipeline, request, seeds, before.config), callback_on_step_end=_reporter(progress, watch)
             ).images
     finally:
         pipeline.scheduler = before
@@ -205,10 +211,14 @@ def _mask(request: Request) -> PillowImage:
     return Pillow.fromarray(request.mask).resize(size, Pillow.Resampling.BILINEAR)
 
 
-def _reporter(progress: Callable[[int], None] | None) -> Callable[..., dict[str, Any]]:
+def _reporter(
+    progress: Callable[[int], None] | None, watch: Callable[[torch.Tensor], None] | None
+) -> Callable[..., dict[str, Any]]:
     """Return the callback that diffusers calls after each step."""
 
     def report(_pipeline: Any, step: int, _time: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if watch is not None:
+            watch(kwargs["latents"])
         if progress is not None:
             progress(step + 1)
         return kwargs

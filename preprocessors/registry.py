@@ -10,7 +10,7 @@ from .declaration import nearest
 from .lines import edges, linearts, softedge, strokes
 from .perform import Preprocessor
 from .pictures import color, inpaint, lama, ready, tiles
-from .poses import dwpose, faces, openpose, vitpose
+from .poses import dwpose, faces, holistic, openpose, vitpose
 from .regions import anime_face, mobile_sam, segment_anything, segmentation
 from .surfaces import depth, depth_anything, depth_pro, marigold, normals
 
@@ -56,6 +56,7 @@ REGISTRY: tuple[Preprocessor, ...] = (
     dwpose.ANIMAL_OPENPOSE,
     dwpose.RTMPOSE,
     vitpose.VITPOSE,
+    holistic.OPENPOSE_MEDIAPIPE,
     openpose.OPENPOSE,
     openpose.OPENPOSE_HAND,
     openpose.OPENPOSE_FACE,
@@ -90,6 +91,7 @@ REGISTRY: tuple[Preprocessor, ...] = (
     ready.REFERENCE_BOTH,
     ready.EMBEDDED,
 )
+SHOWN = 100  # characters of a name in a message
 
 
 def find(name: str) -> Preprocessor:
@@ -102,9 +104,9 @@ def find(name: str) -> Preprocessor:
     for preprocessor in everything:
         if wanted in (each.lower() for each in names(preprocessor)):
             return preprocessor
-    close = nearest(name, (each for preprocessor in everything for each in names(preprocessor)))
+    close = nearest(name[:SHOWN], (each for preprocessor in everything for each in names(preprocessor)))
     offer = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(each.id for each in REGISTRY)}"
-    raise PreprocessorError(f"there is no preprocessor {name!r}: {offer}")
+    raise PreprocessorError(f"there is no preprocessor {name[:SHOWN]!r}: {offer}")
 
 
 def offered() -> tuple[Preprocessor, ...]:

@@ -18,4 +18,4 @@ if "controlstack" not in sys.modules:
 if list(sys.modules["controlstack"].__path__) != [str(ROOT)]:
     raise ImportError(f"ControlStack is loaded from {sys.modules['controlstack'].__path__} already: remove {ROOT}")
 
-Script, Page = importlib.import_module(".scripts.webui.register", "controlstack").register()
+Script, Page, Films = importlib.import_module(".scripts.webui.register", "controlstack").register()

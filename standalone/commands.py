@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .generating import run_generate
+from .page.serving import add_parser as add_serve
 
 if TYPE_CHECKING:
     from ..preprocessors.perform import Runtime
 
 DTYPES = ("fp32", "fp16", "bf16")
 AUTO = "auto"  # of --device
+SHOWN = 5  # names in a message
 PACKAGES = "preprocessors"  # what `get` brings beside weights
 
 
@@ -26,6 +29,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_generate(commands.add_parser("generate", help="draw pictures under control of units"))
     _add_again(commands.add_parser("again", help="draw a picture once more from the record in it"))
     _add_preprocess(commands.add_parser("preprocess", help="turn pictures into hints"))
+    add_serve(commands.add_parser("serve", help="open a page in the browser: units, pictures, comparisons, an API"))
     _add_get(commands.add_parser("get", help="get packages and weights of preprocessors"))
     units = commands.add_parser("units", help="say what a --unit may hold, as a table")
     units.set_defaults(run=_units)
@@ -59,6 +63,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--scheduler", default="unipc")
     add("--eta", type=float, default=0.0, help="of DDIM")
     add("--image", type=Path, help="start from this picture")
+    add("--resume", action="store_true", help="of folders and videos, skip what was drawn from the same before")
     add("--mask", type=Path, help="redraw only what is white in this picture, of the size of --image")
     add("--strength", type=float, default=0.75, help="how far it may change, up to 1; default: %(default)s")
     add("--device", default="auto", help="such as cuda or cpu; default: auto, the GPU if PyTorch has one")
@@ -79,7 +84,11 @@ def _add_preprocess(parser: argparse.ArgumentParser) -> None:
     add("--mask", type=Path, help="what is to be invented, in white; for inpaint preprocessors")
     add("--frames", action="store_true", help="make of a video a folder of pictures")
     add("--poses", action="store_true", help="write the poses as JSON too; such a file may be given as a picture")
-    add("--resume", action="store_true", help="skip what an earlier run with the same settings has made")
+    add(
+        "--resume",
+        action="store_true",
+        help="skip what an earlier run has made of the same content with the same settings",
+    )
     add("--download", action="store_true", help="get the weights that are missing")
     add("--weights", type=Path, action="append", default=[], metavar="FOLDER", help="look for weights here as well")
     add("--device", default="auto", help="such as cuda or cpu; default: auto, the GPU if PyTorch has one")
@@ -121,9 +130,12 @@ def _get(args: argparse.Namespace) -> int:
 
 def _again(args: argparse.Namespace) -> int:
     from ..preprocessors.images import check_folder
+
+    _check_path(args.picture, "picture")
+    check_folder(args.output)
+
     from .again import draw_again
 
-    check_folder(args.output)
     written = draw_again(args.picture, args.output, base=args.base, device=args.device)
     print(f"wrote {len(written)} pictures to {args.output}: {', '.join(path.name for path in written)}")
     return 0
@@ -137,14 +149,17 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _units(_args: argparse.Namespace) -> int:
+    from ..units import options
     from ..units.request import describe
 
-    print(describe())
+    print(describe(), options.describe(), sep="\n\n")
     return 0
 
 
 def _inspect(args: argparse.Namespace) -> int:
     from dataclasses import asdict
+
+    _check_path(args.file, "model")
 
     from ..models.registry import inspect
 
@@ -155,6 +170,14 @@ def _inspect(args: argparse.Namespace) -> int:
     for name, value in found.items():
         print(f"{name:<12}{_short(value)}")
     return 0
+
+
+def _check_path(path: Path, what: str) -> None:
+    """Raise FileError for a path that leads nowhere, before anything that takes seconds is imported."""
+    from ..core.errors import FileError
+
+    if not path.exists():
+        raise FileError(f"there is no {what} {path}: check the path")
 
 
 def _short(value: object) -> str:
@@ -169,7 +192,7 @@ def _preprocess(args: argparse.Namespace) -> int:
     from ..core.errors import PreprocessorError
     from ..preprocessors import find
     from .availability import download_missing, table
-    from .preprocessing import Job, run_job
+    from .sources import is_pattern
     from .units import parse_parameters
 
     runtime = _runtime(args)
@@ -180,6 +203,10 @@ def _preprocess(args: argparse.Namespace) -> int:
     if args.preprocessor is None or not args.sources:
         raise PreprocessorError("expected a preprocessor and pictures: controlstack preprocess canny photo.png")
     preprocessor = find(args.preprocessor)
+    if len(args.sources) == 1 and not is_pattern(args.sources[0]):
+        _check_path(args.sources[0].expanduser(), "picture")
+    from .preprocessing import Job, run_job
+
     job = Job(
         preprocessor=preprocessor,
         sources=args.sources,
@@ -199,7 +226,15 @@ def _preprocess(args: argparse.Namespace) -> int:
     hints = f", left out {done.hints} that are hints already" if done.hints else ""
     others = f", left out {done.left_out}, which are no pictures that can be read here" if done.left_out else ""
     print(f"wrote {done.written} hints to {args.output}{there}{hints}{others}")
+    if done.black:
+        print(f"WARNING: {preprocessor.id} found nothing, so the hint is black, in {_names(done.black)}")
     return 0
+
+
+def _names(paths: Sequence[Path]) -> str:
+    """Return the first few names, and how many more there are."""
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return ", ".join(path.name for path in paths[:SHOWN]) + more
 
 
 def _runtime(args: argparse.Namespace) -> Runtime:

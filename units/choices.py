@@ -12,11 +12,13 @@ from enum import Enum
 from typing import Generic, TypeVar, cast
 
 from ..core.errors import UnitError
-from ..core.resize import ResizeMode
+from ..core.modes import ControlMode, ResizeMode
 from ..core.schedule import RangeBasis
-from ..core.unit import ControlMode
+from ..models.union_kinds import AUTOMATIC, KINDS
+from .text import shown
 
 Choice = TypeVar("Choice", bound=Enum)
+DIGITS = 3  # of a number that stands for a choice
 
 
 class HiresOption(Enum):
@@ -76,10 +78,12 @@ class Choices(Generic[Choice]):
             for member, names in self.names.items():
                 if word in (each.lower() for each in (str(member.value), *names)):
                     return member
-            value = int(word) if word.isdecimal() else value
+            value = int(word) if word.isdecimal() and len(word) <= DIGITS else value
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value in range(len(members)):
             return members[int(value)]
-        raise UnitError(f"{name} is {value!r}, expected one of {', '.join(self.words)}, or 0 to {len(members) - 1}")
+        raise UnitError(
+            f"{name} is {shown(value)}, expected one of {', '.join(self.words)}, or 0 to {len(members) - 1}"
+        )
 
 
 # The names of enums' members are what reForge writes into pictures.
@@ -109,4 +113,6 @@ HIRES = Choices(
     }
 )
 BASES = Choices({RangeBasis.WEBUI: ("webui",), RangeBasis.STEPS: ("steps",), RangeBasis.NOISE: ("noise",)})
-UNION_TYPES = Choices({each: (each.value,) for each in UnionType})
+UNION_TYPES = Choices(
+    {kind: (kind.value, *words) for kind, words in zip(UnionType, (*KINDS, (AUTOMATIC,)), strict=True)}
+)

@@ -19,18 +19,20 @@ from typing import Any
 from urllib.parse import unquote
 
 from ..core.schedule import RangeBasis
+from . import old_infotext
 from . import text as grammar
 from .choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES
 from .webui_fields import UnitArgs
 
 KEY = "ControlNet {}"
+_KEY = re.compile(r"ControlNet(?: (\d{1,3}))?")  # the first grammars left out the number of the only unit
 _ALWAYS = (
     "module", "model", "weight", "resize_mode", "processor_res", "threshold_a", "threshold_b", "guidance_start",
     "guidance_end", "pixel_perfect", "control_mode",
 )  # fmt: skip
 _IF_SET = (
     "hr_option", "range_basis", "curve", "union_control_type", "advanced_weighting", "parameters", "block_weights",
-    "resolution", "preprocessor_seed", "options", "delta_strength",
+    "resolution", "preprocessor_seed", "options", "delta_strength", "uncond_weight",
 )  # fmt: skip
 _TEXTS = ("module", "model", "curve", "parameters", "block_weights", "options")  # that may look like a number
 _WRITERS: Mapping[str, Callable[[Any], str]] = {
@@ -115,18 +117,25 @@ def read_unit(text: str) -> dict[str, object]:
 
 
 def read(parameters: Mapping[str, object]) -> dict[int, dict[str, object]]:
-    """Return the units in a picture's parsed parameters, by number.
+    """Return the units in a picture's parsed parameters, by number; also of the grammars of 2023.
 
     The program that made the picture decides what a range means where a unit does not say so, if it signed its text.
     """
     basis = basis_of(str(parameters.get("Version", "")))
     meant = {} if basis is None else {"range_basis": basis}
-    units: dict[int, dict[str, object]] = {}
+    units = old_infotext.read_flat(parameters)
     for key, value in parameters.items():
-        match = re.fullmatch(r"ControlNet (\d+)", key)
-        if match and isinstance(value, str) and (unit := read_unit(value)):
-            units[int(match[1])] = {**meant, **unit}
-    return units
+        match = _KEY.fullmatch(key)
+        if match and isinstance(value, str) and (unit := old_infotext.read_unit(value) or read_unit(value)):
+            units[int(match[1] or 0)] = unit
+    return {number: {**meant, **unit} for number, unit in units.items()}
+
+
+def unread(parameters: Mapping[str, object]) -> list[str]:
+    """Return the keys of units among a picture's parsed parameters that are in no grammar that is known."""
+    known = read(parameters)
+    keys = [(key, _KEY.fullmatch(key)) for key in parameters]
+    return [key for key, match in keys if match and int(match[1] or 0) not in known]
 
 
 def basis_of(version: str) -> RangeBasis | None:

@@ -37,6 +37,7 @@ def make(
         mask=mask,
         block_weights=None if weights is None else weights.of(len(told.points)),
         delta_strength=request.delta_strength,
+        uncond_weight=request.uncond_weight,
     )
 
 

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from ..preprocessors import Parameter, Preprocessor, offered
+from ..core.errors import UnitError
+from ..core.options import Option, Value
+from ..models.union_kinds import offers as union_offers
+from ..preprocessors import Parameter, Preprocessor, find, offered
 from ..preprocessors.networks.network import licences, missing_packages
-from .request import NONE
+from .request import AUTO, NONE, UnitRequest
 
 if TYPE_CHECKING:
     from ..preprocessors.networks.network import WeightFile
@@ -36,6 +39,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({  # in file names that
 })  # fmt: skip
 _FURTHER: Mapping[str, tuple[str, ...]] = MappingProxyType({"Blur": ("blur_gaussian",)})  # of types that no tag names
 _DEFAULTS: Mapping[str, str] = MappingProxyType({"Inpaint": "inpaint_only"})  # where that is not the first one
+UNIONS = ("union", "promax")  # in file names of models for several types, as in sd-webui-controlnet
 _OTHERS = ("ip-adapter", "ip_adapter", "ipadapter")  # whose names hold such a word, but are of no type here
 
 
@@ -52,6 +56,16 @@ class Offer:
     def parameters(self) -> tuple[Parameter, ...]:
         """Its numbers, each with its name, default and bounds."""
         return self.preprocessor.parameters
+
+
+def preprocessor_of(request: UnitRequest) -> Preprocessor:
+    """Return the preprocessor of a unit, its numbers checked; PreprocessorError if no model reads its result."""
+    if request.preprocessor == AUTO:
+        raise UnitError("the preprocessor 'auto' is chosen by the model's file, and no model is known here: choose one")
+    found = find(request.preprocessor)
+    found.check_gives_hint()
+    found.settings(request.parameters)
+    return found
 
 
 def offer_of(preprocessor: Preprocessor, store: Store | None = None) -> Offer:
@@ -97,12 +111,23 @@ def default_model(models: Sequence[str]) -> str:
 
 
 def models_of_type(control_type: str, models: Sequence[str]) -> list[str]:
-    """Return the models whose file names speak of a control type: no weight tells what a hint has to show."""
+    """Return the models whose file names speak of a control type: no weight tells what a hint has to show.
+
+    Behind them the unions, where they have a kind of hint for the type.
+    """
     if control_type == ALL:
         return list(models)
     words = _WORDS.get(control_type, (control_type.lower(),))
-    return [
+    named = [
         name
         for name in models
         if any(word in name.lower() for word in words) and not any(word in name.lower() for word in _OTHERS)
     ]
+    general = UNIONS if of_hint(union_offers(), control_type) else ()
+    return named + [each for each in models if each not in named and any(word in each.lower() for word in general)]
+
+
+def of_hint(options: Sequence[Option], control_type: str) -> dict[str, Value]:
+    """Return what a model with these options is told for hints of a control type; nothing where none says that."""
+    found = {each.name: each.find(control_type) for each in options if each.of_hint}
+    return {name: value for name, value in found.items() if value is not None}

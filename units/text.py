@@ -7,20 +7,32 @@ read back as the same value.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from reprlib import Repr
 from typing import Any, cast
 
 from ..core.errors import ScheduleError, UnitError
 from ..core.schedule import Easing, Keyframe
-from .blocks import SHAPES, BlockWeights
+from .blocks import LARGEST, SHAPES, BlockWeights
 
 Option = str | float | bool
 YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "")
+MOST_KEYFRAMES = 1000  # of a curve
+SHOWN = 60  # characters of a value in a message
 SOFT = "soft:"  # before the base of block weights
 _KEYFRAME = re.compile(r"(?P<at>[^\s:]+)(?:\s*:\s*|\s+)(?P<weight>[^\s:]+)(?:\s+(?P<easing>[a-z-]+))?")
+
+
+def shown(value: object) -> str:
+    """Return a value as a message repeats it: printable, and short, whatever a client sent."""
+    brief = Repr()
+    brief.maxstring = brief.maxother = brief.maxlong = SHOWN
+    brief.maxlevel = 2
+    return brief.repr(value)
 
 
 def read_number(name: str, value: object) -> float:
@@ -28,7 +40,7 @@ def read_number(name: str, value: object) -> float:
     try:
         number = float(cast(Any, value))
     except (TypeError, ValueError, OverflowError):
-        raise UnitError(f"{name} is {value!r}, expected a number") from None
+        raise UnitError(f"{name} is {shown(value)}, expected a number") from None
     if not math.isfinite(number):
         raise UnitError(f"{name} is {number}, expected a finite number")
     return number
@@ -47,7 +59,7 @@ def read_boolean(name: str, value: object) -> bool:
     if isinstance(value, str):
         word = value.strip().lower()
         if word not in YES + NO:
-            raise UnitError(f"{name} is '{value}', expected one of yes, true, on, 1, no, false, off, 0")
+            raise UnitError(f"{name} is {shown(value)}, expected one of yes, true, on, 1, no, false, off, 0")
         return word in YES
     return bool(value)
 
@@ -55,7 +67,7 @@ def read_boolean(name: str, value: object) -> bool:
 def read_text(name: str, value: object) -> str:
     """Return text without blanks at its ends."""
     if not isinstance(value, str):
-        raise UnitError(f"{name} is {value!r}, expected text")
+        raise UnitError(f"{name} is {shown(value)}, expected text")
     return value.strip()
 
 
@@ -70,7 +82,7 @@ def read_numbers(name: str, value: object) -> tuple[float, ...]:
     if isinstance(value, str):
         value = [part for part in re.split(r"[\s,;]+", value) if part]
     if not isinstance(value, Sequence):
-        raise UnitError(f"{name} is {value!r}, expected numbers")
+        raise UnitError(f"{name} is {shown(value)}, expected numbers")
     return tuple(read_number(name, each) for each in cast("Sequence[object]", value))
 
 
@@ -80,12 +92,14 @@ def read_curve(name: str, value: object) -> tuple[Keyframe, ...]:
     In text `0: 1; 0.5: 0.3 ease-in`, or a line each of `0.5 0.8 ease-out`, with comments behind #. Else pairs, objects
     with at, weight and easing, or keyframes.
     """
-    if isinstance(value, str):
-        return tuple(_keyframe(part) for part in _keyframes(value))
-    if not isinstance(value, Sequence):
-        raise UnitError(f"{name} is {value!r}, expected keyframes such as '0: 1; 0.5: 0.3 ease-in'")
-    frames = cast("Sequence[Any]", value)
-    return tuple(each if isinstance(each, Keyframe) else _frame(name, each) for each in frames)
+    parts: object = _keyframes(value) if isinstance(value, str) else value
+    if not isinstance(parts, Sequence):
+        raise UnitError(f"{name} is {shown(value)}, expected keyframes such as '0: 1; 0.5: 0.3 ease-in'")
+    frames = cast("Sequence[Any]", parts)
+    if len(frames) > MOST_KEYFRAMES:
+        raise UnitError(f"{name} has {len(frames)} keyframes, expected at most {MOST_KEYFRAMES}")
+    read = _keyframe if isinstance(value, str) else functools.partial(_frame, name)
+    return tuple(_bounded(each if isinstance(each, Keyframe) else read(each)) for each in frames)
 
 
 def write_curve(curve: Sequence[Keyframe]) -> str:
@@ -111,7 +125,8 @@ def read_block_weights(name: str, value: object) -> BlockWeights | None:
         numbers = read_numbers(name, value)
     except UnitError:
         raise UnitError(
-            f"{name} is {value!r}, expected numbers such as 1, 0.8, 0.5, or {SOFT}0.825, or one of {', '.join(SHAPES)}"
+            f"{name} is {shown(value)}, expected numbers such as 1, 0.8, 0.5, or {SOFT}0.825, or one of "
+            f"{', '.join(SHAPES)}"
         ) from None
     return BlockWeights(numbers=numbers) if numbers else None
 
@@ -159,7 +174,7 @@ def _keyframes(text: str) -> list[str]:
 def _keyframe(text: str) -> Keyframe:
     match, easings = _KEYFRAME.fullmatch(text), {each.value: each for each in Easing}
     wrong = ScheduleError(
-        f"the curve has '{text}', which is no keyframe: expected a place from 0 to 1, a weight, and one of "
+        f"the curve has {shown(text)}, which is no keyframe: expected a place from 0 to 1, a weight, and one of "
         f"{', '.join(easings)} or nothing, such as '0.5: 0.8 ease-in'"
     )
     if match is None:
@@ -171,15 +186,19 @@ def _keyframe(text: str) -> Keyframe:
     return Keyframe(at=at, weight=weight, easing=easing)
 
 
+def _bounded(frame: Keyframe) -> Keyframe:
+    if not abs(frame.weight) <= LARGEST:  # nor NaN
+        raise ScheduleError(f"the curve has the weight {frame.weight:g}, expected {-LARGEST:g} to {LARGEST:g}")
+    return frame
+
+
 def _frame(name: str, value: Any) -> Keyframe:
     if isinstance(value, Mapping):
         frame = cast("Mapping[str, Any]", value)
         return _keyframe(f"{frame.get('at')}: {frame.get('weight')} {frame.get('easing', 'linear')}")
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise UnitError(f"{name} has {value!r}, expected pairs of place and weight")
-    parts = cast("Sequence[object]", value)
+    parts = cast("Sequence[object]", value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
     if len(parts) not in (2, 3):
-        raise UnitError(f"{name} has {value!r}, expected pairs of place and weight")
+        raise UnitError(f"{name} has {shown(cast(object, value))}, expected pairs of place and weight")
     return _keyframe(" ".join(map(str, parts)))
 
 
@@ -187,10 +206,10 @@ def _table(name: str, value: object) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return {str(key): each for key, each in cast("Mapping[Any, object]", value).items()}
     if not isinstance(value, str):
-        raise UnitError(f"{name} is {value!r}, expected names with values")
+        raise UnitError(f"{name} is {shown(value)}, expected names with values")
     pairs = [part.partition("=") for part in value.split(";") if part.strip()]
     if wrong := [key for key, equals, _ in pairs if not equals or not key.strip()]:
-        raise UnitError(f"{name} has '{wrong[0].strip()}', expected name=value")
+        raise UnitError(f"{name} has {shown(wrong[0].strip())}, expected name=value")
     return {key.strip(): each.strip() for key, _, each in pairs}
 
 

@@ -16,6 +16,7 @@ from ..core.errors import UnitError
 from ..core.resize import ResizeMode
 from ..core.schedule import Keyframe, RangeBasis, Schedule
 from ..core.unit import ControlMode
+from ..models.union_kinds import OPTION as UNION_OPTION
 from ..preprocessors import find
 from . import text
 from .blocks import BlockWeights
@@ -29,7 +30,6 @@ FROM_PREPROCESSOR = -1  # "the preprocessor's own default", in processor_res and
 OWN_RESOLUTION, RESULTS_RESOLUTION = 0, -1  # "the picture's own" and "that of the result", in `resolution`
 LEAST_SIDE, LARGEST_SIDE = 64, 2048  # of processor_res there
 DEFAULT_SIDE = 512  # what processor_res is where it is not said, or out of these bounds
-UNION_OPTION = "union_control_type"  # the option of a model that it becomes
 
 
 class InputMode(Enum):
@@ -83,6 +83,7 @@ class UnitArgs:
     preprocessor_seed: int | None = None  # None: the picture's
     options: Mapping[str, Option] = field(default_factory=dict[str, Option])
     delta_strength: float = 1.0
+    uncond_weight: float = 1.0
     number: int | None = field(default=None, compare=False)  # among those of its request, for sentences
 
     @property
@@ -121,7 +122,7 @@ def request_of(args: UnitArgs, *, image: Any = None, inpaint_mask: Any = None, e
         weights, weight = BlockWeights(numbers=args.advanced_weighting), 1.0
     options = dict(args.options)
     if args.union_control_type is not UnionType.UNKNOWN:
-        options[UNION_OPTION] = args.union_control_type.value
+        options.setdefault(UNION_OPTION, args.union_control_type.value)  # said in the option's own words, it is exact
     return UnitRequest(
         image=image,
         preprocessor=AUTO if is_auto(args.module) else find(args.module or NONE).id,
@@ -142,6 +143,7 @@ def request_of(args: UnitArgs, *, image: Any = None, inpaint_mask: Any = None, e
         inpaint_mask=inpaint_mask,
         options=options,
         delta_strength=args.delta_strength,
+        uncond_weight=args.uncond_weight,
         hires=args.hr_option,
         enabled=args.enabled,
     )
@@ -153,8 +155,8 @@ def args_of(request: UnitRequest, side: int | None = None) -> UnitArgs:
     side: the short side of the hint in pixels, which other programs read where the request leaves it to the picture.
     """
     options = dict(request.options)
-    union = next((each for each in UnionType if each.value == options.get(UNION_OPTION)), UnionType.UNKNOWN)
-    if union is not UnionType.UNKNOWN:
+    union = _union_type(options.get(UNION_OPTION))
+    if union is not UnionType.UNKNOWN and options[UNION_OPTION] == union.value:
         del options[UNION_OPTION]
     module = AUTO if is_auto(request.preprocessor) else find(request.preprocessor).id
     numbers, rest = _as_thresholds(request.parameters, module)
@@ -180,12 +182,21 @@ def args_of(request: UnitRequest, side: int | None = None) -> UnitArgs:
         preprocessor_seed=request.seed,
         options=options,
         delta_strength=request.delta_strength,
+        uncond_weight=request.uncond_weight,
     )
     if (_is_pixel_perfect(args), _resolution(args)) == (request.pixel_perfect, request.resolution):
         return args
     if request.pixel_perfect:
         return replace(args, resolution=RESULTS_RESOLUTION)
     return replace(args, resolution=OWN_RESOLUTION if request.resolution is None else request.resolution)
+
+
+def _union_type(told: object) -> UnionType:
+    """Return the type of one kind of hint in that dialect; several kinds, or none, are unknown to it."""
+    try:
+        return UNION_TYPES.read(UNION_OPTION, told)
+    except UnitError:
+        return UnionType.UNKNOWN
 
 
 def numbers_of(args: UnitArgs) -> dict[str, float]:
@@ -266,6 +277,7 @@ def _agree(first: object, second: object) -> bool:
 def _check(unit: UnitArgs) -> None:
     FIELDS["weight"].check(unit.weight)
     FIELDS["delta_strength"].check(unit.delta_strength)
+    FIELDS["uncond_weight"].check(unit.uncond_weight)
     if unit.advanced_weighting is not None and unit.block_weights is not None:
         raise UnitError(
             "a unit has both advanced_weighting, which replaces the weight, and block_weights, which are multiplied by "
@@ -292,7 +304,7 @@ def _picture(_name: str, value: object) -> object:
 def _numbers(name: str, value: object) -> tuple[float, ...] | None:
     weights = text.read_block_weights(name, value)
     if weights is not None and weights.numbers is None:
-        raise UnitError(f"{name} is {value!r}, expected numbers; block_weights takes names and bases too")
+        raise UnitError(f"{name} is {text.shown(value)}, expected numbers; block_weights takes names and bases too")
     return None if weights is None else weights.numbers
 
 
@@ -327,4 +339,5 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "preprocessor_seed": _optional(text.read_whole),
     "options": text.read_options,
     "delta_strength": text.read_number,
+    "uncond_weight": text.read_number,
 }

@@ -47,6 +47,7 @@ from ..loading import Header
 from ..naming import to_ldm
 from ..settings import FileName, Settings, Truth, Whole, Word, setting
 
+FIRST = "input_blocks.0.0.weight"  # the convolution that reads the latents
 PREFIX = "control_model."  # of the control model in a training checkpoint of the original code
 TASKS = "task_embedding"  # of a union: a row for each kind of hint
 SOFT_BASE = 0.825  # guess mode, lllyasviel/ControlNet gradio_canny2image.py: strength * 0.825 ** (12 - i)
@@ -417,9 +418,7 @@ class ControlNetFamily(Family[ControlNet, ControlNetSettings]):
         return settings | {"hint_order": config.get("controlnet_conditioning_channel_order")}
 
     def base(self, shapes: Shapes) -> Base:
-        label = shapes["label_emb.0.0.weight"][1] if "label_emb.0.0.weight" in shapes else 0
-        widths = (shapes["input_blocks.0.0.weight"][0], *(block.channels for block in _blocks(shapes)))
-        return Base(context=_context(shapes), label=label, blocks=widths)
+        return base_of(shapes)
 
     def create(self, shapes: Shapes, settings: ControlNetSettings, kit: Kit) -> ControlNet:
         return ControlNet(ControlNetConfig.from_shapes(shapes, settings), kit.ops, kit.attention)
@@ -451,6 +450,13 @@ class ControlNetFamily(Family[ControlNet, ControlNetSettings]):
 
 
 FAMILY = ControlNetFamily()
+
+
+def base_of(shapes: Shapes) -> Base:
+    """Return what base model a ControlNet of these bare ldm shapes was made for."""
+    label = shapes["label_emb.0.0.weight"][1] if "label_emb.0.0.weight" in shapes else 0
+    widths = (shapes[FIRST][0], *(block.channels for block in _blocks(shapes)))
+    return Base(context=_context(shapes), label=label, blocks=widths)
 
 
 def _heads_of_config(config: Mapping[str, Any]) -> dict[str, object]:

@@ -19,11 +19,9 @@ No answer depends on the latents, so it is computed once for all rows and rememb
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from copy import copy
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -33,7 +31,8 @@ from torch import Tensor, nn
 from ...core.base import SD1_CONTEXT, SDXL_CONTEXT, Base
 from ...core.control import ControlModel, Prepared, Prompt
 from ...core.effects import Effect, Shift, WeightDelta
-from ...core.errors import IncompatibleModelError, UnitError, UnsupportedModelError
+from ...core.errors import IncompatibleModelError, UnsupportedModelError
+from ...core.options import Option
 from ...core.points import MIDDLE, Point, onward
 from ...core.rows import take_rows
 from ...core.step import Step
@@ -50,8 +49,14 @@ EPS = 1e-12  # of the normalisation, `models/unet.py` of all three
 RESNET_EPS = 1e-6  # diffusers' ResnetBlock2D
 GROUPS = {False: (4, 8), True: (1, 8, 8)}  # of the residual blocks, by whether it is the old network
 STEM_GROUPS, MIDDLE_GROUPS = 2, 8
-NORMALISATION = "normalisation"
 CODE, PAPER = "code", "paper"
+NORMALISATION = Option(
+    name="normalisation",
+    label="Normalisation",
+    meaning="what the control takes on: mean and deviation of the stream (code), or equation 10 (paper)",
+    default=CODE,
+    words={CODE: (), PAPER: ()},
+)
 STANDARD_WIDTHS = (320, 1280)  # of the points in the published base models
 
 
@@ -169,18 +174,8 @@ class ControlNeXtModel(ControlModel):
         self.place = Place.HALVED if place is None else place
         self.base = self.place.base if place is not None and network.out in STANDARD_WIDTHS else Base()
         self.points, self.soft_weights = (self.place.point,), (1.0,)
-        self.options: Mapping[str, object] = MappingProxyType({NORMALISATION: CODE})
+        self.offers = (NORMALISATION,)
         self._remembered = Remembered() if remembered is None else remembered
-
-    def bind(self, options: Mapping[str, object]) -> ControlNeXtModel:
-        """Return this model with the option `normalisation`: 'code' or 'paper'."""
-        super().bind(options)
-        word = options.get(NORMALISATION, self.options[NORMALISATION])
-        if word not in (CODE, PAPER):
-            raise UnitError(f"'{self.name}' has the {NORMALISATION} '{word}', expected '{CODE}' or '{PAPER}'")
-        bound = copy(self)
-        bound.options = MappingProxyType({NORMALISATION: word})
-        return bound
 
     def prepare(self, hint: Tensor) -> Prepared:
         """Compute what does not depend on the time, and what tells hints apart, which is kept with it."""
@@ -211,7 +206,7 @@ class ControlNeXtModel(ControlModel):
         wide = control.float()
         wide = _pooled(wide, (h.shape[-2], h.shape[-1]))  # another extension may change sizes inside the U-Net
         variance, mean = torch.var_mean(h.float(), dim=(1, 2, 3), keepdim=True)
-        if self.options[NORMALISATION] == PAPER:
+        if self.options.get(NORMALISATION.name, CODE) == PAPER:
             entering = (wide - mean) / (variance + EPS).sqrt()
         else:
             entering = wide * variance.sqrt() + mean
@@ -225,7 +220,7 @@ class ControlNeXtModel(ControlModel):
         features, hints = prepared[0], words_of(prepared[1])
         times = cast("list[float]", step.timestep.tolist())  # pyright: ignore[reportUnknownMemberType]
         count = 1 if len(hints) == 1 and len(set(times)) == 1 else len(times)
-        rest = (size, self.options[NORMALISATION], features.dtype)
+        rest = (size, self.options.get(NORMALISATION.name, CODE), features.dtype)
         keys = [(hints[row % len(hints)], (times[row], *rest)) for row in range(count)]
         known = {key: self._remembered.find(*key) for key in keys}
         new = [key for key, answer in known.items() if answer is None]
@@ -242,7 +237,7 @@ class ControlNeXtModel(ControlModel):
     def made(self, features: Tensor, timestep: Tensor, size: tuple[int, int]) -> Tensor:
         """Compute controls [N, C, *size], in the code's normalisation as far as they do not depend on the stream."""
         control = self.network(features, timestep).float()
-        as_code = self.options[NORMALISATION] == CODE
+        as_code = self.options.get(NORMALISATION.name, CODE) == CODE
         if as_code and self.place.pools_last:
             control = _standardised(control)
         control = _pooled(control, size)
@@ -283,6 +278,7 @@ class ControlNeXtFamily(Family[ControlNeXt, ControlNeXtSettings]):
 
     id, title, settings = "controlnext", "ControlNeXt", ControlNeXtSettings
     bases, paper = "SD 1.x, SDXL", "Peng et al., 2024"
+    options = (NORMALISATION,)
 
     def detect(self, shapes: Shapes) -> bool:
         return all(

@@ -28,6 +28,7 @@ from ...core.points import Point
 from ...core.step import Step
 from ..family import Shapes
 from ..layers import Kit, timestep_embedding
+from ..union_kinds import AUTOMATIC, KINDS, OPTION, offers
 from .controlnet import (
     TASKS,
     ControlNet,
@@ -41,22 +42,6 @@ from .controlnet import (
 from .t2i_adapter import StyleBlock
 
 T = TypeVar("T")
-
-AUTOMATIC = "auto"  # no kind is named: the network reads the hint as it is
-# The kinds of hints in the order of the rows of `task_embedding`, each with its other names: those of preprocessors'
-# control types, of sd-webui-controlnet, and of ComfyUI (`comfy/cldm/control_types.py`).
-KINDS: tuple[tuple[str, ...], ...] = (
-    ("openpose", "pose", "0"),
-    ("depth", "1"),
-    ("softedge", "scribble", "hed", "pidi", "ted", "2"),
-    ("canny", "lineart", "anime lineart", "mlsd", "hard edge", "3"),
-    ("normal", "normal map", "4"),
-    ("segmentation", "segment", "seg", "5"),
-    ("tile", "blur", "6"),
-    ("repaint", "inpaint", "7"),
-)
-OPTION = "union_control_type"  # as sd-webui-controlnet calls it
-HOLE = 0.0  # what is to be invented, in a hint; ProMax's own examples paint it black
 
 
 class UnionNet(ControlNet):
@@ -99,6 +84,7 @@ class UnionModel(ControlNetModel):
     """A union as the stack sees it. Told several kinds, it reads one hint for all, or one for each in the channels."""
 
     network: UnionNet
+    hole = 0.0  # the examples of ProMax paint it black
 
     def __init__(self, network: UnionNet, *, name: str, bgr: bool = False, dtype: torch.dtype | None = None) -> None:
         super().__init__(network, name=name, bgr=bgr, dtype=dtype)
@@ -122,7 +108,7 @@ class UnionModel(ControlNetModel):
     def prepare(self, hint: Tensor) -> Prepared:
         """Compute the features [N, channels, h, w] of the hints, and the embedding [N, 4 channels] of their kinds."""
         count, kinds = hint.shape[1] // self.network.config.hint_channels, self.kinds
-        hints = hint.to(self.dtype).clamp(min=HOLE).chunk(max(1, count), dim=1)
+        hints = hint.to(self.dtype).clamp(min=self.hole).chunk(max(1, count), dim=1)
         hints = [each.flip(1) for each in hints] if self.bgr else hints
         features = self.network.fuse(hints, kinds) if kinds else self.network.input_hint_block(hints[0])
         embedded = self.network.embed_kinds([kind for kind, _ in kinds], features)
@@ -139,27 +125,12 @@ class UnionModel(ControlNetModel):
             del residual  # free before the next one is computed
 
 
-def offers(count: int) -> tuple[Option, ...]:
-    """Return what units may tell a union that knows so many kinds of hints."""
-    words = {AUTOMATIC: ("automatic", "unknown"), **{kind: more for kind, *more in KINDS[:count]}}
-    return (
-        Option(
-            name=OPTION,
-            label="Union Control Type",
-            meaning="what the hint shows; several act together in one pass, with weights: depth:1+tile:0.5",
-            default=AUTOMATIC,
-            words={value: tuple(more) for value, more in words.items()},
-            several=True,
-            of_hint=True,
-        ),
-    )
-
-
 class UnionFamily(ControlNetFamily):
     """Unions in the names of diffusers, as they are published, and in the original ones."""
 
     id, title = "union", "ControlNet-Union"
     bases, paper = "SDXL", "xinsir6/ControlNetPlus, 2024"
+    options = offers()
 
     def detect(self, shapes: Shapes) -> bool:
         return is_controlnet(shapes) and is_union(shapes)

@@ -33,6 +33,7 @@ from .member import Member, Own, member_of, reads_inpaint_mask
 from .patches import KEY, withdraw
 from .run import Run
 from .tiles import Part, part_of, place_map
+from .union import told_by_host
 from .weights import weight_hooks
 
 ACTIVATIONS = 0.5  # share of the base network's that one control network needs: it is the encoder half
@@ -94,11 +95,13 @@ class StackControl(comfy.controlnet.ControlBase):
     def pre_run(self, model: Any, percent_to_timestep_function: Callable[[float], float]) -> None:
         """Begin a run. The host calls this once for each prompt that holds the control."""
         super().pre_run(model, percent_to_timestep_function)
-        for control in self._foreign():
-            control.pre_run(model, percent_to_timestep_function)
-        if self._run is None or not self._run.belongs_to(model):
-            units = self.units()
+        begins = self._run is None or not self._run.belongs_to(model)
+        units = self.units() if begins else ()
+        if begins:
             check_units(model, units, self.members)
+        for member in self.members:
+            member.begin(model, percent_to_timestep_function)
+        if begins:
             self._run = Run(model, percent_to_timestep_function, units, self.members, self.canvas, self.vae)
             self._begin_with(model.current_patcher)
 
@@ -205,7 +208,8 @@ class LoadedControl(StackControl):
             raise HostError(f"'{name}' has no hint: connect it to a node that applies it")
         start, end = self.timestep_percent_range
         schedule = Schedule(start=start, end=end, basis=RangeBasis.NOISE)
-        return (ControlUnit(model=self.own.model, hint=image[:, :3], weight=self.strength, schedule=schedule),)
+        model = self.own.model.bind(told_by_host(self, self.own.model.offers))
+        return (ControlUnit(model=model, hint=image[:, :3], weight=self.strength, schedule=schedule),)
 
     def copy(self) -> LoadedControl:
         copied = LoadedControl(self.own)

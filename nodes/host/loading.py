@@ -1,51 +1,60 @@
-"""A file of the host's model folders -> a control model under the host's memory manager."""
+"""A file of the host's model folders -> a control model under the host's memory manager.
+
+Files of our families are read by us; what we know nothing of is given to the host's own loader.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
+import comfy.controlnet
 import comfy.model_management as memory
 import comfy.model_patcher
 import comfy.ops
-import folder_paths
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ...core.errors import HostError
+from ...core.errors import UnsupportedModelError
 from ...models.layers import Kit, Ops
 from ...models.loading import Header, open_model
 from ...models.registry import load_open
 from ...units.convention import said_by
 from .control import LoadedControl
+from .files import path_of
 from .member import Own
 
-FOLDERS = ("controlnet", "t2i_adapter")  # of the host; the second only where a user added it
+_log = logging.getLogger("controlstack")
+
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}  # as safetensors files name them
 
 
-def files() -> list[str]:
-    """Return the names that a user can choose from; extra model paths are among them."""
-    known = [folder for folder in FOLDERS if folder in folder_paths.folder_names_and_paths]
-    return sorted({name for folder in known for name in folder_paths.get_filename_list(folder)})
+def load(name: str, base: Any = None) -> Any:
+    """Load a control model, by our loader or else the host's. UnsupportedModelError says what else the file is.
+
+    base: the host's model patcher, whose weights "difference" files are added to.
+    """
+    path = path_of(name)
+    try:
+        return LoadedControl(_own(path, base, memory.get_torch_device()))
+    except UnsupportedModelError:
+        control = _of_host(path, base)
+        if control is None:
+            raise
+        return control
 
 
-def path_of(name: str) -> Path:
-    """Return where a chosen file lies."""
-    for folder in FOLDERS:
-        if folder in folder_paths.folder_names_and_paths:
-            found = folder_paths.get_full_path(folder, name)
-            if found is not None:
-                return Path(found)
-    raise HostError(f"'{name}' is in none of the folders {', '.join(FOLDERS)}: refresh the list and choose a file")
-
-
-def load(name: str, base: Any = None) -> LoadedControl:
-    """Load a control model. base: the host's model patcher, whose weights "difference" files are added to."""
-    return LoadedControl(_own(path_of(name), base, memory.get_torch_device()))
+def _of_host(path: Path, base: Any) -> Any:
+    """Return the control that the host's own loader makes of a file; None where it makes none."""
+    try:
+        return comfy.controlnet.load_controlnet(str(path), base)
+    except Exception as error:  # noqa: BLE001 - nobody can list what it raises for a file of another kind
+        _log.info("the host's loader does not read %s either: %r", path, error)
+        return None
 
 
 def _own(path: Path, base: Any, device: torch.device) -> Own:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Protocol
 
 from ...core.control import ControlModel, HintSpace
 from ...core.errors import HostError, UnitError
 from ...core.unit import ControlMode
 from ..spec import UnitSpec
-from .foreign import PICTURE, Call, ForeignModel, points_of
+from .foreign import PICTURE, Call, ForeignModel, offers_of, points_of
+from .union import told_by_host
 
 
 class Member(Protocol):
@@ -40,6 +42,10 @@ class Member(Protocol):
         """Return the same network, loaded once more for another device of the host."""
         ...
 
+    def begin(self, model: Any, sigma_at: Callable[[float], float], /) -> None:
+        """Make ready for a run on the host's base model. sigma_at: its noise schedule, falling from 0 to 1."""
+        ...
+
     def enter(self, call: Call, blocks: int | None) -> None:
         """Take the host's arguments of the call that comes, and the number of input blocks of its U-Net."""
         ...
@@ -59,6 +65,9 @@ class Own:
     @property
     def patchers(self) -> Sequence[Any]:
         return (self.patcher,)
+
+    def begin(self, model: Any, sigma_at: Callable[[float], float]) -> None:
+        """Do nothing: a network of ours knows no run."""
 
     def enter(self, call: Call, blocks: int | None) -> None:
         """Do nothing: a step says all that a network of ours reads."""
@@ -85,6 +94,9 @@ class Foreign:
     def on(self, device: Any) -> Foreign:
         return Foreign(self.model.around(self.control.deepclone_multigpu(device)))
 
+    def begin(self, model: Any, sigma_at: Callable[[float], float]) -> None:
+        self.model.begin(model, sigma_at)
+
     def enter(self, call: Call, blocks: int | None) -> None:
         self.model.enter(call, blocks)
 
@@ -106,6 +118,35 @@ def reads_inpaint_mask(spec: UnitSpec) -> bool:
     return bool(getattr(spec.control, "concat_mask", False)) and spec.inpaint_mask is not None
 
 
+def says(control: Any) -> str:
+    """Return what the file of a CONTROL_NET says about its hints; empty where nothing is known."""
+    own: Own | None = getattr(control, "own", None)
+    return "" if own is None else own.says
+
+
+def name_of(control: Any, file: str) -> str:
+    """Return what a unit's model is called: by its file, where that is known, else by its kind."""
+    own: Own | None = getattr(control, "own", None)
+    if own is not None:
+        return own.model.name
+    return PurePath(file.replace("\\", "/")).stem or type(control).__name__
+
+
+def described(control: Any) -> str:
+    """Return in one line who loaded a CONTROL_NET, and what it is for."""
+    own: Own | None = getattr(control, "own", None)
+    if own is not None:
+        return f"loaded by ControlStack, for {own.model.base.name}"
+    network = getattr(control, "control_model", None) or control
+    return f"loaded by ComfyUI's own loader ({type(network).__name__})"
+
+
+def told(control: Any) -> dict[str, str]:
+    """Return the options that nodes of the host have set on a CONTROL_NET, by our names."""
+    own: Own | None = getattr(control, "own", None)
+    return told_by_host(control, offers_of(control) if own is None else own.model.offers)
+
+
 def count_blocks(control: Any, name: str) -> int:
     """Return how many blocks of a CONTROL_NET can be weighed; UnitError where it does not show them."""
     own: Own | None = getattr(control, "own", None)
@@ -116,6 +157,9 @@ def count_blocks(control: Any, name: str) -> int:
 
 
 def _foreign(spec: UnitSpec, vae: Any) -> Foreign:
+    weighed = spec.request.block_weights is not None or spec.request.mode is not ControlMode.BALANCED
+    if weighed and points_of(spec.control) is None:
+        raise _unknown_blocks(spec.name)
     if spec.control.latent_format is not None and vae is None:
         raise HostError(f"'{spec.name}' reads hints as latents and needs a VAE: connect one to Apply Control Units")
     masked = reads_inpaint_mask(spec)
@@ -126,8 +170,6 @@ def _foreign(spec: UnitSpec, vae: Any) -> Foreign:
         strength=spec.request.weight or 1.0,
         vae=vae if spec.control.latent_format else None,
     )
-    if not model.known and (spec.request.block_weights is not None or spec.request.mode is not ControlMode.BALANCED):
-        raise _unknown_blocks(spec.name)
     return Foreign(model)
 
 

@@ -31,7 +31,7 @@ from .flexible import flexible, may_resize
 from .foreign import Call
 from .member import Member
 from .patches import Written, evaluate_alone, withdraw, write
-from .weights import check_applied
+from .weights import base_weights, check_applied
 
 _log = logging.getLogger("controlstack")
 
@@ -51,7 +51,7 @@ class Run:
         self._model, self._sigma_at = model, percent_to_sigma
         self._units, self._members = units, members
         self._blocks = blocks_of(model)
-        self._host = _RunHost(vae, model.process_latent_in)
+        self._host = _RunHost(vae, model)
         self._stack = ControlStack(units, self._host)
         self._canvas = canvas
         self._clock: Clock | None = None
@@ -147,12 +147,10 @@ class Run:
 class _RunHost:
     """The host as the core sees it: it has loaded every network before the run; we time them."""
 
-    def __init__(self, vae: Any, process: Callable[[Tensor], Tensor]) -> None:
-        """Begin to count seconds.
-
-        vae: of the host, or None; process: latents of the VAE -> as the base network receives them."""
+    def __init__(self, vae: Any, model: Any) -> None:
+        """Begin to count seconds. vae: of the host, or None; model: the host's base model."""
         self.seconds: Counter[int] = Counter()
-        self._vae, self._process = vae, process
+        self._vae, self._model = vae, model
 
     @contextmanager
     def ready(self, model: ControlModel) -> Iterator[None]:
@@ -167,7 +165,11 @@ class _RunHost:
         loaded = comfy.model_management.loaded_models(only_currently_used=True)
         latents = self._vae.encode(picture.movedim(1, -1)[..., :3])
         comfy.model_management.load_models_gpu(loaded)  # the VAE may have taken their room
-        return self._process(latents).to(picture.device)
+        return self._model.process_latent_in(latents).to(picture.device)
+
+    def follow(self, model: ControlModel) -> bool:
+        """Let the model follow the base network's weights under the LoRAs and hooks of the moment."""
+        return model.follow(base_weights(self._model))
 
     def check_interrupt(self) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()

@@ -1,4 +1,4 @@
-"""What units change in the weights of the base model, through the host's own weight hooks.
+"""What units change in the weights of the base model, through the host's own weight hooks; and those weights.
 
 The host registers hooks that stand on prompts before it samples, changes the weights where they lie (offloaded, in 8
 bits, under the LoRAs of other nodes), and puts their old bytes back when the run ends, however it ends.
@@ -6,13 +6,19 @@ bits, under the LoRAs of other nodes), and puts their old bytes back when the ru
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.hooks
+import comfy.model_management
+import comfy.ops
+import torch
 from comfy.weight_adapter.lora import LoRAAdapter
+from torch import Tensor
 
 from ...core.attach import check_delta, deltas_of
+from ...core.base import BaseWeights
 from ...core.control import ControlModel
 from ...core.effects import WeightDelta
 from ...core.errors import HostError
@@ -33,6 +39,34 @@ def weight_hooks(units: Sequence[ControlUnit]) -> list[Any]:
     for model, delta, strength in deltas:
         group.add(_hook(model, delta, strength))
     return [group]
+
+
+def base_weights(model: Any) -> BaseWeights:
+    """Return the weights of the host's base model, which is loaded, as its layers compute with them.
+
+    A layer may have its weight in few bits, on another device, or with LoRAs that are added as it is used.
+    """
+    network, patcher = model.diffusion_model, model.current_patcher
+    device = comfy.model_management.get_torch_device()
+
+    def read(name: str) -> Tensor | None:
+        path, _, part = name.rpartition(".")
+        try:
+            layer = network.get_submodule(path)
+        except AttributeError:
+            return None
+        if getattr(layer, part, None) is None:
+            return None
+        if not hasattr(layer, "weight_function") or part not in ("weight", "bias"):
+            return getattr(layer, part)
+        both = comfy.ops.cast_bias_weight(layer, dtype=torch.float32, device=device, bias_dtype=torch.float32)
+        weight = both[0] if part == "weight" else both[1]
+        whole = weight.dequantize() if isinstance(weight, _quantised()) else weight
+        scale = getattr(layer, "scale_weight", None) if part == "weight" else None
+        return whole if scale is None else whole * scale.to(whole)
+
+    hooks = getattr(patcher, "current_hooks", None)
+    return BaseWeights(read, (weakref.ref(model), getattr(patcher, "patches_uuid", None), id(hooks)))
 
 
 def check_applied(units: Sequence[ControlUnit], patcher: Any) -> None:
@@ -73,3 +107,9 @@ def _checking(model: ControlModel) -> Callable[..., bool]:
         return True
 
     return fits
+
+
+def _quantised() -> tuple[type, ...]:
+    """Return the host's class of tensors in few bits; older hosts have none."""
+    found = getattr(comfy.ops, "QuantizedTensor", None)
+    return () if found is None else (found,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -15,7 +16,9 @@ from ...units.hint import Size, preprocessor_of
 from ...units.infotext import parse_generation
 from ...units.request import UnitRequest
 from ..hints import make_hint, size_of
-from ..host.loading import files, load
+from ..host.files import files
+from ..host.loading import load
+from ..host.member import name_of, says
 from ..schema import UnitsType, schema
 from ..spec import Units, UnitSpec
 from .infotext import file_of, pictures_of, read_units, write_units
@@ -71,7 +74,9 @@ class UnitsFromInfotext(io.ComfyNode):
         names = [file_of(unit, files()) for unit in found]
         models = {name: load(name) for name in dict.fromkeys(names)}
         made = (
-            _spec(unit, models[name], picture, size_of(latent), inpaint_mask)
+            _spec(
+                replace(unit, model=name_of(models[name], name)), models[name], picture, size_of(latent), inpaint_mask
+            )
             for unit, name, picture in zip(found, names, pictures, strict=True)
         )
         return io.NodeOutput((*units, *made), generation.prompt, generation.negative)
@@ -101,6 +106,6 @@ class InfotextFromUnits(io.ComfyNode):
 def _spec(request: UnitRequest, control: Any, picture: Tensor, target: Size | None, mask: Tensor | None) -> UnitSpec:
     if request.pixel_perfect and target is None:
         raise UnitError("a unit of the text is pixel perfect, which means the size of the latents: connect a latent")
-    request = chosen(request, control.own.says)
+    request = chosen(request, says(control))
     hint = make_hint(request, picture, mask if preprocessor_of(request).takes_mask else None, target)
-    return UnitSpec(control=control, hint=hint, request=request, name=control.own.model.name, inpaint_mask=mask)
+    return UnitSpec(control=control, hint=hint, request=request, name=request.model, inpaint_mask=mask)

@@ -10,21 +10,22 @@ from typing import Any
 from .request.services import services
 
 
-def register() -> tuple[type, type | None]:
-    """Register all callbacks, and return the classes of the scripts: the units and their page.
+def register() -> tuple[type, type | None, type | None]:
+    """Register all callbacks, and return the classes of the scripts: the units, their page, and films.
 
     Beside another ControlNet there is one script, which says what to do.
     """
     from modules import script_callbacks
 
     from .clients import api, external, rival
+    from .films import make_film_script
     from .page import grid, page, paste, settings
     from .page.page_script import make_page_script
     from .script import make_script
 
     other = rival.find()
     if other is not None:
-        return rival.make_notice(other), None
+        return rival.make_notice(other), None, None
 
     external.publish()
     script_callbacks.on_app_started(api.add_routes)
@@ -33,7 +34,7 @@ def register() -> tuple[type, type | None]:
     script_callbacks.on_ui_settings(settings.register)
     script_callbacks.on_before_ui(grid.register)
     script_callbacks.on_ui_tabs(page.separate_defaults)
-    return make_script(), make_page_script()
+    return make_script(), make_page_script(), make_film_script()
 
 
 def announce(params: Any) -> None:

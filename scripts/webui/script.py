@@ -33,7 +33,7 @@ REQUEST = "controlstack_request"  # attribute of a request
 
 
 def make_script() -> type:
-    """The class that the WebUI registers; made by a function, since its base class exists only inside the host."""
+    """Return the class that the WebUI registers; its base class exists only inside the host."""
     from modules import scripts
 
     return type("ControlStackScript", (Hooks, scripts.Script), {"__module__": Hooks.__module__})
@@ -47,7 +47,7 @@ class Hooks(Slots):
 
     @property
     def latest_network(self) -> Tiles | None:
-        """Where extensions that draw in tiles look for hints: after `process`, and while a request is sampled."""
+        """Return where extensions that draw in tiles look for hints, from `process` to the end of the sampling."""
         active = services().active
         return self._tiles if active is None else active.tiles
 
@@ -116,7 +116,7 @@ class Request:
 
     @property
     def changes(self) -> bool:
-        """Whether each of the host's batches has other units."""
+        """Return whether each of the host's batches has other units."""
         return self.batches is not None and self.batches.changes
 
 

@@ -37,7 +37,7 @@ class Slots:
 
     @property
     def api_info(self) -> Any:
-        """What the host tells clients of the arguments (`/sdapi/v1/script-info`); the host sets it."""
+        """Return what the host tells clients of the arguments (`/sdapi/v1/script-info`); the host sets it."""
         return self._api_info
 
     @api_info.setter

@@ -1,4 +1,4 @@
-"""Something fails at a random place of a controlled run: afterwards the base draws, bit for bit, what it drew before."""
+"""Something fails at a random place of a controlled run: afterwards the base draws the same bits as before."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROMPTS = ("a red star", "a blue circle on grey", "two squares")
 SCHEDULERS = ("ddim", "unipc", "euler")
 
 
-class Fault(Exception):
+class OddError(Exception):
     """What no code of ours knows."""
 
 
@@ -41,7 +41,7 @@ def _spoil(output: Any) -> Any:
 
 
 ACTS: dict[str, Callable[[Any], Any]] = {
-    "an unknown error": _raise(Fault),
+    "an unknown error": _raise(OddError),
     "out of memory": _raise(torch.OutOfMemoryError),
     "an error of torch": _raise(RuntimeError),
     "Ctrl-C": _raise(KeyboardInterrupt),
@@ -124,7 +124,7 @@ def test_a_fault_anywhere_leaves_the_base_as_it_was(base: Any, models: list[Any]
         try:
             with fault(ACTS[name], call):
                 drawn(base, units, **more)
-        except (Fault, RuntimeError, KeyboardInterrupt, cs.ControlError):
+        except (OddError, RuntimeError, KeyboardInterrupt, cs.ControlError):
             failed += 1
         said = f"trial {trial}: {name} in layer {call}"
         assert hooks_of(base.pipeline.unet) == hooks, said

@@ -1,4 +1,4 @@
-"""`kill -9` before any file operation of a command: each target is whole or absent, and the next run leaves nothing else.
+"""`kill -9` before any file operation of a command: targets are whole or absent, and the next run cleans up.
 
 The command runs in a process of its own, which kills itself before its n-th operation that names, moves or removes a
 file in the working folder. So the place is exact, and no clock is asked.
@@ -45,7 +45,7 @@ def _run(argv: list[str], folder: Path, operation: int) -> int | None:
                     os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(audit)
-        with open(os.devnull, "w") as nowhere:
+        with Path(os.devnull).open("w") as nowhere:
             sys.stdout = sys.stderr = nowhere
             code = main(argv)
     finally:

@@ -138,6 +138,22 @@ def test_cond_only_runs_the_cond_rows_alone(model: ControlNetModel, make_step: M
     assert count == len(got)
 
 
+def test_the_negative_prompt_may_be_weighed_less(model: ControlNetModel, make_step: MakeStep, hint: Tensor) -> None:
+    """At a factor of 0 its rows are not computed; a mask and the weight count beside it."""
+    step, full, seen = make_step(), plain(model, make_step(), hint), []
+    model.network.input_blocks[0][0].register_forward_hook(  # type: ignore[index, union-attr]
+        lambda _, inputs, __: seen.append(len(inputs[0]))
+    )
+    for factor in (0.25, 0.0):
+        unit = ControlUnit(model=model, hint=hint, weight=0.8, uncond_weight=factor)
+        for tensor, other in zip(listed(ControlStack([unit]), step), full, strict=True):
+            wanted = (
+                other * other.new_tensor([0.8 * (1 if cond else factor) for cond in step.cond])[:, None, None, None]
+            )
+            assert (tensor - wanted).abs().max() <= 1e-5 * other.abs().max()
+    assert seen[-1] == sum(step.cond)
+
+
 def test_rows_in_any_order_get_their_own_control(model: ControlNetModel, make_step: MakeStep, hint: Tensor) -> None:
     step = replace(make_step(), cond=(True, False, False, True))
     full = plain(model, step, hint)

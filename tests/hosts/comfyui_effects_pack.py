@@ -290,6 +290,24 @@ class TestStyled:
         return ([[torch.cat([text, tokens], dim=1), options] for text, options in prompt],)
 
 
+class TestChanged:
+    """MODEL with a LoRA of random numbers on the attention of its encoder."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "strength": ("FLOAT", {"default": 1.0})}}
+
+    def make(self, model, strength):
+        made, generator = model.clone(), torch.Generator().manual_seed(12)
+        names = [name for name in made.model.diffusion_model.state_dict() if name.endswith("attn1.to_q.weight")]
+        shapes = {name: made.model.diffusion_model.state_dict()[name].shape for name in names}
+        patches = {name: ("diff", (torch.randn(shapes[name], generator=generator) * 0.1,)) for name in names}
+        made.add_patches({f"diffusion_model.{name}": each for name, each in patches.items()}, strength)
+        return (made,)
+
+
 class TestNoHooks:
     """MODEL whose prompts lose their hooks before it is sampled, as in packs that sample by themselves."""
 
@@ -312,5 +330,5 @@ class TestNoHooks:
         return (made,)
 
 
-NODES = (TestFamily, TestByHand, TestEmbedding, TestStyled, TestNoHooks)
+NODES = (TestFamily, TestByHand, TestEmbedding, TestStyled, TestChanged, TestNoHooks)
 NODE_CLASS_MAPPINGS = {each.__name__: each for each in NODES}

@@ -91,10 +91,13 @@ class Host:
         fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def run(self, graph: Graph | Mapping[str, Node], timeout: float = RUN) -> dict[str, Any]:
-        """Queue a prompt and wait; returns its history entry. RunError holds what the user would see."""
+    def run(self, graph: Graph | Mapping[str, Node], timeout: float = RUN, client: str | None = None) -> dict[str, Any]:
+        """Queue a prompt and wait; returns its history entry. RunError holds what the user would see.
+
+        client: whose prompt it is; None is nobody who listens.
+        """
         nodes = graph.nodes if isinstance(graph, Graph) else graph
-        prompt = self._post("prompt", {"prompt": nodes, "client_id": uuid.uuid4().hex})["prompt_id"]
+        prompt = self._post("prompt", {"prompt": nodes, "client_id": client or uuid.uuid4().hex})["prompt_id"]
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             entry = self.get(f"history/{prompt}").get(prompt)
@@ -198,7 +201,7 @@ def _reason(entry: Mapping[str, Any]) -> str:
     """The message of the node that failed."""
     for name, data in entry["status"]["messages"]:
         if name == "execution_error":
-            return f"{data['node_type']}: {data['exception_message']}"
+            return f"{data['node_type']}: {data['exception_message']} [{data['exception_type']}]"
         if name == "execution_interrupted":
             return f"{data['node_type']}: interrupted"
     return str(entry["status"])

@@ -52,7 +52,7 @@ class Scene:
             "enabled": True,
             **settings,
         }
-        chain = {} if units is None else {"units": units}
+        chain = {} if units is None else {"units_before": units}
         shown = {} if picture is None else {"image": picture}
         return self.graph.add("ControlStackControlUnit", control_net=control, **shown, **given, **chain)
 

@@ -5,12 +5,15 @@ import copy
 import json
 import sys
 
+import comfy.cldm.cldm
 import comfy.controlnet
 import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.supported_models
+import comfy.utils
+import folder_paths
 import torch
 
 SD = {
@@ -107,12 +110,13 @@ class TestPrompt:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"seed": ("INT", {"default": 0})}, "optional": {"width": ("INT", {"default": 64})}}
+        sizes = {"width": ("INT", {"default": 64}), "pooled": ("INT", {"default": 1280})}
+        return {"required": {"seed": ("INT", {"default": 0})}, "optional": sizes}
 
-    def make(self, seed, width=64):
+    def make(self, seed, width=64, pooled=1280):
         generator = torch.Generator().manual_seed(seed)
         tokens = torch.randn(1, 77, width, generator=generator)
-        return ([[tokens, {"pooled_output": torch.randn(1, 1280, generator=generator)}]],)
+        return ([[tokens, {"pooled_output": torch.randn(1, pooled, generator=generator)}]],)
 
 
 class TestPicture:
@@ -329,6 +333,36 @@ class TestUnion:
         return (made,)
 
 
+class TestTheirUnion:
+    """A union file in the network of the host, whose own loader takes such files at full width alone."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONTROL_NET",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"file": ("STRING", {"default": ""})}}
+
+    def make(self, file):
+        path = folder_paths.get_full_path_or_raise("controlnet", file)
+        control, state = comfy.controlnet.load_controlnet(path), comfy.utils.load_torch_file(path)
+        network = control.control_model
+        layers = {"operations": comfy.ops.disable_weight_init, "dtype": torch.float32, "device": "cpu"}
+        kinds, width = state["task_embedding"].shape
+        config = {
+            name: value for name, value in SDXL.items() if name not in ("out_channels", "transformer_depth_output")
+        }
+        whole = comfy.cldm.cldm.ControlNet(
+            **config, **layers, hint_channels=3, num_head_channels=16, union_controlnet_num_control_type=kinds
+        )  # of which the part that is as wide as in this file is taken
+        network.num_control_type, network.control_add_embedding = kinds, whole.control_add_embedding
+        network.task_embedding = torch.nn.Parameter(torch.empty(kinds, width))
+        network.transformer_layes = torch.nn.Sequential(comfy.cldm.cldm.ResBlockUnionControlnet(width, 8, **layers))
+        network.spatial_ch_projs = comfy.ops.disable_weight_init.Linear(width, width)
+        lacking, unexpected = network.load_state_dict(state, strict=False)
+        assert not lacking and not unexpected, (lacking, unexpected)
+        return (control,)
+
+
 class _Unknown(comfy.controlnet.ControlBase):
     """A control of a kind that nobody has heard of: constant residuals for SD's twelve skips."""
 
@@ -430,6 +464,7 @@ NODES = (
     TestPartialLoad,
     TestWitness,
     TestUnion,
+    TestTheirUnion,
     TestUnknown,
     TestDeaf,
     TestNetwork,

@@ -1,5 +1,6 @@
 """Runs inside ComfyUI, for our tests alone: small transformers, controls of the host's kinds, and a VAE."""
 
+import comfy.cldm.dit_embedder
 import comfy.controlnet
 import comfy.latent_formats
 import comfy.ldm.flux.controlnet
@@ -8,7 +9,9 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.supported_models
+import folder_paths
 import torch
+from safetensors.torch import save_file
 
 FLUX = {
     "image_model": "flux",
@@ -38,9 +41,22 @@ QWEN = {
     "joint_attention_dim": 64,
     "axes_dims_rope": (4, 6, 6),
 }
+SD3 = {
+    "in_channels": 16,
+    "patch_size": 2,
+    "input_size": None,
+    "depth": 2,
+    "adm_in_channels": 2048,
+    "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 64, "out_features": 128}},
+    "pos_embed_scaling_factor": None,
+    "pos_embed_max_size": 32,
+    "num_patches": 1024,
+    "qk_norm": "rms",
+}
 KINDS = {
     "Flux": (comfy.supported_models.Flux, FLUX, comfy.latent_formats.Flux),
     "Qwen": (comfy.supported_models.QwenImage, QWEN, comfy.latent_formats.Wan21),
+    "SD3": (comfy.supported_models.SD3, SD3, comfy.latent_formats.SD3),
 }
 
 
@@ -85,6 +101,8 @@ class TestTransformerControl:
         return {"required": how, "optional": {"bent": ("BOOLEAN", {"default": False})}}
 
     def make(self, kind, seed, invents, bent=False):
+        if kind == "SD3":
+            return (_sd3(seed),)
         _, config, latents = KINDS[kind]
         given = {**config, "operations": comfy.ops.manual_cast, "dtype": torch.float32}
         if kind == "Flux":
@@ -104,6 +122,57 @@ class TestTransformerControl:
             extra_conds=["y", "guidance"] if kind == "Flux" else [],
         )
         return (made,)
+
+
+def _sd3(seed):
+    """A control as the host makes it of files for SD 3.5, whose blocks carry no text."""
+    network = comfy.cldm.dit_embedder.ControlNetEmbedder(
+        img_size=None,
+        patch_size=2,
+        in_chans=16,
+        num_layers=2,
+        main_model_double=2,
+        double_y_emb=False,
+        attention_head_dim=64,
+        num_attention_heads=2,
+        adm_in_channels=2048,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        operations=comfy.ops.manual_cast,
+    )
+    device = comfy.model_management.get_torch_device()
+    return comfy.controlnet.ControlNetSD35(
+        _fill(network, seed), compression_ratio=1, latent_format=comfy.latent_formats.SD3(), load_device=device
+    )
+
+
+class TestSaveControl:
+    """A file for SD 3.5 among the host's control models."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "tests", "make", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"name": ("STRING", {"default": "sd35"}), "seed": ("INT", {"default": 1})}}
+
+    def make(self, name, seed):
+        folder = folder_paths.get_folder_paths("controlnet")[0]
+        save_file(_sd3(seed).control_model.state_dict(), f"{folder}/{name}.safetensors")
+        return ()
+
+
+class TestControlLora:
+    """CONTROL_NET as the host makes it of a Control-LoRA: a network that it completes from the base model."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONTROL_NET",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def make(self):
+        weights = {"lora_controlnet": torch.zeros(0), "input_hint_block.0.weight": torch.zeros(16, 3, 3, 3)}
+        return (comfy.controlnet.ControlLora(weights),)
 
 
 class _Bent(comfy.controlnet.ControlNet):
@@ -152,5 +221,5 @@ class TestTransformerVAE:
         return (_Vae(kind == "Qwen"),)
 
 
-NODES = (TestTransformer, TestTransformerControl, TestTransformerVAE)
+NODES = (TestTransformer, TestTransformerControl, TestTransformerVAE, TestSaveControl, TestControlLora)
 NODE_CLASS_MAPPINGS = {each.__name__: each for each in NODES}

@@ -30,6 +30,8 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[comfyui_host.H
     base = tmp_path_factory.mktemp("comfyui")
     control_files.write_all(base / "models" / "controlnet")
     control_files.write_controlnext(base / "models" / "controlnet")
+    control_files.write_control_lora(base / "models" / "controlnet")
+    control_files.write_unions(base / "models" / "controlnet")
     comfyui_world.put_into(base)
     with comfyui_host.started(path, base) as host:
         yield host

@@ -9,6 +9,7 @@ import torch
 from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
 from controlstack.models.families.controlnext import ControlNeXt
 from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig, StyleAdapter
+from controlstack.models.families.union import UnionNet
 from controlstack.models.layers import STANDARD
 from safetensors.torch import save_file
 from torch import nn
@@ -79,6 +80,27 @@ def write_controlnext(folder: Path) -> None:
     save_file(difference, folder / "next_unet.safetensors")
 
 
+def write_control_lora(folder: Path, heads: int = HEADS) -> None:
+    """A Control-LoRA for the SD base models, `clora`."""
+    own, generator = ("input_hint_block.", "zero_convs.", "middle_block_out."), torch.Generator().manual_seed(10)
+    file = {"lora_controlnet": torch.zeros(0)}
+    for name, each in _controlnet("SD", 11).state_dict().items():
+        stem = name.removesuffix(".weight")
+        if each.ndim == 1 or name.startswith(own):
+            file[name] = each.contiguous()
+        else:
+            ones = (1,) * (each.ndim - 2)
+            file[f"{stem}.up"] = torch.randn(len(each), 4, *ones, generator=generator) * 0.05
+            file[f"{stem}.down"] = torch.randn(4, *each.shape[1:], generator=generator) * 0.2
+    save_file(file, folder / "clora.safetensors", {"controlstack.heads": str(heads)})
+
+
+def write_unions(folder: Path, heads: int = HEADS) -> None:
+    """Unions of eight kinds of hints, for the SDXL and the SD base models; heads: of the latter."""
+    _save(folder / "union.safetensors", _controlnet("SDXL", 10, union=True), {"head_channels": "16"})
+    _save(folder / "union_sd.safetensors", _controlnet("SD", 11, heads, union=True), {"heads": str(heads)})
+
+
 def write_full(folder: Path) -> None:
     """Three ControlNets and an adapter of SD 1.5's true size, 1.4 GB and 0.3 GB, for benchmarks."""
     for seed in (1, 2, 3):
@@ -113,6 +135,7 @@ def _controlnet(
     heads: int = HEADS,
     width: int = SD_BLOCKS[0].channels,
     blocks: tuple[Block, ...] = SDXL_BLOCKS,
+    union: bool = False,
 ) -> ControlNet:
     """blocks: of SDXL; width: of the others."""
     xl, sd1 = kind == "SDXL", kind == "SD"
@@ -126,7 +149,7 @@ def _controlnet(
         heads=heads if sd1 else None,
         head_channels=None if sd1 else 16,
     )
-    network = ControlNet(config)
+    network = UnionNet(config, kinds=8, sinusoids=256, layers=1, kit=STANDARD) if union else ControlNet(config)
     _fill(network, seed)
     for layer in (*(conv[0] for conv in network.zero_convs), network.middle_block_out[0]):
         layer.weight.data *= RESIDUAL_GAIN

@@ -216,6 +216,65 @@ def test_masks_of_0_and_1_are_identities_and_halves_act_where_they_are(comfyui: 
     assert change[:6].mean() > 1.5 * change[10:].mean()
 
 
+def test_pictures_have_weights_of_their_own(comfyui: Host) -> None:
+    """Of three, the first has all of the unit, the last none."""
+
+    def drawn(**shape: Any) -> Tensor:
+        scene = Scene(batch=3)
+        weights = scene.graph.add("ControlStackFrameWeights", **shape)
+        scene.apply(scene.unit(scene.ours("canny"), scene.picture(), mask=weights))
+        return scene.draw(comfyui)
+
+    fade = {"shape": "fade", "shape.first": 1.0, "shape.last": 0.0, "shape.count": 3, "shape.easing": "linear"}
+    found, base, full = drawn(**fade), plain(comfyui, batch=3), controlled(comfyui, batch=3)
+    assert difference(found[:1], full[:1]) <= TOLERANCE
+    assert difference(found[2:], base[2:]) <= TOLERANCE
+    assert difference(found[1:2], controlled(comfyui, batch=3, weight=0.5)[1:2]) <= TOLERANCE
+    assert (drawn(shape="numbers", **{"shape.weights": "1, 0.5, 0"}) == found).all()
+
+
+@pytest.mark.parametrize(("basis", "at"), [("steps", 0.5), ("noise", 0.3), ("webui", 0.25)])
+def test_keyframes_bring_masks_and_block_weights(comfyui: Host, basis: str, at: float) -> None:
+    """One unit with two keyframes is two units with two ranges; no step is left out and none is done twice."""
+
+    def parts(scene: Scene) -> tuple[dict[str, Link], dict[str, Link]]:
+        mask = scene.graph.add("TestMask", share=0.5, size=SIZE)
+        weights = scene.graph.add("ControlStackBlockWeights", **{"preset": "soft", "preset.base": 0.7})
+        return {"mask": mask}, {"block_weights": weights}
+
+    scene = Scene()
+    first, second = parts(scene)
+    last = scene.graph.add("ControlStackKeyframe", at=at, weight=0.5, easing="hold", **second)
+    schedule = scene.graph.add("ControlStackKeyframe", at=0.0, weight=1.0, easing="hold", schedule=last, **first)
+    scene.apply(scene.unit(scene.ours("canny"), scene.picture(), basis=basis, schedule=schedule))
+    report = scene.graph.add("ControlStackReport", positive=scene.positive, latent=scene.sample())
+    found = comfyui.latent(scene.graph, report)
+    text = comfyui.run(scene.graph)["outputs"][report[0]]["text"][0]
+    fired = [int(count) for count in re.findall(r"fires on (\d+) of", text)]
+    assert len(fired) == 2 and sum(fired) == STEPS and all(fired)
+    wanted = Scene()
+    first, second = parts(wanted)
+    until = at if basis == "steps" else at - 1e-9
+    unit = wanted.unit(wanted.ours("canny"), wanted.picture(), basis=basis, end=until, **first)
+    wanted.apply(wanted.unit(wanted.ours("canny"), wanted.picture(), unit, basis=basis, start=at, weight=0.5, **second))
+    assert difference(found, wanted.draw(comfyui)) <= TOLERANCE
+    assert difference(found, controlled(comfyui)) > 0.001
+
+
+def test_the_negative_prompt_may_be_weighed_less(comfyui: Host) -> None:
+    """At 1 it is the usual unit, at 0 the control of the positive prompt alone, in between neither."""
+    positive_only = Scene()
+    unit = positive_only.unit(positive_only.ours("canny"), positive_only.picture())
+    negative = positive_only.negative
+    positive_only.apply(unit)
+    positive_only.negative = negative
+    none, half = controlled(comfyui, uncond_weight=0.0), controlled(comfyui, uncond_weight=0.5)
+    assert difference(none, positive_only.draw(comfyui)) <= TOLERANCE
+    assert difference(half, none) > 0.001
+    assert difference(half, controlled(comfyui, uncond_weight=1.0)) > 0.001
+    assert (controlled(comfyui, uncond_weight=1.0) == controlled(comfyui)).all()
+
+
 OWN_PLACES = {"dpm_fast", "dpm_adaptive"}  # samplers that evaluate where they like, on no step of the schedule
 
 
@@ -371,12 +430,74 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("settings", [{"start": 0.8, "end": 0.2}, {"preprocessor": "cany"}])
-def test_a_fault_is_said_once(comfyui: Host, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("settings", [{"start": 0.8, "end": 0.2}, {"preprocessor": "cany"}, {"weight": 11.0}])
+def test_a_fault_is_said_once_and_marks_no_input_of_another_meaning(comfyui: Host, settings: dict[str, Any]) -> None:
     with pytest.raises(RunError) as error:
         controlled(comfyui, **settings)
     (node,) = json.loads(str(error.value))["node_errors"].values()
-    assert len(node["errors"]) == 1
+    (said,) = node["errors"]
+    info = comfyui.get("object_info/ControlStackControlUnit")["ControlStackControlUnit"]["input"]
+    assert said["extra_info"]["input_name"] not in {**info["required"], **info["optional"]}
+    assert said["extra_info"]["exception_type"] in {"controlstack.UnitError", "controlstack.ScheduleError"}
+
+
+def test_errors_of_a_run_have_their_public_names(comfyui: Host) -> None:
+    with pytest.raises(RunError, match=r"\[controlstack\.IncompatibleModelError\]"):
+        controlled(comfyui, file="xl")
+
+
+def test_units_of_older_graphs_are_chained(comfyui: Host) -> None:
+    """Their input for the units before had another name."""
+
+    def chained(name: str) -> Tensor:
+        scene = Scene()
+        first = scene.unit(scene.ours("canny"), scene.picture())
+        scene.apply(scene.unit(scene.ours("depth"), scene.picture(3), **{name: first}))
+        return scene.draw(comfyui)
+
+    assert (chained("units") == chained("units_before")).all()
+    assert difference(chained("units"), controlled(comfyui)) > 0.001
+
+
+def test_parameters_that_are_left_out_are_at_their_defaults(comfyui: Host) -> None:
+    given = {"preprocessor.low": 100, "preprocessor.high": 200}
+    assert (controlled(comfyui, preprocessor="canny") == controlled(comfyui, preprocessor="canny", **given)).all()
+
+
+@pytest.mark.parametrize("load", ["ours", "theirs"])
+def test_a_unit_is_named_after_its_file_whoever_loaded_it(comfyui: Host, load: str) -> None:
+    scene = Scene()
+    file = scene.ours("canny")
+    if load == "theirs":  # with a node between the loader and the unit
+        file = scene.graph.add("TestUnion", control_net=scene.theirs("canny"), typed=False)
+    scene.apply(scene.unit(file, scene.picture()))
+    report = scene.graph.add("ControlStackReport", positive=scene.positive, latent=scene.sample())
+    assert comfyui.run(scene.graph)["outputs"][report[0]]["text"][0].startswith("1. canny: fires on")
+
+
+def test_one_node_is_the_three(comfyui: Host) -> None:
+    def one(**settings: Any) -> Tensor:
+        scene = Scene()
+        given = {"positive": scene.positive, "negative": scene.negative, "image": scene.picture()}
+        usual = {"control_net": "canny.safetensors", "weight": 0.8, "start": 0.0, "end": 0.9, "preprocessor": "canny"}
+        made = scene.graph.add("ControlStackControlInOne", **given, **{**usual, **settings})
+        scene.positive, scene.negative = made, output(made, 1)
+        return scene.draw(comfyui)
+
+    dark = {"preprocessor": "threshold", "preprocessor.threshold": 60}
+    assert (one(**dark) == controlled(comfyui, weight=0.8, end=0.9, **dark)).all()
+    assert difference(one(**dark), one(**{**dark, "preprocessor.threshold": 200})) > 0.001
+    assert (one(weight=0.0) == plain(comfyui)).all()
+    for wrong, words in (({"start": 0.95}, "starts at 0.95, after its end 0.9"), ({"weight": 30}, "weight is 30")):
+        with pytest.raises(RunError, match=words):
+            one(**wrong)
+
+
+def test_tooltips_are_short(comfyui: Host) -> None:
+    for name, node in comfyui.get("object_info").items():
+        if name.startswith("ControlStack"):
+            given = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
+            assert max(len(options["tooltip"]) for _, options in given.values()) < 400, name
 
 
 @pytest.mark.parametrize("count", [2, 5])
@@ -385,7 +506,7 @@ def test_hints_repeat_or_are_left_out_as_the_hosts_do(comfyui: Host, count: int)
     reference.apply_theirs(reference.theirs("canny"), reference.picture(0, count), 1.0)
     scene.apply(scene.unit(scene.theirs("canny"), scene.picture(0, count)))
     assert (scene.draw(comfyui) == reference.draw(comfyui)).all()
-    assert f"unit 1 (ControlNet) has {count} hints for 3 pictures" in comfyui.log.read_text()
+    assert f"unit 1 (canny) has {count} hints for 3 pictures" in comfyui.log.read_text()
 
 
 def test_masks_repeat_or_are_left_out_as_hints_do(comfyui: Host) -> None:
@@ -487,6 +608,71 @@ def test_a_union_model_may_be_told_its_type_or_not(comfyui: Host) -> None:
         return scene.draw(comfyui)
 
     assert (union(typed=True) == union(typed=False)).all()
+
+
+def typed(scene: Scene, control: Link, kind: str) -> Link:
+    """A control that the host's own node was told the kind of."""
+    return scene.graph.add("SetUnionControlNetType", control_net=control, type=kind)
+
+
+def their_union(scene: Scene) -> Link:
+    return scene.graph.add("TestTheirUnion", file="union.safetensors")
+
+
+UNIONS = {  # how a unit says what the host's own node would: (by the node, in the unit)
+    "the host's node": ("depth", {}),
+    "its options": ("auto", {"options": "union_control_type=depth"}),
+    "automatic": ("auto", {}),
+    "the lines of several preprocessors": ("canny/lineart/anime_lineart/mlsd", {}),
+}
+
+
+@pytest.mark.parametrize("loader", ["theirs", "ours"])
+@pytest.mark.parametrize("how", UNIONS)
+def test_a_union_equals_the_hosts(comfyui: Host, loader: str, how: str) -> None:
+    by_node, in_unit = UNIONS[how]
+    reference, scene = Scene(kind="SDXL"), Scene(kind="SDXL")
+    kind = "depth" if in_unit else by_node
+    reference.apply_theirs(typed(reference, their_union(reference), kind), reference.picture(), 0.8)
+    control = their_union(scene) if loader == "theirs" else scene.ours("union")
+    scene.apply(scene.unit(typed(scene, control, by_node), scene.picture(), weight=0.8, **in_unit))
+    wanted, found = reference.draw(comfyui), scene.draw(comfyui)
+    assert difference(wanted, plain(comfyui, kind="SDXL")) > 0.01
+    assert difference(found, wanted) <= (0.0 if loader == "theirs" else TOLERANCE)
+
+
+def test_a_kind_makes_a_difference_and_follows_from_the_preprocessor(comfyui: Host) -> None:
+    def drawn(**settings: str) -> Tensor:
+        scene = Scene(kind="SDXL")
+        numbers = {"preprocessor.low": 100, "preprocessor.high": 200}
+        scene.apply(scene.unit(scene.ours("union"), scene.picture(), preprocessor="canny", **numbers, **settings))
+        return scene.draw(comfyui)
+
+    canny = drawn()
+    assert (canny == drawn(options="union_control_type=hard edge")).all()
+    assert difference(canny, drawn(options="union_control_type=auto")) > 1e-3
+
+
+def test_the_hosts_apply_node_tells_our_union_its_kind(comfyui: Host) -> None:
+    reference, scene = Scene(kind="SDXL"), Scene(kind="SDXL")
+    reference.apply_theirs(typed(reference, their_union(reference), "normal"), reference.picture(), 0.8)
+    scene.apply_theirs(typed(scene, scene.ours("union"), "normal"), scene.picture(), 0.8)
+    assert difference(scene.draw(comfyui), reference.draw(comfyui)) <= TOLERANCE
+
+
+def test_modes_act_on_the_hosts_union_and_two_kinds_in_one_pass_need_our_loader(comfyui: Host) -> None:
+    def drawn(ours: bool, **settings: str) -> Tensor:
+        scene = Scene(kind="SDXL")
+        control = scene.ours("union") if ours else their_union(scene)
+        scene.apply(scene.unit(control, scene.picture(), **settings))
+        return scene.draw(comfyui)
+
+    one = {"mode": "control", "options": "union_control_type=depth"}
+    assert difference(drawn(True, **one), drawn(False, **one)) <= TOLERANCE
+    two = {"options": "union_control_type=depth+canny:0.5"}
+    assert difference(drawn(True, **two), plain(comfyui, kind="SDXL")) > 0.01
+    with pytest.raises(RunError, match="unions read one kind of hint at a time"):
+        drawn(False, **two)
 
 
 def test_prompts_pass_where_the_only_unit_was_taken_out(comfyui: Host) -> None:

@@ -77,6 +77,33 @@ def test_controlnext_and_its_companion(comfyui: Host) -> None:
     assert (plain(comfyui, batch=2) == before).all()
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_control_lora_equals_the_hosts_own_node(comfyui: Host, lora: bool) -> None:
+    """Also over a base model that a LoRA has changed, and over the plain one again."""
+
+    def scene_of(changed: bool) -> Scene:
+        scene = Scene(batch=2)
+        if changed:
+            scene.model = scene.graph.add("TestChanged", model=scene.model, strength=0.7)
+        return scene
+
+    def ours(changed: bool) -> Tensor:
+        scene = scene_of(changed)
+        scene.apply(scene.unit(scene.ours("clora"), scene.picture(), weight=0.8))
+        return scene.draw(comfyui)
+
+    def theirs(changed: bool) -> Tensor:
+        scene = scene_of(changed)
+        scene.apply_theirs(scene.theirs("clora"), scene.picture(), 0.8)
+        return scene.draw(comfyui)
+
+    wanted = theirs(lora)
+    assert difference(wanted, scene_of(lora).draw(comfyui)) > 0.005
+    assert difference(ours(lora), wanted) <= TOLERANCE
+    assert difference(ours(not lora), theirs(not lora)) <= TOLERANCE
+    assert difference(ours(lora), theirs(not lora)) > 0.001
+
+
 @pytest.mark.parametrize("kind", SHIFTS)
 def test_weight_range_cond_rows_and_block_weights_are_kept(comfyui: Host, kind: str) -> None:
     settings = {"batch": 2}

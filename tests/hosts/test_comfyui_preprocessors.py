@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from comfyui_host import Graph, Host, Link, RunError, output
+from comfyui_host import ROOT, Graph, Host, Link, RunError, output
 from controlstack.preprocessors import REGISTRY, find
 from controlstack.preprocessors.images import read_image
 from controlstack.preprocessors.lines.manga import MangaLines
@@ -86,6 +87,29 @@ def test_a_network_runs_from_the_hosts_folder(comfyui: Host, manga: MangaLines) 
         urllib.request.urlopen(request, timeout=60).close()
 
 
+def test_nodes_of_an_old_graph_are_replaced(comfyui: Host) -> None:
+    """A graph for comfyui_controlnet_aux runs with our node in the place of its own."""
+    if not comfyui.has("ResizeImageMaskNode") or "CannyEdgePreprocessor" not in comfyui.get("node_replacements"):
+        pytest.skip("this ComfyUI replaces no nodes")
+
+    def drawn(kind: str, **settings: Any) -> np.ndarray:
+        graph = Graph()
+        image = graph.add("TestPicture", seed=0, count=1, width=SIZE, height=SIZE)
+        return pictures(comfyui, graph, graph.add(kind, image=image, resolution=64, **settings))
+
+    old = drawn("CannyEdgePreprocessor", low_threshold=20, high_threshold=40)
+    new = drawn("ControlStackPreprocess", preprocessor="canny", **{"preprocessor.low": 20, "preprocessor.high": 40})
+    assert np.array_equal(old, new) and old.any()
+    known = {each.id: {own.name for own in each.parameters} for each in REGISTRY}
+    told = [each for given in comfyui.get("node_replacements").values() for each in given]
+    ours = [each["input_mapping"] for each in told if each["new_node_id"] == "ControlStackPreprocess"]
+    assert len(ours) > 20
+    for mapping in ours:
+        chosen = next(each["set_value"] for each in mapping if each["new_id"] == "preprocessor")
+        own = {each["new_id"].partition(".")[2] for each in mapping if "." in each["new_id"]}
+        assert own <= known[chosen]
+
+
 def test_missing_weights_are_a_sentence(comfyui: Host) -> None:
     """Offline: the file, and the host's own folder."""
     graph = Graph()
@@ -149,7 +173,9 @@ def test_levels_are_rounded_and_not_cut_off(comfyui: Host) -> None:
 
 @pytest.mark.parametrize("node", ["ControlStackPreprocess", "ControlStackControlUnit"])
 def test_licences_and_what_cannot_run_are_shown_with_the_choice(comfyui: Host, node: str) -> None:
-    told = comfyui.get(f"object_info/{node}")[node]["input"]["required"]["preprocessor"][1]["tooltip"].splitlines()
+    told = comfyui.get(f"object_info/{node}")[node]["input"]["required"]["preprocessor"][1]["tooltip"]
+    assert "lack a package here and say which" in told and "licences: docs/preprocessors.md" in told
+    told = (ROOT / "web" / "docs" / "ControlStackPreprocess.md").read_text("utf-8").splitlines()
     assert "Weights, CMU OpenPose: academic or non-commercial use only: openpose, openpose_hand," in "\n".join(told)
     for name, entry in ((each.id, each) for each in REGISTRY if each.networks):
         licensed = [

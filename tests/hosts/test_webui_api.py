@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import webui_host
+from PIL import Image
 from webui_host import Drawing, Host, Picture, RequestError, decode, encode
 
 SIZE = 64
@@ -67,6 +71,115 @@ def test_control_types(webui: Host) -> None:
     types = webui.get("controlnet/control_types")["control_types"]
     assert types["Canny"]["default_option"] == "canny"
     assert types["Canny"]["model_list"][0] == "None" and types["Canny"]["default_model"].startswith("canny [")
+
+
+def test_the_lists_have_one_set_of_names(webui: Host) -> None:
+    types = webui.get("controlnet/control_types")["control_types"]
+    listed = set(webui.get("controlnet/module_list?alias_names=true")["module_list"])
+    assert {name for each in types.values() for name in (*each["module_list"], each["default_option"])} <= listed
+    assert (types["Inpaint"]["default_option"], types["Blur"]["default_option"]) == ("inpaint_only", "blur_gaussian")
+    assert [name.split(" [")[0] for name in types["T2I-Adapter"]["model_list"][1:]] == ["style", "t2i", "t2i_xl"]
+
+
+def test_a_model_is_found_by_its_file_and_right_after_it_was_copied(webui: Host) -> None:
+    made = webui.draw({**UNIT, "image": encode(squares())})
+    assert same(webui.draw({**UNIT, "model": "canny.safetensors", "image": encode(squares())}), made)
+    folder = webui.models / "ControlNet"
+    late = folder / "copied_late.safetensors"
+    late.write_bytes((folder / "canny.safetensors").read_bytes())
+    try:
+        assert same(webui.draw({**UNIT, "model": "copied_late", "image": encode(squares())}), made)
+    finally:
+        late.unlink()
+        webui.get("controlnet/model_list")
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"),
+    [
+        ({"curve": 5}, "unit 1: curve is 5, expected keyframes"),
+        ({"block_weights": [1e308] * 13}, "unit 1: block weights hold"),
+        ({"curve": "0: 1e308"}, "unit 1: "),
+        ({"model": "\x1b[2J\nfake"}, r"unit 1: there is no control model '\\\\x1b\[2J\\\\nfake'"),
+        ({"model": "x" * 10**6}, "unit 1: there is no control model 'xxx"),
+        ({"module": "a\nb"}, "unit 1: "),
+        ({"weight": "x" * 10**5}, "unit 1: weight is 'xxx"),
+        ({"image": "nothing"}, "unit 1: .*(no base64|no picture)"),
+        ({"image": ""}, "unit 1: it is on, but has no picture"),
+    ],
+    ids=["curve", "block weights", "weight of a curve", "escape", "long", "lines", "long number", "picture", "none"],
+)
+def test_what_is_wrong_is_said_in_one_line_with_its_unit(webui: Host, unit: dict[str, Any], words: str) -> None:
+    good = {**UNIT, "module": "canny", "image": encode(squares())}
+    with pytest.raises(RequestError, match=words) as caught:
+        webui.draw(good, {**good, **unit})
+    assert caught.value.status == 422 and len(str(caught.value)) < 1200
+
+
+def test_more_units_than_are_served(webui: Host) -> None:
+    unit = {**UNIT, "image": encode(squares())}
+    with pytest.raises(RequestError, match="takes 16 units, and this one has more"):
+        webui.draw(*[unit] * 20)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [{"guidance_start": 0.4, "guidance_end": 0.4, "range_basis": "steps"}, {"weight": 0},
+     {"effective_region_mask": encode(np.zeros((SIZE, SIZE, 3), np.uint8))}],
+    ids=["range", "weight", "region"],
+)  # fmt: skip
+def test_an_answer_says_that_a_unit_never_acted(webui: Host, plain: Drawing, unit: dict[str, Any]) -> None:
+    made = webui.draw({**UNIT, "image": encode(squares()), **unit})
+    note = made.info["extra_generation_params"]["Control notes"]
+    assert note.startswith("unit 0 (none, canny) acted on 0 of 3 steps")
+    assert "acted on 0 of 3 steps" in made.info["infotexts"][0]
+    assert (made.pictures[0] == plain.pictures[0]).all()
+
+
+def test_an_answer_says_that_a_unit_does_not_say_that_it_is_on(webui: Host) -> None:
+    made = webui.draw({"model": "canny", "image": encode(squares())})
+    assert "unit 0 is off, since it does not say" in made.info["extra_generation_params"]["Control notes"]
+    assert "Control notes" not in webui.draw({**UNIT, "image": encode(squares())}).info["extra_generation_params"]
+
+
+def test_avif_is_read_where_the_program_can(webui: Host) -> None:
+    buffer = io.BytesIO()
+    try:
+        Image.fromarray(squares()).save(buffer, "AVIF", quality=100)
+    except (KeyError, OSError):
+        pytest.skip("the Pillow of these tests writes no AVIF")
+    sent = base64.b64encode(buffer.getvalue()).decode()
+    answer = webui.post("controlnet/detect", {"controlnet_module": "invert", "controlnet_input_images": [sent]})
+    assert answer["info"] == "Success"
+
+
+def test_films_by_the_script_that_clients_look_for(webui: Host) -> None:
+    """Each frame is drawn as a request of its own with that picture, one seed for all."""
+    assert "controlnet m2m" in webui.get("sdapi/v1/scripts")["txt2img"]
+    frames = [squares(), squares()[::-1].copy()]
+    sent = base64.b64encode(write_film(frames)).decode()
+    unit = {**UNIT, "module": "none"}
+    film = webui.draw(unit, script_name="controlnet m2m", script_args=[sent, None, False])
+    assert len(film.pictures) == 2
+    for picture, frame in zip(film.pictures, frames, strict=True):
+        alone = webui.draw({**unit, "image": encode(frame)}).pictures[0]
+        assert np.abs(picture.astype(int) - alone).mean() < 2, "the film's compression is lossy"
+    assert np.abs(film.pictures[0].astype(int) - film.pictures[1]).mean() > 2
+    with pytest.raises(RequestError, match=r"unit 0: .*(base64|format)"):
+        webui.draw(unit, script_name="controlnet m2m", script_args=["/etc/passwd", None, False])
+
+
+def write_film(frames: list[Picture]) -> bytes:
+    import cv2
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.avi"
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 8, (SIZE, SIZE))
+        writer.set(cv2.VIDEOWRITER_PROP_QUALITY, 100)
+        for frame in frames:
+            writer.write(np.ascontiguousarray(frame[..., ::-1]))
+        writer.release()
+        return path.read_bytes()
 
 
 @pytest.mark.parametrize("field", ["controlnet_input_images", "controlnet_images"])

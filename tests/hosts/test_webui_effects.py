@@ -40,6 +40,8 @@ def models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     webui_host.make_world(webui_path, models)
     control_files.write_all(models / "ControlNet", heads=webui_world.HEADS)
     control_files.write_controlnext(models / "ControlNet")
+    control_files.write_control_lora(models / "ControlNet", heads=webui_world.HEADS)
+    control_files.write_unions(models / "ControlNet", heads=webui_world.HEADS)
     for kind in (*FAMILIES, *POINTS, "latents"):
         save_file({f"effects.{kind}": torch.zeros(1)}, models / "ControlNet" / f"{kind}.safetensors")
     return models
@@ -114,6 +116,34 @@ def test_each_equals_the_core_outside_the_host(host: Host, oracle: Oracle, plain
 def test_controlnext(host: Host, oracle: Oracle, plain: Drawing, settings: dict[str, Any]) -> None:
     wanted = unit(file="next", weight=0.4, **settings)
     check(draw(host, wanted, batch_size=2), oracle, wanted)
+    assert same(draw(host), plain)
+
+
+def test_control_lora(host: Host, oracle: Oracle, models: Path, plain: Drawing, name: str) -> None:
+    """Over the checkpoint, and over the one of a second pass."""
+    wanted = unit(file="clora", weight=0.8)
+    check(draw(host, wanted, batch_size=2), oracle, wanted)
+    other = Oracle(models, webui_world.OTHER, RangeBasis.WEBUI if name == A1111 else RangeBasis.NOISE)
+    drawing = draw(host, wanted, **HIRES, hr_checkpoint_name=webui_world.OTHER)
+    for number, seen in enumerate(drawing.evaluations):
+        answer = (other if seen.hires else oracle).answer(seen, (wanted,), Place(number % STEPS, 0, STEPS))
+        assert (seen.out - answer).abs().max() <= TOLERANCE * answer.abs().max(), number
+    assert same(draw(host), plain)
+
+
+UNIONS: dict[str, tuple[dict[str, Any], str]] = {  # what is said of a kind, and what the model is told
+    "by a client": ({"union_control_type": "Depth"}, "depth"),
+    "not at all": ({}, "auto"),
+    "two in one pass": ({"options": {"union_control_type": "depth+tile:0.5"}}, "depth+tile:0.5"),
+}
+
+
+@pytest.mark.parametrize("how", UNIONS)
+def test_union(host: Host, oracle: Oracle, plain: Drawing, how: str) -> None:
+    said, told = UNIONS[how]
+    wanted = unit(file="union_sd", weight=0.8, **said)
+    expected = replace(wanted, settings={**wanted.settings, "options": {"union_control_type": told}})
+    check(draw(host, wanted, batch_size=2), oracle, expected)
     assert same(draw(host), plain)
 
 
@@ -285,6 +315,27 @@ def test_units_stay_apart_from_prompts_networks(models: Path, tmp_path: Path) ->
         assert not same(alone, plain) and not same(alone, both)
         assert same(draw(host, unit(file="delta"), **prompted), both)
         assert same(draw(host), plain)
+
+
+def test_a_control_lora_follows_prompts_networks(models: Path, tmp_path: Path) -> None:
+    """With a LoRA it is another control, and the old one again without it."""
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    width = webui_world.WIDTH
+    tensors = {f"{layer}.lora_up.weight": torch.randn(width, 4), f"{layer}.lora_down.weight": torch.randn(4, width)}
+    (models / "Lora").mkdir(exist_ok=True)
+    save_file(tensors, models / "Lora" / "query.safetensors")
+    oracle, wanted = Oracle(models), unit(file="clora")
+    with started(A1111, tmp_path / "data", models) as host:
+        before = draw(host, wanted)
+        check(before, oracle, wanted)
+        prompted = draw(host, wanted, prompt="a cat <lora:query:1>")
+        oracle.add({"input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight": product(tensors, layer)})
+        check(prompted, oracle, wanted)
+        assert same(draw(host, wanted), before)
+
+
+def product(tensors: dict[str, torch.Tensor], layer: str) -> torch.Tensor:
+    return tensors[f"{layer}.lora_up.weight"] @ tensors[f"{layer}.lora_down.weight"]
 
 
 def test_eight_bits_do_not_round_a_change(models: Path, tmp_path: Path) -> None:

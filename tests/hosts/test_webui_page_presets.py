@@ -59,7 +59,7 @@ def test_presets_are_saved_loaded_and_deleted(page: Page, photograph: Path, fold
     assert not list(folder.iterdir())
     page.unit_tab(0)
     page.of("preset_load").click()
-    expect(page.warning()).to_contain_text("there is no preset 'mine (1)'")
+    expect(page.of("preset_said")).to_contain_text("there is no preset 'mine (1)'")
 
 
 @both
@@ -98,14 +98,14 @@ def test_a_preset_of_a_model_that_is_gone_says_so(page: Page, photograph: Path, 
     expect(said).to_have_count(0)
     (folder / "old.json").write_text("{")
     page.of("preset_load").click()
-    expect(page.warning()).to_contain_text("cannot be read")
+    expect(page.of("preset_said")).to_contain_text("cannot be read")
 
 
 @both
 @pytest.mark.parametrize("name", ["../../evil", "con", ".hidden", ""])
 def test_a_name_that_is_no_file_name_is_refused(page: Page, folder: Path, name: str) -> None:
     save(page, name)
-    expect(page.warning()).to_contain_text("a preset is called")
+    expect(page.of("preset_said")).to_contain_text("a preset is called")
     assert not list(folder.glob("*")) and not (page.host.base / "evil.json").exists()
 
 

@@ -7,6 +7,7 @@ are known by their prompts, and residuals go in through diffusers' own arguments
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 import webui_world
 from controlstack.core.attach import Patches, attach, change_weights, record
+from controlstack.core.base import BaseWeights
 from controlstack.core.control import ControlModel
 from controlstack.core.points import Point
 from controlstack.core.resize import ResizeMode
@@ -83,7 +85,7 @@ class Oracle:
 
     def __init__(self, models: Path, checkpoint: str = webui_world.NAME, basis: RangeBasis = RangeBasis.WEBUI) -> None:
         """basis: what a range means where a unit does not say so."""
-        self._basis = basis
+        self._basis, self._added = basis, 0
         self._folder = models / "ControlNet"
         self._models: dict[str, ControlModel] = {}
         path = models / "Stable-diffusion" / f"{checkpoint}.safetensors"
@@ -95,7 +97,7 @@ class Oracle:
     @torch.no_grad()
     def answer(self, seen: Evaluation, units: Sequence[Wanted], place: Place) -> torch.Tensor:
         """The U-Net's output for the recorded input."""
-        stack = ControlStack([self._unit(unit, seen.hires) for unit in units if _acts(unit, seen.hires)])
+        stack = ControlStack([self._unit(unit, seen.hires) for unit in units if _acts(unit, seen.hires)], self)
         step = Step(
             x=seen.x,
             timestep=seen.time,
@@ -112,6 +114,26 @@ class Oracle:
             more = arguments(self._unet, by_arguments, {})
             attach(patches, by_hooks, locate_in(self._unet))
             return self._unet(seen.x, seen.time, seen.context, class_labels=seen.y, **more).sample
+
+    def ready(self, model: ControlModel) -> Any:
+        return nullcontext()
+
+    def check_interrupt(self) -> None: ...
+
+    def encode(self, picture: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def follow(self, model: ControlModel) -> bool:
+        """A Control-LoRA reads the weights of the diffusers U-Net."""
+        return model.follow(BaseWeights(to_ldm(self._unet.state_dict()).get, self._added))
+
+    @torch.no_grad()
+    def add(self, differences: Mapping[str, torch.Tensor]) -> None:
+        """Change weights, by bare ldm names, as a LoRA does."""
+        weights = to_ldm(dict(self._unet.named_parameters()))
+        for name, difference in differences.items():
+            weights[name].add_(difference)
+        self._added += 1
 
     def _look(
         self, seen: Evaluation, x: torch.Tensor, rows: list[int], points: Collection[Point]

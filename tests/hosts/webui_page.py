@@ -238,10 +238,6 @@ class Page:
         expect(said).to_be_visible(timeout=WAIT)
         return said.inner_text()
 
-    def warning(self) -> Any:
-        """What appears in the corner."""
-        return self.page.locator(".toast-wrap, .toast-body").first
-
     def newest(self, count: int = 1) -> list[Picture]:
         """The last saved pictures, the newest last."""
         found = (self.host.base / "outputs" / f"{self.tab}-images").rglob("*.png")

@@ -245,7 +245,7 @@ def test_both_normalisations(tmp_path: Path, unet: Any, theirs: Theirs, kind: st
     with by_hand(unet, kind, theirs, hint, 0.4, paper), torch.no_grad():
         expected = unet(step.x, step.timestep, step.context, **more).sample
     assert (ours - expected).abs().max() <= TOLERANCE * expected.abs().max()
-    with pytest.raises(UnitError, match="expected 'code' or 'paper'"):
+    with pytest.raises(UnitError, match="expected one of code, paper"):
         model.bind({"normalisation": "both"})
     with pytest.raises(UnitError, match="has no option 'colour'"):
         model.bind({"colour": 1})

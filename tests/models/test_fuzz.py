@@ -84,6 +84,18 @@ def _next() -> State:
     return _state(ControlNeXt(shapes, STANDARD))
 
 
+def _control_lora(control: State) -> State:
+    state: State = {"lora_controlnet": torch.zeros(1)}
+    for name, each in control.items():
+        stem = name.removesuffix(".weight")
+        if each.ndim == 1 or name.startswith(("input_hint_block.", "zero_convs.", "middle_block_out.")):
+            state[name] = each
+        else:
+            ones = (1,) * (each.ndim - 2)
+            state |= {f"{stem}.up": torch.randn(len(each), 2, *ones), f"{stem}.down": torch.randn(2, *each.shape[1:])}
+    return state
+
+
 @pytest.fixture(scope="module")
 def networks() -> list[State]:
     control = _controlnet()
@@ -100,6 +112,7 @@ def networks() -> list[State]:
         _lite(),
         _next(),
         _union(),
+        _control_lora(control),
     ]
 
 

@@ -41,11 +41,15 @@ def comfyui(folder: Path) -> Iterator[None]:
     """ComfyUI's modules, as far as our nodes import them to make a unit; afterwards they and our nodes are gone."""
     made = {name: ModuleType(name) for name in MODULES}
     io = Inert()
-    vars(io).update(ComfyNode=type("ComfyNode", (), {}), NodeOutput=NodeOutput)
+    hidden = SimpleNamespace(unique_id=None, dynprompt=None)
+    vars(io).update(ComfyNode=type("ComfyNode", (), {"hidden": hidden}), NodeOutput=NodeOutput)
     vars(made["comfy_api.latest"]).update(io=io, ui=Inert())
-    vars(made["comfy_execution.graph_utils"]).update(ExecutionBlocker=SimpleNamespace)
+    vars(made["comfy_execution.graph_utils"]).update(ExecutionBlocker=SimpleNamespace, is_link=Inert())
     vars(made["folder_paths"]).update(
-        models_dir=str(folder), add_model_folder_path=lambda *_: None, get_folder_paths=lambda _: [str(folder)]
+        models_dir=str(folder),
+        add_model_folder_path=lambda *_: None,
+        get_folder_paths=lambda _: [str(folder)],
+        folder_names_and_paths={},
     )
     vars(made["comfy.model_management"]).update(throw_exception_if_processing_interrupted=lambda: None)
     vars(made["comfy.utils"]).update(ProgressBar=Inert())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import importlib
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,6 +21,8 @@ import torch
 from controlstack.core.control import ControlModel
 from controlstack.core.errors import ControlError
 from controlstack.core.unit import ControlUnit
+from controlstack.models.families.union import UnionNet
+from controlstack.models.layers import Kit
 from controlstack.models.registry import load_control_model
 from controlstack.pipelines.tiny_world import CONTROLS
 from controlstack.preprocessors.images import write_image
@@ -38,6 +41,7 @@ from controlstack.units import infotext
 from controlstack.units.convention import said_by
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from safetensors.torch import save_file
 from stand_ins import Settings, WebUI, comfyui, webui_request
 
 Image = NDArray[np.uint8]
@@ -62,6 +66,8 @@ class Row:
     effect: bool = False  # a mask of where it acts
     inpaint: bool = False  # a mask of what is to be invented
     size: int = SIDE  # of the result
+    model: str = "canny"  # or "union"
+    host: list[int] | None = None  # what ComfyUI's own node says of a union
 
 
 def canny(**numbers: int) -> dict[str, Any]:
@@ -278,6 +284,48 @@ ROWS: dict[str, Row] = {
         cli="delta_strength=0.5", node={"delta_strength": 0.5}, client={"delta_strength": 0.5},
         text="Delta Strength: 0.5",
     ),
+    # a union: the kind of its hint, as the preprocessor shows it or as it is said
+    **{
+        f"union of {words[0]}": Row(
+            cli=f"options=union_control_type={words[0]}",
+            node={"options": f"union_control_type={words[1]}"},
+            client={"union_control_type": words[2]},
+            text=f"Union Control Type: {words[3]}",
+            model="union",
+        )
+        for words in (
+            ("depth", "Depth", "Depth", "Depth"),
+            ("mlsd", "canny/lineart/anime_lineart/mlsd", 3, "Hard Edge"),
+            ("repaint", "inpaint", "Inpaint", "inpaint"),
+        )
+    },
+    "a union's kind by the preprocessor": Row(
+        cli="preprocessor=canny", choice=canny(), client={"module": "canny", **OWN}, text=f"Module: canny, {PAST}",
+        model="union",
+    ),
+    "a union that shall find out": Row(
+        cli="preprocessor=canny,options=union_control_type=auto", choice=canny(), host=[],
+        client={"module": "canny", "options": {"union_control_type": "auto"}, **OWN},
+        text=f"Module: canny, Options: union_control_type=auto, {PAST}",
+        model="union",
+    ),
+    "a union's kind by ComfyUI's own node": Row(
+        cli="preprocessor=canny,options=union_control_type=depth", choice=canny(), host=[1],
+        client={"module": "canny", "union_control_type": "Depth", **OWN},
+        text=f"Module: canny, Union Control Type: Depth, {PAST}",
+        model="union",
+    ),
+    "several kinds in one pass": Row(
+        cli="options=union_control_type=depth+tile:0.5,weight=0.8",
+        node={"options": "union_control_type=Depth:1+tile:0.50", "weight": 0.8},
+        client={"options": {"union_control_type": "depth + blur:0.5"}, "weight": 0.8},
+        text="Options: union_control_type=depth+tile%3A0.5, Weight: 0.8",
+        model="union",
+    ),
+    "less on the negative prompt": Row(
+        cli="uncond_weight=0.25", node={"uncond_weight": 0.25}, client={"uncond_weight": 0.25},
+        text="Uncond Weight: 0.25",
+    ),
     # the whole
     "everything at once": Row(
         cli=f"preprocessor=canny,low=40,high=90,resolution=64,weight=0.8,start=0.1,end=0.9,basis=steps,curve=0 1;1 0.5,"
@@ -318,6 +366,10 @@ REFUSED: dict[str, Row] = {
         text="Guidance Start: 0.8, Guidance End: 0.2",
     ),
     "a curve that is none": Row(cli="curve=up", curve="up", client={"curve": "up"}, text="Curve: up"),
+    "a kind that a union does not know": Row(
+        cli="options=union_control_type=fog", node={"options": "union_control_type=fog"},
+        client={"options": {"union_control_type": "fog"}}, text="Options: union_control_type=fog", model="union",
+    ),
     "an inpainting preprocessor's number": Row(
         cli="preprocessor=canny,low=0", choice=canny(low=0), client={"module": "canny", "parameters": {"low": 0}},
         text="Module: canny, Parameters: low=0",
@@ -333,7 +385,7 @@ class Scene:
     photograph: Image
     effect: Image
     inpaint: Image
-    model: ControlModel
+    models: dict[str, ControlModel]
     services: Services
 
     def file(self, name: str) -> Path:
@@ -359,16 +411,20 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     coarse = rng.integers(0, 256, (9, 9, 3), np.uint8)
     photograph = np.asarray(Pillow.fromarray(coarse).resize((SIDE, SIDE), Pillow.Resampling.BICUBIC), np.uint8)
     ramp = np.tile(np.linspace(0, 255, SIDE).round().astype(np.uint8), (SIDE, 1))
-    model = load_control_model(CONTROLS / "canny.safetensors", dtype=torch.float32)
     folder = tmp_path_factory.mktemp("scene")
+    (folder / "models").mkdir()
+    shutil.copy(CONTROLS / "canny.safetensors", folder / "models")
+    write_union(folder / "models" / "union.safetensors")
+    files = (folder / "models").glob("*.safetensors")
+    models = {each.stem: load_control_model(each, dtype=torch.float32) for each in files}
     services = Services(
         host=WebUI(),  # type: ignore[arg-type]
         program=Settings(),  # type: ignore[arg-type]
-        files=ModelFiles([CONTROLS]),
+        files=ModelFiles([folder / "models"]),
         models=ModelCache(2**30),
         preprocess=Preprocessing(Runtime(store=Store(folder), pool=Pool(PlainManager("cpu")))),
     )
-    return Scene(folder, photograph, ramp.T.copy(), ramp, model, services)
+    return Scene(folder, photograph, ramp.T.copy(), ramp, models, services)
 
 
 @pytest.fixture(scope="module")
@@ -379,8 +435,18 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
         yield SimpleNamespace(unit=unit, shape=shape)
 
 
+def write_union(path: Path) -> None:
+    """A union with the widths of the canny model, and random weights for what it has beside it."""
+    canny = load_control_model(CONTROLS / "canny.safetensors", dtype=torch.float32)
+    config = canny.network.config
+    state = UnionNet(config, kinds=8, sinusoids=8, layers=1, kit=Kit(groups=config.groups)).state_dict()
+    tensors = {**{name: torch.rand(each.shape) for name, each in state.items()}, **canny.network.state_dict()}
+    metadata = {"controlstack.heads": str(config.heads), "controlstack.norm_groups": str(config.groups)}
+    save_file(tensors, path, metadata)
+
+
 def by_command_line(scene: Scene, row: Row) -> ControlUnit:
-    said = [f"image={scene.file('photograph')}", f"model={CONTROLS / 'canny.safetensors'}"]
+    said = [f"image={scene.file('photograph')}", f"model={scene.folder / 'models' / row.model}.safetensors"]
     said += [f"mask={scene.file('effect')}"] if row.effect else []
     said += [f"inpaint={scene.file('inpaint')}"] if row.inpaint else []
     said += [] if "basis=" in row.cli else ["basis=webui"]
@@ -389,7 +455,9 @@ def by_command_line(scene: Scene, row: Row) -> ControlUnit:
 
 
 def by_node(scene: Scene, row: Row, nodes: SimpleNamespace) -> ControlUnit:
-    own = SimpleNamespace(model=scene.model, says=said_by(CONTROLS / "canny.safetensors"))
+    model = scene.models[row.model]
+    own = SimpleNamespace(model=model, says=said_by(Path(model.source)))
+    told = {} if row.host is None else {"control_type": row.host}
     said: dict[str, Any] = {
         "weight": 1.0, "start": 0.0, "end": 1.0, "basis": "webui", "mode": "balanced", "resize": "crop and resize",
         "resolution": 0, "enabled": True, **row.node,
@@ -403,23 +471,23 @@ def by_node(scene: Scene, row: Row, nodes: SimpleNamespace) -> ControlUnit:
     nodes.unit.ControlUnit.validate_inputs(said["start"], said["end"], row.choice, True, said["weight"])
     output = nodes.unit.ControlUnit.execute(
         preprocessor=row.choice,
-        control_net=SimpleNamespace(own=own),
+        control_net=SimpleNamespace(own=own, extra_args=told),
         image=scene.tensor("photograph"),
         mask=scene.tensor("effect") if row.effect else None,
         inpaint_mask=scene.tensor("inpaint") if row.inpaint else None,
         **said,
     )
     (spec,) = output.values[0]
-    return spec.unit(scene.model, spec.hint.movedim(-1, 1)[:, :3], spec.mask)
+    return spec.unit(model, spec.hint.movedim(-1, 1)[:, :3], spec.mask)
 
 
 def by_client(scene: Scene, row: Row) -> ControlUnit:
-    return _in_webui(scene, row, {"module": "none", "model": "canny", **row.client})
+    return _in_webui(scene, row, {"module": "none", "model": row.model, **row.client})
 
 
 def by_text(scene: Scene, row: Row) -> ControlUnit:
     known = row.text if "Module" in row.text else ", ".join(filter(None, ("Module: none", row.text)))
-    return _in_webui(scene, row, infotext.read({"ControlNet 0": f"{known}, Model: canny [01234567]"})[0])
+    return _in_webui(scene, row, infotext.read({"ControlNet 0": f"{known}, Model: {row.model} [01234567]"})[0])
 
 
 def _in_webui(scene: Scene, row: Row, said: dict[str, Any]) -> ControlUnit:

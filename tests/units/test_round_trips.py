@@ -63,6 +63,7 @@ REQUESTS: list[dict[str, Any]] = [
         }
     },
     {"delta_strength": 0.125},
+    {"uncond_weight": 0.25},
 ]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from controlstack.preprocessors import ABSENT, REGISTRY, find
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
 from controlstack.preprocessors.perform import Runtime
-from controlstack.scripts.webui.page import choices
+from controlstack.scripts.webui.page import choices, page, preset_page
 from controlstack.scripts.webui.page.gradio_shim import with_drawing
+from controlstack.scripts.webui.page.unit import events, poses, preview
 from controlstack.scripts.webui.request import preprocessing
 from controlstack.scripts.webui.request.arguments import FIELDS, THRESHOLDS, from_page_unit
 from controlstack.scripts.webui.request.preprocessing import OWN_SIZE
@@ -76,6 +79,18 @@ def test_what_cannot_run_says_why(preprocessor: Any, tmp_path: Path) -> None:
     text, runs = choices.about(preprocessor.id, Store(tmp_path))
     assert runs == (not preprocessor.missing(Runtime(store=Store(tmp_path), pool=Pool(PlainManager("cpu")))))
     assert runs or text.startswith(f"{preprocessor.id} cannot run here: ")
+
+
+@pytest.mark.parametrize("module", [events, poses, preview, page, preset_page], ids=lambda each: each.__name__[-20:])
+def test_gradio_can_resolve_the_annotations_of_what_it_calls(module: Any) -> None:
+    """It does so for every function that is connected to an event, and names that exist for checkers alone stop it."""
+    places = {"on": 1, "on_load": 0}  # of the function among their arguments
+    calls = [node for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Call)]
+    given = [node.args[places[name]] for node in calls if (name := getattr(node.func, "id", "")) in places]
+    connected = [node.id for node in given if isinstance(node, ast.Name)]
+    assert connected
+    for name in connected:
+        get_type_hints(getattr(module, name))
 
 
 def test_the_type_all_offers_everything_and_chooses_nothing() -> None:

@@ -9,8 +9,12 @@ import torch
 from controlstack.core.base import Base
 from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
 from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig
+from controlstack.models.families.union import UnionNet
+from controlstack.models.layers import Kit
 from controlstack.scripts.webui.host.files import ModelFiles
+from controlstack.scripts.webui.page.choices import options
 from controlstack.scripts.webui.page.contents import Content, Contents
+from controlstack.units.choices import UNION_TYPES
 from safetensors.torch import save_file
 
 WIDTHS = (32, 32, 32, 64, 64)
@@ -78,3 +82,26 @@ def test_a_damaged_file_spoils_no_list(files: ModelFiles, tmp_path: Path, lost: 
     files = ModelFiles([tmp_path])
     assert set(offered("Canny", files, SD1)) == {"canny", "canny damaged"}, "loading says what is wrong with it"
     assert offered("T2I-Adapter", files) == ["my sketcher"]
+
+
+def union_file(path: Path) -> None:
+    config = ControlNetConfig(channels=32, blocks=BLOCKS, middle_depth=1, context=24, heads=4)
+    state = UnionNet(config, kinds=6, sinusoids=8, layers=1, kit=Kit()).state_dict()
+    save_file({name: torch.rand(each.shape) for name, each in state.items()}, path, {"controlstack.heads": "4"})
+
+
+def test_a_union_is_offered_for_what_it_reads_behind_models_for_that_alone(files: ModelFiles, tmp_path: Path) -> None:
+    union_file(tmp_path / "all in one.safetensors")
+    files.refresh()
+    assert offered("Canny", files) == ["canny", "all in one"]
+    assert offered("OpenPose", files) == ["all in one"]
+    assert "all in one" not in offered("Tile", files) + offered("Shuffle", files) + offered("T2I-Adapter", files)
+
+
+def test_the_page_shows_what_a_model_can_be_told(files: ModelFiles, tmp_path: Path) -> None:
+    union_file(tmp_path / "all in one.safetensors")
+    shown = options(Contents().of(tmp_path / "all in one.safetensors").offers)
+    assert shown.kinds == [label for label in UNION_TYPES.labels if label not in ("Tile", "Inpaint")]
+    assert shown.all == "union_control_type=auto, openpose, depth, softedge, canny, normal, segmentation"
+    plain = options(Contents().of(tmp_path / "canny.safetensors").offers)
+    assert (plain.kinds, plain.all) == ([], "")

@@ -42,6 +42,27 @@ def test_units_are_switched_on_and_the_others_off(files: ModelFiles) -> None:
     assert not parameters["ControlNet 1 processor_res"]["visible"], "pixel perfect chooses the resolution"
 
 
+def test_a_preprocessor_that_no_unit_can_use_is_said(files: ModelFiles) -> None:
+    """Its unit is on, as the text says, so it must not be found out only when a picture is asked for."""
+    (said,) = paste.explode({"ControlNet 0": "Module: revision_clipvision, Model: canny"}, 1, files)
+    assert said.startswith("unit 0: ") and "cannot be used: " in said
+
+
+def test_a_text_in_an_unknown_form_is_said(files: ModelFiles) -> None:
+    (said,) = paste.explode({"ControlNet 0": "nonsense"}, 3, files)
+    assert "'ControlNet 0' in a form that is not known" in said
+
+
+def test_a_text_of_2023_switches_its_unit_on(files: ModelFiles) -> None:
+    text = "preprocessor: canny, model: canny, weight: 1, starting/ending: (0, 0.5), preprocessor params: (256, 30, 60)"
+    parameters: dict[str, Any] = {"ControlNet": text}
+    assert paste.explode(parameters, 1, files) == []
+    shown = [
+        parameters[paste.key_of(0, name)]["value"] for name in ("enabled", "module", "guidance_end", "threshold_b")
+    ]
+    assert shown == [True, "canny", 0.5, 60]
+
+
 def test_a_text_without_units_changes_nothing(files: ModelFiles) -> None:
     parameters: dict[str, Any] = {"Steps": "4"}
     assert paste.explode(parameters, 3, files) == [] and parameters == {"Steps": "4"}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ....core.errors import ControlError, HintError
 from ....preprocessors import find
 from ....preprocessors.poses.drawing import draw
-from ....preprocessors.poses.points import from_json, to_json
+from ....preprocessors.poses.points import from_json
 from ....units.webui_fields import parse_unit, request_of
 from ..page.contents import contents
 from ..page.settings import UNITS_OPTION, unit_count
@@ -29,7 +29,6 @@ from ..request.saying import refusal
 from ..request.services import services
 
 if TYPE_CHECKING:
-    from ....units.webui_fields import UnitArgs
     from ..pictures.reading import Image
 
 VERSION = 3  # of sd-webui-controlnet's API
@@ -41,7 +40,7 @@ GONE = (  # sd-webui-controlnet gave up two routes
 
 
 def add_routes(_demo: Any, app: Any) -> None:
-    """Called when the server is up; `_demo` is None where there is no page."""
+    """Add our routes, once the server is up; `_demo` is None where there is no page."""
     from fastapi import Body, HTTPException
 
     def detect_(
@@ -73,19 +72,19 @@ def add_routes(_demo: Any, app: Any) -> None:
 
 
 def version() -> dict[str, int]:
-    """The version of the API."""
+    """Return the version of the API."""
     return {"version": VERSION}
 
 
 def model_list(update: bool = True) -> dict[str, list[str]]:
-    """All control models, `stem [hash8]`; `update` looks at the folders again."""
+    """Return all control models, `stem [hash8]`; `update` looks at the folders again."""
     if update:
         services().files.refresh()
     return {"model_list": services().files.names}
 
 
 def module_list(alias_names: bool = False) -> dict[str, Any]:
-    """All preprocessors and their sliders."""
+    """Return all preprocessors and their sliders."""
     names = preprocessing.names(alias_names)
     return {"module_list": names, "module_detail": {name: preprocessing.detail(find(name)) for name in names}}
 
@@ -97,7 +96,7 @@ def control_types() -> dict[str, Any]:
 
 
 def settings() -> dict[str, int]:
-    """How many units the page has; a request may have more."""
+    """Return how many units the page has; a request may have more."""
     return {UNITS_OPTION: unit_count()}
 
 
@@ -126,7 +125,7 @@ def free_memory(shared: Services) -> None:
 
 
 def detect(values: dict[str, Any], images: Sequence[str], masks: Sequence[str], low_vram: bool) -> dict[str, Any]:
-    """The hints of some pictures: {"images": [base64], "info": "Success"}, and "poses" where there are any."""
+    """Return the hints of some pictures: {"images": [base64], "info": "Success"}, and "poses" where there are any."""
     unit = preprocessing.with_defaults(parse_unit({"enabled": True, **values}))
     preprocessor = preprocessing.lookup(unit.module)
     if preprocessor.no_hint:
@@ -138,7 +137,8 @@ def detect(values: dict[str, Any], images: Sequence[str], masks: Sequence[str], 
     pictures = [read_picture(each) for each in images]
     drawn = [read_mask(each) for each in masks] if preprocessor.takes_mask else [None] * len(images)
     with services().alone("controlnet detect"):
-        results = [_detect(unit, picture, mask) for picture, mask in zip(pictures, drawn, strict=True)]
+        work, request = services().preprocess.with_poses, request_of(unit)
+        results = [work(request, picture, mask=mask) for picture, mask in zip(pictures, drawn, strict=True)]
         if low_vram:
             free_memory(services())
     answer: dict[str, Any] = {"images": [_encode(hint) for hint, _ in results], "info": "Success"}
@@ -147,23 +147,14 @@ def detect(values: dict[str, Any], images: Sequence[str], masks: Sequence[str], 
 
 
 def render_poses(frames: Sequence[Any]) -> dict[str, Any]:
-    """OpenPose's JSON as pictures."""
+    """Return frames of OpenPose's JSON as pictures: {"images": [base64 of PNG files], "info": "Success"}."""
     if not frames:
         return {"info": "No pose data detected."}
     return {"images": [_encode(draw(from_json(frame))) for frame in frames], "info": "Success"}
 
 
-def _detect(unit: UnitArgs, picture: Image, mask: Image | None) -> tuple[Image, dict[str, Any] | None]:
-    preprocessor, preprocess = preprocessing.lookup(unit.module), services().preprocess
-    request = request_of(unit)
-    if not preprocessor.finds_poses:
-        return preprocess(request, picture, mask=mask), None
-    (pose,) = preprocessor.poses(picture, resolution=request.resolution, runtime=preprocess.runtime)
-    return preprocessor.draw(pose, **request.parameters), to_json(pose)
-
-
 def _said(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-    """The answer, or what is wrong as a sentence."""
+    """Return the answer, or what is wrong as a sentence."""
     try:
         return work(*args)
     except ControlError as error:
@@ -171,7 +162,7 @@ def _said(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
 
 
 def _encode(hint: Image) -> str:
-    """A hint as base64 of a PNG."""
+    """Return a hint as base64 of a PNG."""
     from PIL import Image as Pillow
 
     buffer = io.BytesIO()
@@ -180,7 +171,7 @@ def _encode(hint: Image) -> str:
 
 
 def _passwords() -> dict[str, str]:
-    """user -> password, from `--api-auth user:password,user:password`."""
+    """Return the password of each user, from `--api-auth user:password,user:password`."""
     from modules import shared
 
     pairs = (pair.partition(":") for pair in (shared.cmd_opts.api_auth or "").split(",") if pair)
@@ -188,7 +179,7 @@ def _passwords() -> dict[str, str]:
 
 
 def _guard() -> Any:
-    """What FastAPI asks before each of our routes."""
+    """Return what FastAPI asks before each of our routes."""
     from secrets import compare_digest
 
     from fastapi import Depends, HTTPException

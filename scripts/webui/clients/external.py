@@ -63,7 +63,7 @@ NETWORKS = "scripts.cldm"  # Tiled Diffusion looks for units only where this mod
 
 
 def publish() -> None:
-    """Make this module importable under the names that other extensions use. Nobody else's extension has them."""
+    """Make this module importable under the names of sd-webui-controlnet's modules, which other extensions import."""
     from modules import extensions
 
     active = [(each, Path(each.path)) for each in extensions.active()]
@@ -77,50 +77,50 @@ def publish() -> None:
 
 
 def get_api_version() -> int:
-    """Of sd-webui-controlnet's API."""
+    """Return the version of sd-webui-controlnet's API that this one follows."""
     return VERSION
 
 
 def get_models(update: bool = False) -> list[str]:
-    """All control models; `update` looks at the folders again."""
+    """Return all control models; `update` looks at the folders again."""
     if update:
         services().files.refresh()
     return services().files.names
 
 
 def get_modules(alias_names: bool = False) -> list[str]:
-    """All preprocessors."""
+    """Return all preprocessors."""
     return preprocessing.names(alias_names)
 
 
 def get_modules_detail(alias_names: bool = False) -> dict[str, Any]:
-    """The sliders of all preprocessors."""
+    """Return the sliders of all preprocessors."""
     return {name: preprocessing.detail(preprocessing.lookup(name)) for name in get_modules(alias_names)}
 
 
 def get_max_models_num() -> int:
-    """Tabs of the page."""
+    """Return how many tabs the page has."""
     return unit_count()
 
 
 def is_cn_script(script: Any) -> bool:
-    """Whether a script is called as ours is."""
+    """Return whether a script is called as ours is."""
     return script.title().lower() == "controlnet"
 
 
 def find_cn_script(script_runner: Any) -> Any:
-    """Our script among those of a tab, or None."""
+    """Return our script among those of a tab, or None."""
     scripts = getattr(script_runner, "alwayson_scripts", None) or ()
     return next((script for script in scripts if is_cn_script(script)), None)
 
 
 def get_all_units_in_processing(p: Any) -> list[ControlNetUnit]:
-    """The units of a request."""
+    """Return the units of a request."""
     return get_all_units(p.scripts, p.script_args)
 
 
 def get_all_units(script_runner: Any, script_args: Sequence[Any]) -> list[ControlNetUnit]:
-    """The units among the arguments of all scripts."""
+    """Return the units among the arguments of all scripts."""
     script = find_cn_script(script_runner)
     if script is None:
         return []
@@ -129,18 +129,18 @@ def get_all_units(script_runner: Any, script_args: Sequence[Any]) -> list[Contro
 
 
 def get_all_units_from(script_args: Sequence[Any]) -> list[ControlNetUnit]:
-    """The units among our script's arguments."""
+    """Return the units among our script's arguments."""
     return [to_processing_unit(each) for each in raw_units(list(script_args))]
 
 
 def get_single_unit_from(script_args: Sequence[Any], index: int = 0) -> ControlNetUnit | None:
-    """Unit number `index` among our script's arguments."""
+    """Return unit number `index` among our script's arguments; None if there are fewer."""
     units = get_all_units_from(script_args)
     return units[index] if index < len(units) else None
 
 
 def to_processing_unit(unit: Any) -> ControlNetUnit:
-    """A unit from a client's object, from another's class of this name, or itself."""
+    """Return a unit from a client's object, from another's class of this name, or itself."""
     return (
         unit
         if isinstance(unit, ControlNetUnit)
@@ -154,7 +154,7 @@ def update_cn_script_in_processing(p: Any, cn_units: Sequence[Any], **_ignored: 
 
 
 def update_cn_script(script_runner: Any, script_args: Any, cn_units: Sequence[Any]) -> Any:
-    """The arguments of all scripts with these units in ours; the places of other scripts' arguments stay."""
+    """Return the arguments of all scripts with these units in ours; the places of other scripts' arguments stay."""
     changed = list(script_args)
     update_cn_script_in_place(script_runner, changed, cn_units)
     return type(script_args)(changed)
@@ -163,30 +163,30 @@ def update_cn_script(script_runner: Any, script_args: Any, cn_units: Sequence[An
 def update_cn_script_in_place(
     script_runner: Any, script_args: list[Any], cn_units: Sequence[Any], **_ignored: Any
 ) -> None:
-    """The same in the list itself."""
+    """Put these units into ours, in the list itself."""
     script = find_cn_script(script_runner)
     if script is not None and len(script_args) >= script.args_from:
         fill(script_args, script.args_from, cn_units)
 
 
 def resize_mode_from_value(value: Any) -> ResizeMode:
-    """A resize mode of any form; the WebUI's own list has a fourth, latent upscale."""
+    """Return a resize mode of any form; the WebUI's own list has a fourth, latent upscale."""
     if isinstance(value, int) and value >= len(ResizeMode):
         return ResizeMode.RESIZE
     return ResizeMode(RESIZES.label(RESIZES.read("resize_mode", value)))
 
 
 def pixel_perfect_resolution(image: Image, target_H: int, target_W: int, resize_mode: Any) -> int:  # noqa: N803
-    """The preprocessor resolution that loses and invents no detail."""
+    """Return the preprocessor resolution that loses and invents no detail."""
     mode = RESIZES.read("resize_mode", resize_mode)
     return pixel_perfect((image.shape[0], image.shape[1]), (target_H, target_W), mode)
 
 
 def to_base64_nparray(encoding: str) -> Image:
-    """A picture from base64 text."""
+    """Return a picture from base64 text."""
     return read_picture(encoding)
 
 
 def HWC3(picture: Any) -> Image:  # noqa: N802
-    """A picture of one, three or four channels as RGB [H, W, 3]."""
+    """Return a picture of one, three or four channels as RGB [H, W, 3]."""
     return read_picture(picture)

@@ -37,7 +37,7 @@ ATTRIBUTES = {
 
 
 def with_attributes(p: Any, units: Sequence[UnitArgs]) -> list[UnitArgs]:
-    """The enabled units with what the request's attributes say about them."""
+    """Return the enabled units with what the request's attributes say about them."""
     named: dict[str, Any] = dict(getattr(p, GRID, None) or {})
     if services().program.option(ALLOWED, False):
         present = {field: getattr(p, name, None) for name, field in ATTRIBUTES.items()}

@@ -21,19 +21,19 @@ PEER = "internal_controlnet"  # a folder inside sd-webui-controlnet
 
 
 def find() -> str | None:
-    """The name of an active extension that is called ControlNet too."""
+    """Return the name of an active extension that is called ControlNet too."""
     from modules import extensions
 
     return next((each.name for each in extensions.active() if is_rival(each.name, Path(each.path))), None)
 
 
 def is_rival(name: str, path: Path) -> bool:
-    """Whether an extension registers what ours does."""
+    """Return whether an extension registers what ours does."""
     return name == FORGE or (path / PEER).is_dir()
 
 
 def advice(rival: str) -> str:
-    """What the user should do."""
+    """Return what the user should do."""
     return (
         f"The extension '{rival}' is called ControlNet too, and requests would reach only one of them, so ControlStack "
         f"is off. To use it, untick '{rival}' on the page Extensions and apply; to keep the other one, untick this one."
@@ -41,7 +41,7 @@ def advice(rival: str) -> str:
 
 
 def make_notice(rival: str) -> type:
-    """A script that shows the advice, under a title of its own."""
+    """Return a script that shows the advice, under a title of its own."""
     from modules import scripts
 
     log.warning(advice(rival))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ....core.errors import ModelError
@@ -21,20 +21,21 @@ _SUFFIX = re.compile(rf"({'|'.join(map(re.escape, SUFFIXES))})(?= \[|$)", re.IGN
 class ModelFiles:
     """The files of some folders; `refresh` reads the folders again, and hashes only what is new or has changed."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self._folders = tuple(folders)
+    def __init__(self, folders: Sequence[Path] | Callable[[], Sequence[Path]]) -> None:
+        """folders: those to look at, or what returns them anew each time, for settings may change."""
+        self._folders = folders if callable(folders) else lambda: folders
         self._hashes: dict[tuple[Path, int, int], str] = {}
         self._files: dict[str, Path] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Look at the folders again."""
-        found = sorted({path.resolve() for folder in self._folders for path in _files(folder)}, key=_order)
+        found = sorted({path.resolve() for folder in self._folders() for path in _files(folder)}, key=_order)
         self._files = {f"{path.stem} [{self._hash(path)}]": path for path in found if path.stem != NO_MODEL}
 
     @property
     def names(self) -> list[str]:
-        """The `stem [hash8]` of every model, sorted."""
+        """Return the `stem [hash8]` of every model, sorted."""
         return list(self._files)
 
     def find(self, name: str) -> tuple[str, Path]:
@@ -70,7 +71,7 @@ class ModelFiles:
         import difflib
 
         if not self._files:
-            return f"put one into {self._folders[0]}"
+            return f"put one into {self._folders()[0]}"
         stems = {full.rpartition(" [")[0].lower(): full for full in self._files}
         wanted = name.rpartition(" [")[0].lower() or name.lower()
         near = difflib.get_close_matches(wanted, stems, n=NEAR, cutoff=0.4)

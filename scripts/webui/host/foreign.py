@@ -104,7 +104,7 @@ class ControlNetUiGroup:
 
 
 class EmptySlot(ControlNetUnit):
-    """Stands where nobody has put a unit: off, so that others who look at all of them pass it by."""
+    """A slot that nobody has filled: switched off, so that extensions that look at all units skip it."""
 
 
 class ClientUnit(ControlNetUnit):
@@ -118,7 +118,7 @@ class ClientUnit(ControlNetUnit):
 
     @property
     def given(self) -> Mapping[str, Any] | ControlNetUnit:
-        """The client's object itself, or what others have made of it."""
+        """Return the client's object itself, or what others have made of it."""
         now, made = vars(self), self._made
         return self._said if now.keys() == made.keys() and all(now[name] is made[name] for name in made) else self
 

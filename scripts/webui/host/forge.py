@@ -6,16 +6,20 @@
 from __future__ import annotations
 
 import importlib.util
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ....core.base import BaseWeights
 from ....core.errors import HostError
 from ....core.schedule import RangeBasis
 from .unet.attachment import Answers, Attachment
 from .unet.patched import Patched
 from .unet.tiles import Tiles
+from .unet.unets import layer_of
 from .webui import WebUI
 
 BASIS = RangeBasis.NOISE  # what a range has always meant there
@@ -39,8 +43,16 @@ class Forge(WebUI):
         return Patched(lambda: self.unet, lambda: self._objects, answers)
 
     @property
+    def base_weights(self) -> BaseWeights:
+        """The U-Net's weights as it computes with them: LoRAs are in them, or added as a layer computes."""
+        unet, patcher = self.unet, self._objects.unet
+        loader = getattr(patcher, "lora_loader", None)
+        loaded = getattr(patcher, "patches_uuid", None) if loader is None else loader.loaded_hash
+        return BaseWeights(lambda name: _read(unet, name), (weakref.ref(unet), self.checkpoint, loaded))
+
+    @property
     def unet(self) -> Any:
-        """The U-Net inside the patcher; HostError for another kind of network."""
+        """Return the U-Net inside the patcher; HostError for another kind of network."""
         network = self._objects.unet.model.diffusion_model
         if not hasattr(network, "output_blocks"):
             raise HostError(
@@ -51,13 +63,41 @@ class Forge(WebUI):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the base network computes in."""
+        """Return what the base network computes in."""
         model = self._objects.unet.model
         return getattr(model, "computation_dtype", None) or model.get_dtype()
 
     @property
     def _objects(self) -> Any:
-        """What holds the U-Net's patcher; the program makes a new one for each pass."""
+        """Return what holds the U-Net's patcher; the program makes a new one for each pass."""
         from modules import shared
 
         return shared.sd_model.forge_objects
+
+
+def _read(unet: Any, name: str) -> Tensor | None:
+    """Return a weight in fp32, with the LoRAs that are added as its layer computes, and out of few bits."""
+    found = layer_of(unet, name)
+    if found is None:
+        return None
+    layer, part = found
+    if importlib.util.find_spec("backend") is None or part not in ("weight", "bias"):
+        return getattr(layer, part).detach().float()
+    from backend.operations import get_weight_and_bias
+
+    wide = {"dtype": torch.float32}
+    both = get_weight_and_bias(layer, wide, wide, weight_fn=_unpacking(layer.weight), bias_fn=_unpacking(layer.bias))
+    return both[0 if part == "weight" else 1].detach()
+
+
+def _unpacking(weight: Any) -> Callable[[Tensor], Tensor] | None:
+    """Return what makes plain numbers of a weight that is stored in 4 bits, or in blocks (GGUF)."""
+    if getattr(weight, "quant_state", None) is not None:
+        from backend.operations_bnb import functional_dequantize_4bit
+
+        return functional_dequantize_4bit
+    if getattr(weight, "gguf_cls", None) is not None:
+        from backend.operations_gguf import dequantize_tensor
+
+        return dequantize_tensor
+    return None

@@ -47,6 +47,12 @@ class Residency:
             _, network = self._there.popitem(last=False)
             self._send_home(network)
 
+    def send_home(self, network: object) -> None:
+        """Send one network home, if it is on the device."""
+        there = self._there.pop(id(network), None)
+        if there is not None:
+            self._send_home(there)
+
     def forget(self, network: object) -> None:
         """Forget a network that somebody throws away."""
         self._there.pop(id(network), None)

@@ -58,3 +58,11 @@ class Program:
         given.append(self.option("control_net_modules_path", ""))
         other = Path(paths.extensions_dir) / "sd-webui-controlnet" / "annotator" / "downloads"
         return [Path(paths.models_path) / NETWORK_FOLDER, *(Path(each) for each in given if each), other]
+
+
+def not_finite_errors() -> tuple[type[Exception], ...]:
+    """Return the errors with which the WebUI ends a request whose latents are not finite."""
+    from modules import devices
+
+    found = getattr(devices, "NansException", None)
+    return () if found is None else (found,)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import sys
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....core.base import BaseWeights
 from ....core.control import ControlModel
 from ....core.errors import HostError
 from .latents import Latents
@@ -19,6 +22,7 @@ from .memory import GIB, Residency, free_on, network_of
 from .unet.attachment import Answers, Attachment
 from .unet.hooked import Hooked
 from .unet.tiles import Tiles
+from .unet.unets import read_weight
 
 KEEP_FREE = 2 * GIB  # on the device after a run, for decoding the picture
 
@@ -51,6 +55,30 @@ class WebUI:
             stack.enter_context(torch.autocast("cpu", enabled=False))
         stack.enter_context(self.residency.ready(network_of(model)))
         return stack
+
+    def follow(self, model: ControlModel) -> bool:
+        """Let the model follow the U-Net's weights under the LoRAs of the moment; it is home while it is changed."""
+        weights = self.base_weights
+        if model.followed == weights.key:
+            return False
+        self.residency.send_home(network_of(model))
+        return model.follow(weights)
+
+    @property
+    def base_weights(self) -> BaseWeights:
+        """Return the U-Net's weights as it computes with them; LoRAs write into a layer when that computes next."""
+        from modules import shared
+
+        unet, lora = self.unet, sys.modules.get("networks")
+        loaded = tuple((each.name, each.unet_multiplier, each.dyn_dim) for each in getattr(lora, "loaded_networks", ()))
+        functional = bool(shared.opts.data.get("lora_functional", False))  # then LoRAs act beside the weights
+
+        def prepared(layer: Any) -> None:
+            if lora is not None and not functional:
+                lora.network_apply_weights(layer)
+
+        key = (weakref.ref(unet), self.checkpoint, () if functional else loaded)
+        return BaseWeights(lambda name: read_weight(unet, name, prepared), key)
 
     def check_interrupt(self) -> None:
         """End the run between two units if the user stopped or skipped it."""

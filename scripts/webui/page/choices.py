@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ....core.schedule import RangeBasis, fires_on, progress_at
+from ....models.union_kinds import OPTION as UNION_OPTION
 from ....preprocessors.networks.network import file_name
 from ....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES, Choices
 from ....units.offer import ALL, default_model, default_preprocessor, of_type, offer_of
 from ....units.request import AUTO
-from ....units.text import write_block_weights, write_curve
+from ....units.text import write_block_weights, write_curve, write_options
 from ....units.webui_fields import (
     FROM_PREPROCESSOR,
     NO_MODEL,
@@ -25,6 +26,7 @@ from ..request import preprocessing
 from ..request.arguments import OPTIONAL, THRESHOLDS
 
 if TYPE_CHECKING:
+    from ....core.options import Option
     from ....preprocessors.networks.store import Store
 
 LARGEST_UNITS = 10  # tabs, as in sd-webui-controlnet's settings
@@ -65,12 +67,12 @@ class Offer:
 
 
 def modules() -> list[str]:
-    """The names of all preprocessors, for the dropdown."""
+    """Return the names of all preprocessors, for the dropdown."""
     return [*(each.id for each in of_type(ALL)), AUTO]
 
 
 def sliders(module: str) -> list[Slider]:
-    """The resolution and the thresholds of a preprocessor, at their defaults, one for each slider of the page."""
+    """Return resolution and thresholds of a preprocessor, at their defaults, one for each slider of the page."""
     if is_auto(module):
         return [Slider(True, *preprocessing.RESOLUTION.values()), *[Slider()] * len(THRESHOLDS)]
     preprocessor = preprocessing.lookup(module)
@@ -80,7 +82,7 @@ def sliders(module: str) -> list[Slider]:
 
 
 def offer(tag: str, models: Sequence[str]) -> Offer:
-    """The preprocessors of a control type and its `models`, and the one of each that is chosen."""
+    """Return the preprocessors of a control type and its `models`, and the one of each that is chosen."""
     return Offer(
         modules=[*(each.id for each in of_type(tag)), AUTO],
         module=default_preprocessor(tag).id,
@@ -90,7 +92,7 @@ def offer(tag: str, models: Sequence[str]) -> Offer:
 
 
 def about(module: str, store: Store | None = None) -> tuple[str, bool]:
-    """What a preprocessor does, under which licence its weights come, and what it lacks; whether it can run here.
+    """Return what a preprocessor does, its weights' licence and what it lacks; and whether it can run here.
 
     Weights that `store` fetches when they are needed are no hindrance.
     """
@@ -114,9 +116,24 @@ def display(unit: UnitArgs) -> dict[str, Any]:
     shown |= {"module": request.preprocessor, "processor_res": unit.processor_res}
     shown |= {"weight": request.weight, "curve": write_curve(unit.curve)}
     shown["block_weights"] = write_block_weights(request.block_weights)
-    shown["delta_strength"] = unit.delta_strength
+    shown |= {"delta_strength": unit.delta_strength, "options": write_options(unit.options)}
     shown |= {name: _written(getattr(unit, name)) for name in OPTIONAL}
     return shown | dict(zip(THRESHOLDS, _thresholds(unit), strict=True))
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the page shows of the options of a model."""
+
+    kinds: list[str]  # of a union, as sd-webui-controlnet calls them; none for other models
+    all: str  # every option with what it may be; empty for a model without
+
+
+def options(offers: Sequence[Option]) -> Options:
+    """Return what the page shows for a model that offers these options."""
+    union = next((each for each in offers if each.name == UNION_OPTION), None)
+    labels = [] if union is None else [label for label in UNION_TYPES.labels if union.find(label) is not None]
+    return Options(labels, "; ".join(f"{each.name}={each.expected}" for each in offers))
 
 
 def _written(number: int | None) -> str:
@@ -124,7 +141,7 @@ def _written(number: int | None) -> str:
 
 
 def plan(values: Mapping[str, Any], steps: int) -> str:
-    """`fires on 12 of 20 steps` for a unit as the page has it; what is wrong with it, if it cannot be read."""
+    """Return `fires on 12 of 20 steps` for a unit as the page has it. ControlError says what is wrong with it."""
     unit = request_of(parse_unit({**values, "enabled": True}))
     if unit.weight == 0:
         return f"fires on 0 of {steps} steps: the weight is 0"
@@ -134,7 +151,7 @@ def plan(values: Mapping[str, Any], steps: int) -> str:
 
 
 def steps_of(steps: int, strength: float | None, exact: bool) -> int:
-    """The steps that a pass runs. strength: img2img's denoising; exact: the WebUI's setting "do exactly the steps".
+    """Return how many steps a pass runs. strength: img2img's denoising; exact: the setting "do exactly the steps".
 
     The WebUI samples int(strength * steps) + 1 of them then (`sd_samplers_common.setup_img2img_steps`).
     """

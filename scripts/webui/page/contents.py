@@ -16,10 +16,11 @@ from pathlib import Path
 
 from ....core.base import Base, check_fits
 from ....core.errors import ControlError, IncompatibleModelError
+from ....core.options import Option
 from ....models.families import t2i_adapter
 from ....models.loading import PICKLES, read_header
-from ....models.registry import identify, made_for
-from ....units.offer import ALL, models_of_type
+from ....models.registry import identify, made_for, offered_by
+from ....units.offer import ALL, models_of_type, of_hint
 from ..host.files import ModelFiles
 from ..host.unet.unets import base_of
 
@@ -35,6 +36,7 @@ class Content:
 
     family: str | None = None
     base: Base | None = None
+    offers: tuple[Option, ...] = ()  # what units may tell it
 
 
 class Contents:
@@ -44,14 +46,17 @@ class Contents:
         self._known: dict[tuple[Path, int], Content] = {}
 
     def offer(self, tag: str, files: ModelFiles, base: Base | None) -> list[str]:
-        """The names of the models for a control type on a base model; None: any base model."""
+        """Return the names of the models for a control type on a base model; None: any base model."""
         if tag == ALL:
             return files.names
-        named = set(models_of_type(tag, files.names))
-        return [name for name in files.names if self._suits(tag, name in named, files.find(name)[1], base)]
+        named = models_of_type(tag, files.names)
+        paths = {name: files.find(name)[1] for name in files.names}
+        general = [name for name in paths if name not in named and of_hint(self.of(paths[name]).offers, tag)]
+        others = [name for name in paths if name not in (*named, *general)]
+        return [name for name in (*named, *general, *others) if self._suits(tag, name not in others, paths[name], base)]
 
     def of(self, path: Path) -> Content:
-        """What a file holds. Pickles are not read for this: that means reading the whole file."""
+        """Return what a file holds. Pickles are not read for this: that means reading the whole file."""
         key = (path, path.stat().st_mtime_ns)
         if key not in self._known:
             self._known[key] = Content() if path.suffix.lower() in PICKLES else _read(path)
@@ -68,12 +73,12 @@ class Contents:
 
 @functools.cache
 def contents() -> Contents:
-    """The one instance."""
+    """Return the one instance."""
     return Contents()
 
 
 def current_base() -> Base | None:
-    """The loaded base model; None while there is none, or where the host keeps it otherwise. This loads none."""
+    """Return the loaded base model; None while there is none, or where the host keeps it otherwise. This loads none."""
     from modules import sd_models
 
     loaded = getattr(sd_models.model_data, "sd_model", None)
@@ -84,7 +89,7 @@ def current_base() -> Base | None:
 def _read(path: Path) -> Content:
     try:
         header = read_header(path)
-        return Content(identify(header).title, made_for(header))
+        return Content(identify(header).title, made_for(header), offered_by(header))
     except ControlError as error:  # it is offered by its name; loading it says this too
         log.info("%s", error)
         return Content()

@@ -12,7 +12,7 @@ BRUSH = 20  # pixels, for drawing on a picture
 
 
 def is_old() -> bool:
-    """Whether this is gradio 3."""
+    """Return whether this is gradio 3."""
     import gradio as gr
 
     return gr.__version__.startswith("3.")
@@ -26,7 +26,7 @@ class Picture(NamedTuple):
 
 
 def picture(label: str, elem_id: str, *, draw: bool = False, height: int | None = None) -> Picture:
-    """A picture to upload; `draw`: the user can paint a mask on it.
+    """Draw a picture to upload; draw: the user can paint a mask on it.
 
     gradio 4's own editor stops the whole page while it lies in a closed accordion, so Forge's is used where there is
     one; elsewhere a mask has to be uploaded.
@@ -48,8 +48,16 @@ def picture(label: str, elem_id: str, *, draw: bool = False, height: int | None 
     return Picture(made.background, made.foreground)
 
 
+def film(label: str, elem_id: str) -> Any:
+    """Return what holds a film that somebody uploads; its value is the path of the file."""
+    import gradio as gr
+
+    source: dict[str, Any] = {"source": "upload"} if is_old() else {"sources": ["upload"]}
+    return gr.Video(label=label, elem_id=elem_id, **source)
+
+
 def on_upload(image: Any, checkbox: Any) -> None:
-    """Tick a box when somebody gives a picture."""
+    """Let a picture that somebody gives tick a box."""
     if hasattr(image, "upload"):
         on(image.upload, None, outputs=[checkbox], script="() => true")
     else:
@@ -73,7 +81,7 @@ def _forge_canvas() -> Any:
 
 
 def shown(label: str, elem_id: str, *, height: int | None = None) -> Any:
-    """A picture that only the program sets."""
+    """Draw a picture that only the program sets."""
     import gradio as gr
 
     return gr.Image(label=label, elem_id=elem_id, type="numpy", interactive=False, height=height)
@@ -96,7 +104,7 @@ def on(
 
 
 def with_drawing(value: Any, drawn: Any = None) -> Any:
-    """What a picture's components sent, whichever gradio it is, as {"image", "mask"}; None if it is empty.
+    """Return what a picture's components sent, whichever gradio it is, as {"image", "mask"}; None if it is empty.
 
     gradio 3 sends such a dictionary itself; Forge's canvas sends the drawing apart, as [H, W, 4] with the strokes
     opaque. What is neither, such as a picture of a client, stays as it is.

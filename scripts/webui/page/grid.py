@@ -55,7 +55,7 @@ def register() -> None:
 
 
 def setter(index: int, name: str) -> Callable[[Any, Any, Any], None]:
-    """What an axis does with a request `p`: note its value for unit `index`."""
+    """Return what an axis does with a request `p`: note its value for unit `index`."""
 
     def apply(p: Any, value: Any, _values: Any) -> None:
         # The plot copies a request only flatly, so what is noted on it is never changed in place.

@@ -14,7 +14,7 @@ from . import choices, paste, preset_page
 from .gradio_shim import on, on_load
 from .settings import unit_count
 from .unit import events as unit_events
-from .unit import preview
+from .unit import poses, preview
 from .unit.events import about, slider_updates
 from .unit.widgets import SLIDERS, UnitPage, build_unit
 
@@ -24,7 +24,7 @@ WATCHED, LAST = ("steps", "width", "height", "denoising_strength"), "gallery"
 
 
 def build(script: Any, is_img2img: bool) -> list[Any]:
-    """All arguments of the page's script: the fields of each unit, in the order of `arguments`."""
+    """Return all arguments of the page's script: the fields of each unit, in the order of `arguments`."""
     import gradio as gr
 
     tab = "img2img" if is_img2img else "txt2img"
@@ -39,7 +39,7 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
 
 
 def watch(script: Any, component: Any, elem_id: str | None) -> None:
-    """The host made one of its own widgets: keep those we look at, and connect ours after the last one."""
+    """Keep those of the host's own widgets that we look at, and connect ours after the last one."""
     tab = "img2img" if script.is_img2img else "txt2img"
     name = (elem_id or "").removeprefix(f"{tab}_")
     if name in WATCHED:
@@ -64,6 +64,7 @@ def _tabs(tab: str, count: int) -> list[UnitPage]:
 def _unit(tab: str, index: int) -> UnitPage:
     page = build_unit(tab, index)
     unit_events.connect(page)
+    poses.connect(page)
     preset_page.build_row(page)
     for helper in page.extras.values():  # they say nothing about a unit, so there is nothing to keep
         helper.do_not_save_to_config = True
@@ -104,14 +105,14 @@ def _connect(pages: Sequence[UnitPage], watched: dict[str, Any]) -> None:
 
 
 def _arrange(*given: Any) -> list[Any]:
-    """When the page is opened: the sliders of the preprocessors that are its defaults."""
+    """Return the sliders of the preprocessors that are the page's defaults, as it is opened."""
     width = 2 + len(SLIDERS)
     units = [given[start : start + width] for start in range(0, len(given), width)]
     return [each for module, pixels, *values in units for each in slider_updates(module, pixels, values)]
 
 
 def _plan(*given: Any) -> str:
-    """The line below the sliders; empty for a unit that is off."""
+    """Return the line below the sliders; empty for a unit that is off."""
     values: dict[str, Any] = dict(zip(PLANNED, given, strict=False))
     steps, *others = given[len(PLANNED) :]
     strength = others[0] if others else None

@@ -19,7 +19,7 @@ TITLE = "ControlStack"
 
 
 def make_page_script() -> type:
-    """The class that the WebUI registers; made by a function, since its base class exists only inside the host."""
+    """Return the class that the WebUI registers; its base class exists only inside the host."""
     from modules import scripts
 
     return type("ControlStackPage", (PageHooks, scripts.Script), {"__module__": PageHooks.__module__})
@@ -57,7 +57,7 @@ class PageHooks:
 
 
 def with_page(runner: Any, own: Sequence[Any], script_args: Sequence[Any]) -> list[Any]:
-    """The arguments `own` of the script with the units, and behind them those of the page, if it takes part.
+    """Return the arguments `own` of the script with the units, and behind them those of the page, if it takes part.
 
     runner: the tab's, or one of another extension, which may have left out the page. script_args: of all its scripts.
     """

@@ -18,7 +18,8 @@ from ....core.schedule import RangeBasis
 from ....units import infotext
 from ....units.choices import UNION_TYPES, UnionType
 from ....units.offer import ALL
-from ....units.webui_fields import NO_MODEL, parse_unit
+from ....units.webui_fields import NO_MODEL, is_auto, parse_unit
+from ..request import preprocessing
 from ..request.arguments import FIELDS, THRESHOLDS
 from ..request.services import services
 from . import choices
@@ -40,14 +41,14 @@ PASTED = tuple(
 
 
 def key_of(index: int, name: str) -> str:
-    """The name under which a pasted field travels, as in sd-webui-controlnet."""
+    """Return the name under which a pasted field travels, as in sd-webui-controlnet."""
     return f"ControlNet {index} {name}"
 
 
 def widget_values(
     fields: Mapping[str, object], files: ModelFiles, basis: RangeBasis = RangeBasis.WEBUI
 ) -> tuple[dict[str, Any], list[str]]:
-    """The page's values for a unit's fields, and what is amiss with them in sentences.
+    """Return the page's values for a unit's fields, and what is amiss with them in sentences.
 
     basis: what a range means in this program, where the fields do not say so.
     A model that is not there leaves none chosen, so that generating says so instead of using another one.
@@ -56,12 +57,15 @@ def widget_values(
         values = choices.display(parse_unit(fields, basis))
     except ControlError as error:
         return {"enabled": False}, [f"a unit was left out: {error}"]
+    module = values["module"]
+    refused = "" if is_auto(module) else preprocessing.lookup(module).refusal
+    amiss = [f"{module} cannot be used: {refused}"] if refused else []
     if values["model"].lower() == NO_MODEL.lower():
-        return values | {"model": NO_MODEL}, []
+        return values | {"model": NO_MODEL}, amiss
     try:
-        return values | {"model": files.find(values["model"])[0]}, []
+        return values | {"model": files.find(values["model"])[0]}, amiss
     except ModelError as error:
-        return values | {"model": NO_MODEL}, [str(error)]
+        return values | {"model": NO_MODEL}, [*amiss, str(error)]
 
 
 def explode(
@@ -72,25 +76,28 @@ def explode(
     count: tabs of the page. basis: what a range means in this program, where the text does not say so.
     """
     units = infotext.read(parameters)
+    unread = [f"the text has '{key}' in a form that is not known, so that unit was left out: set it by hand"
+              for key in infotext.unread(parameters)]  # fmt: skip
     if not units:
-        return []
-    problems = [f"the text has unit {index}, and the page has {count}: raise the number of units in the settings"
-                for index in units if index >= count]  # fmt: skip
+        return unread
+    beyond = [f"the text has unit {index}, and the page has {count}: raise the number of units in the settings"
+              for index in units if index >= count]  # fmt: skip
+    problems = [*unread, *beyond]
     for index in range(count):
         values, amiss = widget_values(units[index], files, basis) if index in units else ({"enabled": False}, [])
-        problems += amiss
+        problems += [f"unit {index}: {each}" for each in amiss]
         for name, update in updates(values, files.names, amiss).items():
             parameters[key_of(index, name)] = update
     return problems
 
 
 def line(text: str, *, wrong: bool = False) -> str:
-    """A line of the page below the widget that it is about; wrong: it says why something cannot work."""
+    """Return a line of the page below the widget that it is about; wrong: it says why something cannot work."""
     return f'<span class="cnet-plan-line{" cnet-plan-wrong" if wrong else ""}">{html.escape(text)}</span>'
 
 
 def updates(values: Mapping[str, Any], models: list[str], amiss: Sequence[str] = ()) -> dict[str, Any]:
-    """What the host does with each widget; amiss: what the unit says of it."""
+    """Return what the host does with each widget; amiss: what the unit says of it."""
     found: dict[str, Any] = {name: values[name] for name in PASTED if name in values}
     found[SAID] = line(" ".join(amiss), wrong=True) if amiss else ""
     if "module" not in values:
@@ -107,6 +114,7 @@ def updates(values: Mapping[str, Any], models: list[str], amiss: Sequence[str] =
         found[name] = _update(value=values[name], minimum=least, maximum=most)
     union = values["union_control_type"]
     found["union_control_type"] = _update(value=union, visible=union != UNION_TYPES.label(UnionType.UNKNOWN))
+    found["options"] = _update(value=values["options"], visible=bool(values["options"]))
     found["module"] = _update(value=values["module"], choices=choices.modules())
     found["model"] = _update(value=values["model"], choices=[NO_MODEL, *models])
     found[TYPE] = _update(value=ALL)
@@ -114,14 +122,14 @@ def updates(values: Mapping[str, Any], models: list[str], amiss: Sequence[str] =
 
 
 def pasted(_text: str, parameters: dict[str, Any]) -> None:
-    """The host's callback."""
+    """Set the page's widgets by a picture's text; the host calls it."""
     program, files = services().program, services().files
     if program.option(READ, True):
         warn(explode(parameters, unit_count(), files, program.basis))
 
 
 def warn(problems: list[str]) -> None:
-    """In the console and, while a page listens, in its corner."""
+    """Say problems in the console and, while a page listens, in its corner."""
     import gradio as gr
 
     for problem in problems:
@@ -130,5 +138,5 @@ def warn(problems: list[str]) -> None:
 
 
 def _update(**changes: Any) -> dict[str, Any]:
-    """`gr.update` of both versions, which needs no gradio."""
+    """Return `gr.update` of both versions, which needs no gradio."""
     return {**changes, "__type__": "update"}

@@ -14,7 +14,6 @@ from ..request.services import services
 from . import paste
 from .gradio_shim import on
 from .presets import Presets
-from .unit.events import as_message
 from .unit.widgets import UnitPage, tool
 
 FOLDER = ("controlstack", "presets")  # inside the host's data
@@ -22,7 +21,7 @@ SAVED = (*paste.PASTED, "low_vram", "inpaint_crop_input_image")
 
 
 def presets() -> Presets:
-    """The host's."""
+    """Return the presets of the host's data."""
     from modules import paths
 
     return Presets(Path(paths.data_path).joinpath(*FOLDER))
@@ -44,6 +43,7 @@ def build_row(page: UnitPage) -> None:
             label="Save as", placeholder="a name", max_lines=1, elem_id=page.id("preset_name")
         )
         tool(page, "save_preset", "💾", "Save the unit's settings under this name", "preset_save")
+    page.extras["preset_said"] = gr.HTML(elem_id=page.id("preset_said"), elem_classes=["cnet-plan"])
 
 
 def connect(pages: Sequence[UnitPage]) -> None:
@@ -56,9 +56,13 @@ def connect(pages: Sequence[UnitPage]) -> None:
         targets = [page.extras[each] if each in page.extras else page.fields[each] for each in LOADED]
         for event in (chosen.focus, page.extras["read_presets"].click):
             on(event, _names, outputs=[chosen])
-        on(page.extras["load_preset"].click, _reporting(_load), [chosen], targets)
-        on(page.extras["save_preset"].click, _reporting(_save), saved, [chosen, page.extras["preset_name"]])
-        on(page.extras["delete_preset"].click, _reporting(_delete), [chosen], [chosen])
+        said = page.extras["preset_said"]
+        for button, run, inputs, outputs in (
+            ("load_preset", _load, [chosen], targets),
+            ("save_preset", _save, saved, [chosen, page.extras["preset_name"]]),
+            ("delete_preset", _delete, [chosen], [chosen]),
+        ):
+            on(page.extras[button].click, _reporting(run, len(outputs)), inputs, [*outputs, said])
 
 
 LOADED = (*paste.PASTED, paste.TYPE, paste.SAID)
@@ -87,18 +91,25 @@ def _save(name: str, *values: Any) -> list[Any]:
     return [gr.update(choices=presets().names, value=chosen), ""]
 
 
-def _delete(name: str) -> Any:
+def _delete(name: str) -> list[Any]:
     import gradio as gr
 
     presets().delete(name)
-    return gr.update(choices=presets().names, value=None)
+    return [gr.update(choices=presets().names, value=None)]
 
 
-def _reporting(run: Callable[..., Any]) -> Callable[..., Any]:
-    def guarded(*given: Any) -> Any:
+def _reporting(run: Callable[..., list[Any]], count: int) -> Callable[..., list[Any]]:
+    """Return what changes so many widgets and, last, the line that says what is wrong.
+
+    An error that is raised would leave red marks on the widgets.
+    """
+
+    def guarded(*given: Any) -> list[Any]:
+        import gradio as gr
+
         try:
-            return run(*given)
+            return [*run(*given), ""]
         except ControlError as error:
-            raise as_message(error) from error
+            return [*[gr.update()] * count, paste.line(str(error), wrong=True)]
 
     return guarded

@@ -28,7 +28,7 @@ class Presets:
 
     @property
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """Return all names, sorted."""
         return sorted((path.stem for path in self._folder.glob(f"*{SUFFIX}")), key=str.lower)
 
     def save(self, name: str, values: Mapping[str, Any]) -> str:
@@ -44,7 +44,7 @@ class Presets:
         return path.stem
 
     def load(self, name: str) -> dict[str, Any]:
-        """A preset's fields, as `parse_unit` takes them; UnitError if there is none, or none that can be read."""
+        """Return a preset's fields, as `parse_unit` takes them; UnitError if there is none that can be read."""
         path = self._existing(name)
         try:
             content = read_json(path, "preset")

@@ -30,7 +30,7 @@ _TIPS = ("---/-1-/00-", "---/-1-/-00")
 
 
 def fit_hint(hint: Image, target: tuple[int, int], mode: ResizeMode) -> Image:
-    """A hint [H, W, 3], or [H, W, 4] with a mask of what to invent, at `target` (height, width).
+    """Return a hint [H, W, 3], or [H, W, 4] with a mask of what to invent, at `target` (height, width).
 
     Those with a mask are fitted in floats, as there, and the mask covers what is added.
     """
@@ -82,7 +82,7 @@ def _scale_masked(hint: NDArray[np.float32], size: tuple[int, int]) -> NDArray[n
 
 
 def _scale(hint: Image, size: tuple[int, int]) -> Image:
-    """Few colours: nearest. Two of black and white: thresholded, lines of one pixel thinned. Else area or cubic."""
+    """Return a hint [H, W, 3] scaled: labels by nearest pixels, drawings thresholded and thinned, others filtered."""
     import cv2
     import numpy as np
 
@@ -103,7 +103,7 @@ def _scale(hint: Image, size: tuple[int, int]) -> Image:
 
 
 def _one_pixel_wide(drawing: Image) -> bool:
-    """Whether an opening takes away more than half of the ink."""
+    """Return whether an opening takes away more than half of the ink."""
     import cv2
     import numpy as np
 
@@ -113,7 +113,7 @@ def _one_pixel_wide(drawing: Image) -> bool:
 
 
 def _ridges(grey: Image) -> Image:
-    """What is the brightest of its three neighbours along any of the four directions; the rest is black."""
+    """Return what is the brightest of its three neighbours along any of the four directions; the rest is black."""
     import cv2
     import numpy as np
 

@@ -21,6 +21,7 @@ from .reading import input_of, read_picture, rgba_pictures
 if TYPE_CHECKING:
     from .reading import Image
 
+FILM = "controlstack_film"  # attribute of a request: the present frame by unit
 LATENT_UPSCALE = 3  # of img2img's resize modes: "Just resize (latent upscale)"
 _IMG2IMG_MODES = (ResizeMode.JUST_RESIZE, ResizeMode.CROP, ResizeMode.FILL)
 
@@ -34,11 +35,12 @@ class Input(NamedTuple):
 
 
 def choose(unit: UnitArgs, p: Any, index: int, ignore_mask: bool, inpaints: bool) -> Input:
-    """The picture of unit number `index`; HintError if there is none.
+    """Return the picture of unit number `index`; HintError if there is none.
 
     inpaints: what is drawn on the picture is a mask; otherwise it is a scribble, unless `ignore_mask` says no.
     """
-    foreign = _of_unit(getattr(p, "control_net_input_image", None), index)
+    film = getattr(p, FILM, {}).get(unit.number)
+    foreign = _of_unit(getattr(p, "control_net_input_image", None), index) if film is None else film
     given = rgba_pictures(foreign) if foreign is not None else rgba_pictures(unit.image, unit.mask)
     if given is not None:
         return _crop(unit, p, _own(given, unit, ignore_mask, inpaints))
@@ -50,14 +52,14 @@ def choose(unit: UnitArgs, p: Any, index: int, ignore_mask: bool, inpaints: bool
 
 
 def seed_of(p: Any) -> int:
-    """The seed of preprocessors that draw random numbers; as sd-webui-controlnet computes it."""
+    """Return the seed of preprocessors that draw random numbers; as sd-webui-controlnet computes it."""
     first = p.all_seeds[0]
     seed, subseed = (int(first) if int(each) == -1 else max(int(each), 0) for each in (p.seed, p.subseed))
     return (seed + subseed) & 0xFFFFFFFF
 
 
 def target_sizes(p: Any) -> tuple[tuple[int, int], tuple[int, int] | None]:
-    """(height, width) of the first pass, and of the hires pass if there is one; multiples of 8, as latents are.
+    """Return (height, width) of the first pass, and of the hires pass or None; multiples of 8, as latents are.
 
     Only after the request's `init` does it know the size of its hires pass.
     """
@@ -70,7 +72,7 @@ def target_sizes(p: Any) -> tuple[tuple[int, int], tuple[int, int] | None]:
 
 
 def _of_unit(value: Any, index: int) -> Any:
-    """A value for all units, or a list with one for each."""
+    """Return a value for all units, or a list with one for each."""
     if isinstance(value, (list, tuple)):
         return value[index] if index < len(value) else None
     return value
@@ -86,7 +88,7 @@ def _own(pictures: list[Image], unit: UnitArgs, ignore_mask: bool, inpaints: boo
 
 
 def _painted(p: Any, picture: Image) -> Image:
-    """What img2img is to paint, for a unit that has no mask of its own."""
+    """Return what img2img is to paint, for a unit that has no mask of its own."""
     import numpy as np
 
     mask = getattr(p, "image_mask", None)
@@ -105,7 +107,7 @@ def _img2img_mode(p: Any) -> ResizeMode:
 
 
 def _crop(unit: UnitArgs, p: Any, given: Input) -> Input:
-    """The region that img2img paints, where it paints only that; upscaling scripts always do."""
+    """Return the region that img2img paints, where it paints only that; upscaling scripts always do."""
     mask = getattr(p, "image_mask", None)
     if mask is None or not getattr(p, "inpaint_full_res", False):
         return given
@@ -133,7 +135,7 @@ def _region(p: Any, given: Input, mask: Any) -> Input:
 
 
 def _prepared_mask(p: Any, mask: Any) -> Any:
-    """The mask as img2img itself is going to use it: inverted and blurred if it says so."""
+    """Return the mask as img2img itself is going to use it: inverted and blurred if it says so."""
     import cv2
     import numpy as np
     from PIL import Image as Pillow

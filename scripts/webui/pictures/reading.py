@@ -36,11 +36,11 @@ def rgba_pictures(image: object, mask: object = None) -> list[Image] | None:
 
     HintError for what is no picture.
     """
-    if _is_empty(image):
+    if is_empty(image):
         return None
     pairs = _pairs(image, mask)
     return [
-        _with_mask(read_picture(each), None if _is_empty(drawn) else read_picture(drawn, "a mask"))
+        _with_mask(read_picture(each), None if is_empty(drawn) else read_picture(drawn, "a mask"))
         for each, drawn in pairs
     ]
 
@@ -61,13 +61,13 @@ def read_mask(value: object) -> Image:
     return read_picture(value, "a mask")[..., 0]
 
 
-def _is_empty(value: object) -> bool:
-    """Whether a field holds no picture: nothing, or a text without a letter, as other fields are left empty."""
+def is_empty(value: object) -> bool:
+    """Return whether a field holds no picture: nothing, or a text without a letter, as other fields are left empty."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
 def input_of(picture: Image, ignore_mask: bool = False) -> Image:
-    """What a preprocessor gets of [H, W, 4]: the picture, or the drawing on it if somebody drew (scribbles)."""
+    """Return what a preprocessor gets of [H, W, 4]: the picture, or the drawing on it if somebody drew (scribbles)."""
     import numpy as np
 
     drawn = picture[..., 3]
@@ -93,7 +93,7 @@ def _pairs(image: object, mask: object) -> list[tuple[object, object]]:
 
 def _pair(given: Mapping[str, object]) -> tuple[object, object]:
     image = given.get("image", given.get("background"))
-    if _is_empty(image):
+    if is_empty(image):
         raise HintError(
             f"image is an object with {', '.join(map(str, given)) or 'nothing'}, expected one with a picture as image "
             "and perhaps a mask"
@@ -113,14 +113,21 @@ def _with_mask(image: Image, mask: Image | None) -> Image:
 
 def _decode(text: str, name: str) -> Image:
     """Return the picture of base64 text, in any of its usual forms; HintError if it is none."""
-    if _is_empty(text):
-        raise HintError(f"{name} is an empty text: send the bytes of the picture as base64 text")
-    named = f"{name}, {text[:SHOWN] + ('...' if len(text) > SHOWN else '')!a},"
+    return decode_image(bytes_of(text, name), _named(text, name), ADVICE)
+
+
+def bytes_of(text: object, name: str) -> bytes:
+    """Return the bytes of base64 text, in any of its usual forms; HintError if it is none."""
+    if not isinstance(text, str) or is_empty(text):
+        raise HintError(f"{name} is no text, or an empty one: send its bytes as base64 text")
     try:
-        data = _bytes_of(text)
+        return _bytes_of(text)
     except (binascii.Error, ValueError):
-        raise HintError(f"{named} is no base64 text: {ADVICE}") from None
-    return decode_image(data, named, ADVICE)
+        raise HintError(f"{_named(text, name)} is no base64 text: {ADVICE}") from None
+
+
+def _named(text: str, name: str) -> str:
+    return f"{name}, {text[:SHOWN] + ('...' if len(text) > SHOWN else '')!a},"
 
 
 def _bytes_of(text: str) -> bytes:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SHARPER = 0.01  # of the number that the user gives
 MASK_WINDOW, MASK_STRIDE, MASK_PADDING = 10, 8, 1  # from pixels to latents, one pixel wider
-BLEND = 7  # pixels of soft border around an inpainted part, unless the setting says otherwise
+BLUR, BLEND = "control_net_inpaint_blur_sigma", 7  # setting: pixels of soft border around an inpainted part
 PICTURE_KINDS = ("inpaint_only", "recolor_luminance", "recolor_intensity")
 LATENT_KINDS = ("tile_colorfix", "tile_colorfix+sharp", "inpaint_only")  # in the order of their work
 

@@ -36,14 +36,14 @@ OPTIONAL = ("resolution", "preprocessor_seed")
 FIELDS = (
     "enabled", "low_vram", "pixel_perfect", "module", "model", "weight", "guidance_start", "guidance_end",
     "processor_res", *THRESHOLDS, "control_mode", "resize_mode", "range_basis", "hr_option", "curve",
-    "union_control_type", "inpaint_crop_input_image", "block_weights", *OPTIONAL, "delta_strength", "loopback",
-    "input_mode", "image", "drawn", "mask", "effective_region_mask", "region_drawn", "batch_folder", "output_folder",
-    "multi_images",
+    "union_control_type", "inpaint_crop_input_image", "block_weights", *OPTIONAL, "delta_strength", "options",
+    "loopback", "input_mode", "image", "drawn", "mask", "effective_region_mask", "region_drawn", "batch_folder",
+    "output_folder", "multi_images",
 )  # fmt: skip
 
 
 def units_of(args: Sequence[Any], basis: RangeBasis = RangeBasis.WEBUI) -> list[UnitArgs]:
-    """The enabled units among a script's arguments, checked. UnitError for what is no unit, or follows a video.
+    """Return the enabled units among a script's arguments, checked. UnitError for what is no unit, or follows a video.
 
     basis: what a range means in this program, where a unit does not say so.
     """
@@ -70,13 +70,13 @@ def _read(number: int, given: object, basis: RangeBasis) -> UnitArgs:
 
 
 def raw_units(args: Sequence[Any]) -> list[Any]:
-    """All units among a request's arguments as they were given: objects of callers, or the page's as dictionaries."""
+    """Return all units among a request's arguments as they were given: callers' objects, or the page's fields."""
     given = [as_given(each) for each in args[:SLOTS] if not is_empty(each)]
     return given if given else from_page(args[SLOTS:])
 
 
 def unsaid(args: Sequence[Any]) -> list[int]:
-    """The numbers of clients' units that name a model, but not whether they are on: they are off."""
+    """Return the numbers of clients' units that name a model, but not whether they are on: they are off."""
     return [
         index
         for index, unit in enumerate(map(as_given, args[:SLOTS]))
@@ -85,7 +85,7 @@ def unsaid(args: Sequence[Any]) -> list[int]:
 
 
 def from_page(values: Sequence[Any]) -> list[dict[str, Any]]:
-    """The page's fields as units."""
+    """Return the page's fields as units."""
     if len(values) % len(FIELDS):
         raise UnitError(f"the page sent {len(values)} values, expected {len(FIELDS)} for each unit: reload the page")
     starts = range(0, len(values), len(FIELDS))
@@ -101,17 +101,17 @@ def fill(args: list[Any], start: int, units: Sequence[Any]) -> None:
 
 
 def as_units(args: Sequence[Any]) -> list[Any]:
-    """A script's arguments with clients' objects as units, since other extensions ask all of them for `enabled`."""
+    """Return arguments with clients' objects as units, since other extensions ask all of them for `enabled`."""
     return [ClientUnit(each) if isinstance(each, Mapping) else each for each in args]
 
 
 def empty_slots(count: int = SLOTS) -> list[EmptySlot]:
-    """As many; each is its own, since others may fill it in."""
+    """Return so many slots; each is an object of its own, since others may fill it in."""
     return [EmptySlot() for _ in range(count)]
 
 
 def from_page_unit(values: dict[str, Any]) -> dict[str, Any]:
-    """The widgets' values as a unit's fields."""
+    """Return the widgets' values as a unit's fields."""
     image, mask = with_drawing(values.get("image"), values.pop("drawn", None)), values.pop("mask", None)
     if image is not None and mask is not None:  # an uploaded mask replaces the drawn one
         image = {"image": image["image"] if isinstance(image, Mapping) else image, "mask": mask}
@@ -124,7 +124,7 @@ def from_page_unit(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _region(values: dict[str, Any]) -> Any:
-    """A region is what was drawn; the picture itself if nobody drew on it."""
+    """Return what was drawn as the region; the picture itself if nobody drew on it."""
     region = with_drawing(values.get("effective_region_mask"), values.pop("region_drawn", None))
     if not isinstance(region, Mapping):
         return region
@@ -139,7 +139,7 @@ def _opened(value: Any) -> Any:
 
 
 def _parameters(values: dict[str, Any]) -> dict[str, float]:
-    """The numbers that clients' two fields do not stand for, by name."""
+    """Return the numbers that clients' two fields do not stand for, by name."""
     module = values.get("module") or NO_MODULE
     known = lookup(module) if values.get("enabled") and not is_auto(module) else None
     numbers = [values.get(name) for name in THRESHOLDS]

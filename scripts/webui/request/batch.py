@@ -40,11 +40,11 @@ class Batch:
 
     @property
     def count(self) -> int | None:
-        """How many batches the folders make: as many as the shortest has pictures; None without folders."""
+        """Return how many batches the folders make: as many as the shortest has pictures; None without folders."""
         return min((len(files) for files in self._files.values()), default=None)
 
     def units(self, number: int, basis: RangeBasis = RangeBasis.WEBUI) -> list[UnitArgs]:
-        """The enabled units for batch `number`. basis: what a range means here, where a unit does not say so."""
+        """Return the enabled units for batch `number`. basis: what a range means here, where a unit does not say so."""
         return [read_unit(index, self._filled(index, unit, number), basis) for index, unit in self._units]
 
     def remember(self, picture: Any) -> None:
@@ -52,7 +52,7 @@ class Batch:
         self._last = (picture.clamp(0, 1) * 255).byte().permute(1, 2, 0).cpu().numpy()
 
     def name(self, number: int, index: int) -> str:
-        """The file that a result gets in the output folder: as its input, numbered where there are several."""
+        """Return the file that a result gets in the output folder: as its input, numbered where there are several."""
         first = next(iter(self._files.values()))
         return first[number].stem + (f"-{index}" if index else "")
 
@@ -67,7 +67,7 @@ class Batch:
 
 
 def batch_of(args: Sequence[Any], allowed: bool) -> Batch | None:
-    """The batch that a script's arguments ask for, if any unit that is on does."""
+    """Return the batch that a script's arguments ask for, if any unit that is on does."""
     units = raw_units(args)
     if not all(isinstance(unit, Mapping) for unit in units):
         return None  # objects of other extensions have neither
@@ -76,7 +76,7 @@ def batch_of(args: Sequence[Any], allowed: bool) -> Batch | None:
 
 
 def _has_folder(unit: Mapping[str, Any]) -> bool:
-    """Whether the page says so; clients of the API may send the mode without it, for a unit of one picture."""
+    """Return whether the page says so; clients of the API may send the mode without it, for a unit of one picture."""
     return unit.get("input_mode") == InputMode.BATCH.value and "batch_folder" in unit
 
 

@@ -19,7 +19,7 @@ class Batches:
     """The batch of one request; most requests have none."""
 
     def __init__(self, p: Any, args: Sequence[Any]) -> None:
-        """Before the host counts its pictures. Errors wait for `units`: here the host would drop them."""
+        """Set the count of batches before the host counts its pictures; errors wait, since the host drops them here."""
         from modules import shared
 
         self._error: ControlError | None = None
@@ -37,29 +37,29 @@ class Batches:
 
     @property
     def count(self) -> int | None:
-        """How many pictures the folders ask for."""
+        """Return how many pictures the folders ask for."""
         return None if self._batch is None else self._batch.count
 
     @property
     def changes(self) -> bool:
-        """Whether each of the host's batches has other units."""
+        """Return whether each of the host's batches has other units."""
         return self._batch is not None
 
     def units(self, number: int, otherwise: Callable[[], list[UnitArgs]]) -> list[UnitArgs]:
-        """The units for the host's batch `number`."""
+        """Return the units for the host's batch `number`."""
         if self._error is not None:
             raise self._error
         return otherwise() if self._batch is None else self._batch.units(number, services().program.basis)
 
     def fix_seeds(self, p: Any) -> None:
-        """All pictures of a folder get the same seeds, unless the settings say otherwise."""
+        """Give all pictures of a folder the same seeds, unless the settings say otherwise."""
         if self.count is None or services().program.option("controlnet_increment_seed_during_batch", False):
             return
         for seeds in (p.all_seeds, p.all_subseeds):
             seeds[:] = [seeds[index % p.batch_size] for index in range(len(seeds))]
 
     def finished(self, pictures: Any) -> None:
-        """The host has drawn a batch, float [B, 3, H, W]."""
+        """Keep the first picture of a batch that the host has drawn, float [B, 3, H, W]."""
         if self._batch is not None:
             self._batch.remember(pictures[0])
 

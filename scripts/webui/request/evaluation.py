@@ -42,27 +42,27 @@ class Evaluations:
 
     @property
     def units(self) -> Sequence[ControlUnit]:
-        """The units of the present pass."""
+        """Return the units of the present pass."""
         return self.present.stack.units
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the present pass in latent pixels."""
+        """Return height and width of the present pass in latent pixels."""
         return self.present.size
 
     @property
     def finishes(self) -> bool:
-        """Whether units change what the network answers in the present pass."""
+        """Return whether units change what the network answers in the present pass."""
         return bool(self.present.restoration)
 
     @property
     def present(self) -> Pass:
-        """The pass that is sampled now."""
+        """Return the pass that is sampled now."""
         return self._passes.present
 
     @property
     def cond(self) -> tuple[bool, ...]:
-        """Which rows of the last evaluation are cond."""
+        """Return which rows of the last evaluation are cond."""
         return self._seen.cond
 
     def prepare(self, *, answers: bool) -> None:

@@ -20,6 +20,7 @@ from ..pictures.fitting import fit_hint
 from ..pictures.inputs import target_sizes
 from ..pictures.restoring import Original, Restoration, visible
 from .preparing import Prepared
+from .saying import about_unit
 
 if TYPE_CHECKING:
     from ..pictures.reading import Image
@@ -63,17 +64,17 @@ class Passes:
 
     @property
     def present(self) -> Pass:
-        """The one that is being sampled."""
+        """Return the one that is being sampled."""
         hires = bool(getattr(self._p, "is_hr_pass", False))
         return self._by_hires.get(hires, self._by_hires[False])
 
     @property
     def last(self) -> Pass:
-        """The one whose pictures the user sees."""
+        """Return the one whose pictures the user sees."""
         return self._by_hires.get(True, self._by_hires[False])
 
     def firings(self) -> list[Firing]:
-        """For each unit, on how many of the steps of all passes it acted."""
+        """Return for each unit on how many of the steps of all passes it acted."""
         return [
             Firing(sum(each.fired for each in unit), sum(each.steps for each in unit))
             for unit in zip(*(part.stack.firings() for part in self), strict=True)
@@ -86,12 +87,12 @@ class Passes:
 
 
 def _fitted(unit: Prepared, low: Size, high: Size | None) -> tuple[Image, ...]:
-    """The hint at the size of each pass."""
+    """Return the hint at the size of each pass."""
     return tuple(fit_hint(unit.hint, size, unit.given.resize) for size in (low, high) if size is not None)
 
 
 def _maps(unit: Prepared, hints: Sequence[Image]) -> list[tuple[Image, str]]:
-    """What the user is shown, with its preprocessor: the larger one first, as in sd-webui-controlnet."""
+    """Return what the user is shown, with its preprocessor: the larger one first, as in sd-webui-controlnet."""
     return [(visible(hint), unit.args.module) for hint in reversed(hints)] if unit.args.save_detected_map else []
 
 
@@ -122,7 +123,8 @@ def _unit(unit: Prepared, hint: Image, hires: bool, two: bool) -> ControlUnit:
     if hires and request.mode is ControlMode.BALANCED and unit.kind in SOFT_IN_HIRES:
         request = replace(request, mode=ControlMode.PROMPT)
     part = (HiresOption.HIGH if hires else HiresOption.LOW) if two else HiresOption.BOTH
-    return make(request, hint_tensor(hint), unit.model, unit.mask, part)
+    with about_unit(unit.args.number):
+        return make(request, hint_tensor(hint), unit.model, unit.mask, part)
 
 
 def _original(unit: Prepared, hint: Image, hires: bool) -> Original:

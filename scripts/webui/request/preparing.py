@@ -60,7 +60,7 @@ def _prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared
     check_reads_pictures(model)
     request = replace(request, resize=given.resize)
     if warning := doubt(request, said_by(path), given.picture):
-        warn(p, warning)
+        warn(p, f"unit {unit.number}: {warning}")
     hint = services.preprocess(request, given.picture, _first_size(p), seed_of(p), given.mask)
     region = None if unit.effective_region_mask is None else read_mask(unit.effective_region_mask)
     return Prepared(
@@ -97,7 +97,7 @@ def by_file(services: Services, unit: UnitArgs) -> UnitArgs:
 
 
 def merged(units: Sequence[UnitArgs]) -> list[UnitArgs]:
-    """Units with several pictures as so many units with an even share of the weight each."""
+    """Return units with several pictures as so many units with an even share of the weight each."""
     result: list[UnitArgs] = []
     for unit in units:
         with about_unit(unit.number):
@@ -112,13 +112,13 @@ def merged(units: Sequence[UnitArgs]) -> list[UnitArgs]:
 
 
 def _kind(preprocessor: str, p: Any) -> str:
-    """The preprocessor's id. Where img2img itself paints, what lies outside its mask comes back anyway."""
+    """Return the preprocessor's id. Where img2img itself paints, what lies outside its mask comes back anyway."""
     paints = preprocessor == "inpaint_only" and getattr(p, "image_mask", None) is not None
     return "inpaint_global_harmonious" if paints else preprocessor
 
 
 def _first_size(p: Any) -> tuple[int, int]:
-    """(height, width) of the first pass: pixel perfect looks at nothing else."""
+    """Return (height, width) of the first pass: pixel perfect looks at nothing else."""
     return p.height // LATENT * LATENT, p.width // LATENT * LATENT
 
 

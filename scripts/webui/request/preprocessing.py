@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ....preprocessors import find, offered
 from ....preprocessors.declaration import Parameter
 from ....preprocessors.perform import Preprocessor
+from ....preprocessors.poses.points import to_json
 from ....units import webui_names
-from ....units.hint import draw_hint, preprocessor_of
+from ....units.hint import draw_hint, preprocessor_of, resolution_of
 from ....units.offer import ALL, default_model, default_preprocessor, of_type, types
 from ....units.request import AUTO, NONE, UnitRequest
 from ....units.webui_fields import (
@@ -40,7 +41,7 @@ RESOLUTION = {"name": "Resolution", "value": DEFAULT_SIDE, "min": LEAST_SIDE, "m
 
 
 def lookup(module: str) -> Preprocessor:
-    """The preprocessor of a WebUI's name; "None" and nothing are the picture itself."""
+    """Return the preprocessor of a WebUI's name; "None" and nothing are the picture itself."""
     return find(module or NONE)
 
 
@@ -55,12 +56,12 @@ def names(aliases: bool = False) -> list[str]:
 
 
 def sliders(preprocessor: Preprocessor) -> list[dict[str, Any]]:
-    """The sliders of a preprocessor: resolution first, then its own numbers."""
+    """Return the sliders of a preprocessor: resolution first, then its own numbers."""
     return _with_resolution(preprocessor, preprocessor.parameters)
 
 
 def detail(preprocessor: Preprocessor) -> dict[str, Any]:
-    """One entry of `module_detail`: the numbers that clients can set as thresholds."""
+    """Return one entry of `module_detail`: the numbers that clients can set as thresholds."""
     known = [each for each in thresholds(preprocessor) if each is not None]
     return {"model_free": False, "sliders": _with_resolution(preprocessor, known)}
 
@@ -74,7 +75,7 @@ def control_types(offer: Callable[[str], Sequence[str]]) -> dict[str, dict[str, 
 
 
 def with_defaults(unit: UnitArgs) -> UnitArgs:
-    """The unit with its numbers inside their ranges, -1 and what is outside replaced by the default."""
+    """Return the unit with its numbers inside their ranges, -1 and what is outside replaced by the default."""
     if is_auto(unit.module):
         resolution = _bounded(AUTO, "processor_res", unit.processor_res, RESOLUTION)
         return replace(unit, processor_res=int(resolution))
@@ -114,6 +115,17 @@ class Preprocessing:
         given = mask if takes_mask else None
         return draw_hint(request, picture, inpaint_mask=given, target=target, runtime=self.runtime, seed=seed)
 
+    def with_poses(
+        self, request: UnitRequest, picture: Image, target: tuple[int, int] | None = None, mask: Image | None = None
+    ) -> tuple[Image, dict[str, Any] | None]:
+        """Return the same, and the poses in it as OpenPose's JSON, where the preprocessor finds such."""
+        preprocessor = preprocessor_of(request)
+        if not preprocessor.finds_poses:
+            return self(request, picture, target, mask=mask), None
+        resolution = resolution_of(request, (picture.shape[0], picture.shape[1]), target)
+        (pose,) = preprocessor.poses(picture, resolution=resolution, runtime=self.runtime)
+        return preprocessor.draw(pose, **request.parameters), to_json(pose)
+
 
 def _control_type(tag: str, models: Sequence[str]) -> dict[str, Any]:
     return {
@@ -135,7 +147,7 @@ def _slider(parameter: Parameter) -> dict[str, Any]:
 
 
 def _capitals(text: str) -> str:
-    """Each word with a capital, the rest as it is: "Low threshold" -> "Low Threshold"."""
+    """Return text with a capital at each word: "Low threshold" -> "Low Threshold"."""
     return " ".join(word[:1].upper() + word[1:] for word in text.split(" "))
 
 

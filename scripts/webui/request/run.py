@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ....units.webui_fields import UnitArgs
 from ..host.unet.tiles import Tiles
-from ..pictures.restoring import BLEND, PICTURE_KINDS, finish_picture
+from ..pictures.restoring import BLEND, BLUR, PICTURE_KINDS, finish_picture
 from .evaluation import Evaluations
 from .passes import Passes
 from .preparing import prepare, write_text
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def maps(self) -> list[tuple[Image, str]]:
-        """The hints as users see them, each with its preprocessor; none before the first sampling."""
+        """Return the hints as users see them, each with its preprocessor; none before the first sampling."""
         return [] if self._passes is None else self._passes.maps
 
     @contextmanager
@@ -70,7 +70,7 @@ class Run:
 
     def finish_pictures(self, pictures: list[Tensor]) -> None:
         """Give finished pictures, [3, H, W] in 0..1, back what their units want to keep; in place."""
-        soft = int(self._services.program.option("control_net_inpaint_blur_sigma", BLEND))
+        soft = int(self._services.program.option(BLUR, BLEND))
         for original in self._passes.last.originals if self._passes is not None else ():
             if original.kind in PICTURE_KINDS:
                 for index in range(len(pictures)):

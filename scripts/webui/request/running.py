@@ -25,7 +25,7 @@ class Running:
 
     @property
     def tiles(self) -> Tiles | None:
-        """Where others say which parts of the picture they draw."""
+        """Return where others say which parts of the picture they draw."""
         return self._attachment.tiles
 
     def begin(self) -> None:

@@ -12,9 +12,12 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from ....core.errors import ControlError
+from torch import Tensor
+
+from ....core.errors import ControlError, HostError
 from ....units.webui_fields import UnitArgs
 from ..host.annotators import StoppedError
+from ..host.program import not_finite_errors
 from .run import Run
 from .saying import for_caller, line
 
@@ -23,6 +26,11 @@ if TYPE_CHECKING:
     from .needs import Services
 
 log = logging.getLogger("controlstack")
+
+NOT_FINITE = (
+    "the latents that the base model made while units acted are not finite: lower their weights, curves and block "
+    "weights; if it happens without units too, start the WebUI with --no-half"
+)
 
 
 def begin(
@@ -76,6 +84,11 @@ class Sampling:
         sample = type(self.p).sample.__get__(self.p) if self.original is None else self.original
         try:
             with self.run.attached() if self.run is not None else nullcontext():
-                return sample(*args, **kwargs)
+                latents = sample(*args, **kwargs)
+            if isinstance(latents, Tensor) and not bool(latents.isfinite().all()):
+                raise HostError(NOT_FINITE)
         except ControlError as error:
             raise for_caller(self.p, error) from error
+        except not_finite_errors() as error:
+            raise for_caller(self.p, HostError(NOT_FINITE)) from error
+        return latents

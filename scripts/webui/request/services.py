@@ -24,7 +24,7 @@ def services() -> Services:
     return Services(
         host=host,
         program=program,
-        files=ModelFiles(program.model_folders()),
+        files=ModelFiles(program.model_folders),
         models=ModelCache(budget),
         preprocess=Preprocessing(annotators.make_runtime(program, host.device, host.residency)),
     )

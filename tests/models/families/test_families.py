@@ -13,7 +13,7 @@ from controlstack.models.registry import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTIONS = ("## What it is", "## Files", "## Conventions", "## On each host")
+USE = "## On each host"
 
 every_family = pytest.mark.parametrize("family", REGISTRY, ids=lambda family: family.id)
 
@@ -36,8 +36,8 @@ def test_a_family_says_what_it_is_for_and_where_it_comes_from(family: Family[Any
 @every_family
 def test_a_family_has_a_page_that_says_how_to_use_it(family: Family[Any, Any]) -> None:
     page = (ROOT / page_of(family)).read_text(encoding="utf-8")
-    assert [each for each in SECTIONS if each not in page] == []
     assert family.title in page
+    assert USE in page
     links = re.findall(r"\]\(([^)#:]+)\)", page)
     assert [each for each in links if not (ROOT / "docs" / "families" / each).exists()] == []
 

@@ -12,9 +12,10 @@ import torch
 from controlstack.core.errors import DamagedModelError, UnitError
 from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlMode, ControlUnit
-from controlstack.models.families.union import HOLE, KINDS, OPTION, UnionModel
+from controlstack.models.families.union import UnionModel
 from controlstack.models.naming import to_ldm
 from controlstack.models.registry import inspect, load_control_model, offered, outline
+from controlstack.models.union_kinds import KINDS, OPTION
 from diffusers import ControlNetUnionModel
 from oracle import PICTURES, assert_close, randomise, relative_error, residuals_of, stacked, step_of
 from torch import Tensor
@@ -217,7 +218,7 @@ def test_what_is_to_be_invented_is_black(model: UnionModel, theirs: Any, said: s
     holes = torch.rand(1, 1, 128, 128) > 0.5
     bound = model.bind({OPTION: said})
     ours = residuals_of(bound, step, torch.where(holes, -1.0, hint))
-    assert_all_close(ours, residuals_of(bound, step, torch.where(holes, HOLE, hint)))
+    assert_all_close(ours, residuals_of(bound, step, torch.where(holes, 0.0, hint)))
 
 
 def test_half_a_file_is_half_the_memory_and_nearly_the_same(theirs: ControlNetUnionModel, save: Save) -> None:

@@ -43,17 +43,17 @@ class Answers(Protocol):
 
     @property
     def units(self) -> Sequence[ControlUnit]:
-        """The units of the pass that is sampled now."""
+        """Return the units of the pass that is sampled now."""
         ...
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of that pass in latent pixels."""
+        """Return height and width of that pass in latent pixels."""
         ...
 
     @property
     def finishes(self) -> bool:
-        """Whether units change what the network answers in that pass."""
+        """Return whether units change what the network answers in that pass."""
         ...
 
     def prepare(self, *, answers: bool) -> None:

@@ -40,7 +40,7 @@ class Deltas:
 
     @property
     def bytes(self) -> int:
-        """Memory that the differences need on the device, at most (2 bytes for each value)."""
+        """Return the bytes that the differences need on the device, at most (2 for each value)."""
         terms = (term for found in self._answers.values() for _, term in found)
         return 2 * sum(factor.numel() for term in terms for factor in term.factors)
 

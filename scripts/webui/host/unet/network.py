@@ -85,7 +85,7 @@ class Network:
 
     @property
     def _dtype(self) -> torch.dtype:
-        """What the U-Net computes in, whatever its weights are stored in."""
+        """Return what the U-Net computes in, whatever its weights are stored in."""
         named = ("computation_dtype", "manual_cast_dtype")
         known = (getattr(self._model, name, None) for name in named)
         return next((each for each in known if each is not None), None) or self._model.get_dtype()

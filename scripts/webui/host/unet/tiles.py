@@ -85,7 +85,7 @@ class Shown:
 
     @property
     def hint_cond(self) -> Tensor:
-        """The map, [1, 2, height, width] in pixels; it is made when somebody asks for it."""
+        """Return the map, [1, 2, height, width] in pixels; it is made when somebody asks for it."""
         canvas = self._measure()
         if self._map is None or canvas != self.canvas:
             self.canvas, self._map = canvas, place_map(canvas)
@@ -99,7 +99,7 @@ class Shown:
 
     @property
     def hr_hint_cond(self) -> Tensor:
-        """The numbers of the rows, [N], those that were put here or all. sd-webui-controlnet has hires hints here."""
+        """Return the numbers of the rows, [N], those that were put here or all (hires hints in sd-webui-controlnet)."""
         return torch.arange(self.expected).as_subclass(RowNumbers) if self.rows is None else self.rows
 
     @hr_hint_cond.setter

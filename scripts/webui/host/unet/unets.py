@@ -1,4 +1,4 @@
-"""U-Nets that are built as latent diffusion builds them: their widths, and where their points are.
+"""U-Nets that are built as latent diffusion builds them: their widths, where their points are, and single weights.
 
 Those of SD 1.x, SD 2.x (ldm), SDXL (sgm), Forge and its relatives have one shape: `input_blocks`, `middle_block`,
 `output_blocks`, with transformers whose attentions are `attn1` and `attn2`.
@@ -6,9 +6,10 @@ Those of SD 1.x, SD 2.x (ldm), SDXL (sgm), Forge and its relatives have one shap
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .....core.attach import Locate, Site, Value, attention_site
 from .....core.base import Base
@@ -48,3 +49,22 @@ def locate_in(unet: Any) -> Locate:
         return attention_site(transformer.transformer_blocks[point.depth], point.part)
 
     return locate
+
+
+def layer_of(unet: nn.Module, name: str) -> tuple[Any, str] | None:
+    """Return the layer that has a weight, by its bare ldm name, and what the layer calls it; None: there is no such."""
+    path, _, part = name.rpartition(".")
+    try:
+        layer = unet.get_submodule(path)
+    except AttributeError:
+        return None
+    return None if getattr(layer, part, None) is None else (layer, part)
+
+
+def read_weight(unet: nn.Module, name: str, prepare: Callable[[Any], None]) -> Tensor | None:
+    """Return a weight of a U-Net that is held as it is. prepare: what has to be done to its layer before."""
+    found = layer_of(unet, name)
+    if found is None:
+        return None
+    prepare(found[0])
+    return getattr(*found).detach()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .....core.errors import ControlError
+from .....units.choices import UNION_TYPES, UnionType
 from .....units.webui_fields import NO_MODEL
 from ...request.services import services
 from .. import choices
@@ -41,6 +41,8 @@ def connect(page: UnitPage) -> None:
     on(fields["module"].change, _arrange, page.pick("module", "pixel_perfect"), page.pick(*SLIDERS))
     on(fields["module"].change, about, [fields["module"]], [extras["about"]])
     on(fields["pixel_perfect"].change, _resolution, page.pick("module", "pixel_perfect"), [fields["processor_res"]])
+    told = page.pick("union_control_type", "options")
+    on(fields["model"].change, _options, [fields["model"], *told], told)
     for event in (fields["module"].input, fields["model"].input):
         on(event, lambda: "", outputs=[extras["said"]])
     on(extras["refresh"].click, _refresh, [extras["type"], fields["model"]], [fields["model"]])
@@ -62,7 +64,7 @@ def _visibility(cleared: int) -> Callable[[bool], Any]:
 
 
 def slider_updates(module: str, pixel_perfect: bool, values: Sequence[float] = ()) -> list[Any]:
-    """The sliders of a preprocessor; pixel perfect needs no resolution.
+    """Return the sliders of a preprocessor; pixel perfect needs no resolution.
 
     values: what they are set to, kept where the preprocessor allows it; otherwise all get their defaults.
     """
@@ -84,7 +86,7 @@ def _offer(tag: str) -> choices.Offer:
 
 
 def _choose_type(by_hand: bool, tag: str, pixel_perfect: bool, module: str, model: str) -> list[Any]:
-    """The lists of a control type, with its first preprocessor and model if a user chose the type."""
+    """Return the lists of a control type, with its first preprocessor and model if a user chose the type."""
     import gradio as gr
 
     found = _offer(tag)
@@ -96,8 +98,24 @@ def _choose_type(by_hand: bool, tag: str, pixel_perfect: bool, module: str, mode
     return [*chosen, *slider_updates(found.module, pixel_perfect)]
 
 
+def _options(model: str, kind: str, options: str) -> list[Any]:
+    """The widgets for what the chosen model can be told; what it cannot be told must not act unseen."""
+    import gradio as gr
+
+    files = services().files
+    found = choices.options(contents().of(files.find(model)[1]).offers if model in files.names else ())
+    unknown = UNION_TYPES.label(UnionType.UNKNOWN)
+    return [
+        gr.update(
+            visible=bool(found.kinds), choices=found.kinds or list(UNION_TYPES.labels),
+            value=kind if kind in found.kinds else unknown,
+        ),
+        gr.update(visible=bool(found.all), placeholder=found.all, value=options if found.all else ""),
+    ]  # fmt: skip
+
+
 def about(module: str) -> str:
-    """The line below the preprocessor: its licence, and why it cannot run, if it cannot."""
+    """Return the line below the preprocessor: its licence, and why it cannot run, if it cannot."""
     runtime = services().preprocess.runtime
     text, runs = choices.about(module, runtime.store if runtime else None)
     return line(text, wrong=not runs)
@@ -127,7 +145,7 @@ def _refresh(tag: str, model: str) -> Any:
 
 
 def _connect_webcam(page: UnitPage) -> None:
-    """gradio 4 has the webcam beside the upload; gradio 3 has either."""
+    """Connect the webcam, which gradio 3 has instead of the upload, and gradio 4 beside it."""
     import gradio as gr
 
     webcam, mirror = page.extras["webcam"], page.extras["mirror"]
@@ -145,10 +163,3 @@ def _connect_webcam(page: UnitPage) -> None:
     on(webcam.click, lambda now: change(now, source="upload" if now["source"] == "webcam" else "webcam"),
        [state], outputs)  # fmt: skip
     on(mirror.click, lambda now: change(now, mirror=not now["mirror"]), [state], outputs)
-
-
-def as_message(error: ControlError) -> Exception:
-    """What gradio shows in a corner of the page."""
-    import gradio as gr
-
-    return gr.Error(f"ControlNet: {error}")

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from .....core.errors import ControlError, HintError
 from .....units.webui_fields import parse_unit, request_of
 from ...pictures.reading import input_of, rgba_pictures
+from ...pictures.restoring import visible
 from ...request import preprocessing
 from ...request.arguments import OPTIONAL, THRESHOLDS, from_page_unit
 from ...request.preparing import by_file
 from ...request.services import services
 from ..gradio_shim import on
-from .events import as_message
+from ..paste import line
+from .poses import link
 from .widgets import UnitPage
 
 if TYPE_CHECKING:
@@ -30,22 +32,38 @@ INPUTS = (
 
 
 def connect(page: UnitPage, width: Any, height: Any) -> None:
-    """Connect the button; `width` and `height` are the tab's sliders, for pixel perfect."""
-    outputs = [page.extras["preview"], page.extras["show_preview"]]
-    on(page.extras["run"].click, _run, [*page.pick(*INPUTS), width, height], outputs, progress=True)
+    """Connect the buttons; `width` and `height` are the tab's sliders, for pixel perfect and for an empty canvas."""
+    extras = page.extras
+    outputs = [extras[name] for name in ("preview", "show_preview", "pose", "said")]
+    on(extras["run"].click, _run, [*page.pick(*INPUTS), width, height], outputs, progress=True)
+    on(extras["canvas"].click, canvas, [width, height], page.pick("image", "enabled"))
+    on(page.fields["module"].change, lambda: None, outputs=[extras["preview"]])  # it is of another preprocessor now
 
 
 def _run(*given: Any) -> Any:  # gradio resolves annotations, so they name only what exists at run time
+    import gradio as gr
+
     *values, width, height = given
     try:
         with services().alone("controlnet preview"):  # it may need the memory that a generation is using
-            return hint(dict(zip(INPUTS, values, strict=True)), (int(height), int(width))), True
-    except ControlError as error:
-        raise as_message(error) from error
+            shown, pose = hint(dict(zip(INPUTS, values, strict=True)), (int(height), int(width)))
+    except ControlError as error:  # an error that is raised would leave red marks on the pictures of later runs
+        return None, gr.update(), "", line(str(error), wrong=True)
+    return visible(shown), True, link(pose), ""
 
 
-def hint(values: Mapping[str, Any], target: tuple[int, int]) -> Image:
-    """What the unit's preprocessor makes of its picture; `target`: (height, width) of the picture to generate."""
+def canvas(width: float, height: float) -> Any:
+    """Return a white picture [height, width, 3] of the result's size, and that its unit is on."""
+    import numpy as np
+
+    return np.full((int(height), int(width), 3), 255, np.uint8), True
+
+
+def hint(values: Mapping[str, Any], target: tuple[int, int]) -> tuple[Image, dict[str, Any] | None]:
+    """Return what the unit's preprocessor makes of its picture, and the poses in it.
+
+    target: (height, width) of the picture to generate.
+    """
     asked = parse_unit(from_page_unit({"enabled": True, **values}))
     unit = preprocessing.with_defaults(by_file(services(), asked))
     pictures = rgba_pictures(unit.image)
@@ -55,4 +73,4 @@ def hint(values: Mapping[str, Any], target: tuple[int, int]) -> Image:
         source, mask = pictures[0][..., :3], pictures[0][..., 3]
     else:
         source, mask = input_of(pictures[0], bool(services().program.option(IGNORE_MASK, False))), None
-    return services().preprocess(request_of(unit), source.copy(), target, mask=mask)
+    return services().preprocess.with_poses(request_of(unit), source.copy(), target, mask)

@@ -35,15 +35,15 @@ class UnitPage:
 
     @property
     def arguments(self) -> list[Any]:
-        """The widgets in the order of the script's arguments."""
+        """Return the widgets in the order of the script's arguments."""
         return [self.fields[name] for name in FIELDS]
 
     def id(self, name: str) -> str:
-        """The id of an element of the page, in sd-webui-controlnet's form."""
+        """Return the id of an element of the page, in sd-webui-controlnet's form."""
         return f"{self.tab}_controlnet_ControlNet-{self.index}_{name}"
 
     def pick(self, *names: str) -> list[Any]:
-        """Some of the widgets."""
+        """Return some of the widgets by the names of their fields."""
         return [self.fields[name] for name in names]
 
 
@@ -108,15 +108,25 @@ def _single_picture(page: UnitPage) -> None:
                 page.id("effective_region_mask"), draw=True, height=PICTURE_HEIGHT,
             )  # fmt: skip
     with gr.Row(elem_classes=["cnet-image-controls"]):
+        page.extras["pose_file"] = gr.UploadButton(
+            "⇪ JSON", file_types=[".json"], elem_id=page.id("controlnet_pose_upload"), elem_classes=["tool"],
+            size="sm", tooltip="Draw the poses of a JSON file, and take them as the picture",
+        )  # fmt: skip
+        tool(page, "canvas", "🖌", "An empty canvas of the result's size, to draw on", "controlnet_canvas_button")
         tool(page, "take_txt2img", "🖼 txt2img", "Take the selected picture of txt2img", "controlnet_take_txt2img")
         tool(page, "take_img2img", "🖼 img2img", "Take the selected picture of img2img", "controlnet_take_img2img")
         tool(page, "webcam", "📷", "Take pictures with the webcam, or upload them", "controlnet_webcam_enable")
         tool(page, "mirror", "⇄", "Mirror the webcam", "controlnet_webcam_mirror")
         tool(page, "dimensions", "⤴", "Make width and height those of the picture", "controlnet_send_dimen_button")
 
+    page.extras["pose"] = gr.HTML(elem_id=page.id("pose"), elem_classes=["cnet-pose"])
+    # What a pose editor sends back; the page's script fills it and presses the button.
+    page.extras["pose_text"] = gr.Textbox(elem_id=page.id("pose_text"), elem_classes=["cnet-unseen"])
+    page.extras["pose_sent"] = gr.Button(elem_id=page.id("pose_sent"), elem_classes=["cnet-unseen"])
+
 
 def tool(page: UnitPage, name: str, text: str, tooltip: str, elem_id: str) -> None:
-    """A small button."""
+    """Draw a small button."""
     from modules.ui_components import ToolButton
 
     page.extras[name] = ToolButton(value=text, elem_id=page.id(elem_id), tooltip=tooltip)
@@ -237,8 +247,15 @@ def _more(page: UnitPage) -> None:
         )  # fmt: skip
         page.fields["union_control_type"] = gr.Dropdown(
             label="Union Control Type", choices=list(UNION_TYPES.labels), value=defaults["union_control_type"],
-            elem_id=page.id("controlnet_union_control_type_dropdown"), tooltip="Only union models ask for it",
-            visible=False,  # until a text names one: no model here asks for it
+            elem_id=page.id("controlnet_union_control_type_dropdown"),
+            tooltip="What the hint shows; Unknown: what the preprocessor makes of it",
+            visible=False,  # until a union is chosen
+        )  # fmt: skip
+        page.fields["options"] = gr.Textbox(
+            label="Model Options", max_lines=1, elem_id=page.id("controlnet_options"),
+            tooltip="Of the chosen model, by name, with semicolons between; union_control_type=depth+tile:0.5 are two "
+            "kinds of hints in one pass",
+            visible=False,  # until a model is chosen that has some
         )  # fmt: skip
         with FormRow():
             page.fields["resolution"] = gr.Textbox(
@@ -252,7 +269,7 @@ def _more(page: UnitPage) -> None:
                 tooltip="For preprocessors that draw random numbers, such as shuffle",
             )  # fmt: skip
             page.fields["delta_strength"] = gr.Slider(
-                label="Strength of Weight Changes", value=1.0, minimum=0.0, maximum=choices.SHOWN_WEIGHT, step=0.05,
+                label="Weight Changes", value=1.0, minimum=0.0, maximum=choices.SHOWN_WEIGHT, step=0.05,
                 elem_id=page.id("controlnet_delta_strength_slider"),
                 tooltip="For models that change weights of the base model; 1 is as they were made",
             )  # fmt: skip

@@ -1,0 +1,135 @@
+"""The API: a few named endpoints that take and give JSON, for gradio's client and for plain HTTP.
+
+Pictures are base64 of PNG, JPEG or WebP. A request says what cards say; nothing in it is a path.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...core.errors import ControlError, HintError, UnitError
+from ...pipelines.drawing import Request
+from ...pipelines.schedulers import NAMES
+from ...preprocessors.images import decode_image
+from ...units.hint import visible
+from ...units.offer import offers
+from ...units.record import PICTURES
+from ...units.request import FIELDS
+from ..studio.running import Progress, Stop, Studio, plain_firings
+from ..studio.said import make_job
+from .card_events import hint_of
+
+ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "draw"}
+REQUEST_PICTURES = ("image", "mask")
+
+
+def add_endpoints(studio: Studio) -> None:
+    """Add the endpoints to the present page."""
+
+    def generate(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Draw pictures. request: fields of a picture, and `units`, a list of tables of fields."""
+        stop = Stop()
+        try:
+            yield from _generate(studio, request, stop)
+        except ControlError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        finally:
+            stop.ask()
+
+    def preprocess(unit: dict[str, Any], width: int = 512, height: int = 512) -> dict[str, Any]:
+        """Make the hint of a unit for a picture of a size."""
+        try:
+            pixels = hint_of(studio, _unit(unit), (int(height), int(width)))
+        except ControlError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return {"hint": encode(pixels)}
+
+    def offer() -> dict[str, Any]:
+        """Say what can be chosen: base models, models, preprocessors with their numbers, schedulers, fields."""
+        return what_is_offered(studio)
+
+    gr.api(generate, api_name="generate", **ONE_AT_A_TIME)
+    gr.api(preprocess, api_name="preprocess", **ONE_AT_A_TIME)
+    gr.api(offer, api_name="offer", queue=False)
+
+
+def what_is_offered(studio: Studio) -> dict[str, Any]:
+    """Return everything that can be chosen, as JSON can hold it."""
+    models = studio.library.models.values()
+    return {
+        "bases": list(studio.library.bases),
+        "models": [{"name": each.name, "family": each.family, "hint": each.says} for each in models],
+        "preprocessors": [
+            {
+                "name": each.preprocessor.id,
+                "title": each.preprocessor.title,
+                "lacks": each.lacks,
+                "licences": each.licences,
+                "parameters": {number.name: number.default for number in each.parameters},
+            }
+            for each in offers(studio.runtime.store)
+        ],
+        "schedulers": list(NAMES),
+        "request": [each.name for each in fields(Request)],
+        "unit": {name: {"expected": each.expected, "meaning": each.meaning} for name, each in FIELDS.items()},
+    }
+
+
+def _generate(studio: Studio, request: Mapping[str, Any], stop: Stop) -> Iterator[dict[str, Any]]:
+    said = {name: value for name, value in request.items() if name != "units"}
+    for name in REQUEST_PICTURES:
+        if said.get(name) is not None:
+            said[name] = decode(said[name], name)[..., 0 if name == "mask" else slice(None)]
+    units = request.get("units", [])
+    if not isinstance(units, list):
+        raise UnitError(f"units is {type(units).__name__}, expected a list of tables")
+    job = make_job(studio.library, said, [_unit(each) for each in units])
+    for each in studio.run(lambda report: studio.draw(job, stop, report)):
+        if isinstance(each, Progress):
+            yield {"step": each.step, "steps": each.steps}
+        else:
+            yield {
+                "images": [base64.b64encode(path.read_bytes()).decode("ascii") for path in each.files],
+                "seeds": list(each.seeds),
+                "hints": [encode(visible(unit.hint)) for unit in each.units],
+                "units": list(plain_firings(each)),
+                "seconds": round(each.seconds, 3),
+            }
+
+
+def _unit(said: Any) -> dict[str, Any]:
+    if not isinstance(said, dict):
+        raise UnitError(f"a unit is {type(said).__name__}, expected a table of fields")
+    found = dict(said)
+    for name, rank in PICTURES.items():
+        if found.get(name) is not None:
+            found[name] = decode(found[name], name)[..., slice(None) if rank == 3 else 0]
+    return found
+
+
+def decode(text: object, name: str) -> NDArray[np.uint8]:
+    """Return the pixels [H, W, 3] of a picture in base64, with or without the head of a data address."""
+    if not isinstance(text, str):
+        raise HintError(f"{name} is {type(text).__name__}, expected a picture in base64")
+    try:
+        data = base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise HintError(f"{name} is no base64 ({error}): send the picture itself, for no file can be named") from error
+    return np.ascontiguousarray(decode_image(data, name))
+
+
+def encode(pixels: NDArray[np.uint8]) -> str:
+    """Return pixels as PNG in base64."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

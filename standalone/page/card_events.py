@@ -1,0 +1,219 @@
+"""What a card does: choices that follow from choices, the live hint, the plan, painting, and its place in the stack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from ...core.errors import ControlError
+from ...preprocessors.images import read_image
+from ...units.convention import chosen as with_convention
+from ...units.hint import draw_hint
+from ...units.request import AUTO, FIELDS
+from ..studio import offers
+from ..studio.library import Library
+from ..studio.running import Studio
+from ..studio.said import OPTION, RANGE, unit_request
+from . import results
+from .cards import HINT, SLIDER, Card, Unit, new_unit, option_lists, read_card, sliders
+
+HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+LIVE: dict[str, Any] = {**HIDDEN, "trigger_mode": "always_last", "concurrency_limit": 4, "concurrency_id": "preview"}
+HALF = 128  # of 255: a brush stroke's alpha from which on it counts
+
+
+def connect(card: Card, studio: Studio, outer: Mapping[str, Any], last: Any) -> None:
+    """Connect the widgets of a card. outer: the page's width, height and steps. last: the files of the last run."""
+    chosen = _connect_choices(card, studio)
+    _connect_hint(card, studio, outer, chosen)
+    _connect_plan(card, studio.library, outer["steps"])
+    _connect_painting(card, last)
+
+
+def _connect_choices(card: Card, studio: Studio) -> list[Any]:
+    """Connect the three lists; return what happens when a choice has been carried out."""
+    library, fields = studio.library, card.fields
+    numbers = [fields[SLIDER.format(k)] for k in range(offers.most_numbers())]
+    lists_of_options = [fields[OPTION.format(k)] for k in range(offers.most_options(library))]
+    outputs = [fields["preprocessor"], fields["model"], *numbers, *lists_of_options]
+    outputs += [card.others["preview"], card.others["about"]]
+
+    def show(chosen: offers.Chosen, **lists: Any) -> list[Any]:
+        return [
+            gr.update(value=chosen.preprocessor, **({"choices": lists["preprocessors"]} if lists else {})),
+            gr.update(value=chosen.model, **({"choices": lists["models"]} if lists else {})),
+            *(gr.update(**each) for each in sliders(chosen.preprocessor, chosen.parameters)),
+            *(gr.update(**each) for each in option_lists(library, chosen.model, {})),
+            gr.update(visible=not offers.runs_at_once(chosen.preprocessor)),
+            escape(offers.about(chosen.preprocessor, studio.runtime.store)),
+        ]
+
+    def by_type(kind: str) -> list[Any]:
+        found = offers.choose_type(library, kind)
+        lists = {"preprocessors": offers.preprocessors(kind), "models": offers.models(library, kind)}
+        return show(found, **lists)
+
+    def by_preprocessor(preprocessor: str, model: str) -> list[Any]:
+        return show(offers.choose_preprocessor(library, preprocessor, model))
+
+    def by_model(model: str, preprocessor: str) -> list[Any]:
+        return show(offers.choose_model(library, model, preprocessor))
+
+    pair = [fields["preprocessor"], fields["model"]]
+    return [
+        card.others["type"].input(by_type, card.others["type"], outputs, **HIDDEN),
+        fields["preprocessor"].input(by_preprocessor, pair, outputs, **HIDDEN),
+        fields["model"].input(by_model, pair[::-1], outputs, **HIDDEN),
+    ]
+
+
+def _connect_hint(card: Card, studio: Studio, outer: Mapping[str, Any], chosen: Sequence[Any]) -> None:
+    names = list(card.fields)
+    inputs = [outer["width"], outer["height"], *card.fields.values()]
+    outputs = [card.others["hint"], card.others["message"]]
+
+    def live(width: float, height: float, *values: Any) -> list[Any]:
+        said = read_card(names, values)
+        if said["image"] is None:
+            return [None, ""]
+        wanted = said["preprocessor"]
+        if wanted == AUTO:
+            known = studio.library.models.get(said["model"] or "")
+            wanted = known.convention.preprocessor.id if known and known.convention else AUTO
+        return preview(said, (int(height), int(width))) if offers.runs_at_once(wanted) else [gr.skip(), ""]
+
+    def preview(said: Mapping[str, Any], size: tuple[int, int]) -> list[Any]:
+        try:
+            return [hint_of(studio, said, size), ""]
+        except ControlError as error:
+            return [None, results.trouble(str(error))]
+
+    def on_button(width: float, height: float, *values: Any) -> list[Any]:
+        return preview(read_card(names, values), (int(height), int(width)))
+
+    # Sliders by hand alone, and choices once they are carried out: in between, values and bounds are of two choices.
+    drawn_from = ("image", "resize", "resolution", "pixel_perfect", "seed", "inpaint_mask")
+    triggers = [card.fields[name].change for name in drawn_from]
+    triggers += [card.fields[name].input for name in _slider_names()]
+    gr.on([*triggers, outer["width"].change, outer["height"].change], live, inputs, outputs, **LIVE)
+    for each in chosen:
+        each.then(live, inputs, outputs, **LIVE)
+    card.others["preview"].click(
+        on_button, inputs, outputs, api_visibility="private", concurrency_id="draw", show_progress_on=outputs[:1]
+    )
+
+
+def hint_of(studio: Studio, said: Mapping[str, Any], size: tuple[int, int]) -> Any:
+    """Return the hint of a card as its model would read it, uint8 [H, W, 3]. ControlErrors say what is wrong."""
+    request = unit_request(studio.library, said)
+    known = studio.library.models.get(request.model)
+    request = with_convention(request, known.says if known else "")
+    assert request.image is not None
+    image: Any = request.image
+    mask: Any = request.inpaint_mask
+    hint = draw_hint(request, image, inpaint_mask=mask, target=size, runtime=studio.runtime)
+    return results.fitted(hint, size, request.resize)
+
+
+def _slider_names() -> list[str]:
+    return [SLIDER.format(k) for k in range(offers.most_numbers())]
+
+
+def _connect_plan(card: Card, library: Library, steps: Any) -> None:
+    names = ("enabled", "weight", RANGE, "basis", "curve")
+    inputs = [steps, *(card.fields[name] for name in names)]
+
+    def show(count: float, *values: Any) -> str:
+        return plan(library, dict(zip(names, values, strict=True)), int(count or 1))
+
+    triggers = [each.change for each in inputs if hasattr(each, "change")]
+    gr.on([*triggers, card.fields[RANGE].input], show, inputs, card.others["plan"], **LIVE)
+
+
+def first_plan(library: Library, said: Mapping[str, Any], steps: int) -> str:
+    """Return the plan of a card that is just made."""
+    defaults = {name: FIELDS[name].default for name in ("enabled", "weight", "basis", "curve", "start", "end")}
+    return plan(library, {name: said.get(name, default) for name, default in defaults.items()}, steps)
+
+
+def plan(library: Library, said: Mapping[str, Any], steps: int) -> str:
+    """Return on how many steps a unit acts and how strongly, as HTML; or what is wrong with it."""
+    try:
+        unit = unit_request(library, said)
+    except ControlError as error:
+        return results.trouble(str(error))
+    return f"{offers.drawing(offers.strengths(unit, steps))}<span>{escape(offers.plan(unit, steps))}</span>"
+
+
+def _connect_painting(card: Card, last: Any) -> None:
+    editor, others = card.others["editor"], card.others
+    quiet: dict[str, Any] = {"api_visibility": "private"}
+    others["masks"].expand(lambda: gr.update(visible=True), None, editor, **HIDDEN)
+    take: dict[str, Any] = {"show_progress": "hidden", **quiet}
+    others["last"].click(lambda files: read_image(files[0]) if files else gr.skip(), last, card.fields["image"], **take)
+    others["paint"].click(lambda image: image, card.fields["image"], editor, **quiet)
+    others["keep_image"].click(
+        lambda value: value and value["composite"][..., :3], editor, card.fields["image"], **quiet
+    )
+    for name in ("effect_mask", "inpaint_mask"):
+        others[f"keep_{name}"].click(painted, editor, card.fields[name], **quiet)
+
+
+def painted(value: Mapping[str, Any] | None) -> Any:
+    """Return what was painted in an editor as a mask, white where a brush was, uint8 [H, W]; None for nothing."""
+    if value is None:
+        return None
+    strokes = [layer[..., 3] for layer in value["layers"] if layer is not None and layer.shape[-1] == 4]
+    if not strokes:
+        return None
+    mask = np.maximum.reduce(strokes)
+    return np.where(mask >= HALF, 255, 0).astype(np.uint8) if mask.any() else None
+
+
+def connect_stack(cards: Sequence[Card], state: Any, add: Any, fresh: Callable[[], Unit]) -> None:
+    """Connect what changes the stack: cards are drawn anew from what all of them say. add: the button for a new one."""
+    inputs = [state, *(each for card in cards for each in (card.others[HINT], *card.fields.values()))]
+
+    def connect(button: Any, change: Callable[[list[Unit]], list[Unit]]) -> None:
+        def act(units: Sequence[Unit], *values: Any) -> list[Unit]:
+            return change(said_now(units, cards, values))
+
+        button.click(act, inputs, state, concurrency_limit=None, **HIDDEN)
+
+    connect(add, lambda units: [*units, fresh()])
+    for k, card in enumerate(cards):
+        connect(card.others["up"], _moved(k, -1))
+        connect(card.others["down"], _moved(k, 1))
+        connect(card.others["remove"], lambda units, k=k: [*units[:k], *units[k + 1 :]])
+        connect(
+            card.others["duplicate"], lambda units, k=k: [*units[: k + 1], new_unit(units[k]["said"]), *units[k + 1 :]]
+        )
+
+
+def said_now(units: Sequence[Unit], cards: Sequence[Card], values: Sequence[Any]) -> list[Unit]:
+    """Return units with what their cards say now. values: of each card, its hint and its fields."""
+    found: list[Unit] = []
+    rest = list(values)
+    for unit, card in zip(units, cards, strict=True):
+        hint, own, rest = rest[0], rest[1 : len(card.fields) + 1], rest[len(card.fields) + 1 :]
+        found.append({**unit, "said": {**as_initial(read_card(list(card.fields), own)), HINT: hint}})
+    return found
+
+
+def as_initial(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a card says as what a new one begins with."""
+    start, end = said[RANGE]
+    return {**{name: value for name, value in said.items() if name != RANGE}, "start": start, "end": end}
+
+
+def _moved(place: int, by: int) -> Callable[[list[Unit]], list[Unit]]:
+    def move(units: list[Unit]) -> list[Unit]:
+        target = min(max(0, place + by), len(units) - 1)
+        others = [*units[:place], *units[place + 1 :]]
+        return [*others[:target], units[place], *others[target:]]
+
+    return move

@@ -1,0 +1,78 @@
+"""What came of a run, as the page shows it: pictures with captions, and a report of what each unit did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...core.resize import ResizeMode, fit
+from ...units.hint import hint_tensor, visible
+from ..studio.running import Drawn, Progress
+
+Image = NDArray[np.uint8]
+
+MEGA = 10**6
+
+
+def gallery(drawn: Drawn) -> list[tuple[Any, str]]:
+    """Return the pictures of a run with captions: results as their files, so that a download holds the record."""
+    results = [(str(file), f"seed {seed}") for file, seed in zip(drawn.files, drawn.seeds, strict=True)]
+    return [*results, *inputs_and_hints(drawn)]
+
+
+def inputs_and_hints(drawn: Drawn) -> Iterator[tuple[Image, str]]:
+    """Yield the hint and the picture of each unit, with captions."""
+    for number, unit in zip(drawn.job.numbers, drawn.units, strict=True):
+        yield visible(unit.hint), f"hint of unit {number}"
+        yield unit.image, f"picture of unit {number}"
+
+
+def report(drawn: Drawn) -> str:
+    """Return what happened as HTML: seeds and time, and a line for each unit."""
+    count, seconds = len(drawn.images), f"{drawn.seconds:.1f} s"
+    made = f"{count} picture{'' if count == 1 else 's'} in {seconds}"
+    seeds = f", seed {drawn.seeds[0]}" if drawn.seeds else ""
+    stopped = "Stopped. " if drawn.stopped else ""
+    return f"<p>{stopped}{made}{seeds}.</p>{_table(drawn)}{''.join(_warnings(drawn))}"
+
+
+def progress_bar(progress: Progress) -> str:
+    """Return a bar of steps with the time that is left."""
+    left = f", about {progress.left:.0f} s left" if progress.left >= 1 else ""
+    text = f"step {progress.step} of {progress.steps}{left}"
+    return f'<progress max="{progress.steps}" value="{progress.step}" aria-label="{text}"></progress><p>{text}</p>'
+
+
+def trouble(sentence: str) -> str:
+    """Return an error as HTML that screen readers say at once."""
+    return f'<p role="alert" class="cs-trouble">{escape(sentence[:1].upper() + sentence[1:])}</p>'
+
+
+def fitted(hint: Image, size: tuple[int, int], mode: ResizeMode) -> Image:
+    """Return a hint as the model will read it at a size (height, width), to look at."""
+    pixels = fit(hint_tensor(visible(hint)), size, mode)[0]
+    return np.ascontiguousarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def _table(drawn: Drawn) -> str:
+    if not drawn.firings:
+        return ""
+    rows = "".join(
+        f"<tr><td>{number}</td><td>{escape(unit.unit.model.name)}</td><td>{firing}</td>"
+        f"<td>{cost.seconds:.2f} s</td><td>{cost.bytes / MEGA:,.0f} MB</td></tr>"
+        for number, unit, firing, cost in zip(drawn.job.numbers, drawn.units, drawn.firings, drawn.costs, strict=True)
+    )
+    head = "".join(f"<th scope=col>{each}</th>" for each in ("Unit", "Model", "Acted on", "Time", "Weights"))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _warnings(drawn: Drawn) -> Iterator[str]:
+    for number, unit, firing in zip(drawn.job.numbers, drawn.units, drawn.firings, strict=False):
+        if not firing.fired:
+            yield trouble(f"unit {number} never acted: check its range and weight")
+        if unit.warning:
+            yield trouble(f"unit {number}: {unit.warning}")

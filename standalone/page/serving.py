@@ -1,0 +1,148 @@
+"""`controlstack serve`: a page in the browser, and the same as an API, on this machine unless told otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..studio.running import Studio
+
+HOST, PORT = "127.0.0.1", 7860
+LARGEST = 32  # MB of an upload
+QUEUED = 64  # requests that wait
+
+
+def add_parser(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    add = parser.add_argument
+    add("--base", type=Path, action="append", default=[], help="diffusers folder or checkpoint file; may be repeated; "
+        "default: the shipped tiny world")  # fmt: skip
+    add("--models", type=Path, action="append", default=[], metavar="FOLDER", help="control models; may be repeated")
+    add("--host", default=HOST, help="address to listen on; default: %(default)s, this machine alone")
+    add("--port", type=int, default=PORT, help="default: %(default)s")
+    add("--auth", action="append", default=[], metavar="NAME:PASSWORD", help="who may come in; may be repeated")
+    add("--largest-upload", type=int, default=LARGEST, metavar="MB", help="of a picture; default: %(default)s")
+    add("--device", default="auto", help="such as cuda or cpu; default: auto, the GPU if PyTorch has one")
+    add("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32")
+    add("--offload", choices=("none", "model", "sequential"), default="none")
+    add("--download", action="store_true", help="get the weights that preprocessors miss when they are used")
+    add("--open", action="store_true", help="open the page in the browser")
+    parser.set_defaults(run=run_serve)
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    """Serve the page until an interrupt."""
+    people = read_people(args.auth)
+    with tempfile.TemporaryDirectory(prefix="controlstack-") as folder:
+        studio = make_studio(args, Path(folder))
+        for sentence in studio.library.refusals:
+            print(f"left out: {sentence}")
+        page = launch(studio, args, people, blocking=False)
+        studio.warm()
+        print(f"The page is at {page.local_url} - Ctrl-C ends it.", flush=True)
+        try:
+            page.block_thread()
+        finally:
+            page.close(verbose=False)
+    return 0
+
+
+def make_studio(args: argparse.Namespace, folder: Path) -> Studio:
+    """Return the studio of a command line. folder: where uploads and pictures lie."""
+    from ...core.errors import MissingDependencyError
+    from ..studio.library import make_library
+
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    library = make_library(args.base, args.models)
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            'the page needs gradio: run `python install.py serve`, or pip install "controlstack[page]"'
+        ) from error
+    from ..studio.running import Studio
+
+    return Studio(
+        library, folder / "pictures", device=args.device, dtype=args.dtype, offload=args.offload, download=args.download
+    )
+
+
+def read_people(pairs: Sequence[str]) -> list[tuple[str, str]]:
+    """Return who may come in, each with a password. HostError for what is no NAME:PASSWORD."""
+    from ...core.errors import HostError
+
+    people = [tuple(pair.partition(":")[::2]) for pair in pairs]
+    if any(not name or not password for name, password in people):
+        raise HostError("--auth expects NAME:PASSWORD, and one of both is empty")
+    return [(name, password) for name, password in people]
+
+
+def launch(studio: Studio, args: argparse.Namespace, people: Sequence[tuple[str, str]], *, blocking: bool) -> Any:
+    """Serve the page of a studio and return it."""
+    from starlette.middleware import Middleware
+
+    from ...core.errors import HostError
+    from .guard import MEGA, Guard
+    from .page import build_page
+    from .words import translations
+
+    page = build_page(studio).queue(max_size=QUEUED)
+    folder = Path(__file__).parent
+    try:
+        page.launch(
+            server_name=args.host,
+            server_port=args.port,
+            auth=list(people) or None,
+            prevent_thread_lock=not blocking,
+            inbrowser=args.open,
+            quiet=True,
+            share=False,
+            show_error=True,
+            max_file_size=args.largest_upload * MEGA,
+            app_kwargs={"middleware": [Middleware(Guard, largest=2 * args.largest_upload * MEGA)]},
+            footer_links=["api", "settings"],
+            i18n=translations(),
+            theme=_theme(),
+            css_paths=[folder / "page.css"],
+            js=(folder / "page.js").read_text(encoding="utf-8"),
+            enable_monitoring=False,
+            ssr_mode=False,
+            pwa=False,
+            run_history=False,
+        )
+    except OSError as error:
+        raise HostError(f"{args.host}:{args.port} cannot be listened on ({error}): give another --port") from error
+    return page
+
+
+def _theme() -> Any:
+    """Return colours whose contrast is at least 4.5, and fonts of the visitor's own machine."""
+    import gradio as gr
+
+    fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    return gr.themes.Default(primary_hue="teal", neutral_hue="slate", **fonts).set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_text_color="white",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_200",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_200",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        slider_color="*primary_600",
+        slider_color_dark="*primary_500",
+    )

@@ -1,0 +1,87 @@
+"""The settings of a page as text to take along: a command line, a script, or the text that WebUIs read."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+from types import MappingProxyType
+from typing import Any
+
+from ...pipelines.drawing import Request
+from ...units.record import PICTURES
+from ...units.request import FIELDS, UnitRequest
+from ..record import infotext_of
+from .library import Library
+from .said import Job
+
+ARRAYS = ("image", "mask")
+SPOKEN = {"parameters": "parameters"}
+
+
+def command_line(library: Library, job: Job) -> str:
+    """Return the job as a `controlstack generate` line; pictures go by the names under which one saves them."""
+    words = ["controlstack", "generate", "--base", str(library.base(job.base))]
+    for name, value in _request(job.request):
+        words += [f"--{name}", f"{name}.png" if name in ARRAYS else str(value)]
+    for number, unit in zip(job.numbers, job.units, strict=True):
+        pairs = [f"{FIELDS[name].short or name}={value}" for name, value in _unit(library, number, unit)]
+        words += ["--unit", ",".join(pairs)]
+    return shlex.join(words)
+
+
+def script(library: Library, job: Job) -> str:
+    """Return the job as a script on `import controlstack as cs`."""
+    lines = ["import controlstack as cs", "", f"base = cs.load_base({str(library.base(job.base))!r})", "units = ["]
+    for number, unit in zip(job.numbers, job.units, strict=True):
+        said = dict(_unit(library, number, unit))
+        first = f"{said.pop('image', 'picture.png')!r}, {said.pop('model')!r}"
+        rest = "".join(f", {_keyword(name)}={value!r}" for name, value in said.items())
+        size = f", size=({job.request.width}, {job.request.height})" if unit.pixel_perfect else ""
+        lines.append(f"    cs.unit({first}{rest}{size}),")
+    said = {name: f"{name}.png" if name in ARRAYS else value for name, value in _request(job.request)}
+    prompt = said.pop("prompt", "")
+    said = {"width": job.request.width, "height": job.request.height, **said}
+    settings = "".join(f", {name}={value!r}" for name, value in said.items())
+    lines += ["]", f"drawing = cs.generate(base, {prompt!r}, units=units{settings})", 'drawing.save("pictures")']
+    return "\n".join(lines)
+
+
+def webui_text(library: Library, job: Job) -> str:
+    """Return the job as the text that WebUIs write into pictures."""
+    units = [replace(each, model=str(library.model(each.model).path)) for each in job.units]
+    return infotext_of(job.request, 0, units)
+
+
+FORMS: Mapping[str, Callable[[Library, Job], str]] = MappingProxyType(
+    {"Command line": command_line, "Python": script, "WebUI infotext": webui_text}
+)
+
+
+def _request(request: Request) -> Iterator[tuple[str, Any]]:
+    """Yield what a request says beside its defaults."""
+    for each in fields(request):
+        value = getattr(request, each.name)
+        if each.name in ARRAYS:
+            if value is not None:
+                yield each.name, value
+        elif value != each.default or each.name == "seed":
+            yield each.name, value
+
+
+def _unit(library: Library, number: int, unit: UnitRequest) -> Iterator[tuple[str, str]]:
+    """Yield what a unit says beside its defaults, as words."""
+    for name, about in FIELDS.items():
+        value = getattr(unit, name)
+        if name in PICTURES:
+            if value is not None:
+                yield name, f"unit-{number}-{name.replace('_', '-')}.png"
+        elif name == "model":
+            yield name, str(library.model(value).path)
+        elif value != about.default:
+            yield name, about.write(value)
+
+
+def _keyword(name: str) -> str:
+    """Return the name of a field as an argument of `cs.unit`."""
+    return {"effect_mask": "mask", "inpaint_mask": "inpaint"}.get(name, name)

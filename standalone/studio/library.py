@@ -1,0 +1,114 @@
+"""What a page offers by name: base models and control models of the folders that its server was started with.
+
+Visitors say names and never paths, so nothing can be opened that whoever started the server did not name. What a file
+is and what its hints show is read from its header; a file that cannot be used stays in the list of refusals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...core.errors import ControlError, HostError
+from ...core.options import Option
+from ...models.finding import PICKLES, SAFETENSORS
+from ...models.loading import read_header
+from ...models.registry import identify, offered
+from ...pipelines import tiny_world
+from ...units.convention import Convention, convention_of, said_by
+
+UNKNOWN = "checked when it is loaded"  # instead of a family: old formats would have to be read whole
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A control model as it is offered."""
+
+    name: str
+    path: Path
+    family: str
+    says: str  # about its hints; empty if it says nothing
+    options: tuple[Option, ...] = ()  # what units may tell it
+
+    @property
+    def label(self) -> str:
+        """What a list shows: the name with the family."""
+        return f"{self.name} · {self.family}"
+
+    @property
+    def convention(self) -> Convention | None:
+        """The preprocessor that its file names, if it names one of ours."""
+        return convention_of(self.says)
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """Base models and control models by name, and the sentences about files that are none."""
+
+    bases: Mapping[str, Path]
+    models: Mapping[str, Known]
+    refusals: tuple[str, ...] = ()
+
+    def base(self, name: str) -> Path:
+        """Return the path of a base model. HostError for a name that is not offered."""
+        if name not in self.bases:
+            raise HostError(f"there is no base model '{name}' here: choose one of {', '.join(self.bases)}")
+        return self.bases[name]
+
+    def model(self, name: str) -> Known:
+        """Return a control model. HostError for a name that is not offered."""
+        if name not in self.models:
+            known = ", ".join(self.models) or "none: start the server with --models FOLDER"
+            raise HostError(f"there is no control model '{name}' here: choose one of {known}")
+        return self.models[name]
+
+    def name_of(self, path: str) -> str:
+        """Return the name of the model with a file of this name, wherever it lay; empty if there is none."""
+        file = Path(path).name
+        found = [each.name for each in self.models.values() if file in (each.path.name, each.path.stem, each.name)]
+        return found[0] if found else ""
+
+    @property
+    def tiny(self) -> bool:
+        """Whether the shipped tiny world is what is offered."""
+        return tiny_world.BASE in self.bases.values()
+
+
+def make_library(bases: Sequence[Path], folders: Sequence[Path]) -> Library:
+    """Return what these base models and folders of control models offer; the shipped tiny world without any base.
+
+    HostError for a path that is not there, and for two base models of one name.
+    """
+    if missing := [path for path in (*bases, *folders) if not path.exists()]:
+        raise HostError(f"there is no '{missing[0]}': give a file or folder that is there")
+    named = {path.stem if path.is_file() else path.resolve().name: path for path in bases}
+    if len(named) < len(bases):
+        raise HostError("two base models have the same name: rename one of their files or folders")
+    if not bases:
+        named, folders = {"tiny world": tiny_world.BASE}, [tiny_world.CONTROLS, *folders]
+    models: dict[str, Known] = {}
+    refusals: list[str] = []
+    for folder in folders:
+        for name, path in _files(folder):
+            try:
+                models[name] = _known(name, path)
+            except ControlError as error:
+                refusals.append(str(error))
+    return Library(named, models, tuple(refusals))
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the model files of a folder and the folders in it, each with its name; a file is its own folder."""
+    if folder.is_file():
+        yield folder.stem, folder
+        return
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in (SAFETENSORS, *PICKLES) and path.is_file():
+            yield path.relative_to(folder).with_suffix("").as_posix(), path
+
+
+def _known(name: str, path: Path) -> Known:
+    if path.suffix.lower() in PICKLES:
+        return Known(name, path, UNKNOWN, "")
+    return Known(name, path, identify(read_header(path)).title, said_by(path), offered(path))

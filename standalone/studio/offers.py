@@ -1,0 +1,181 @@
+"""What a card offers for what is chosen in it: names, sliders and sentences, computed without a page.
+
+Preprocessors and control types come from `units/offer.py`, fields and their bounds from `units/request.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...core.options import Option
+from ...core.schedule import RangeBasis, fires_on, progress_at
+from ...preprocessors import Parameter, find
+from ...preprocessors.networks.network import file_name
+from ...preprocessors.networks.store import Store
+from ...units.offer import ALL, models_of_type, of_type, offer_of, offers, types
+from ...units.request import AUTO, FIELDS, NONE, Field, UnitRequest
+from .library import Library
+
+OWN_WIDGETS = ("image", "preprocessor", "parameters", "model", "start", "end", "effect_mask", "inpaint_mask")
+IN_SIGHT = ("weight", "mode", "resize")  # fields that every card shows; further ones are one click away
+HEADING = "enabled"
+SHOWN_WEIGHT = 2.0  # the end of sliders of weights; a text and a client may say more
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What follows from a choice: preprocessor and model, and the preprocessor's numbers."""
+
+    preprocessor: str
+    model: str
+    parameters: Mapping[str, float]
+
+
+def preprocessors(control_type: str, store: Store | None = None) -> list[tuple[str, str]]:
+    """Return (label, name) of the preprocessors of a control type; those that cannot run here say so."""
+    own = [(_label(each.id, each.title, offer_of(each, store).lacks), each.id) for each in of_type(control_type)]
+    return [("As the model's file says", AUTO), *own]
+
+
+def control_types() -> list[str]:
+    """Return the control types, "All" first."""
+    return list(types())
+
+
+def models(library: Library, control_type: str) -> list[tuple[str, str]]:
+    """Return (label, name) of the models for a control type: by what their files say, else by their names."""
+    names = _models_of(library, control_type)
+    return [("None", ""), *((library.models[name].label, name) for name in names)]
+
+
+def choose_type(library: Library, control_type: str) -> Chosen:
+    """Return what a control type chooses: its first preprocessor that runs here, and the first model for it."""
+    if control_type == ALL:
+        return Chosen(NONE, "", {})
+    own = [each for each in of_type(control_type) if each.id != NONE] or [find(NONE)]
+    usable = [each for each in own if not offer_of(each).lacks]
+    names = _models_of(library, control_type)
+    return _fitted(library, (usable or own)[0].id, names[0] if names else "")
+
+
+def choose_preprocessor(library: Library, preprocessor: str, model: str) -> Chosen:
+    """Return what a preprocessor chooses: a model that reads its hints, unless the present one does."""
+    if preprocessor in (AUTO, NONE):
+        return Chosen(preprocessor, model, {})
+    readers = _readers(library, preprocessor)
+    return _fitted(library, preprocessor, model if model in readers or not readers else readers[0])
+
+
+def choose_model(library: Library, model: str, preprocessor: str) -> Chosen:
+    """Return what a model chooses: the preprocessor that its file names, unless another is chosen already."""
+    known = library.models.get(model)
+    said = None if known is None else known.convention
+    if said is None or preprocessor not in (AUTO, NONE):
+        return _fitted(library, preprocessor, model)
+    return Chosen(said.preprocessor.id, model, said.parameters)
+
+
+def numbers(preprocessor: str) -> tuple[Parameter, ...]:
+    """Return the numbers of a preprocessor, in the order of its sliders."""
+    return () if preprocessor == AUTO else find(preprocessor).parameters
+
+
+def most_numbers() -> int:
+    """Return how many sliders a card needs at most."""
+    return max(len(each.parameters) for each in offers())
+
+
+def options(library: Library, model: str) -> tuple[Option, ...]:
+    """Return what a card can tell a model; nothing for none."""
+    known = library.models.get(model)
+    return () if known is None else known.options
+
+
+def most_options(library: Library) -> int:
+    """Return how many lists of options a card needs at most."""
+    return max((len(each.options) for each in library.models.values()), default=0)
+
+
+def runs_at_once(preprocessor: str) -> bool:
+    """Return whether a hint is drawn while a slider moves: networks wait for a button."""
+    return preprocessor != AUTO and not find(preprocessor).networks
+
+
+def about(preprocessor: str, store: Store | None = None) -> str:
+    """Return what a preprocessor does, what it lacks here, and the licence of its weights."""
+    if preprocessor == AUTO:
+        return "The preprocessor that the model's own file names."
+    found = offer_of(find(preprocessor), store)
+    parts = [f"It cannot run here: {found.lacks}" if found.lacks else found.preprocessor.doc]
+    if found.licences:
+        parts.append(f"Licence of its weights: {found.licences}.")
+    if found.fetches:
+        parts.append(f"{', '.join(file_name(file) for file in found.fetches)} will be downloaded when it first runs.")
+    return " ".join(parts)
+
+
+def further_fields() -> Iterator[Field]:
+    """Yield the fields that a card shows on demand; a new field of units appears by itself."""
+    shown = (*OWN_WIDGETS, *IN_SIGHT, HEADING)
+    yield from (each for each in FIELDS.values() if each.name not in shown)
+
+
+def strengths(unit: UnitRequest, steps: int) -> tuple[float, ...]:
+    """Return the weight of a unit at each step of a run."""
+    if not unit.acts:
+        return (0.0,) * steps
+    return tuple(unit.weight * unit.schedule.multiplier(progress_at(index, steps)) for index in range(steps))
+
+
+def plan(unit: UnitRequest, steps: int) -> str:
+    """Return on how many steps a unit acts, in words."""
+    if not unit.enabled:
+        return "is off"
+    fired = len(fires_on(unit.schedule, (progress_at(k, steps) for k in range(steps)))) if unit.acts else 0
+    estimate = " (about: it depends on the scheduler)" if unit.basis is RangeBasis.NOISE else ""
+    return f"acts on {fired} of {steps} steps{estimate}"
+
+
+def drawing(levels: Sequence[float]) -> str:
+    """Return the weights of a run's steps as a drawing of bars, for the page."""
+    top = max(1.0, *(abs(level) for level in levels))
+    width = 100 / len(levels)
+    bars = "".join(
+        f'<rect x="{k * width:.2f}" width="{max(0.2, width * 0.8):.2f}" y="{24 - 24 * abs(level) / top:.2f}" '
+        f'height="{24 * abs(level) / top:.2f}"{" class=below" if level < 0 else ""} />'
+        for k, level in enumerate(levels)
+    )
+    return f'<svg viewBox="0 0 100 24" preserveAspectRatio="none" aria-hidden="true">{bars}</svg>'
+
+
+def initial(library: Library) -> dict[str, Any]:
+    """Return what a new card says: it works at the size that the result needs."""
+    return {"pixel_perfect": True, "model": next(iter(library.models), ""), "preprocessor": AUTO}
+
+
+def _label(name: str, title: str, lacks: str) -> str:
+    return f"{title} – not here yet" if lacks else title if name != NONE else "None: the picture is the hint"
+
+
+def _models_of(library: Library, control_type: str) -> list[str]:
+    if control_type == ALL:
+        return list(library.models)
+    own = [each.id for each in of_type(control_type) if each.id != NONE]
+    by_content = [name for each in own for name in _readers(library, each)]
+    return list(dict.fromkeys((*by_content, *models_of_type(control_type, list(library.models)))))
+
+
+def _readers(library: Library, preprocessor: str) -> list[str]:
+    """Return the models whose files name a preprocessor."""
+    said = {name: each.convention for name, each in library.models.items()}
+    return [name for name, each in said.items() if each is not None and each.preprocessor.id == preprocessor]
+
+
+def _fitted(library: Library, preprocessor: str, model: str) -> Chosen:
+    """Return a choice with the numbers that the model's file names for this very preprocessor."""
+    known = library.models.get(model)
+    said = None if known is None else known.convention
+    fits = said is not None and said.preprocessor.id == preprocessor
+    return Chosen(preprocessor, model, said.parameters if fits and said is not None else {})

@@ -1,0 +1,151 @@
+"""All settings back from a picture: our record, else the text that WebUIs write.
+
+Whoever drops a picture decides what its texts say. So paths in them are never opened: pictures come back where the
+record holds their pixels, and models where this server offers a file of that name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import ControlError, FileError, HostError
+from ...core.files import parse_json
+from ...pipelines.drawing import Request
+from ...pipelines.schedulers import scheduler_name
+from ...units import infotext
+from ...units.record import PICTURES, from_record, pixels_of
+from ...units.request import FIELDS, UnitRequest
+from ...units.webui_fields import parse_unit, request_of
+from ..record import FORMAT, INFOTEXT, KEY
+from .library import Library
+
+HASH = re.compile(r"\s*\[[0-9a-f]+\]$")  # behind a model's name in texts of WebUIs
+PIXELS = ("image", "mask")  # of a request
+
+
+@dataclass
+class Restored:
+    """What a picture says, as a page can show it, and what of it could not be had."""
+
+    request: dict[str, Any]
+    units: list[dict[str, Any]]
+    remarks: list[str] = field(default_factory=list)
+
+
+def restore(path: Path, library: Library) -> Restored:
+    """Return the settings of a picture that was uploaded. FileError for one that holds none that can be read."""
+    texts = _texts(path)
+    try:
+        if KEY in texts:
+            return _from_record(parse_json(texts[KEY], "the record in the picture"), library)
+        if INFOTEXT in texts:
+            return _from_infotext(texts[INFOTEXT], library)
+    except FileError:
+        raise
+    except (ControlError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileError(f"the settings in the picture are damaged ({error}): give one as it was written") from error
+    raise FileError("the picture holds no settings: give a PNG of ControlStack or of a WebUI, as it was written")
+
+
+def _texts(path: Path) -> dict[str, str]:
+    from PIL import ExifTags, Image
+
+    try:
+        with Image.open(path) as picture:
+            texts = {name: value for name, value in picture.info.items() if isinstance(value, str)}
+            comment = picture.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise FileError(f"the file is no picture that can be read ({error}): give a PNG or JPEG") from error
+    if isinstance(comment, bytes) and INFOTEXT not in texts and comment.startswith(b"UNICODE\0"):
+        texts[INFOTEXT] = comment[8:].decode("utf-16-be", errors="replace")  # as WebUIs write JPEG and WebP
+    return texts
+
+
+def _from_record(record: Any, library: Library) -> Restored:
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise FileError(f"the picture has a record of another version than {FORMAT}: update ControlStack")
+    found = Restored(_request_fields(record), [])
+    found.request["base"] = _base_name(record["base"], library)
+    for number, each in enumerate(record["units"], start=1):
+        if "said" not in each:
+            found.remarks.append(f"unit {number} was made by a program and cannot be shown")
+            continue
+        said = dict(each["said"])
+        for name in PICTURES:
+            if isinstance(said.get(name), (str, list)):
+                del said[name]
+                found.remarks.append(f"unit {number}: its {name.replace('_', ' ')} was a file; put it in again")
+        found.units.append(_unit(from_record(said), number, library, found.remarks))
+    return found
+
+
+def _request_fields(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request's fields for one picture; pictures as pixels."""
+    known = {each.name for each in fields(Request)}
+    said = {name: value for name, value in record["request"].items() if name in known and name not in PIXELS}
+    for name in PIXELS:
+        value = record["request"].get(name)
+        if isinstance(value, dict):
+            said[name] = pixels_of(name, value)
+    if "mask" in said and "image" not in said:
+        del said["mask"]
+    prompt = said.get("prompt", "")
+    index = int(record["picture"])
+    return {
+        **said,
+        "prompt": prompt if isinstance(prompt, str) else str(prompt[index]),
+        "seed": int(record["seed"]),
+        "batch": 1,
+    }
+
+
+def _base_name(said: Mapping[str, Any], library: Library) -> str:
+    path = Path(str(said.get("path", "")))
+    found = [name for name, each in library.bases.items() if path.name in (each.name, name)]
+    return found[0] if found else next(iter(library.bases))
+
+
+def _from_infotext(text: str, library: Library) -> Restored:
+    said = infotext.parse_generation(text)
+    request: dict[str, Any] = {"prompt": said.prompt, "negative": said.negative, "batch": 1}
+    remarks: list[str] = []
+    names = {"Steps": ("steps", int), "CFG scale": ("guidance", float), "Seed": ("seed", int)}
+    for name, (own, kind) in {**names, "Denoising strength": ("strength", float)}.items():
+        if name in said.settings:
+            request[own] = kind(said.settings[name])
+    if size := re.fullmatch(r"(\d+)x(\d+)", said.settings.get("Size", "")):
+        request |= {"width": int(size[1]), "height": int(size[2])}
+    if "Sampler" in said.settings:
+        request |= _scheduler(said.settings, remarks)
+    units = [
+        _unit(request_of(parse_unit(each)), number + 1, library, remarks)
+        for number, each in sorted(infotext.read(said.settings).items())
+    ]
+    return Restored(request, units, remarks)
+
+
+def _scheduler(settings: Mapping[str, str], remarks: list[str]) -> dict[str, str]:
+    wanted = settings["Sampler"]
+    kind = settings.get("Schedule type", "")
+    for name in (f"{wanted} {kind}", wanted):
+        try:
+            return {"scheduler": scheduler_name(name)}
+        except HostError:
+            continue
+    remarks.append(f"there is no scheduler '{wanted}' here: the present one stays")
+    return {}
+
+
+def _unit(request: UnitRequest, number: int, library: Library, remarks: list[str]) -> dict[str, Any]:
+    """Return a unit as a card begins with it."""
+    name = library.name_of(HASH.sub("", request.model)) if request.model else ""
+    if request.model and not name:
+        remarks.append(f"unit {number}: there is no model '{Path(request.model).name}' here; choose one")
+    if request.image is None:
+        remarks.append(f"unit {number}: the picture is not in the file; put it in again")
+    shown = replace(request, model=name)
+    return {each: getattr(shown, each) for each in FIELDS}

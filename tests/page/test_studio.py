@@ -1,0 +1,385 @@
+"""What the page does without a page: names, requests, runs, comparisons, texts, settings from pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from controlstack.cli import _parser
+from controlstack.core.errors import ControlError, FileError, HostError, UnitError
+from controlstack.models.registry import load_control_model
+from controlstack.pipelines import tiny_world
+from controlstack.pipelines.bases import load_base
+from controlstack.pipelines.latent_colours import LatentColours
+from controlstack.preprocessors import find
+from controlstack.preprocessors.images import read_image, write_image
+from controlstack.standalone.generating import make_request as request_of_command
+from controlstack.standalone.page.guard import names_elsewhere
+from controlstack.standalone.studio import offers
+from controlstack.standalone.studio.comparing import axes, compared, gridded, sheet_of
+from controlstack.standalone.studio.copies import command_line, script, webui_text
+from controlstack.standalone.studio.library import Library, make_library
+from controlstack.standalone.studio.restoring import restore
+from controlstack.standalone.studio.running import Drawn, Progress, Stop, Studio
+from controlstack.standalone.studio.said import UnitProblemError, make_job, unit_request
+from controlstack.standalone.units import parse_unit
+
+SIDE = 64
+SHORT: dict[str, Any] = {
+    "prompt": "a house", "negative": "rain", "seed": 3, "steps": 4, "width": SIDE, "height": SIDE, "guidance": 2.0,
+    "scheduler": "ddim", "batch": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    return make_library([], [])
+
+
+@pytest.fixture(scope="module")
+def studio(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    return Studio(library, tmp_path_factory.mktemp("studio"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def picture() -> Any:
+    return read_image(tiny_world.IMAGES / "scene-1.png")
+
+
+def units_of(picture: Any) -> list[dict[str, Any]]:
+    canny = {"image": picture, "preprocessor": "canny", "parameters": {"low": 50, "high": 100}, "model": "canny"}
+    return [{**canny, "range": [0.0, 0.5]}, {"image": picture, "preprocessor": "auto", "model": "color", "weight": 0.5}]
+
+
+def ignore(_progress: Progress) -> None:
+    pass
+
+
+# --- What is offered -------------------------------------------------------------------------------------------------
+
+
+def test_without_a_base_the_tiny_world_is_offered(library: Library) -> None:
+    assert list(library.bases) == ["tiny world"]
+    assert {each.label for each in library.models.values()} == {f"{name} · ControlNet" for name in library.models}
+    assert library.tiny
+
+
+def test_a_file_that_is_no_control_model_is_left_out_with_its_sentence(tmp_path: Path) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"no model")
+    found = make_library([tiny_world.BASE], [tmp_path])
+    assert found.models == {}
+    assert len(found.refusals) == 1
+    assert "broken" in found.refusals[0]
+
+
+def test_what_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="there is no"):
+        make_library([], [tmp_path / "nowhere"])
+
+
+def test_a_control_type_chooses_preprocessor_numbers_and_model(library: Library) -> None:
+    found = offers.choose_type(library, "Canny")
+    assert (found.preprocessor, found.model, dict(found.parameters)) == ("canny", "canny", {"low": 50, "high": 100})
+
+
+def test_a_preprocessor_chooses_the_model_that_reads_its_hints(library: Library) -> None:
+    assert offers.choose_preprocessor(library, "color_grid", "canny").model == "color"
+    assert offers.choose_preprocessor(library, "shuffle", "canny").model == "canny"  # nothing reads it: all stays
+
+
+def test_a_model_chooses_its_preprocessor_unless_another_is_chosen(library: Library) -> None:
+    assert offers.choose_model(library, "color", "none").preprocessor == "color_grid"
+    assert offers.choose_model(library, "color", "canny").preprocessor == "canny"
+
+
+def test_every_preprocessor_of_units_is_offered_and_fits_the_sliders() -> None:
+    names = [name for _, name in offers.preprocessors("All")]
+    assert {"auto", "none", "canny", "outpaint"} <= set(names)
+    assert max(len(offers.numbers(name)) for name in names) == offers.most_numbers()
+
+
+def test_networks_wait_for_a_button() -> None:
+    assert offers.runs_at_once("canny")
+    assert not offers.runs_at_once("softedge_hed")
+
+
+def test_every_field_of_units_is_on_a_card() -> None:
+    from controlstack.units.request import FIELDS
+
+    shown = {*offers.OWN_WIDGETS, *offers.IN_SIGHT, offers.HEADING, *(each.name for each in offers.further_fields())}
+    assert shown == set(FIELDS)
+
+
+# --- What is said ----------------------------------------------------------------------------------------------------
+
+
+def test_a_job_numbers_its_units_by_their_cards(library: Library, picture: Any) -> None:
+    off, on = units_of(picture)
+    job = make_job(library, SHORT, [{**off, "enabled": False}, on])
+    assert job.numbers == (2,)
+    assert job.units[0].model == "color"
+
+
+def test_the_error_of_a_unit_names_its_card(library: Library, picture: Any) -> None:
+    with pytest.raises(UnitProblemError, match="it has no picture") as caught:
+        make_job(library, SHORT, [*units_of(picture), {"model": "canny"}])
+    assert caught.value.number == 3
+
+
+@pytest.mark.parametrize("name", ["image", "effect_mask", "inpaint_mask"])
+def test_no_text_is_taken_for_a_picture(library: Library, picture: Any, name: str) -> None:
+    with pytest.raises(UnitError, match="no file can be named here"):
+        unit_request(library, {**units_of(picture)[0], name: str(tiny_world.IMAGES / "scene-1.png")})
+
+
+def test_no_text_is_taken_for_the_picture_to_start_from(library: Library) -> None:
+    with pytest.raises(HostError, match="no file can be named here"):
+        make_job(library, {**SHORT, "image": str(tiny_world.IMAGES / "scene-1.png")}, [])
+
+
+def test_fields_that_nobody_has_seen_say_nothing(library: Library) -> None:
+    job = make_job(library, {**SHORT, "negative": None, "added": None}, [])
+    assert (job.request.prompt, job.request.negative) == ("a house", "")
+
+
+def test_an_added_prompt_stands_behind(library: Library) -> None:
+    assert make_job(library, {**SHORT, "added": "at night"}, []).request.prompt == "a house, at night"
+
+
+def test_a_seed_of_minus_one_is_drawn_by_chance(library: Library) -> None:
+    seeds = {make_job(library, {**SHORT, "seed": -1}, []).request.seed for _ in range(4)}
+    assert len(seeds) > 1
+    assert min(seeds) >= 0
+
+
+# --- Runs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drawn(studio: Studio, library: Library, picture: Any) -> Drawn:
+    return studio.draw(make_job(library, SHORT, units_of(picture)), Stop(), ignore)
+
+
+def test_a_run_tells_each_step_and_shows_the_picture_so_far(studio: Studio, library: Library) -> None:
+    job = make_job(library, SHORT, [])
+    *told, last = studio.run(lambda report: studio.draw(job, Stop(), report))
+    assert [(each.step, each.steps) for each in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [each.preview is not None for each in told] == [False, False, True, False]
+    assert last.images[0].shape == (SIDE, SIDE, 3)
+
+
+def test_firings_and_costs_are_those_of_the_units(drawn: Drawn) -> None:
+    assert [str(each) for each in drawn.firings] == ["2 of 4", "4 of 4"]
+    assert all(each.seconds > 0 and each.bytes > 10**6 for each in drawn.costs)
+
+
+def test_the_file_is_the_picture(drawn: Drawn) -> None:
+    assert (read_image(drawn.files[0]) == drawn.images[0]).all()
+
+
+def test_a_stop_ends_a_run_and_keeps_what_is_finished(studio: Studio, library: Library) -> None:
+    stop = Stop()
+
+    def after_the_first_part(progress: Progress) -> None:
+        if progress.step == SHORT["steps"] + 1:
+            stop.ask()
+
+    found = studio.draw(make_job(library, {**SHORT, "batch": 6}, []), stop, after_the_first_part)
+    assert found.stopped
+    assert len(found.images) == len(found.files) == 4
+
+
+def test_a_stop_stops_no_other_run(studio: Studio, library: Library) -> None:
+    Stop().ask()
+    assert not studio.draw(make_job(library, SHORT, []), Stop(), ignore).stopped
+
+
+def test_what_a_run_raises_is_raised_where_it_is_watched(studio: Studio, library: Library, picture: Any) -> None:
+    job = make_job(library, SHORT, [{**units_of(picture)[0], "block_weights": "1, 2, 3"}])
+    with pytest.raises(UnitProblemError, match="block weights") as caught:
+        list(studio.run(lambda report: studio.draw(job, Stop(), report)))
+    assert caught.value.number == 1
+
+
+def test_latents_have_the_colours_of_their_picture() -> None:
+    import torch
+
+    base = load_base(tiny_world.BASE)
+    colours = LatentColours(base)
+    for colour in ((200, 30, 30), (30, 60, 200), (240, 240, 240)):
+        flat = torch.tensor(colour).float().reshape(1, 3, 1, 1).expand(1, 3, 128, 128) / 255
+        seen = colours.show(base.encode(flat)[0])[4:-4, 4:-4].reshape(-1, 3).mean(axis=0)
+        assert np.abs(seen - colour).max() < 40
+
+
+# --- Comparisons -----------------------------------------------------------------------------------------------------
+
+
+def test_a_comparison_has_one_seed_and_each_unit_alone(library: Library, picture: Any) -> None:
+    cells = compared(make_job(library, {**SHORT, "seed": -1}, units_of(picture)))[0]
+    assert [cell.label for cell in cells] == ["no control", "unit 1 alone", "unit 2 alone", "all units"]
+    assert len({cell.job.request.seed for cell in cells}) == 1
+    assert [cell.job.numbers for cell in cells] == [(), (1,), (2,), (1, 2)]
+
+
+def test_a_grid_goes_over_fields_of_the_picture_and_of_units(library: Library, picture: Any) -> None:
+    rows = gridded(library, SHORT, units_of(picture), ("1.weight", "0; 1; 2", "steps", "2; 3"))
+    assert [[(cell.job.units[0].weight, cell.job.request.steps) for cell in row] for row in rows] == [
+        [(0, 2), (1, 2), (2, 2)],
+        [(0, 3), (1, 3), (2, 3)],
+    ]
+    assert rows[1][2].label == "1.weight 2, steps 3"
+
+
+def test_a_grid_over_the_range_moves_one_end(library: Library, picture: Any) -> None:
+    rows = gridded(library, SHORT, units_of(picture), ("1.end", "0.25; 0.75", "", ""))
+    assert [(cell.job.units[0].start, cell.job.units[0].end) for cell in rows[0]] == [(0, 0.25), (0, 0.75)]
+
+
+def test_every_axis_is_a_field_that_a_grid_can_set(library: Library, picture: Any) -> None:
+    names = [name for _, name in axes(2)]
+    assert {"steps", "guidance", "1.weight", "2.mode", "2.curve"} <= set(names)
+    assert not {"image", "1.image", "batch"} & set(names)
+
+
+@pytest.mark.parametrize(("values", "sentence"), [("", "has no values"), ("; ".join("1" * 101), "at most 100")])
+def test_a_grid_that_cannot_be_is_refused(library: Library, values: str, sentence: str) -> None:
+    with pytest.raises(HostError, match=sentence):
+        gridded(library, SHORT, [], ("steps", values, "", ""))
+
+
+def test_a_sheet_shows_hints_and_pictures(library: Library, picture: Any, drawn: Drawn) -> None:
+    cells = compared(make_job(library, SHORT, units_of(picture)))
+    sheet = sheet_of(cells, [drawn] * 4)
+    assert sheet.shape[1] == 6 * (256 + 8)
+
+
+# --- To take along ---------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_says_the_same(library: Library, picture: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    job = make_job(library, SHORT, units_of(picture))
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        write_image(tmp_path / f"unit-{number}-image.png", picture)
+    words = shlex.split(command_line(library, job))
+    args: argparse.Namespace = _parser().parse_args(words[1:])
+    units = [parse_unit(text) for text in args.unit]
+    assert request_of_command(args, units) == job.request
+    for said, wanted in zip(units, job.units, strict=True):
+        assert Path(said.model) == library.model(wanted.model).path
+        assert replace(said, image=wanted.image, model=wanted.model) == wanted
+
+
+def test_the_script_draws_the_same_picture(
+    library: Library, picture: Any, drawn: Drawn, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        write_image(tmp_path / f"unit-{number}-image.png", picture)
+    names: dict[str, Any] = {}
+    exec(script(library, drawn.job), names)
+    # A script computes in the precision of a model's file, here 16 bits, and the page in that of its base.
+    difference = np.asarray(names["drawing"].images[0]).astype(int) - drawn.images[0]
+    assert np.abs(difference).max() <= 2
+
+
+def test_the_webuis_text_is_read_back(library: Library, picture: Any, tmp_path: Path) -> None:
+    job = make_job(library, SHORT, units_of(picture))
+    write_image(tmp_path / "picture.png", picture, {"parameters": webui_text(library, job)})
+    found = restore(tmp_path / "picture.png", library)
+    said = {name: found.request[name] for name in ("prompt", "negative", "steps", "guidance", "seed", "scheduler")}
+    assert said == {name: SHORT[name] for name in said}
+    for unit, wanted in zip(found.units, job.units, strict=True):
+        assert {**unit, "image": None} == {name: getattr(replace(wanted, image=None), name) for name in unit}
+
+
+def test_a_picture_of_the_page_gives_everything_back(library: Library, picture: Any, drawn: Drawn) -> None:
+    found = restore(drawn.files[0], library)
+    assert found.remarks == []
+    assert found.request["base"] == "tiny world"
+    assert {name: found.request[name] for name in SHORT} == SHORT
+    assert (found.units[0]["image"] == picture).all()
+    again = make_job(library, found.request, found.units)
+    assert again.units == tuple(
+        replace(each, preprocessor=unit.request.preprocessor, parameters=unit.request.parameters)
+        for each, unit in zip(drawn.job.units, drawn.units, strict=True)
+    )
+
+
+def test_no_path_in_a_picture_is_opened(library: Library, picture: Any, drawn: Drawn, tmp_path: Path) -> None:
+    from PIL import Image
+
+    with Image.open(drawn.files[0]) as file:
+        record = json.loads(file.info["controlstack"])
+    there = str(tiny_world.IMAGES / "scene-2.png")
+    record["units"][0]["said"] |= {"image": there, "model": "/etc/passwd"}
+    record["request"] |= {"image": there, "mask": there}
+    record["base"]["path"] = "/etc"
+    write_image(tmp_path / "bad.png", picture, {"controlstack": json.dumps(record)})
+    found = restore(tmp_path / "bad.png", library)
+    assert found.units[0]["image"] is None
+    assert found.units[0]["model"] == ""
+    assert "image" not in found.request
+    assert found.request["base"] == "tiny world"
+    assert len(found.remarks) == 3
+
+
+@pytest.mark.parametrize(
+    "texts", [{}, {"controlstack": "{}"}, {"controlstack": '{"format": 1}'}, {"controlstack": "[" * 50}]
+)
+def test_damaged_settings_are_one_sentence(library: Library, picture: Any, tmp_path: Path, texts: Any) -> None:
+    write_image(tmp_path / "bad.png", picture, texts)
+    with pytest.raises(FileError):
+        restore(tmp_path / "bad.png", library)
+
+
+def test_a_unit_from_a_picture_draws_on_this_machine(library: Library, drawn: Drawn) -> None:
+    said = restore(drawn.files[0], library).units[0]
+    assert load_control_model(library.model(said["model"]).path).name == "canny"
+    assert find(said["preprocessor"]).id == "canny"
+
+
+# --- The guard -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "refused"),
+    [
+        ({"data": [{"path": "http://10.0.0.1/x.png", "meta": {"_type": "gradio.FileData"}}]}, True),
+        ({"data": [[{"a": {"path": "file:///etc/passwd"}}]]}, True),
+        ({"data": [{"path": "//host/share"}]}, True),
+        ({"data": [{"path": "/tmp/uploads/abc/x.png"}]}, False),
+        ({"data": ["http://words.in/a prompt"]}, False),
+    ],
+)
+def test_addresses_instead_of_files_are_seen(content: Any, refused: bool) -> None:
+    assert names_elsewhere(json.dumps(content).encode()) is refused
+
+
+def test_all_errors_are_sentences_for_users() -> None:
+    assert issubclass(UnitProblemError, ControlError)
+
+
+def test_the_options_of_a_model_are_those_of_its_family(library: Library, picture: Any) -> None:
+    from controlstack.core.options import Option
+
+    kinds = Option(
+        name="union_control_type", label="Kind", meaning="what the hint shows", default="none",
+        words={"none": (), "depth": (), "pose": ()},
+    )  # fmt: skip
+    union = replace(library.models["canny"], options=(kinds,))
+    own = replace(library, models={**library.models, "canny": union})
+    said = units_of(picture)[0]
+    assert unit_request(own, {**said, "option 0": "depth"}).options == {"union_control_type": "depth"}
+    assert unit_request(own, {**said, "option 0": "none"}).options == {}
+    assert unit_request(own, {**said, "option 0": "", "options": "x=one"}).options == {"x": "one"}
+    assert unit_request(own, {**said, "model": "color", "option 0": "depth"}).options == {}
+    assert offers.most_options(own) == 1
+    assert offers.options(own, "color") == ()

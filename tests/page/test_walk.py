@@ -1,0 +1,211 @@
+"""The page in a real browser: a newcomer's walk, units added and moved, errors, a stop, keys alone, no way out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from skimage import data
+
+# Playwright leaves pipes to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+PATIENCE = 120_000  # milliseconds: the machine may be busy
+WIDE, NARROW = {"width": 1400, "height": 1000}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "cat.png"
+    Image.fromarray(data.chelsea()).save(path)
+    return path
+
+
+class Page:
+    """The page as somebody sees it."""
+
+    def __init__(self, page: Any, url: str) -> None:
+        self.page, self.reached, self.broken = page, [], []
+        page.set_default_timeout(PATIENCE)
+        page.on("request", lambda each: self.reached.append(each.url))
+        page.on("pageerror", lambda each: self.broken.append(str(each)))
+        page.goto(url)
+        page.wait_for_selector("#unit-1-image")
+
+    def drop(self, photo: Path, number: int = 1) -> None:
+        self.page.set_input_files(f"#unit-{number}-image input[type=file]", str(photo))
+        self.page.wait_for_selector(f"#unit-{number}-image img")
+
+    def choose(self, name: str, option: str, number: int = 1) -> None:
+        self.page.click(f"#unit-{number}-{name} input")
+        self.page.get_by_role("option", name=option, exact=True).click()
+
+    def text(self, where: str) -> str:
+        return self.page.inner_text(where)
+
+    def says(self, where: str, sentence: str) -> None:
+        found = self.page.locator(where).get_by_text(re.compile(sentence)).first
+        found.wait_for(timeout=PATIENCE)
+
+    @property
+    def units(self) -> int:
+        return self.page.locator(".cs-card").count()
+
+
+@pytest.fixture(params=[WIDE, NARROW], ids=["wide", "narrow"])
+def size(request: Any) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def opened(served: Any, chromium: Any) -> Iterator[Page]:
+    context = chromium.new_context(viewport=WIDE, locale="en")
+    page = Page(context.new_page(), served.url)
+    yield page
+    context.close()
+    assert page.broken == []
+    assert [url for url in page.reached if not url.startswith((served.url, "data:", "blob:"))] == []
+
+
+def test_a_newcomers_walk(served: Any, chromium: Any, photo: Path, size: Any) -> None:
+    context = chromium.new_context(viewport=size, locale="en")
+    page = Page(context.new_page(), served.url)
+    page.drop(photo)
+    page.choose("type", "Canny")
+    page.says("#unit-1-plan", "acts on 20 of 20 steps")
+    page.page.wait_for_selector("#unit-1-hint img")
+    page.page.click("#generate")
+    page.says("#report", "1 picture in")
+    picture = page.page.locator("#gallery img").first
+    picture.wait_for()
+    assert picture.evaluate("each => each.naturalWidth") == 128
+    assert page.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    context.close()
+    assert page.broken == []
+
+
+def test_a_slider_of_the_preprocessor_moves_the_hint(opened: Page, photo: Path) -> None:
+    opened.drop(photo)
+    opened.choose("type", "Canny")
+    opened.page.wait_for_selector("#unit-1-hint img")
+    before = opened.page.get_attribute("#unit-1-hint img", "src")
+    opened.page.locator("#unit-1-number-1 input[type=range]").focus()
+    opened.page.keyboard.press("End")
+    opened.page.wait_for_function(
+        "before => document.querySelector('#unit-1-hint img')?.getAttribute('src') !== before", arg=before
+    )
+
+
+def test_the_range_says_on_how_many_steps(opened: Page) -> None:
+    opened.page.locator("#unit-1-range .cs-range-end").focus()
+    for _ in range(40):
+        opened.page.keyboard.press("ArrowLeft")
+    opened.says("#unit-1-plan", "acts on 12 of 20 steps")
+
+
+def test_units_are_added_doubled_moved_and_removed(opened: Page, photo: Path) -> None:
+    opened.drop(photo)
+    opened.choose("type", "Depth")
+    opened.page.click("#add-unit")
+    opened.page.wait_for_selector("#unit-2-image")
+    assert opened.page.locator("#unit-1-image img").count() == 1  # what was entered stays
+    opened.page.click("#unit-1-duplicate")
+    opened.page.wait_for_selector("#unit-3-image")
+    opened.page.wait_for_selector("#unit-2-image img")
+    opened.page.click("#unit-2-down")
+    opened.page.wait_for_selector("#unit-3-image img")
+    assert opened.page.locator("#unit-2-image img").count() == 0
+    opened.page.click("#unit-2-remove")
+    opened.page.wait_for_selector("#unit-3", state="detached")
+    assert opened.units == 2
+    assert opened.page.locator("#unit-2-image img").count() == 1
+
+
+def test_an_error_stands_beside_the_unit_that_caused_it(opened: Page, photo: Path) -> None:
+    opened.drop(photo)
+    opened.page.click("#add-unit")
+    opened.page.wait_for_selector("#unit-2-image")
+    opened.page.click("#generate")
+    opened.says("#unit-2-message", "Unit 2: it has no picture")
+    assert opened.page.locator("#unit-1-message [role=alert]").count() == 0
+
+
+def test_a_stop_stops(opened: Page) -> None:
+    opened.page.locator("#unit-1-enabled input").uncheck()
+    opened.page.locator("#steps input[type=number]").fill("150")
+    opened.page.click("#generate")
+    opened.page.wait_for_selector("#progress progress[value]")
+    opened.page.click("#stop")
+    opened.says("#report", "Stopped")
+
+
+def test_a_comparison_and_a_grid(opened: Page) -> None:
+    opened.page.click("#example-canny")
+    opened.page.wait_for_selector("#unit-1-image img")
+    opened.page.locator("#steps input[type=number]").fill("3")
+    opened.page.get_by_role("button", name="Compare", exact=False).first.click()
+    opened.page.click("#compare-units")
+    opened.page.get_by_text("unit 1 alone").first.wait_for()
+    opened.page.click("#axis-x input")
+    opened.page.get_by_role("option", name="unit 1: weight", exact=True).click()
+    opened.page.fill("#axis-x-values textarea, #axis-x-values input", "0; 1")
+    opened.page.click("#draw-grid")
+    opened.page.get_by_text("1.weight 1").first.wait_for()
+
+
+def test_a_picture_gives_its_settings_back(opened: Page, tmp_path: Path) -> None:
+    opened.page.click("#example-color")
+    opened.page.wait_for_selector("#unit-1-image img")
+    opened.page.fill("#prompt textarea", "a red square")
+    opened.page.locator("#steps input[type=number]").fill("4")
+    opened.page.click("#generate")
+    opened.says("#report", "1 picture in")
+    with opened.page.expect_download() as got:
+        opened.page.locator("#files a").first.click()
+    got.value.save_as(tmp_path / "drawn.png")
+    opened.page.reload()
+    opened.page.wait_for_selector("#unit-1-image")
+    opened.page.get_by_role("button", name="Settings from a picture").click()
+    opened.page.set_input_files("#restore-file input[type=file]", str(tmp_path / "drawn.png"))
+    opened.says("#remarks", "The settings are in place")
+    opened.page.wait_for_selector("#unit-1-image img")
+    assert opened.page.input_value("#prompt textarea") == "a red square"
+    assert opened.page.input_value("#steps input[type=number]") == "4"
+    assert opened.page.input_value("#unit-1-model input") == "color · ControlNet"
+
+
+def test_the_settings_go_along_as_text(opened: Page) -> None:
+    opened.page.click("#example-canny")
+    opened.page.wait_for_selector("#unit-1-image img")
+    opened.page.get_by_role("button", name="Take the settings along").click()
+    opened.page.click("#show-text")
+    opened.page.wait_for_function("document.querySelector('#text textarea').value.startsWith('controlstack generate')")
+    opened.page.get_by_label("Python").check()
+    opened.page.click("#show-text")
+    opened.page.wait_for_function("document.querySelector('#text textarea').value.startsWith('import controlstack')")
+
+
+def test_keys_alone_reach_and_press_the_button(opened: Page) -> None:
+    opened.page.locator("#unit-1-enabled input").uncheck()
+    opened.page.locator("#steps input[type=number]").fill("2")
+    opened.page.locator("#prompt textarea").focus()
+    for _ in range(120):
+        opened.page.keyboard.press("Tab")
+        if opened.page.evaluate("document.activeElement?.id") == "generate":
+            break
+    opened.page.keyboard.press("Enter")
+    opened.says("#report", "1 picture in")
+
+
+@pytest.mark.parametrize(("locale", "word"), [("de", "Bild erzeugen"), ("zh-CN", "生成")])
+def test_the_page_speaks_the_visitors_language(served: Any, chromium: Any, locale: str, word: str) -> None:
+    context = chromium.new_context(locale=locale)
+    page = Page(context.new_page(), served.url)
+    page.says("#generate", word)
+    context.close()
