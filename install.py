@@ -410,7 +410,7 @@ def call_logged(command: list[str], cwd: Path | None = None, env: dict[str, str]
     """Run pip as `call` does; what it says goes into the log, and one line on a terminal shows how far it is."""
     path = log_file()
     mode = "a" if path.is_file() and path.stat().st_size < LONGEST_LOG else "w"
-    with path.open(mode, encoding="utf-8") as log, Progress() as progress:
+    with path.open(mode, encoding="utf-8", buffering=1) as log, Progress() as progress:
         log.write(f"{MARK}{' '.join(command)}\n")
         with subprocess.Popen(
             command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",

@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def measure(host: Host, kinds: Mapping[str, Mapping[str, Case]], rounds: int, steps: int) -> list[Times]:
-    """CPU seconds of each kind and program in each round, each kind beside a run without control of its own."""
+    """Return CPU seconds of each kind and program in each round, each kind beside a run without control of its own."""
     found: list[Times] = []
     for turn in range(rounds):
         found.append({})
@@ -59,7 +59,7 @@ def measure(host: Host, kinds: Mapping[str, Mapping[str, Case]], rounds: int, st
 
 
 def timed(host: Host, case: Case, turn: int, steps: int) -> float:
-    """A run of one step loads what the host has dropped since; the next is counted."""
+    """Return the seconds of a run, after one of a single step has loaded what the host dropped since."""
     _run(host, case, seed=2 * turn, steps=1)
     return _run(host, case, seed=2 * turn + 1, steps=steps)
 
@@ -87,7 +87,7 @@ def _run(host: Host, case: Case, seed: int, steps: int) -> float:
 
 
 def relative(rounds: list[Times]) -> dict[str, dict[str, float]]:
-    """What each program adds to the run without control, as a share of that run: medians over rounds."""
+    """Return what each program adds to the run without control, as a share of that run: medians over rounds."""
     return {
         kind: {
             program: statistics.median(each[kind][program] / each[kind]["none"] - 1 for each in rounds)
@@ -99,7 +99,7 @@ def relative(rounds: list[Times]) -> dict[str, dict[str, float]]:
 
 
 def table(added: Mapping[str, Mapping[str, float]]) -> str:
-    """A Markdown row for each kind of run, a column for each program."""
+    """Return a Markdown row for each kind of run, a column for each program."""
     programs = [program for program in PROGRAMS if any(program in each for each in added.values())]
     rows = [f"| added to the run by | {' | '.join(programs)} |", "|---" * (len(programs) + 1) + "|"]
     for kind, each in added.items():
@@ -162,7 +162,7 @@ def _nothing(_graph: Graph, prompts: Prompts) -> Prompts:
 
 
 def _kinds(peer: bool) -> dict[str, dict[str, Case]]:
-    """The kinds of runs that are compared, each by program."""
+    """Return the kinds of runs that are compared, each by program."""
     others = {"host": HOST, "advanced": ADVANCED} if peer else {"host": HOST}
 
     def kind(models: tuple[str, ...], settings: dict[str, object], **further: Any) -> dict[str, Case]:

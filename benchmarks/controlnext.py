@@ -74,28 +74,28 @@ def parameters(network: nn.Module) -> int:
 
 
 def flops(run: Callable[[], object]) -> int:
-    """FLOPs of a call, without gradients."""
+    """Return the FLOPs of a call, without gradients."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
 
 
 def step(context: Tensor, time: int) -> Step:
-    """One evaluation: the uncond row, then the cond row, of one picture; its time has a value."""
+    """Return one evaluation: the uncond row, then the cond row, of one picture; its time has a value."""
     x = torch.empty(ROWS, 4, LATENT, LATENT, device="meta")
     timestep = torch.full((ROWS,), time, device="cpu")
     return Step(x=x, timestep=timestep, context=context, cond=(False, True), progress=progress_at(0, 1))
 
 
 def evaluated(model: ControlNeXtModel, hint: Tensor, context: Tensor, time: int) -> None:
-    """One step of a run of its own, with what stands at the point."""
+    """Run one step of a run of its own, with what stands at the point."""
     effects = ControlStack([MetaUnit(model=model, hint=hint)])(step(context, time))
     for shift in effects.shifts.values():
         shift(torch.empty(ROWS, 320, LATENT // 2, LATENT // 2, device="meta"))
 
 
 def measure() -> dict[str, float]:
-    """All numbers, by name."""
+    """Return all numbers, by name."""
     from diffusers import UNet2DConditionModel
 
     numbers: dict[str, float] = {}
@@ -129,7 +129,7 @@ def measure() -> dict[str, float]:
 
 
 def _step_cost() -> Any:
-    """The other benchmark, which counts ControlNet's."""
+    """Load the other benchmark, which counts ControlNet's."""
     path = Path(__file__).with_name("step_cost.py")
     spec = importlib.util.spec_from_file_location("step_cost", path)
     assert spec is not None and spec.loader is not None

@@ -117,7 +117,7 @@ class Contest:
 
     @property
     def added(self) -> dict[str, Any]:
-        """SDXL's further conditions: pooled text and sizes."""
+        """Return SDXL's further conditions: pooled text and sizes."""
         if self.label is None:
             return {}
         return {"added_cond_kwargs": {"text_embeds": self.label[:, :1280], "time_ids": self._times}}

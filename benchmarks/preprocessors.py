@@ -60,7 +60,7 @@ def load_checkout() -> None:
 
 
 def peer(module: str) -> Any:
-    """A file of controlnet-aux, None where the package or what it needs is not installed."""
+    """Return a file of controlnet-aux, None where the package or what it needs is not installed."""
     spec = importlib.util.find_spec("controlnet_aux")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -75,7 +75,7 @@ def peer(module: str) -> Any:
 
 
 def in_turns(programs: Mapping[str, Run], rounds: int = ROUNDS) -> dict[str, float]:
-    """Milliseconds of processor time of each, the median of many calls that alternate."""
+    """Return milliseconds of processor time of each, the median of many calls that alternate."""
     times: dict[str, list[float]] = {name: [] for name in programs}
     while True:
         for name, run in programs.items():
@@ -88,7 +88,7 @@ def in_turns(programs: Mapping[str, Run], rounds: int = ROUNDS) -> dict[str, flo
 
 
 def photos(size: int, count: int) -> np.ndarray:
-    """[count, size, size, 3] of a photograph, each a little different."""
+    """Return pictures [count, size, size, 3] of a photograph, each a little different."""
     from skimage import data
 
     photo = cv2.resize(data.astronaut(), (size, size), interpolation=cv2.INTER_CUBIC)
@@ -96,7 +96,7 @@ def photos(size: int, count: int) -> np.ndarray:
 
 
 def plain(size: int, batch: int) -> list[dict[str, Any]]:
-    """Preprocessors without networks, per picture."""
+    """Return the times of preprocessors without networks, per picture."""
     rows = []
     for name in PLAIN:
         images = photos(size, batch)
@@ -115,7 +115,7 @@ def call_of(name: str, images: np.ndarray) -> Run:
 
 
 def peers_of(name: str, images: np.ndarray) -> dict[str, Run]:
-    """cv2 alone, and controlnet-aux, picture by picture as it works."""
+    """Return cv2 alone, and controlnet-aux, picture by picture as it works."""
     size = images.shape[1]
     programs: dict[str, Run] = {}
     if name == "canny":
@@ -130,7 +130,7 @@ def peers_of(name: str, images: np.ndarray) -> dict[str, Run]:
 
 
 def peak(run: Run) -> float:
-    """MiB by which a call lets this process grow; not a number where the system does not say (only Linux does)."""
+    """Return the MiB by which a call lets this process grow; not a number where the system does not say."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not reset.exists():
         return float("nan")
@@ -149,7 +149,7 @@ def peak(run: Run) -> float:
 
 
 def people() -> dict[str, float]:
-    """Milliseconds from OpenPose's maps of a picture of 512 x 512 with three people to their points."""
+    """Return milliseconds from OpenPose's maps of a picture of 512 x 512 with three people to their points."""
     from controlstack.preprocessors.poses.people import find_people
 
     heat, fields = crowd()
@@ -174,7 +174,7 @@ def people() -> dict[str, float]:
 
 
 def crowd() -> tuple[np.ndarray, np.ndarray]:
-    """Maps of points [19, 23, 23] and of limbs [38, 23, 23] with three people, and a little noise."""
+    """Return maps of points [19, 23, 23] and of limbs [38, 23, 23] with three people, and a little noise."""
     from controlstack.preprocessors.poses.people import FIELDS, LIMBS
 
     rng = np.random.default_rng(0)
@@ -195,7 +195,7 @@ def crowd() -> tuple[np.ndarray, np.ndarray]:
 
 
 def registry_import() -> float:
-    """Milliseconds that a fresh Python needs for the list of all preprocessors."""
+    """Return milliseconds that a fresh Python needs for the list of all preprocessors."""
     code = f"""if True:
         import importlib.util, sys, time
         spec = importlib.util.spec_from_file_location("controlstack", {str(ROOT / "__init__.py")!r})
@@ -214,7 +214,7 @@ def registry_import() -> float:
 
 
 def networks(size: int, batch: int) -> list[dict[str, Any]]:
-    """First call (which loads), later calls, and the network alone, in milliseconds per picture."""
+    """Return the times of the first call (which loads), later calls, and the network alone, in milliseconds per picture."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, write in writers().items():
@@ -265,7 +265,7 @@ def network(name: str, folder: Path, images: np.ndarray) -> dict[str, float]:
 
 
 def detector_of(name: str, network: Any, images: np.ndarray) -> Run | None:
-    """controlnet-aux's own detector on the same network, without its loading."""
+    """Return controlnet-aux's own detector on the same network, without its loading."""
     where = {"softedge_hed": ("hed", "HEDdetector"), "softedge_teed": ("teed", "TEEDdetector")}
     if name not in where or (module := peer(where[name][0])) is None:
         return None
@@ -275,7 +275,7 @@ def detector_of(name: str, network: Any, images: np.ndarray) -> Run | None:
 
 @contextmanager
 def watched(kind: type) -> Iterator[Callable[[], float]]:
-    """Says how many seconds of processor time calls of a class have taken since the context was entered.
+    """Yield what tells how many seconds of processor time calls of a class took since the context was entered.
 
     The network and the call around it are measured in one and the same run: apart, the machine's mood differs by more
     than what lies around a network.
@@ -301,7 +301,7 @@ def watched(kind: type) -> Iterator[Callable[[], float]]:
 
 
 def unsigned(preprocessor: Any) -> Any:
-    """The same with files of any content."""
+    """Return the same preprocessor with files of any content."""
     parts = tuple(
         replace(each, files=tuple(replace(file, bytes=None, sha256="") for file in each.files))
         for each in preprocessor.networks
@@ -344,7 +344,7 @@ def write_depth_anything(folder: Path) -> bool:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown; columns are what the rows have."""
+    """Return a table in Markdown; columns are what the rows have."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     for row in rows:
@@ -358,7 +358,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def verdicts(
     rows: Sequence[Mapping[str, Any]], slow: Sequence[Mapping[str, Any]], posing: Mapping[str, float], importing: float
 ) -> dict[str, float]:
-    """What the goals speak of."""
+    """Return what the goals speak of."""
     found = {"OpenPose's points at 512, ms": posing["ours"], "import of the registry, ms": importing}
     if slow:
         found["a later call over its network, at worst, %"] = max(row["over, %"] for row in slow)
@@ -369,7 +369,7 @@ def verdicts(
 
 
 def with_one_thread() -> None:
-    """BLAS reads its number of threads when numpy is imported, so the program begins again with one.
+    """Begin the program again with one thread: BLAS reads their number when numpy is imported.
 
     Further threads wait busily, and all of that is processor time: small products then cost ten times as much.
     """

@@ -119,21 +119,21 @@ class Maps(ControlModel):
 
 
 def flops(run: Callable[[], object]) -> int:
-    """FLOPs of a call, without gradients."""
+    """Return the FLOPs of a call, without gradients."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
 
 
 def step(context: Tensor, index: int = 0) -> Step:
-    """One evaluation: the uncond row, then the cond row, of one picture."""
+    """Return one evaluation: the uncond row, then the cond row, of one picture."""
     x, time = torch.randn(1, 4, LATENT, LATENT).repeat(ROWS, 1, 1, 1), torch.ones(ROWS)
     progress = progress_at(index, STEPS)
     return Step(x=x, timestep=time, context=context, cond=(False, True), progress=progress, pictures=(0,) * ROWS)
 
 
 def measure() -> dict[str, float]:
-    """All numbers, by the names of docs/performance.md."""
+    """Return all numbers, by the names of docs/performance.md."""
     from diffusers import ControlNetModel as Theirs
     from diffusers import UNet2DConditionModel
 
@@ -166,14 +166,14 @@ def measure() -> dict[str, float]:
 
 
 def warm(units: list[MetaUnit], context: Tensor) -> int:
-    """FLOPs of a step after the first one."""
+    """Return FLOPs of a step after the first one."""
     stack = ControlStack(units)
     stack(step(context))
     return flops(lambda: stack(step(context, 1)))
 
 
 def idle(unit: MetaUnit, context: Tensor) -> int:
-    """Tensor operations of a step on which no unit acts."""
+    """Return tensor operations of a step on which no unit acts."""
     stack, now = ControlStack([unit]), step(context)
     with CountOperations() as operations:
         stack(now)
@@ -181,7 +181,7 @@ def idle(unit: MetaUnit, context: Tensor) -> int:
 
 
 def hint_encodes(unit: MetaUnit, context: Tensor) -> int:
-    """How often the hint encoder runs in a whole run."""
+    """Return how often the hint encoder runs in a whole run."""
     calls: list[int] = []
     handle = unit.model.network.input_hint_block.register_forward_hook(lambda *_: calls.append(1))
     stack = ControlStack([unit])
@@ -192,7 +192,7 @@ def hint_encodes(unit: MetaUnit, context: Tensor) -> int:
 
 
 def peak_of_maps(count: int, hint: Tensor, context: Tensor) -> int:
-    """Most bytes of residual maps alive at once in a step of this many units, on different models."""
+    """Return most bytes of residual maps alive at once in a step of this many units, on different models."""
     stack = ControlStack([MetaUnit(model=Maps(), hint=hint) for _ in range(count)])
     stack(step(context))  # the hint is prepared
     now = step(context, 1)
@@ -203,7 +203,7 @@ def peak_of_maps(count: int, hint: Tensor, context: Tensor) -> int:
 
 
 def peer_peak_of_maps(count: int) -> int:
-    """The same for the sums of diffusers' MultiControlNetModel: a set of the sums, a set of the new maps, a new sum."""
+    """Return the same for diffusers' MultiControlNetModel: a set of the sums, one of the new maps, a new sum."""
     with CountBytes() as counter:
         total: list[Tensor] = []
         for _ in range(count):
@@ -242,7 +242,7 @@ class Contest:
         return [ControlUnit(model=model, hint=self.hint) for model in models]
 
     def calls(self) -> dict[str, Callable[[Step], Tensor]]:
-        """Names of numbers -> one step."""
+        """Return the names of numbers, each with one step."""
         ours = {f"cpu_ratio_{n}": lambda now, n=n: self.ours(n, now) for n in COUNTS}
         theirs = {f"peer_cpu_ratio_{n}": lambda now, n=n: self.theirs(n, now) for n in COUNTS}
         return {"bare": self.bare, **ours, **theirs}
@@ -255,7 +255,7 @@ class Contest:
         return self.unet(now.x, now.timestep, now.context, **more).sample
 
     def theirs(self, count: int, now: Step) -> Tensor:
-        """As in the loop of StableDiffusionControlNetPipeline."""
+        """Run a step as the loop of StableDiffusionControlNetPipeline does."""
         several, both = count > 1, torch.cat([self.hint] * ROWS)
         skips, middle = self.peers[count](
             now.x,
@@ -271,7 +271,7 @@ class Contest:
 
 
 def _fill(network: nn.Module) -> None:
-    """Random weights in place of shapes; the scales of the norms stay 1."""
+    """Put random weights in place of shapes; the scales of the norms stay 1."""
     network.to_empty(device="cpu").eval().requires_grad_(False)
     for name, parameter in network.named_parameters():
         parameter.uniform_(-SPREAD, SPREAD)
@@ -280,7 +280,7 @@ def _fill(network: nn.Module) -> None:
 
 
 def seconds(call: Callable[[Step], object], now: Step) -> float:
-    """CPU time of one step."""
+    """Return CPU time of one step."""
     begin = time.process_time()
     call(now)
     return time.process_time() - begin
@@ -288,7 +288,7 @@ def seconds(call: Callable[[Step], object], now: Step) -> float:
 
 @torch.no_grad()
 def cpu_ratios(rounds: int) -> dict[str, float]:
-    """CPU time of a step over the bare U-Net's; the first step of each is not counted."""
+    """Return CPU time of a step over the bare U-Net's; the first step of each is not counted."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     contest = Contest()

@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def start(stack: ExitStack, folder: Path, width: int) -> dict[str, Host]:
-    """The WebUIs by name, with their models written."""
+    """Start the WebUIs, with their models written, and return them by name."""
     path, peer = webui_host.find(), webui_host.find_peer()
     if path is None:
         sys.exit("there is no WebUI: set WEBUI_PATH to its folder")
@@ -72,7 +72,7 @@ def start(stack: ExitStack, folder: Path, width: int) -> dict[str, Host]:
 
 
 def measure_round(hosts: dict[str, Host], number: int) -> Round:
-    """CPU seconds per step without and with units; the order changes from round to round."""
+    """Return CPU seconds per step without and with units; the order changes from round to round."""
     names = sorted(hosts, reverse=bool(number % 2))
     found: Round = {name: {} for name in names}
     for case in CASES:
@@ -83,7 +83,7 @@ def measure_round(hosts: dict[str, Host], number: int) -> Round:
 
 
 def seconds(host: Host, case: str) -> float:
-    """The fastest step of one request: every step does the same, and whatever disturbs one makes it slower."""
+    """Return the fastest step of one request: all do the same, and whatever disturbs one makes it slower."""
     host.post("test/timed?on=true")
     settings = {"control_mode": "ControlNet is more important"} if case == CONTROL else {}
     host.draw(*units(int(case[0]), **settings), steps=STEPS, width=SIZE, height=SIZE, sampler_name="Euler")
@@ -92,7 +92,7 @@ def seconds(host: Host, case: str) -> float:
 
 
 def loads(host: Host) -> int:
-    """How often a model was loaded in ten requests with three units, from a host that has none in memory."""
+    """Return how often a model was loaded in ten requests with three units, by a host that had none in memory."""
     host.post("test/timed?on=true")
     for file in (host.base.parent / "models" / "ControlNet").iterdir():
         file.touch()  # so that a file in memory is another one
@@ -103,14 +103,14 @@ def loads(host: Host) -> int:
 
 
 def units(count: int, **settings: Any) -> list[dict[str, Any]]:
-    """So many units, each with a model of its own."""
+    """Return so many units, each with a model of its own."""
     picture = webui_host.encode(np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), np.uint8))
     sent = {"enabled": True, "module": "none", "image": picture, "save_detected_map": False, **settings}
     return [{**sent, "model": name} for name in FILES[:count]]
 
 
 def table(found: dict[str, Any]) -> str:
-    """Markdown: a row for each number of units."""
+    """Return Markdown: a row for each number of units."""
     rounds: Sequence[Round] = found["rounds"]
     names = sorted(rounds[0])
     base = {name: statistics.median(bare for each in rounds for bare, _ in each[name].values()) for name in names}
@@ -134,7 +134,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def added(times: tuple[float, float]) -> float:
-    """What units add to a step, as a share of it."""
+    """Return what units add to a step, as a share of it."""
     bare, controlled = times
     return controlled / bare - 1
 

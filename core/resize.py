@@ -7,7 +7,6 @@ know its three modes by name. Images of uint8 are resized by `preprocessors/resi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import cast
 
 import torch
@@ -15,18 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import HintError
+from .modes import ResizeMode
 
 FEW_COLOURS = 200  # up to here a hint is a drawing or a label map, and blending its colours would invent new ones
 PICTURE = 3  # channels of one picture
 SAMPLE = 4096  # pixels looked at to count colours
-
-
-class ResizeMode(Enum):
-    """What happens when a hint and the picture differ in aspect ratio."""
-
-    JUST_RESIZE = "just resize"  # stretch
-    CROP = "crop and resize"  # keep the aspect ratio, cut what is over
-    FILL = "resize and fill"  # keep the aspect ratio, fill what is missing
 
 
 @dataclass(frozen=True, slots=True)

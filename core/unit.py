@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from enum import Enum
 
 import torch
 from torch import Tensor
 
 from .control import ControlModel, HintSpace
 from .errors import HintError, UnitError
+from .modes import ControlMode, ResizeMode
 from .points import Point
-from .resize import ResizeMode
 from .schedule import Schedule
-
-
-class ControlMode(Enum):
-    """Whose word counts more, as in sd-webui-controlnet."""
-
-    BALANCED = "balanced"
-    PROMPT = "prompt"  # "my prompt is more important": shallow blocks are softened
-    CONTROL = "control"  # "the control is more important": softened, and the cond rows alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -62,6 +62,7 @@ class Family(ABC, Generic[Network, Options]):
     title: ClassVar[str]
     bases: ClassVar[str] = ""  # the base models that there are files for, in words
     paper: ClassVar[str] = ""  # who described it, where
+    options: ClassVar[tuple[Option, ...]] = ()  # all that units may tell its networks
     hosts: ClassVar[str] = "everywhere"  # where units of it run, in words
     page: ClassVar[str] = ""  # of docs/families, if it is not named after the id
     prefix: ClassVar[str] = ""  # of the names of its files, where nothing else has to be renamed
@@ -97,7 +98,7 @@ class Family(ABC, Generic[Network, Options]):
 
     def offers(self, shapes: Shapes) -> tuple[Option, ...]:
         """Return what units may tell a network of these shapes, by its own names."""
-        return ()
+        return self.options
 
     def base(self, shapes: Shapes) -> Base:
         """Return what base model a network of these shapes, by its own names, was made for."""

@@ -133,6 +133,10 @@ def _no_model(path: Path, files: int) -> ModelError:
         )
     if files:
         return ModelError(f"'{shown(path)}' is a folder with {files} models: give one of its files")
+    inside = sorted(each.name for each in path.iterdir())
+    holds = (
+        f" (it holds {', '.join(shown(name) for name in inside[:3])}{' ...' if inside[3:] else ''})" if inside else ""
+    )
     return ModelError(
-        f"'{shown(path)}' is a folder without {STEM}{SAFETENSORS}: give a model file or a diffusers folder"
+        f"'{shown(path)}' is a folder without {STEM}{SAFETENSORS}{holds}: give a model file or a diffusers folder"
     )

@@ -6,6 +6,7 @@ read, the old formats go through PyTorch's weights-only loader, and anything els
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from .tensor_table import Entry, TensorTable, type_name
 __all__ = ["PICKLES", "Header", "ModelFile", "open_model", "read_header", "read_tensors"]
 
 START = 64  # bytes that tell what a file is
+MAGIC = 4  # bytes that a cut file of PyTorch must have before it can be told from a text
+TEXT = frozenset(b"\t\n\r" + bytes(range(32, 127)))
 BLANKS = b" \t\r\n\xef\xbb\xbf"  # before the text of a page
 KINDS = (  # (first bytes in lower case, what such a file is and what to do)
     (b"\x89png", "a picture (PNG): give a model file"),
@@ -38,6 +41,10 @@ KINDS = (  # (first bytes in lower case, what such a file is and what to do)
     (b"<html", "a web page, saved in place of the model: download the file itself"),
     (b"<?xml", "a web page, saved in place of the model: download the file itself"),
     (b"entry not found", "an error message of the Hugging Face hub: download the file itself"),
+    (b"{", "a text (JSON), such as the settings of a model: give the model itself"),
+    (b"\x08\x07\x12", "an ONNX network: get it as a .safetensors file"),
+    (b"\x08\x08\x12", "an ONNX network: get it as a .safetensors file"),
+    (b"\x08\x06\x12", "an ONNX network: get it as a .safetensors file"),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive: unpack it and give a file of it"),
     (b"rar!", "a RAR archive: unpack it and give a file of it"),
     (b"\x1f\x8b", "a gzip archive: unpack it and give a file of it"),
@@ -119,7 +126,13 @@ def _part(path: Path, stack: ExitStack) -> Part:
         return TensorTable(file, size, path.name)
     if kind := next((what for magic, what in KINDS if start.lstrip(BLANKS).lower().startswith(magic)), None):
         raise UnsupportedModelError(f"'{name}' is no control model: it is {kind}")
+    if len(start) > MAGIC and all(byte in TEXT for byte in start):
+        raise UnsupportedModelError(f"'{name}' is no control model: it is a text: give a model file")
     if start.startswith(PYTORCH):
+        if not pickles and not _holds_tensors(path):
+            raise UnsupportedModelError(
+                f"'{name}' is no control model: it is an archive: unpack it and give a file of it"
+            )
         if not pickles:
             raise DamagedModelError(
                 f"'{name}' is a PyTorch file (pickle) under another name: get a .safetensors file, or rename it to "
@@ -129,6 +142,14 @@ def _part(path: Path, stack: ExitStack) -> Part:
     if pickles:
         raise DamagedModelError(f"'{name}' is no file of PyTorch, or damaged: get the file again")
     return TensorTable(file, size, path.name)
+
+
+def _holds_tensors(path: Path) -> bool:
+    """Return whether a file that begins like one of PyTorch is one, and not just any zip archive."""
+    if not zipfile.is_zipfile(path):
+        return True
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("data.pkl") for name in archive.namelist())
 
 
 def _header(path: Path, files: Sequence[Path], parts: Sequence[Part]) -> Header:

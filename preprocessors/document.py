@@ -99,9 +99,10 @@ From the command line, whole folders and videos:
     controlstack preprocess canny photos/ clip.mp4 --resolution 512 --set low=80 --output hints
 
 `photos/sub/a.jpg` becomes `hints/sub/a-canny.png`. What cannot be read is named at the end and does not stop the rest.
-Every file appears complete or not at all, so Ctrl-C leaves no half; `--resume` then makes what is missing, what was
-made with other settings, and what is older than its picture. A video becomes a video without loss, or with `--frames`
-a folder of pictures; if its rate changes, its frames are taken at the mean rate, so that it lasts as long.
+Every file appears complete or not at all, so Ctrl-C leaves no half; `--resume` then makes what is missing and what was
+made with other settings or of another content. A video becomes a video without loss, or with `--frames` a folder of
+pictures, as an animated picture, a TIFF of pages and a pose file of several frames always do; if its rate changes, its
+frames are taken at the mean rate, so that it lasts as long. Patterns such as `"photos/*.png"` are understood too.
 Hints of earlier runs that lie in a folder are left alone, hidden files too, and other files are counted. `--mask FILE`
 is for inpaint preprocessors, `--poses` writes poses as JSON too, `--download` gets weights, and
 `controlstack preprocess --list` says what each one misses.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,9 @@ def list_pictures(
     known = {*suffixes(), *also}
     try:
         inside = [path for path in (folder.rglob("*") if deep else folder.iterdir()) if _is_shown(path, folder)]
-        files = sorted((path for path in inside if path.is_file()), key=lambda path: _natural(path, folder))
+        files = sorted(
+            (path for path in inside if path.is_file()), key=lambda path: natural(path.relative_to(folder).parts)
+        )
     except OSError as error:
         raise HintError(f"cannot read the folder {folder}: {error.strerror or error}") from error
     if outside is not None:
@@ -53,9 +55,9 @@ def _is_shown(path: Path, folder: Path) -> bool:
     return not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def _natural(path: Path, folder: Path) -> list[list[tuple[int, str]]]:
-    """Return what a path is sorted by: numbers by their value, everything else by its lower-case letters."""
+def natural(parts: Sequence[str]) -> list[list[tuple[int, str]]]:
+    """Return what the parts of a path are sorted by: numbers by their value, the rest by its lower-case letters."""
     return [
         [(int(part), part) if number % 2 else (0, part.lower()) for number, part in enumerate(NUMBER.split(name))]
-        for name in path.relative_to(folder).parts
+        for name in parts
     ]

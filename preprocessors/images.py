@@ -48,6 +48,7 @@ ENCODING = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")  # Pillow's modes with an alpha channel
 WHITE, BLACK = 255, 0
+ANIMATED = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff", ".avif")  # of files that may hold several pictures
 SIXTEEN_TO_EIGHT = 257  # 65535 / 255
 
 
@@ -57,6 +58,29 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     HintError if there is no such file, or it is no picture, damaged, of another format, or over `MAX_PIXELS`.
     """
     return _read(Path(path), "RGB", WHITE)
+
+
+def count_frames(path: str | os.PathLike[str]) -> int:
+    """Return how many pictures a file holds: frames of an animation, pages of a TIFF; 1 for what cannot be read."""
+    if Path(path).suffix.lower() not in ANIMATED:
+        return 1
+    try:
+        with _opened(Path(path), str(path)) as picture:
+            return int(getattr(picture, "n_frames", 1))
+    except (HintError, *DAMAGED):  # whoever reads it says what is wrong
+        return 1
+
+
+def read_frames(path: str | os.PathLike[str]) -> Generator[Image]:
+    """Yield every picture of a file, uint8 RGB [H, W, 3]. Errors as `read_image`."""
+    _check_file(Path(path))
+    with _opened(Path(path), str(path)) as picture:
+        for number in range(int(getattr(picture, "n_frames", 1))):
+            try:
+                picture.seek(number)
+            except DAMAGED as error:
+                raise HintError(f"{path} is damaged in its picture {number + 1} ({error}): export it again") from error
+            yield _decoded(picture, f"picture {number + 1} of {path}", "RGB", WHITE)
 
 
 def read_mask(path: str | os.PathLike[str]) -> Mask:

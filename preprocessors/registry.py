@@ -10,7 +10,7 @@ from .declaration import nearest
 from .lines import edges, linearts, softedge, strokes
 from .perform import Preprocessor
 from .pictures import color, inpaint, lama, ready, tiles
-from .poses import dwpose, faces, openpose, vitpose
+from .poses import dwpose, faces, holistic, openpose, vitpose
 from .regions import anime_face, mobile_sam, segment_anything, segmentation
 from .surfaces import depth, depth_anything, depth_pro, marigold, normals
 
@@ -56,6 +56,7 @@ REGISTRY: tuple[Preprocessor, ...] = (
     dwpose.ANIMAL_OPENPOSE,
     dwpose.RTMPOSE,
     vitpose.VITPOSE,
+    holistic.OPENPOSE_MEDIAPIPE,
     openpose.OPENPOSE,
     openpose.OPENPOSE_HAND,
     openpose.OPENPOSE_FACE,

@@ -15,7 +15,7 @@ from .progress import download_bar
 
 
 def table(runtime: Runtime, words: Sequence[str] = ()) -> Iterator[str]:
-    """One line each, of those whose names or control types hold one of the words."""
+    """Yield a line for each preprocessor whose names or control types hold one of the words."""
     shown = [each for each in (*REGISTRY, *ABSENT) if _matches(each, words)]
     width = max((len(each.id) for each in shown), default=0)
     for each in shown:
@@ -23,7 +23,7 @@ def table(runtime: Runtime, words: Sequence[str] = ()) -> Iterator[str]:
 
 
 def state(preprocessor: Preprocessor, runtime: Runtime) -> str:
-    """Ready or not, and why; then the licences of its weights."""
+    """Return whether it is ready, or why not, and the licences of its weights, as text."""
     if preprocessor.absent:
         return f"left out: {preprocessor.absent}"
     if preprocessor.no_hint:

@@ -1,12 +1,11 @@
-"""`controlstack generate`: a request from what was said, its pictures drawn a few at a time, and what is written."""
+"""`controlstack generate`: pictures of a request, drawn a few at a time, and what is written beside them."""
 
 from __future__ import annotations
 
 import argparse
-import secrets
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from ..core.stack import Firing
     from ..pipelines.bases import Base
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     Image = NDArray[np.uint8]
 
-RANDOM_SEED = -1  # asks for a seed by chance
-SEEDS = 2**32  # that chance chooses from; every program takes them
-LARGEST = 2  # sides of a picture that is started from, in native sides, before it is made smaller
 SHOWN = 256  # pixels of a picture's height on the sheet
 
 
@@ -40,14 +37,18 @@ class Done:
 
 def run_generate(args: argparse.Namespace) -> int:
     """Draw and write pictures; an interrupt keeps those that are finished. Everything is checked before the first."""
-    from ..pipelines.bases import DTYPES, Offload, UnetState, load_base
     from ..preprocessors.images import check_folder
-    from .units import load_units, parse_unit
+    from .asked import make_request, split
+    from .series import find_series, run_series
+    from .units import load_models, make_units, parse_unit
 
     check_folder(args.output)
     units = [parse_unit(text) for text in args.unit]
-    request = make_request(args, units)
-    parts = split(request, args.at_once)
+    check_paths(args, units)
+    series = find_series(args, units)
+
+    from ..pipelines.bases import DTYPES, Offload, UnetState, load_base  # torch and diffusers: seconds
+
     dtype = DTYPES[args.dtype]
     load = cache(
         partial(
@@ -59,72 +60,32 @@ def run_generate(args: argparse.Namespace) -> int:
             prediction=args.prediction,
         )
     )
-    loaded = load_units(units, (request.height, request.width), dtype, UnetState(load))  # small files fail first
+    if series is not None:
+        models = load_models(units, dtype, UnetState(load))
+        run_series(series, args, units, load(), models)
+        return 0
+    request = make_request(args, units)
+    parts = split(request, args.at_once)
+    models = load_models(units, dtype, UnetState(load))  # small files fail first
+    loaded = make_units(units, models, (request.height, request.width))
     sources = {name: path for name, path in (("image", args.image), ("mask", args.mask)) if path is not None}
     _draw(load(), request, parts, loaded, args.output, sources)
     return 0
 
 
-def make_request(args: argparse.Namespace, units: Sequence[UnitRequest]) -> Request:
-    """Return the request of a command line; what was not said follows from the base and the picture."""
-    from ..pipelines.bases import native_side
-    from ..pipelines.drawing import Request
-    from ..preprocessors.images import read_image, read_mask
+def check_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> None:
+    """Raise FileError for the first path that leads nowhere, before anything that takes seconds is imported."""
+    from ..core.errors import FileError
+    from .sources import is_pattern
 
-    start = None if args.image is None else read_image(args.image)
-    prompts = _prompts(args, start, units)
-    width, height = fitting_size(native_side(args.base), start, args.width, args.height)
-    return Request(
-        prompt=prompts[0] if len(prompts) == 1 else prompts,
-        negative=args.negative,
-        steps=args.steps,
-        guidance=args.guidance,
-        seed=secrets.randbelow(SEEDS) if args.seed == RANDOM_SEED else args.seed,
-        batch=len(prompts) if args.batch is None else args.batch,
-        width=width,
-        height=height,
-        scheduler=args.scheduler,
-        eta=args.eta,
-        image=start,
-        mask=None if args.mask is None else read_mask(args.mask),
-        strength=args.strength,
-    )
-
-
-def _prompts(args: argparse.Namespace, start: Image | None, units: Sequence[UnitRequest]) -> tuple[str, ...]:
-    """Return one prompt for all pictures, or one for each."""
-    from ..preprocessors.images import read_image
-    from .prompts import make_prompt
-
-    told = start
-    if args.prompt_kind == "automatic" and start is None and units:
-        picture = units[0].image
-        told = read_image(picture) if isinstance(picture, Path) else picture
-    given = args.prompt or [None]
-    return tuple(make_prompt(args.prompt_kind, each, args.added_prompt, args.captioner, told) for each in given)
-
-
-def fitting_size(native: int, start: Image | None, width: int | None, height: int | None) -> tuple[int, int]:
-    """Return (width, height) in pixels: what was asked for, else a picture's own size, else the base model's.
-
-    A picture to start from keeps its proportions; one that is more than twice as large as the base model draws is made
-    as large as that.
-    """
-    if start is None:
-        return width or native, height or native
-    tall, wide = start.shape[:2]
-    if width and height:
-        return width, height
-    if width or height:
-        return width or _aligned(height * wide / tall), height or _aligned(width * tall / wide)
-    scale = native / min(wide, tall) if min(wide, tall) > LARGEST * native else 1.0
-    return _aligned(wide * scale), _aligned(tall * scale)
-
-
-def _aligned(side: float) -> int:
-    from ..core.base import LATENT
-
-    return max(LATENT, round(side / LATENT) * LATENT)
+    wanted = [("checkpoint", args.base), ("picture", args.image), ("picture", args.mask)]
+    for unit in units:
+        images = unit.image if isinstance(unit.image, tuple) else (unit.image,)
+        wanted += [("picture", each) for each in (*images, unit.effect_mask, unit.inpaint_mask)]
+        wanted.append(("model file", Path(unit.model)))
+    for what, path in wanted:
+        if isinstance(path, Path) and not path.exists() and not is_pattern(path):
+            raise FileError(f"there is no {what} {path}: check the path")
 
 
 def _draw(
@@ -159,35 +120,46 @@ def _draw(
                 done.seeds.extend(result.seeds)
     finally:
         if done.images:
-            _write_rest(folder, number, loaded, done)
+            _write_rest(folder, number, request, loaded, done)
 
 
-def split(request: Request, at_once: int) -> list[Request]:
-    """Return requests of at most so many pictures that together draw the same. HostError for less than one."""
-    from ..core.errors import HostError
-
-    if at_once < 1:
-        raise HostError(f"--at-once is {at_once}, expected 1 or more")
-    starts = range(0, request.batch, at_once)
-    shares = {start: request.prompts[start : start + at_once] for start in starts}
-    return [
-        replace(request, prompt=share, batch=len(share), seed=request.seed + start) for start, share in shares.items()
-    ]
-
-
-def _write_rest(folder: Path, number: int, loaded: Sequence[Ready], done: Done) -> None:
+def _write_rest(folder: Path, number: int, request: Request, loaded: Sequence[Ready], done: Done) -> None:
     """Write hints and sheet beside the pictures, and say what was done."""
     from ..pipelines.sheets import sheet
     from ..preprocessors.images import write_image
-    from ..units.hint import visible
+    from ..preprocessors.resize import gray_to_rgb
+    from ..units.hint import beside_each_other, visible
     from .report import describe
 
     for k, each in enumerate(loaded):
-        write_image(folder / f"{number:05d}-hint-{k + 1}.png", visible(each.hint))
-    cells = [(f"hint {k + 1}", visible(each.hint)) for k, each in enumerate(loaded)]
+        write_image(folder / f"{number:05d}-hint-{k + 1}.png", beside_each_other(visible(each.hint)))
+    rows = [_cells_of(k, each, (request.height, request.width)) for k, each in enumerate(loaded, start=1)]
+    started = [("start", request.image), ("redrawn", None if request.mask is None else gray_to_rgb(request.mask))]
+    cells = [(label, image) for label, image in started if image is not None]
     cells += [(f"seed {seed}", image) for image, seed in zip(done.images, done.seeds, strict=True)]
-    write_image(folder / f"{number:05d}-sheet.png", sheet([cells], side=SHOWN))
+    write_image(folder / f"{number:05d}-sheet.png", sheet([*rows, cells], side=SHOWN))
     for line in describe(loaded, done.firings):
         print(line)
     seeds = str(done.seeds[0]) if len(done.seeds) == 1 else f"{done.seeds[0]} to {done.seeds[-1]}"
     print(f"wrote {len(done.images)} pictures to {folder}, from {number:05d}.png, seed {seeds}")
+
+
+def _cells_of(number: int, each: Ready, size: tuple[int, int]) -> list[tuple[str, Image]]:
+    """Return what the sheet shows of a unit: its picture, its hint as read at (height, width), its mask."""
+    from ..core.resize import PICTURE, fit
+    from ..units.hint import beside_each_other
+
+    unit = each.unit
+    cells = [(f"input {number}", beside_each_other(each.image))]
+    if unit.hint.ndim == 4:
+        several = fit(unit.hint[:1], size, unit.resize)[0].split(PICTURE)
+        cells += [(f"hint {number}", _pixels(one)) for one in several]
+    if unit.mask is not None:
+        cells.append((f"mask {number}", _pixels(unit.mask.reshape(-1, *unit.mask.shape[-2:])[:1])))
+    return cells
+
+
+def _pixels(picture: Tensor) -> Image:
+    """Return [C, H, W] from 0 to 1 as uint8 [H, W, 3], the first three channels; -1, to be invented, is black."""
+    levels = (picture[:3].clamp(0, 1) * 255).round().byte()
+    return levels.movedim(0, -1).expand(-1, -1, 3).cpu().numpy()

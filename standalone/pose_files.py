@@ -6,7 +6,7 @@ The layout is OpenPose's, as pose editors and ComfyUI's `POSE_KEYPOINT` have it;
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,27 +32,30 @@ def write_poses(path: Path, poses: Poses) -> None:
         raise HintError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def read_poses(path: Path) -> Poses:
-    """Return the poses of a file with one frame; FileError and HintError say what is wrong with it."""
+def read_poses(path: Path) -> list[Poses]:
+    """Return the poses of each frame of a file; FileError and HintError say what is wrong with it."""
     content = read_json(path, "pose file")
     frames = content if isinstance(content, list) else [content]
-    if len(frames) != 1:
-        raise HintError(f"{path} has {len(frames)} frames, expected one: save each in a file of its own")
+    if not frames:
+        raise HintError(f"{path} has no frames: export it again")
     try:
-        return from_json(frames[0])
+        return [from_json(frame) for frame in frames]
     except HintError as error:
         raise HintError(f"{path}: {error}") from error
 
 
-def draw_file(path: Path, preprocessor: Preprocessor, resolution: int | None, settings: Mapping[str, float]) -> Image:
-    """Return the hint of a file, as the preprocessor would draw it; HintError if it finds no poses itself."""
+def draw_file(
+    path: Path, preprocessor: Preprocessor, resolution: int | None, settings: Mapping[str, float]
+) -> Iterator[Image]:
+    """Yield the hint of each frame, as the preprocessor would draw it; HintError if it finds no poses itself."""
     if not preprocessor.finds_poses:
         raise HintError(f"{path}: {preprocessor.id} draws no poses: choose openpose_full, or give a picture")
-    poses = read_poses(path)
-    if resolution is not None:
-        height, width = scaled_size((poses.height, poses.width), resolution)
-        poses = poses.scaled(width, height)
-    return draw(poses, preprocessor, settings)
+    for poses in read_poses(path):
+        if resolution is None:
+            yield draw(poses, preprocessor, settings)
+        else:
+            height, width = scaled_size((poses.height, poses.width), resolution)
+            yield draw(poses.scaled(width, height), preprocessor, settings)
 
 
 def draw(poses: Poses, preprocessor: Preprocessor, settings: Mapping[str, float]) -> Image:

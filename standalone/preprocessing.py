@@ -21,16 +21,18 @@ from ..core.errors import FileError, HintError, PreprocessorError
 from ..core.files import clear_leftovers
 from ..preprocessors import Output, Preprocessor
 from ..preprocessors.folders import Listing, list_pictures
-from ..preprocessors.images import make_folder, read_image, read_mask, suffixes, write_image
+from ..preprocessors.images import count_frames, make_folder, read_frames, read_image, read_mask, suffixes, write_image
 from ..preprocessors.perform import Runtime
 from .pose_files import SUFFIX as POSES
-from .pose_files import draw, draw_file, write_poses
+from .pose_files import draw, draw_file, read_poses, write_poses
+from .sources import expand
 from .videos import SUFFIXES as VIDEOS
 from .videos import open_video, read_note, write_video
 
 Image = NDArray[np.uint8]
 
 KEY = "controlstack"  # of the settings in the text of a PNG file
+BLOCK = 1 << 20  # bytes read at once
 FRAMES_AT_ONCE = 8  # of a video that go through a network together
 SHOWN = 5  # failures that are told in full
 
@@ -70,6 +72,7 @@ class Done:
     skipped: int
     hints: int = 0  # of earlier runs, found in folders and left alone
     left_out: str = ""  # what else the folders held, such as "2 .txt"
+    black: tuple[Path, ...] = ()  # hints on which nothing is to be seen
 
 
 def run_job(job: Job, runtime: Runtime) -> Done:
@@ -99,7 +102,7 @@ def run_job(job: Job, runtime: Runtime) -> Done:
             failures.append(error)
     if failures:
         raise _failed(failures, len(todo), left_out)
-    return Done(written, len(todo) - written, hints, left_out)
+    return Done(written, len(todo) - written, hints, left_out, tuple(worker.black))
 
 
 def tasks(job: Job) -> tuple[list[Task], int, str]:
@@ -107,10 +110,11 @@ def tasks(job: Job) -> tuple[list[Task], int, str]:
 
     HintError if there is no picture, or two would be one file.
     """
-    listings = [_of(source, job) for source in dict.fromkeys(job.sources)]
+    sources = expand(job.sources)
+    listings = [_of(source, job) for source in dict.fromkeys(sources)]
     everything = [task for listed, _ in listings for task in listed]
     others = Listing((), sum((left_out for _, left_out in listings), Counter())).remark()
-    found = [task for task in everything if task.source in job.sources or not is_hint(task.source)]
+    found = [task for task in everything if task.source in sources or not is_hint(task.source)]
     if not found:
         besides = f" but {len(everything)} hints of earlier runs" if everything else f" but {others}" if others else ""
         places = ", ".join(map(str, job.sources))
@@ -143,28 +147,54 @@ class _Worker:
         self.options: dict[str, Any] = {**settings, "resolution": job.resolution, "seed": job.seed, "runtime": runtime}
         if mask is not None:
             self.options["mask"] = mask
-        told = {"preprocessor": job.preprocessor.id, "version": job.preprocessor.version, **settings}
+        self.told = {"preprocessor": job.preprocessor.id, "version": job.preprocessor.version, **settings}
         if mask is not None:
-            told["mask"] = hashlib.blake2b(mask.tobytes(), digest_size=8).hexdigest()
-        self.metadata = {KEY: json.dumps({**told, "resolution": job.resolution, "seed": job.seed})}
+            self.told["mask"] = hashlib.blake2b(mask.tobytes(), digest_size=8).hexdigest()
+        self.told |= {"resolution": job.resolution, "seed": job.seed}
+        self._source, self._metadata = Path(), {KEY: ""}
+        self.black: list[Path] = []
+
+    def metadata(self, source: Path) -> dict[str, str]:
+        """Return what a hint of this file says of itself: the settings, and the file's content, whatever its date."""
+        if source != self._source:  # a video is read once for all its frames
+            said = {**self.told, "source": _digest(source)}
+            self._source, self._metadata = source, {KEY: json.dumps(said)}
+        return self._metadata
 
     def perform(self, task: Task) -> bool:
         """Whether anything had to be done."""
         if _is_video(task.source):
             return self._video_to_folder(task) if self.job.frames else self._video(task)
+        if not task.target.suffix:
+            return self._frames_to_folder(task)
         if self._done(task.target, task.source):
             return False
-        self._write(task.target, self._picture(task))
+        self._write(task, task.target, self._picture(task))
         return True
 
     def _picture(self, task: Task) -> Image:
-        """The hint of a picture, or of poses in a file."""
+        """Return the hint of a picture, or of poses in a file of one frame."""
         if task.source.suffix.lower() == POSES:
-            return draw_file(task.source, self.job.preprocessor, self.job.resolution, self.settings)
+            return next(draw_file(task.source, self.job.preprocessor, self.job.resolution, self.settings))
         return self._made(read_image(task.source), task.target)
 
+    def _frames_to_folder(self, task: Task) -> bool:
+        """Make one hint of each frame of an animation, page, or frame of poses; resumed one by one."""
+        wrote = False
+        drawn = task.source.suffix.lower() == POSES
+        if drawn:
+            frames = draw_file(task.source, self.job.preprocessor, self.job.resolution, self.settings)
+        else:
+            frames = read_frames(task.source)
+        for number, frame in enumerate(frames, start=1):
+            target = task.target / f"{number:06d}.png"
+            if not self._done(target, task.source):
+                self._write(task, target, frame if drawn else self._made(frame, target))
+                wrote = True
+        return wrote
+
     def _made(self, image: Image, target: Path) -> Image:
-        """The hint of a picture; if asked for, its poses are written beside the target first."""
+        """Return the hint of a picture; if asked for, write its poses beside the target first."""
         if not self.job.poses:
             return self._hint(image)
         (found,) = self.job.preprocessor.poses(image, resolution=self.job.resolution, runtime=self.runtime)
@@ -175,19 +205,23 @@ class _Worker:
     def _hint(self, image: Image) -> Image:
         return self.job.preprocessor(image, **self.options)
 
-    def _write(self, target: Path, hint: Image) -> None:
-        """The mask of an inpaint hint lies beside it, and is written first: the hint says that both are there."""
+    def _write(self, task: Task, target: Path, hint: Image) -> None:
+        """Write a hint; the mask of an inpaint hint is written first: the hint says that both are there."""
         make_folder(target.parent)
+        said = self.metadata(task.source)
         if hint.shape[-1] == 4:
-            write_image(target.with_name(f"{target.stem}-mask.png"), hint[..., 3], self.metadata)
-        write_image(target, hint[..., :3], self.metadata)
+            write_image(target.with_name(f"{target.stem}-mask.png"), hint[..., 3], said)
+        write_image(target, hint[..., :3], said)
+        if not hint[..., :3].any():
+            self.black.append(target)
 
     def _done(self, target: Path, source: Path) -> bool:
-        """Whether it is there, made with the same settings after its source, and its poses where they are wanted."""
-        if not (self.job.resume and _is_newer(target, source)):
+        """Whether it is there, made of the same content with the same settings, and its poses where they are wanted."""
+        if not (self.job.resume and target.is_file() and source.is_file()):
             return False
         told = read_note(target) if _is_video(target) else _metadata(target)
-        return told == self.metadata[KEY] and (not self.job.poses or target.with_suffix(POSES).is_file())
+        said = self.metadata(source)[KEY]
+        return told == said and (not self.job.poses or target.with_suffix(POSES).is_file())
 
     def _video(self, task: Task) -> bool:
         if self.job.preprocessor.output is Output.MASKED:
@@ -199,7 +233,10 @@ class _Worker:
         with open_video(task.source) as clip:
             make_folder(task.target.parent)
             write_video(
-                task.target, clip.rate, self._hints(_shown(clip.frames, clip.expected)), note=self.metadata[KEY]
+                task.target,
+                clip.rate,
+                self._hints(_shown(clip.frames, clip.expected)),
+                note=self.metadata(task.source)[KEY],
             )
         return True
 
@@ -214,19 +251,19 @@ class _Worker:
             yield from self._hint(np.stack(chunk))
 
     def _video_to_folder(self, task: Task) -> bool:
-        """One picture a frame; resumed frame by frame."""
+        """Make one hint of each frame, resumed one by one; return whether anything had to be done."""
         wrote = False
         with open_video(task.source) as clip:
             for number, frame in enumerate(_shown(clip.frames, clip.expected), start=1):
                 target = task.target / f"{number:06d}.png"
                 if not self._done(target, task.source):
-                    self._write(target, self._made(frame, target))
+                    self._write(task, target, self._made(frame, target))
                     wrote = True
         return wrote
 
 
 def _mask(job: Job) -> Image | None:
-    """The mask, if there is one; HintError unless the preprocessor wants what it is given."""
+    """Return the mask, if there is one; HintError unless the preprocessor wants what it is given."""
     name = job.preprocessor.id
     if job.preprocessor.takes_mask and job.mask is None:
         raise HintError(f"{name} needs --mask FILE, a picture that is white where the model is to invent")
@@ -242,19 +279,31 @@ def _of(source: Path, job: Job) -> tuple[list[Task], Counter[str]]:
     if source.resolve() == job.output.resolve():
         raise HintError(f"{source} is the output folder too, and hints would become pictures: choose another --output")
     listing = list_pictures(source, deep=True, also=VIDEOS, outside=job.output)
+    if not listing.files and job.preprocessor.finds_poses:
+        listing = list_pictures(source, deep=True, also=(POSES,), outside=job.output)
     found = [Task(path, _target(path, path.parent.relative_to(source), job)) for path in listing.files]
     return found, Counter(listing.left_out)
 
 
 def _target(source: Path, below: Path, job: Job, name: str = "") -> Path:
-    suffix = ".png"
+    suffix = "" if _frames_in(source) > 1 else ".png"
     if _is_video(source):
         suffix = "" if job.frames else ".mp4"
     return job.output / below / f"{name or source.stem}-{job.preprocessor.id}{suffix}"
 
 
+def _frames_in(source: Path) -> int:
+    """Return how many pictures, or frames of poses, a file holds."""
+    if source.suffix.lower() != POSES:
+        return count_frames(source)
+    try:
+        return len(read_poses(source))
+    except (FileError, HintError):  # said when its turn comes
+        return 1
+
+
 def _with_suffix(task: Task, job: Job) -> Task:
-    """`photo.jpg` and `photo.png` of one folder as `photo-jpg` and `photo-png`."""
+    """Return the task under its full name: `a.jpg` and `a.png` of one folder become `a-jpg` and `a-png`."""
     below = task.target.parent.relative_to(job.output)
     return Task(task.source, _target(task.source, below, job, task.source.name.replace(".", "-")))
 
@@ -263,16 +312,17 @@ def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
-def _is_newer(target: Path, source: Path) -> bool:
-    """Whether the target is there, and the source did not change since; what cannot be read is said elsewhere."""
-    try:
-        return target.stat().st_mtime_ns >= source.stat().st_mtime_ns
-    except OSError:
-        return False
+def _digest(path: Path) -> str:
+    """Return a short digest of a file's content."""
+    found = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            found.update(block)
+    return found.hexdigest()
 
 
 def _metadata(path: Path) -> str | None:
-    """The settings that a PNG file says it was made with."""
+    """Return the settings that a PNG file says it was made with."""
     from PIL import Image as PillowImage
 
     if path.suffix.lower() != ".png":

@@ -109,7 +109,7 @@ def preprocess(
 
 
 def unit(
-    image: Source,
+    image: Source | Sequence[Source],
     model: ControlModel | str | Path,
     *,
     mask: Source | None = None,
@@ -119,14 +119,15 @@ def unit(
 ) -> ControlUnit:
     """Return a unit: a picture, the preprocessor that makes its hint, the model that reads it, and how it acts.
 
-    mask: where it acts, white is full effect. inpaint: what is to be invented, in white. size: (width, height) of the
+    image: several of one size for a model that is told as many kinds of hints. mask: where it acts, white is full
+    effect. inpaint: what is to be invented, in white. size: (width, height) of the
     result, for pixel_perfect=True. settings: every other field of a unit, by its name on the command line and in
     plain words or numbers: preprocessor="canny", weight=0.8, end=0.6, mode="prompt", curve="0: 1; 1: 0.2" ...
     """
     loaded = load_control_model(model) if isinstance(model, (str, Path)) else model
     request = read_request(
         settings,
-        image=_source(image, _picture),
+        image=_pictures(image),
         effect_mask=None if mask is None else _source(mask, _mask),
         inpaint_mask=None if inpaint is None else _source(inpaint, _mask),
         model=loaded.source or loaded.name,
@@ -257,11 +258,21 @@ class Drawing:
 
 
 def hint_pixels(unit: ControlUnit) -> Pixels | None:
-    """Return the first hint of a unit as pixels [H, W, 3]; None for an embedding."""
+    """Return the first hint of a unit as pixels [H, W, 3], side by side if it has several; None for an embedding."""
     if unit.hint.ndim != 4:
         return None
     shown = (unit.hint[0].clamp(0, 1) * 255).round().to(torch.uint8)
-    return np.ascontiguousarray(shown.movedim(0, -1).expand(-1, -1, 3).cpu().numpy())
+    side_by_side = torch.cat([*shown.chunk(unit.model.hints if len(shown) > 3 else 1)], dim=-1)
+    return np.ascontiguousarray(side_by_side.movedim(0, -1).expand(-1, -1, 3).cpu().numpy())
+
+
+def _pictures(image: Source | Sequence[Source]) -> Path | tuple[Path, ...] | Pixels:
+    """Return the picture of a unit, or several of them, as a batch if they are no files."""
+    if not isinstance(image, (list, tuple)):
+        return _source(image, _picture)
+    if all(isinstance(each, (str, Path)) for each in image):
+        return tuple(map(Path, image))
+    return np.stack([_picture(each) for each in image])
 
 
 def _source(source: Source, read: Callable[[Source], Pixels]) -> Path | Pixels:

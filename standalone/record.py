@@ -249,8 +249,14 @@ def _unit(unit: ControlUnit, firing: Firing) -> dict[str, Any]:
 
 def _absolute(said: dict[str, Any]) -> dict[str, Any]:
     """Return a unit's record with paths that mean the same from everywhere."""
-    named = {name: said[name] for name in (*UNIT_PICTURES, "model") if isinstance(said.get(name), str)}
-    return {**said, **{name: str(Path(path).resolve()) for name, path in named.items() if Path(path).exists()}}
+    return {**said, **{name: _resolved(said[name]) for name in (*UNIT_PICTURES, "model") if name in said}}
+
+
+def _resolved(value: Any) -> Any:
+    """Return a path, or each of a list of them, so that it means the same from everywhere; pixels as they are."""
+    if isinstance(value, list):
+        return [_resolved(each) for each in value]
+    return str(Path(value).resolve()) if isinstance(value, str) and Path(value).exists() else value
 
 
 def _read_unit(path: Path, number: int, record: Mapping[str, Any]) -> UnitRequest:
@@ -266,6 +272,7 @@ def _paths(record: Mapping[str, Any]) -> set[str]:
     said = [each["said"] for each in record["units"] if "said" in each]
     named = [each.get(name) for each in said for name in (*UNIT_PICTURES, "model")]
     named += [record["base"]["path"], *(record["request"].get(name) for name in PICTURES)]
+    named += [each for several in named if isinstance(several, list) for each in several]
     return {each for each in named if isinstance(each, str) and each}
 
 

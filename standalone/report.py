@@ -12,6 +12,8 @@ def describe(loaded: Sequence[Ready], firings: Sequence[Firing]) -> Iterator[str
     """Yield a line for each unit; a unit that never acted is a warning."""
     for number, (each, firing) in enumerate(zip(loaded, firings, strict=True), start=1):
         warning = "" if firing.fired else "  WARNING: it never acted; check its range and weight"
-        yield f"unit {number} ({each.unit.model.name}) fires on {firing} steps{warning}"
+        model = each.unit.model
+        told = ", ".join((model.name, *(f"{name}={value}" for name, value in model.options.items())))
+        yield f"unit {number} ({told}) fires on {firing} steps{warning}"
         if each.warning:
             yield f"  WARNING: {each.warning}"

@@ -9,21 +9,23 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ..core.control import ControlModel
 from ..core.errors import UnitError
-from ..models.registry import load_control_model
 from ..preprocessors import find
-from ..units.convention import said_by
-from ..units.hint import preprocessor_of
-from ..units.ready import Ready, ready
+from ..units.offer import preprocessor_of
 from ..units.request import AUTO, FIELDS, NONE, UnitRequest, read_request
 from ..units.text import read_number
 
+if TYPE_CHECKING:
+    import torch
+
+    from ..core.control import ControlModel
+    from ..units.ready import Ready
+
+POSES = ".json"  # suffix of files with poses
 NAMES = {name: each.name for each in FIELDS.values() for name in (each.short or each.name, each.name)}
 
 
@@ -50,19 +52,56 @@ def load_units(
     dtype: torch.dtype,
     base_state: Mapping[str, Any] | None = None,
 ) -> list[Ready]:
-    """Read the pictures, run the preprocessors, load each model file once.
+    """Read the pictures, run the preprocessors, load each model file once; arguments as those of the two below."""
+    return make_units(requests, load_models(requests, dtype, base_state), size)
 
-    size: (height, width) of the result. base_state: the base U-Net's weights by bare ldm names, for "difference" files.
+
+def load_models(
+    requests: Sequence[UnitRequest], dtype: torch.dtype, base_state: Mapping[str, Any] | None = None
+) -> dict[Path, ControlModel]:
+    """Return the model of each unit by its resolved path, each loaded once.
+
+    base_state: the base U-Net's weights by bare ldm names, for "difference" files.
     """
+    from ..models.registry import load_control_model  # torch, for which a unit that cannot be read need not wait
+
     models: dict[Path, ControlModel] = {}
     for request in requests:
         path = Path(request.model)
         if path.resolve() not in models:
             models[path.resolve()] = load_control_model(path, dtype=dtype, base_state=base_state)
+    return models
+
+
+def make_units(
+    requests: Sequence[UnitRequest], models: Mapping[Path, ControlModel], size: tuple[int, int]
+) -> list[Ready]:
+    """Read the pictures and run the preprocessors; size: (height, width) of the result."""
+    from ..units.convention import said_by
+    from ..units.ready import ready
+
     return [
-        ready(request, models[Path(request.model).resolve()], size, says=said_by(Path(request.model)))
+        ready(_posed(request), models[Path(request.model).resolve()], size, says=said_by(Path(request.model)))
         for request in requests
     ]
+
+
+def _posed(request: UnitRequest) -> UnitRequest:
+    """Return the request with poses in a file drawn by its preprocessor, which has nothing more to do then."""
+    image = request.image
+    if not isinstance(image, Path) or image.suffix.lower() != POSES:
+        return request
+    from .pose_files import draw_file
+
+    preprocessor = preprocessor_of(request)
+    resolution = None if request.resolution is None else int(request.resolution)
+    frames = list(draw_file(image, preprocessor, resolution, preprocessor.settings(request.parameters)))
+    if len(frames) > 1:
+        raise UnitError(
+            f"{image} has {len(frames)} frames: make pictures of them by 'controlstack preprocess {preprocessor.id} "
+            f"{image}', and give the folder as the unit's image"
+        )
+    return replace(request, image=frames[0], preprocessor=NONE, parameters={})
 
 
 def parse_parameters(pairs: Sequence[str]) -> dict[str, float]:

@@ -46,7 +46,7 @@ class Clip:
 
 @contextmanager
 def open_video(path: Path) -> Iterator[Clip]:
-    """A video to read from; HintError if there is none, or ffmpeg does not understand it.
+    """Open a video to read from; HintError if there is none, or ffmpeg does not understand it.
 
     Every frame comes once. Where the time between frames changes, they come at the mean rate instead, some twice and
     some not, so that what is written at `rate` lasts as long.
@@ -65,7 +65,7 @@ def open_video(path: Path) -> Iterator[Clip]:
 
 
 def read_note(path: Path) -> str:
-    """What was written into a video as its note; empty if nothing was."""
+    """Return what was written into a video as its note; empty if nothing was."""
     found = NOTE.search(_description(path))
     return found[1] if found else ""
 
@@ -112,7 +112,7 @@ def _writer(path: Path, rate: float, frame: Image, note: str) -> Generator[None,
 
 
 def _rate(path: Path) -> tuple[float, list[str]]:
-    """Frames a second, and what ffmpeg must be told to give so many; HintError if the clip does not say it."""
+    """Return frames a second, and ffmpeg's options that give so many; HintError if the clip does not say it."""
     about = _description(path)
     mean, tick = (_number(pattern.search(about)) for pattern in (MEAN, TICK))
     if not (mean or tick):
@@ -126,7 +126,7 @@ def _number(found: re.Match[str] | None) -> float:
 
 
 def _description(path: Path) -> str:
-    """What ffmpeg says of a file."""
+    """Return what ffmpeg says of a file."""
     command = [_ffmpeg().get_ffmpeg_exe(), "-hide_banner", "-i", str(path.absolute())]
     said = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
     return said.stderr.decode("utf-8", errors="replace")

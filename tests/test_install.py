@@ -287,7 +287,7 @@ def test_one_command_brings_the_rest_with_size_and_licence(stock: HostPython) ->
 def test_every_package_that_a_network_needs_is_known_to_the_installer(install: ModuleType) -> None:
     known = {each.module for each in (*install.SMALL, *install.LARGE)} | {"torch", "torchvision"}
     networks = [network for each in REGISTRY for network in each.networks]
-    needed = {package.partition(">=")[0] for network in networks for package in network.packages}
+    needed = {re.split("[<>]", package)[0] for network in networks for package in network.packages}
     assert needed <= known
     pinned = "".join(install.pins({}))
     for package in (*install.SMALL, *install.LARGE):

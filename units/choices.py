@@ -12,10 +12,9 @@ from enum import Enum
 from typing import Generic, TypeVar, cast
 
 from ..core.errors import UnitError
-from ..core.resize import ResizeMode
+from ..core.modes import ControlMode, ResizeMode
 from ..core.schedule import RangeBasis
-from ..core.unit import ControlMode
-from ..models.families.union import AUTOMATIC, KINDS
+from ..models.union_kinds import AUTOMATIC, KINDS
 from .text import shown
 
 Choice = TypeVar("Choice", bound=Enum)

@@ -17,10 +17,10 @@ from torch import Tensor
 from ..core.control import ControlModel, HintSpace
 from ..core.errors import UnitError, UnsupportedModelError
 from ..core.resize import pixel_perfect
-from ..preprocessors import Preprocessor, find
 from ..preprocessors.pictures.inpaint import invented
 from ..preprocessors.resize import MASK_ON, resize_mask
-from .request import AUTO, NONE, UnitRequest
+from .offer import preprocessor_of
+from .request import NONE, UnitRequest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,16 +31,6 @@ if TYPE_CHECKING:
     Image = NDArray[np.uint8]
 
 Size = tuple[int, int]  # height and width in pixels
-
-
-def preprocessor_of(request: UnitRequest) -> Preprocessor:
-    """Return the preprocessor of a unit, its numbers checked; PreprocessorError if no model reads its result."""
-    if request.preprocessor == AUTO:
-        raise UnitError("the preprocessor 'auto' is chosen by the model's file, and no model is known here: choose one")
-    found = find(request.preprocessor)
-    found.check_gives_hint()
-    found.settings(request.parameters)
-    return found
 
 
 def check_reads_pictures(model: ControlModel) -> None:
@@ -113,6 +103,13 @@ def visible(hint: Image) -> Image:
     shown: Image = np.array(hint[..., :3])
     shown[hint[..., 3] >= MASK_ON] //= 2
     return shown
+
+
+def beside_each_other(images: Image) -> Image:
+    """Return a batch [B, H, W, 3] as one picture [H, B * W, 3]; one picture [H, W, 3] as it is."""
+    import numpy as np
+
+    return images if images.ndim == 3 else np.concatenate([*images], axis=1)
 
 
 def hint_tensor(hint: Image) -> Tensor:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from ..core.errors import UnitError
 from ..core.options import Option, Value
-from ..models.families.union import offers as union_offers
-from ..preprocessors import Parameter, Preprocessor, offered
+from ..models.union_kinds import offers as union_offers
+from ..preprocessors import Parameter, Preprocessor, find, offered
 from ..preprocessors.networks.network import licences, missing_packages
-from .request import NONE
+from .request import AUTO, NONE, UnitRequest
 
 if TYPE_CHECKING:
     from ..preprocessors.networks.network import WeightFile
@@ -55,6 +56,16 @@ class Offer:
     def parameters(self) -> tuple[Parameter, ...]:
         """Its numbers, each with its name, default and bounds."""
         return self.preprocessor.parameters
+
+
+def preprocessor_of(request: UnitRequest) -> Preprocessor:
+    """Return the preprocessor of a unit, its numbers checked; PreprocessorError if no model reads its result."""
+    if request.preprocessor == AUTO:
+        raise UnitError("the preprocessor 'auto' is chosen by the model's file, and no model is known here: choose one")
+    found = find(request.preprocessor)
+    found.check_gives_hint()
+    found.settings(request.parameters)
+    return found
 
 
 def offer_of(preprocessor: Preprocessor, store: Store | None = None) -> Offer:

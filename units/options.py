@@ -8,8 +8,20 @@ from torch import Tensor
 from ..core.control import ControlModel
 from ..core.errors import HintError
 from ..core.options import Option, Value
+from ..models.registry import REGISTRY
 from ..preprocessors import find
 from .request import AUTO, UnitRequest
+
+
+def describe() -> str:
+    """Return the options of all families as a table in Markdown, for the documentation."""
+    rows = ["| family | option | default | what it may be | meaning |", "|---|---|---|---|---|"]
+    rows += [
+        f"| {family.title} | `{each.name}` | {each.default} | {each.expected} | {each.meaning} |"
+        for family in REGISTRY
+        for each in family.options
+    ]
+    return "\n".join(rows)
 
 
 def bound(request: UnitRequest, model: ControlModel) -> ControlModel:

@@ -63,4 +63,12 @@ def ready(
 
 
 def _read(picture: Picture, read: Callable[[Path], Image]) -> Image:
-    return read(picture) if isinstance(picture, Path) else picture
+    import numpy as np
+
+    if not isinstance(picture, tuple):
+        return read(picture) if isinstance(picture, Path) else picture
+    images = [read(path) for path in picture]
+    if other := next((k for k, each in enumerate(images) if each.shape != images[0].shape), None):
+        first, size = (f"{image.shape[1]}x{image.shape[0]}" for image in (images[0], images[other]))
+        raise UnitError(f"'{picture[other]}' is {size}, '{picture[0]}' of the same unit {first}: make them one size")
+    return np.stack(images)

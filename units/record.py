@@ -50,6 +50,8 @@ def _plain(name: str, value: Any) -> Any:
 def _plain_picture(value: Any, rank: int) -> Any:
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, tuple):
+        return list(map(str, cast("tuple[Path, ...]", value)))
     return [plain_pixels(each) for each in value] if value.ndim > rank else plain_pixels(value)
 
 
@@ -67,6 +69,8 @@ def _picture(name: str, value: Any) -> Any:
         return Path(value)
     import numpy as np
 
+    if isinstance(value, list) and all(isinstance(each, str) for each in cast("list[Any]", value)):
+        return tuple(map(Path, cast("list[str]", value)))
     if isinstance(value, list):
         return np.stack([pixels_of(name, each) for each in cast("list[Any]", value)])
     return pixels_of(name, value)

@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..core.errors import UnitError
-from ..core.resize import ResizeMode
+from ..core.modes import ControlMode, ResizeMode
 from ..core.schedule import Keyframe, RangeBasis, Schedule
-from ..core.unit import ControlMode
 from ..preprocessors.declaration import RESOLUTION
 from . import text
 from .blocks import BlockWeights
@@ -27,10 +26,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Picture = Path | NDArray[np.uint8]  # a file, or pixels: pictures are [H, W, 3], masks [H, W]; batches [B, ...]
+    # A file, several files of one size, or pixels: pictures are [H, W, 3], masks [H, W]; batches [B, ...].
+    Picture = Path | tuple[Path, ...] | NDArray[np.uint8]
 
 AUTO = "auto"  # the preprocessor that the model's own file names
 NONE = "none"  # the picture itself
+BETWEEN = "|"  # files of one unit
 
 Reader = Callable[[str, object], Any]
 
@@ -93,11 +94,16 @@ def _yes_or_no(value: bool) -> str:
 
 
 def _read_picture(name: str, value: object) -> object:
-    if isinstance(value, str):
-        if not value.strip():
-            raise UnitError(f"{name} is empty, expected a file")
-        return Path(value.strip())
-    return value
+    if not isinstance(value, str):
+        return value
+    paths = [Path(part.strip()) for part in value.split(BETWEEN) if part.strip()]
+    if not paths:
+        raise UnitError(f"{name} is empty, expected a file")
+    return tuple(paths) if len(paths) > 1 else paths[0]
+
+
+def _write_picture(value: object) -> str:
+    return BETWEEN.join(map(str, cast("tuple[Path, ...]", value))) if isinstance(value, tuple) else str(value)
 
 
 def _optional(read: Reader) -> Reader:
@@ -112,7 +118,12 @@ def _optional_text(value: object) -> str:
 class UnitRequest:
     """One unit as it was asked for: checked, but nothing is read, drawn or loaded."""
 
-    image: Picture | None = _said("the picture, or one for each picture of a batch", None, _read_picture)
+    image: Picture | None = _said(
+        f"the picture, or one for each picture of a batch; several files with {BETWEEN} between them",
+        None,
+        _read_picture,
+        write=_write_picture,
+    )
     preprocessor: str = _said(
         f"what makes the hint of the picture; {NONE} takes it as it is, {AUTO} is the one that the model's file names",
         NONE,
@@ -244,7 +255,8 @@ def describe() -> str:
     rows = ["| name | default | what it may be | meaning |", "|---|---|---|---|"]
     for each in FIELDS.values():
         name, default = each.short or each.name, "" if each.default is None else each.write(each.default)
-        rows.append(f"| `{name}` | {default} | {each.expected} | {each.meaning} |")
+        meaning = each.meaning.replace("|", r"\|")  # which would end the cell
+        rows.append(f"| `{name}` | {default} | {each.expected} | {meaning} |")
     return "\n".join(rows)
 
 

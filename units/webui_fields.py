@@ -16,7 +16,7 @@ from ..core.errors import UnitError
 from ..core.resize import ResizeMode
 from ..core.schedule import Keyframe, RangeBasis, Schedule
 from ..core.unit import ControlMode
-from ..models.families.union import OPTION as UNION_OPTION
+from ..models.union_kinds import OPTION as UNION_OPTION
 from ..preprocessors import find
 from . import text
 from .blocks import BlockWeights

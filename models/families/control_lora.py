@@ -86,6 +86,7 @@ class ControlLoraFamily(Family[ControlLora, ControlNetSettings]):
     """Control-LoRAs of any rank, in Stability's names."""
 
     id, title, settings = "control-lora", "Control-LoRA", ControlNetSettings
+    bases, paper = "SD 1.x, SDXL", "Stability AI, 2023"
 
     def detect(self, shapes: Shapes) -> bool:
         return MARK in shapes and "input_hint_block.0.weight" in shapes

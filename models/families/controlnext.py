@@ -278,14 +278,12 @@ class ControlNeXtFamily(Family[ControlNeXt, ControlNeXtSettings]):
 
     id, title, settings = "controlnext", "ControlNeXt", ControlNeXtSettings
     bases, paper = "SD 1.x, SDXL", "Peng et al., 2024"
+    options = (NORMALISATION,)
 
     def detect(self, shapes: Shapes) -> bool:
         return all(
             name in shapes for name in ("mid_convs.1.weight", "down_res.0.conv1.weight", "down_res.1.conv1.weight")
         )
-
-    def offers(self, shapes: Shapes) -> tuple[Option, ...]:
-        return (NORMALISATION,)
 
     def layout(self, names: Collection[str]) -> str:
         return "original" if "embedding.0.weight" in names else "original, old"

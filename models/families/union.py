@@ -28,6 +28,7 @@ from ...core.points import Point
 from ...core.step import Step
 from ..family import Shapes
 from ..layers import Kit, timestep_embedding
+from ..union_kinds import AUTOMATIC, KINDS, OPTION, offers
 from .controlnet import (
     TASKS,
     ControlNet,
@@ -41,21 +42,6 @@ from .controlnet import (
 from .t2i_adapter import StyleBlock
 
 T = TypeVar("T")
-
-AUTOMATIC = "auto"  # no kind is named: the network reads the hint as it is
-# The kinds of hints in the order of the rows of `task_embedding`, each with its other names: those of preprocessors'
-# control types, of sd-webui-controlnet, and of ComfyUI (`comfy/cldm/control_types.py`).
-KINDS: tuple[tuple[str, ...], ...] = (
-    ("openpose", "pose", "0"),
-    ("depth", "1"),
-    ("softedge", "scribble", "hed", "pidi", "ted", "2"),
-    ("canny", "lineart", "anime lineart", "mlsd", "hard edge", "3"),
-    ("normal", "normal map", "4"),
-    ("segmentation", "segment", "seg", "5"),
-    ("tile", "blur", "6"),
-    ("repaint", "inpaint", "7"),
-)
-OPTION = "union_control_type"  # as sd-webui-controlnet calls it
 
 
 class UnionNet(ControlNet):
@@ -139,27 +125,12 @@ class UnionModel(ControlNetModel):
             del residual  # free before the next one is computed
 
 
-def offers(count: int = len(KINDS)) -> tuple[Option, ...]:
-    """Return what units may tell a union that knows so many kinds of hints."""
-    words = {AUTOMATIC: ("automatic", "unknown"), **{kind: more for kind, *more in KINDS[:count]}}
-    return (
-        Option(
-            name=OPTION,
-            label="Union Control Type",
-            meaning="what the hint shows; several act together in one pass, with weights: depth:1+tile:0.5",
-            default=AUTOMATIC,
-            words={value: tuple(more) for value, more in words.items()},
-            several=True,
-            of_hint=True,
-        ),
-    )
-
-
 class UnionFamily(ControlNetFamily):
     """Unions in the names of diffusers, as they are published, and in the original ones."""
 
     id, title = "union", "ControlNet-Union"
     bases, paper = "SDXL", "xinsir6/ControlNetPlus, 2024"
+    options = offers()
 
     def detect(self, shapes: Shapes) -> bool:
         return is_controlnet(shapes) and is_union(shapes)

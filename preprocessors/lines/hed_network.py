@@ -45,7 +45,7 @@ class Stage(nn.Module):
 
 
 class Hed(nn.Module):
-    """Pictures [B, 3, H, W], 0 to 255, red first -> five maps of logits [B, 1, h, w], each half as large."""
+    """Pictures [B, 3, H, W], 0 to 255, red first -> five maps of logits [B, 1, h, w], each half the one before."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -57,7 +57,7 @@ class Network:
     id: str
     files: tuple[WeightFile, ...]
     load: Callable[..., object]
-    packages: tuple[str, ...] = ()  # names under which they are imported, with ">=VERSION" where it matters
+    packages: tuple[str, ...] = ()  # names of modules, with ">=VERSION" or "<VERSION" where it matters
     memory: int = 2000  # bytes that a forward needs for each pixel of a picture, for the size of chunks
 
 
@@ -107,17 +107,25 @@ def file_name(file: WeightFile) -> str:
 
 
 def _lack(package: str) -> str:
-    """Return ABSENT, or name and version of what is too old; "" if `package`, which may say `>=VERSION`, is there."""
+    """Return ABSENT, or name and version of what does not fit; "" if `package` is there, in a version that it takes."""
     from importlib import metadata  # not at the top: a list of all preprocessors would pay for it
 
-    name, _, least = package.partition(">=")
+    name, bound, version = _parts(package)
     try:
         if importlib.util.find_spec(name) is None:
             return ABSENT
-        found = metadata.version(name) if least else ""
+        found = metadata.version(name) if bound else ""
     except (ImportError, ValueError):  # a parent package that is broken, a module without a spec, no metadata
         return ABSENT
-    return f"{name} {found}" if least and _numbers(found) < _numbers(least) else ""
+    older = _numbers(found) < _numbers(version)
+    return f"{name} {found}" if bound and older == (bound == ">=") else ""
+
+
+def _parts(package: str) -> tuple[str, str, str]:
+    """Return name, kind of bound and version of name>=version or name<version, the last two "" for a mere name."""
+    bound = next((each for each in (">=", "<") if each in package), "")
+    name, _, version = package.partition(bound) if bound else (package, "", "")
+    return name, bound, version
 
 
 def _numbers(version: str) -> tuple[int, ...]:

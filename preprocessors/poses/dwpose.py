@@ -20,7 +20,7 @@ from ..networks import weights
 from ..networks.onnx_files import OnnxNetwork, onnx_network
 from ..perform import Preprocessor
 from .openpose import THICK, draw_poses
-from .points import Person, Point, Points, Poses
+from .points import Person, Point, Points, Poses, neck
 
 if TYPE_CHECKING:
     import cv2
@@ -157,15 +157,9 @@ def person(places: Floats, scores: Floats) -> Person:
 
 
 def body_of(points: Points) -> Points:
-    """Return OpenPose's 18 points from COCO's 17, with which COCO's 133 and Halpe's 26 begin too.
-
-    The neck is between the shoulders, if both are seen.
-    """
-    left, right = points[LEFT_SHOULDER], points[RIGHT_SHOULDER]
-    neck = None
-    if left is not None and right is not None:
-        neck = Point((left.x + right.x) / 2, (left.y + right.y) / 2, min(left.score, right.score))
-    return tuple(neck if number is None else points[number] for number in BODY)
+    """Return OpenPose's 18 points from COCO's 17, with which COCO's 133 and Halpe's 26 begin too."""
+    middle = neck(points[LEFT_SHOULDER], points[RIGHT_SHOULDER])
+    return tuple(middle if number is None else points[number] for number in BODY)
 
 
 def seen(places: Floats, scores: Floats) -> Points:

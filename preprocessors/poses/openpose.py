@@ -70,7 +70,9 @@ def find_poses(
     return [_pose(image, bodies, hand, face) for image, bodies in zip(batch, _bodies(batch, body), strict=True)]
 
 
-def draw_poses(poses: Poses, _image: Image, thick: int, *, body: bool, hands: bool, face: bool) -> Image:
+def draw_poses(
+    poses: Poses, _image: Image, thick: int, *, body: bool, hands: bool, face: bool, **_settings: float
+) -> Image:
     """Return the picture of `poses` at the size of their canvas."""
     return draw(poses, body=body, hands=hands, face=face, thick=bool(thick))
 

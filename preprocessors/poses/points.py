@@ -92,6 +92,13 @@ class Poses:
         return replace(self, people=people, animals=tuple(of(each) for each in self.animals))
 
 
+def neck(left: Point | None, right: Point | None) -> Point | None:
+    """Return OpenPose's neck, which is between the shoulders, if both are seen."""
+    if left is None or right is None:
+        return None
+    return Point((left.x + right.x) / 2, (left.y + right.y) / 2, min(left.score, right.score))
+
+
 def to_json(poses: Poses) -> dict[str, Any]:
     """Return one frame of a `POSE_KEYPOINT`: plain lists and numbers."""
     frame: dict[str, Any] = {

@@ -31,7 +31,7 @@ from ...preprocessors.networks.pool import PlainManager, Pool
 from ...preprocessors.networks.store import Store, default_folder
 from ...preprocessors.perform import Runtime
 from ...units.ready import Ready, ready
-from ..generating import split
+from ..asked import split
 from ..record import Digests, write_pictures
 from .library import Library
 from .said import Job, UnitProblemError

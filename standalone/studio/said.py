@@ -20,7 +20,7 @@ from ...pipelines.schedulers import scheduler_name
 from ...units.record import PICTURES
 from ...units.request import FIELDS, NONE, UnitRequest, read_request
 from ...units.text import read_number, read_whole
-from ..generating import RANDOM_SEED, SEEDS
+from ..asked import RANDOM_SEED, SEEDS
 from .library import Library
 
 OPTION = "option {}"  # of a card: the value of an option of its model, by the place among those of its file

@@ -79,7 +79,8 @@ def test_bad_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: 
 
 
 def test_a_folder_in_place_of_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "is a folder" in _refused(_generate(tmp_path, image=IMAGES), tmp_path, capsys)
+    (tmp_path / "empty").mkdir()
+    assert "there are no pictures" in _refused(_generate(tmp_path, image=tmp_path / "empty"), tmp_path, capsys)
 
 
 def test_a_preprocessor_whose_result_is_no_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

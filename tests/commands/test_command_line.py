@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from controlstack import __version__
-from controlstack.cli import main
+from controlstack.cli import _parser, main
+from controlstack.core.modes import ResizeMode
+from controlstack.core.resize import fit
+from controlstack.pipelines.sheets import sheet
 from controlstack.pipelines.tiny_world import BASE, CONTROLS, IMAGES
-from controlstack.standalone.generating import fitting_size
+from controlstack.preprocessors.images import read_image, write_image
+from controlstack.standalone.asked import fitting_size
 from controlstack.standalone.record import next_number
+from controlstack.standalone.units import parse_unit
 from PIL import Image
 
 CANNY = f"image={IMAGES / 'scene-1.png'},preprocessor=canny,low=50,high=100,model={CONTROLS / 'canny.safetensors'}"
@@ -132,7 +142,7 @@ def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     ("unit", "words"),
     [
         (CANNY.replace("scene-1.png", "missing.png"), "missing.png"),
-        (CANNY.replace("/scene-1.png", ""), "images"),
+        (CANNY.replace("/scene-1.png", "/scene-9.png"), "scene-9"),
         (CANNY.replace("canny.safetensors", "none.safetensors"), "no model file"),
         (f"{CANNY},weight=nan", "finite"),
         (f"{CANNY},weight=much", "expected a number"),
@@ -203,3 +213,81 @@ def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(demo, "run_demo", interrupted)
     assert main(["demo"]) == 130
+
+
+def test_the_sheet_shows_input_fitted_hint_and_mask(tmp_path: Path) -> None:
+    """What a model reads is cut to the picture's shape, and that is what people look for when a hint is off."""
+    wide, mask, out = tmp_path / "wide.png", tmp_path / "mask.png", tmp_path / "out"
+    scene = np.asarray(Image.open(IMAGES / "scene-1.png").convert("RGB"))
+    write_image(wide, np.concatenate([scene, scene[:, ::-1]], axis=1))
+    write_image(mask, np.full((64, 64), 255, np.uint8))
+    unit = f"image={wide},preprocessor=invert,model={CONTROLS / 'canny.safetensors'},mask={mask}"
+    assert main(["generate", "--base", str(BASE), "--unit", unit, *SMALL, "--output", str(out)]) == 0
+    fitted = fit(torch.from_numpy(255 - read_image(wide)).permute(2, 0, 1)[None] / 255, (64, 64), ResizeMode.CROP)
+    hint = (fitted[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    white = np.full((64, 64, 3), 255, np.uint8)
+    drawn = read_image(out / "00001.png")
+    expected = sheet([[("input 1", read_image(wide)), ("hint 1", hint), ("mask 1", white)], [("seed 0", drawn)]], 256)
+    assert np.array_equal(read_image(out / "00001-sheet.png"), expected)
+
+
+@pytest.mark.parametrize("name", ["demo", "generate", "again", "preprocess", "get", "inspect", "units"])
+def test_help_shows_defaults_and_two_examples_that_are_right(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    told = capsys.readouterr().out
+    assert stop.value.code == 0
+    examples = told.partition("examples:\n")[2].replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line) for line in examples if line.startswith("  controlstack")]
+    assert len(commands) == 2
+    for command in commands:
+        assert callable(_parser().parse_args(command[1:]).run)
+        for text in (word for before, word in itertools.pairwise(command) if before == "--unit"):
+            assert parse_unit(text).model
+    own = _parser().parse_args(commands[0][1:] if command[1] == name else [name])
+    for option, value in vars(own).items():
+        if f"--{option.replace('_', '-')}" in told and isinstance(value, (int, float)) and not isinstance(value, bool):
+            assert "(default: " in told.partition(f"--{option.replace('_', '-')} ")[2]
+
+
+LIGHT = """
+import importlib.util, sys
+root, *arguments = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("controlstack", root + "/__init__.py", submodule_search_locations=[root])
+sys.modules["controlstack"] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from controlstack.cli import main
+try:
+    code = main(arguments)
+except SystemExit as stop:
+    code = stop.code
+heavy = [name for name in ("torch", "diffusers", "transformers", "cv2") if name in sys.modules]
+print("code", code, "loaded", heavy)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--version"], 0),
+        (["generate", "--help"], 0),
+        (["preprocess", "--list"], 0),
+        (["preprocess", "--list", "pose"], 0),
+        (["preprocess", "canny", "nowhere.png"], 2),
+        (["preprocess", "cany", "nowhere.png"], 2),
+        (["units"], 0),
+        (["inspect", "nowhere.safetensors"], 2),
+        (["again", "nowhere.png"], 2),
+        (["generate", "--base", "nowhere"], 2),
+        (["generate", "--base", str(BASE), "--unit", CANNY.replace("scene-1", "scene-9")], 2),
+        (["generate", "--base", str(BASE), "--unit", CANNY.replace("canny.safetensors", "cany.safetensors")], 2),
+        (["generate", "--base", str(BASE), "--unit", "preprocessor=canny"], 2),
+        (["get", "cany"], 2),
+    ],
+)
+def test_what_needs_no_network_waits_for_none(arguments: list[str], code: int, tmp_path: Path) -> None:
+    """torch alone takes seconds to import, and a wrong path is known before."""
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", LIGHT, str(root), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == f"code {code} loaded []", done.stderr

@@ -127,9 +127,25 @@ def test_resume_notices_a_changed_picture_and_another_mask(tmp_path: Path, capsy
     assert "wrote 1 hints" in wrote("0.png")
     assert "wrote 0 hints" in wrote("0.png")
     assert "wrote 1 hints" in wrote("255.png")
-    later = picture.stat().st_mtime_ns + 10**9
-    os.utime(picture, ns=(later, later))
-    assert "wrote 1 hints" in wrote("255.png")
+    before = picture.stat().st_mtime_ns
+    os.utime(picture, ns=(before + 10**12, before + 10**12))
+    assert "wrote 0 hints" in wrote("255.png")  # a later date alone changes nothing
+    write_image(picture, photo(left=20))
+    os.utime(picture, ns=(before - 10**12, before - 10**12))
+    assert "wrote 1 hints" in wrote("255.png")  # another picture, restored with an older date
+
+
+def test_patterns_and_the_home_folder(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells of Windows expand neither; a file whose name looks like a pattern is that file."""
+    write_image(tree / "a[1].png", photo())
+    assert run("canny", tree / "*.png", "--output", tmp_path / "all") == 0
+    assert files(tmp_path / "all") == {"one-canny.png", "a[1]-canny.png"}
+    assert run("canny", tree / "a[1].png", "--output", tmp_path / "one") == 0
+    assert files(tmp_path / "one") == {"a[1]-canny.png"}
+    monkeypatch.setenv("HOME", str(tree))
+    monkeypatch.setenv("USERPROFILE", str(tree))
+    assert run("canny", "~/one.png", "--output", tmp_path / "home") == 0
+    assert files(tmp_path / "home") == {"one-canny.png"}
 
 
 def test_equal_names_stay_apart(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -437,7 +453,7 @@ def test_long_names_are_written_or_told(tmp_path: Path, capsys: pytest.CaptureFi
     ("name", "content", "words"),
     [
         ("openpose", "<html>", "is no JSON"),
-        ("openpose", "[]", "has 0 frames"),
+        ("openpose", "[]", "has no frames"),
         ("openpose", '[{"canvas_width": 0}]', "canvas_width"),
         ("canny", json.dumps(pose_frame()), "draws no poses"),
     ],
@@ -508,3 +524,61 @@ def test_get_fetches_weights_once(
     assert main(["get", "canny", "cany"]) == 2
     assert "did you mean canny" in capsys.readouterr().err
     assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["moving.gif", "moving.webp", "moving.png", "pages.tif"])
+def test_every_frame_of_an_animation_becomes_a_hint(name: str, tmp_path: Path) -> None:
+    frames = [Image.fromarray(photo(left=left)) for left in (0, 60, 120)]
+    lossless = {"lossless": True} if name.endswith("webp") else {}
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **lossless)
+    frames[0].save(tmp_path / "still.png")
+    out = tmp_path / "out"
+    assert run("invert", tmp_path / name, tmp_path / "still.png", "--output", out) == 0
+    stem = name.partition(".")[0]
+    assert files(out) == {"still-invert.png", *(f"{stem}-invert/{number:06d}.png" for number in (1, 2, 3))}
+    second = read_image(out / f"{stem}-invert" / "000002.png").astype(int)
+    error = np.abs(second - (255 - photo(left=60).astype(int))).mean()
+    assert error < (12 if name.endswith("gif") else 0.01)  # a GIF has 256 colours
+    stamp = (out / f"{stem}-invert" / "000002.png").stat().st_mtime_ns
+    (out / f"{stem}-invert" / "000003.png").unlink()
+    assert run("invert", tmp_path / name, "--output", out, "--resume") == 0
+    assert (out / f"{stem}-invert" / "000003.png").is_file()
+    assert (out / f"{stem}-invert" / "000002.png").stat().st_mtime_ns == stamp
+
+
+def test_frames_and_folders_of_poses_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """ComfyUI writes a list of frames; others a file each, in folders without any picture."""
+
+    def frame(x: int) -> dict[str, object]:
+        points = [x, 10, 1.0, x, 40, 1.0] + [0, 0, 0] * 16
+        return {"people": [{"pose_keypoints_2d": points}], "canvas_width": 64, "canvas_height": 48}
+
+    folder = tmp_path / "poses"
+    folder.mkdir()
+    (folder / "many.json").write_text(json.dumps([frame(10), frame(50)]))
+    (folder / "one.json").write_text(json.dumps(frame(30)))
+    out = tmp_path / "out"
+    assert run("openpose_full", folder, "--output", out) == 0
+    assert files(out) == {
+        "one-openpose_full.png", "many-openpose_full/000001.png", "many-openpose_full/000002.png",
+    }  # fmt: skip
+    first, second = (read_image(out / "many-openpose_full" / f"00000{k}.png") for k in (1, 2))
+    assert first[:, :30].any()
+    assert not first[:, 40:].any()
+    assert second[:, 40:].any()
+    (folder / "many.json").write_text("[]")
+    assert "has no frames" in error_of(capsys, "openpose_full", folder / "many.json", "--output", out)
+
+
+def test_hints_on_which_nothing_is_seen_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody on a picture is no error, but who draws with a black hint wants to know."""
+    write_image(tmp_path / "wall.png", np.full((48, 64, 3), 128, np.uint8))
+    write_image(tmp_path / "photo.png", photo())
+    empty = {"people": [], "canvas_width": 64, "canvas_height": 48}
+    (tmp_path / "nobody.json").write_text(json.dumps(empty))
+    assert run("canny", tmp_path / "wall.png", tmp_path / "photo.png", "--output", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "WARNING: canny found nothing, so the hint is black, in wall-canny.png" in said
+    assert "photo" not in said
+    assert run("openpose_full", tmp_path / "nobody.json", "--output", tmp_path / "out") == 0
+    assert "black, in nobody-openpose_full.png" in capsys.readouterr().out

@@ -166,6 +166,9 @@ def test_pictures_and_pages_are_named(tmp_path: Path) -> None:
     [
         (b"<!DOCTYPE html><html></html>", "web page"),
         (b"\n<html>", "web page"),
+        (b'{"_class_name": "StableDiffusionPipeline"}', r"a text \(JSON\)"),
+        (b"a list of files, one a line\n" * 9, "it is a text"),
+        (b"\x08\x07\x12\x07pytorch" + bytes(90), "ONNX"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS"),
         (b"GGUF\3\0\0\0", "GGUF"),
         (b"\x89PNG\r\n\x1a\n", "PNG"),

@@ -286,6 +286,7 @@ NETWORKS: dict[str, tuple[Store, ...]] = {
     "animal_openpose": (yolox, graph(17, (256, 256))),
     "rtmpose": (yolox, graph(26, (256, 192))),
     "vitpose": (hub(detector, 42.9, doubt=5), hub(vitpose, 86.0)),
+    "openpose_mediapipe": (shipped,),
     "openpose": (BODY,),
     "openpose_hand": (BODY, HAND),
     "openpose_face": (BODY, FACE),

@@ -16,7 +16,7 @@ from controlstack.core.unit import ControlMode
 from controlstack.pipelines.tiny_world import CONTROLS, IMAGES
 from controlstack.preprocessors import ABSENT, REGISTRY, find, offered
 from controlstack.preprocessors.images import read_image
-from controlstack.units import text
+from controlstack.units import options, text
 from controlstack.units.blocks import SHAPES, BlockWeights
 from controlstack.units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES, HiresOption, UnionType
 from controlstack.units.convention import chosen, convention_of, doubt, said_by
@@ -111,7 +111,9 @@ def test_numbers_are_written_as_short_as_they_can_be_read() -> None:
 
 
 def test_the_documentation_is_the_table() -> None:
-    assert describe() in (ROOT / "docs" / "units.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "units.md").read_text(encoding="utf-8")
+    assert describe() in page
+    assert options.describe() in page
 
 
 def test_every_field_has_a_meaning_and_a_default_that_is_allowed() -> None:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from controlstack.core.control import ControlModel
 from controlstack.core.errors import HintError, UnitError
 from controlstack.core.options import Option
 from controlstack.models.families.controlnet import Block, ControlNetConfig
-from controlstack.models.families.union import OPTION, UnionModel, UnionNet
+from controlstack.models.families.union import UnionModel, UnionNet
 from controlstack.models.layers import Kit
+from controlstack.models.union_kinds import OPTION
 from controlstack.preprocessors import offered
+from controlstack.preprocessors.images import write_image
+from controlstack.units.hint import beside_each_other
 from controlstack.units.make import make
 from controlstack.units.options import bound, shown_by
-from controlstack.units.request import UnitRequest
+from controlstack.units.ready import ready
+from controlstack.units.record import from_record, to_record
+from controlstack.units.request import UnitRequest, read_request
 from controlstack.units.webui_fields import args_of, parse_unit, request_of
 
 NUMBER = Option(name="share", label="Share", meaning="how much", default=0.5, least=0.0, most=1.0)
@@ -100,6 +108,23 @@ def test_hints_of_several_kinds_lie_beside_each_other_for_each_picture(union: Un
     assert len(make(UnitRequest(options={OPTION: "depth"}), shades, union).hint) == 4
 
 
+def test_several_files_of_a_unit_are_its_hints_in_order(union: UnionModel, tmp_path: Path) -> None:
+    shades = (50, 150)
+    files = [tmp_path / f"{shade}.png" for shade in shades]
+    for file, shade in zip(files, shades, strict=True):
+        write_image(file, np.full((16, 16, 3), shade, np.uint8))
+    said = {"image": f"{files[0]} | {files[1]}", "options": f"{OPTION}=depth+canny", "model": "union"}
+    request = read_request(said)
+    assert request.image == tuple(files)
+    made = ready(request, union, None)
+    assert (made.unit.hint[0, ::3, 0, 0] * 255).round().tolist() == list(shades)
+    assert from_record(json.loads(json.dumps(to_record(request)))) == request
+    assert beside_each_other(made.hint).shape == (16, 32, 3)
+    write_image(files[1], np.zeros((16, 24, 3), np.uint8))
+    with pytest.raises(UnitError, match=r"'.*150.png' is 24x16, '.*50.png' of the same unit 16x16"):
+        ready(request, union, None)
+
+
 @pytest.mark.parametrize(
     ("said", "label"), [("Depth", "Depth"), ("depth", "Depth"), ("mlsd", "Hard Edge"), ("repaint", "Inpaint")]
 )
@@ -122,3 +147,14 @@ def test_several_kinds_are_written_as_an_option(union: UnionModel) -> None:
 def test_clients_say_a_kind_in_any_words(union: UnionModel, said: object) -> None:
     args = parse_unit({"enabled": True, "union_control_type": said})
     assert bound(request_of(args), union).options == {OPTION: "canny"}
+
+
+def test_only_models_of_one_network_told_the_same_are_computed_together(union: UnionModel) -> None:
+    class Bare(ControlModel):
+        """A model without a network."""
+
+        network = None
+
+    assert Bare().sameness != Bare().sameness
+    assert union.bind({OPTION: "depth"}).sameness == union.bind({OPTION: "Depth:1"}).sameness
+    assert len({union.bind({OPTION: kind}).sameness for kind in ("depth", "canny", "depth+canny", "auto")}) == 4

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ....core.schedule import RangeBasis, fires_on, progress_at
-from ....models.families.union import OPTION as UNION_OPTION
+from ....models.union_kinds import OPTION as UNION_OPTION
 from ....preprocessors.networks.network import file_name
 from ....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES, Choices
 from ....units.offer import ALL, default_model, default_preprocessor, of_type, offer_of
