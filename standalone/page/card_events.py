@@ -15,7 +15,8 @@ import numpy as np
 from ...core.errors import ControlError
 from ...preprocessors.images import read_image
 from ...units.convention import chosen as with_convention
-from ...units.hint import draw_hint
+from ...units.hint import draw_hint, to_show
+from ...units.offer import preprocessor_of
 from ...units.request import FIELDS
 from ..studio import offers
 from ..studio.library import Library
@@ -125,7 +126,7 @@ def hint_of(studio: Studio, said: Mapping[str, Any], size: tuple[int, int]) -> A
     image: Any = request.image
     mask: Any = request.inpaint_mask
     hint = draw_hint(request, image, inpaint_mask=mask, target=size, runtime=studio.runtime)
-    return results.fitted(hint, size, request.resize)
+    return results.fitted(to_show(hint, image, preprocessor_of(request)), size, request.resize)
 
 
 def _slider_names() -> list[str]:

@@ -80,6 +80,6 @@ class Trainee(nn.Module):
         for point, effect in model(step, model.prepare(hint), model.encode(words.context), model.points):
             if isinstance(effect, Shift):
                 sums.shift(point, effect.function)
-            else:
+            elif isinstance(effect, Tensor):
                 sums.add(point, effect, 1.0, rows)
         return sums.effects()
