@@ -5,15 +5,15 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .node_apply import ApplyControlUnits
-from .node_frames import ControlKeyframe, FrameWeights
 from .node_model import LoadControlModel
 from .node_one import ControlInOne
 from .node_pose import DrawPose
 from .node_preprocess import Preprocess
-from .node_shape import BlockWeightsNode, ControlSchedule
 from .node_unit import ControlUnit
 from .replaced import replace_others
 from .reports.node_report import ControlReport
+from .shapes.node_frames import ControlKeyframe, FrameWeights
+from .shapes.node_shape import BlockWeightsNode, ControlSchedule
 from .webui.node_infotext import InfotextFromUnits, UnitsFromInfotext
 
 NODES: tuple[type[io.ComfyNode], ...] = (

@@ -25,8 +25,8 @@ from .graph import file_behind
 from .hints import as_read, asked, card, embedding_of, make_hint, rgb, size_of
 from .host.files import files
 from .host.member import count_blocks, name_of, reads_embedding, says, told
-from .moments import Moments, curve_of, units_of
 from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
+from .shapes.moments import Moments, curve_of, units_of
 from .spec import Units, UnitSpec
 
 log = logging.getLogger("controlstack")

@@ -431,7 +431,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     with comfyui(tmp_path_factory.mktemp("comfyui")):
         unit = importlib.import_module("controlstack.nodes.node_unit")
-        shape = importlib.import_module("controlstack.nodes.node_shape")
+        shape = importlib.import_module("controlstack.nodes.shapes.node_shape")
         yield SimpleNamespace(unit=unit, shape=shape)
 
 

@@ -9,13 +9,13 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..core.errors import ScheduleError, UnitError
-from ..core.schedule import Easing, Keyframe
-from ..units.blocks import BlockWeights
-from ..units.text import read_block_weights
+from ...core.errors import ScheduleError, UnitError
+from ...core.schedule import Easing, Keyframe
+from ...units.blocks import BlockWeights
+from ...units.text import read_block_weights
+from ..schema import BlockWeightsType, ScheduleType, schema
 from .moments import Moment, Moments, curve_of
 from .node_shape import EASINGS
-from .schema import BlockWeightsType, ScheduleType, schema
 
 EXAMPLE = "1, 0.8, 0.5, 0.2"
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..core.errors import ScheduleError, UnitError
-from ..core.schedule import Easing, Keyframe, RangeBasis, Schedule
-from ..units.blocks import SHAPES, BlockWeights
-from ..units.text import read_block_weights, read_curve
-from .reports.plot import plot
-from .schema import BlockWeightsType, ScheduleType, schema
+from ...core.errors import ScheduleError, UnitError
+from ...core.schedule import Easing, Keyframe, RangeBasis, Schedule
+from ...units.blocks import SHAPES, BlockWeights
+from ...units.text import read_block_weights, read_curve
+from ..reports.plot import plot
+from ..schema import BlockWeightsType, ScheduleType, schema
 
 EASINGS = tuple(easing.value for easing in Easing)
 POINTS = 64  # of a drawn curve

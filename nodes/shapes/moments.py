@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ..core.schedule import Keyframe, RangeBasis
-from ..units.blocks import BlockWeights
-from .spec import UnitSpec
+from ...core.schedule import Keyframe, RangeBasis
+from ...units.blocks import BlockWeights
+from ..spec import UnitSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
