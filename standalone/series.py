@@ -149,7 +149,9 @@ class Drawer:
         if self.any_seed:
             del plain["seed"]
         said = [to_record(replace(unit, **dict.fromkeys(UNIT_PICTURES, None))) for unit in units]
-        paths = [path for unit in units for path in (*(getattr(unit, name) for name in UNIT_PICTURES), unit.model)]
+        paths: list[Any] = [path for unit in units for path in (unit.effect_mask, unit.inpaint_mask, unit.model)]
+        for image in (unit.image for unit in units):
+            paths += image if isinstance(image, tuple) else (image,)
         paths += [getattr(self.args, name) for name in PICTURES]
         files = [Path(each) for each in paths if isinstance(each, (str, Path)) and Path(each).is_file()]
         files += [each for each in pictures.values() if isinstance(each, Path)]

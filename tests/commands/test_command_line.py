@@ -275,7 +275,6 @@ print("code", code, "loaded", heavy)
         (["preprocess", "--list", "pose"], 0),
         (["preprocess", "canny", "nowhere.png"], 2),
         (["preprocess", "cany", "nowhere.png"], 2),
-        (["units"], 0),
         (["inspect", "nowhere.safetensors"], 2),
         (["again", "nowhere.png"], 2),
         (["generate", "--base", "nowhere"], 2),
