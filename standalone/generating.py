@@ -110,8 +110,8 @@ def _draw(
 
     number, done, digests = next_number(folder), Done(), Digests()
     units = [each.unit for each in loaded]
-    sources = (Path(unit.model.source) for unit in units if unit.model.source)  # a reference has none
-    digests.begin(path for path in (base.source, *sources) if path is not None)
+    models = (Path(unit.model.source) for unit in units if unit.model.source)  # a reference has none
+    digests.begin(path for path in (base.source, *models) if path is not None)
     try:
         with steps_bar(request.steps * len(parts), shown=sys.stderr.isatty()) as report:
             for k, part in enumerate(parts):
