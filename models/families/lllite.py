@@ -145,6 +145,7 @@ class ControlLLLiteFamily(Family[ControlLLLite, Settings]):
     """ControlLLLite for the U-Nets of SD and SDXL, in kohya's names."""
 
     id, title, settings = "lllite", "ControlLLLite", Settings
+    bases, paper = "SDXL", "kohya-ss, 2023"
 
     def detect(self, shapes: Shapes) -> bool:
         return any(PLACE.fullmatch(name.partition(".")[0]) for name in shapes if name.startswith(START))
