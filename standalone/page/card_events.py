@@ -13,9 +13,10 @@ import gradio as gr
 import numpy as np
 
 from ...core.errors import ControlError
+from ...preprocessors import Output, find
 from ...preprocessors.images import read_image
 from ...units.convention import chosen as with_convention
-from ...units.hint import draw_hint
+from ...units.hint import draw_hint, preprocessor_of, to_show
 from ...units.request import FIELDS
 from ..studio import offers
 from ..studio.library import Library
@@ -125,7 +126,9 @@ def hint_of(studio: Studio, said: Mapping[str, Any], size: tuple[int, int]) -> A
     image: Any = request.image
     mask: Any = request.inpaint_mask
     hint = draw_hint(request, image, inpaint_mask=mask, target=size, runtime=studio.runtime)
-    return results.fitted(hint, size, request.resize)
+    shown = to_show(hint, image, preprocessor_of(request))
+    is_picture = find(request.preprocessor).output is not Output.EMBEDDING
+    return results.fitted(shown, size, request.resize) if is_picture else shown
 
 
 def _slider_names() -> list[str]:
