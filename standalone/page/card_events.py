@@ -13,6 +13,7 @@ import gradio as gr
 import numpy as np
 
 from ...core.errors import ControlError
+from ...preprocessors import Output, find
 from ...preprocessors.images import read_image
 from ...units.convention import chosen as with_convention
 from ...units.hint import draw_hint, to_show
@@ -126,7 +127,9 @@ def hint_of(studio: Studio, said: Mapping[str, Any], size: tuple[int, int]) -> A
     image: Any = request.image
     mask: Any = request.inpaint_mask
     hint = draw_hint(request, image, inpaint_mask=mask, target=size, runtime=studio.runtime)
-    return results.fitted(to_show(hint, image, preprocessor_of(request)), size, request.resize)
+    shown = to_show(hint, image, preprocessor_of(request))
+    is_picture = find(request.preprocessor).output is not Output.EMBEDDING
+    return results.fitted(shown, size, request.resize) if is_picture else shown
 
 
 def _slider_names() -> list[str]:
