@@ -1,7 +1,7 @@
 """One unit of the page: its widgets, under the ids that users' styles and other extensions know."""
 
-# pyright: reportMissingImports=false
-# The host's own modules exist only inside it.
+# pyright: reportMissingImports=false, reportCallIssue=false
+# The host's own modules exist only inside it, and its gradio has parameters that others lack.
 
 from __future__ import annotations
 
