@@ -214,7 +214,7 @@ def registry_import() -> float:
 
 
 def networks(size: int, batch: int) -> list[dict[str, Any]]:
-    """Return the times of the first call (which loads), later calls, and the network alone, in ms per picture."""
+    """Return the times of the first call, which loads, of later ones, and of the network alone, in ms per picture."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, write in writers().items():

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any, Protocol, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .control import ControlModel
@@ -33,11 +34,15 @@ class Value(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Site:
-    """Where a point is in a network; `channels` is the width of a skip."""
+    """Where a point is in a network; `channels` is the width of a skip.
+
+    seen: a module that computes before it, whose output is seen in place of what stands there.
+    """
 
     module: nn.Module
     value: Value
     channels: int = 0
+    seen: nn.Module | None = None
 
 
 Locate = Callable[[Point], Site]
@@ -82,7 +87,22 @@ def attention_site(block: Any, part: Part) -> Site:
     """Return where a part of attention is in a transformer block: `attn1` and `attn2` with `to_q`, `to_k`, `to_v`."""
     name, _, value = part.value.partition(".")
     attention = getattr(block, name)
+    if value == "heads":
+        return Site(attention.to_out[0], Value.INPUT, seen=attention.to_q)
     return Site(attention, Value.OUTPUT) if value == "out" else Site(getattr(attention, f"to_{value}"), Value.INPUT)
+
+
+def attend_with(attention: Any, x: Tensor, context: Tensor) -> Tensor:
+    """Return what an attention layer would return for x [B, N, C] and a context [B, M, C], whatever hooks are on it.
+
+    Its projections are called past their hooks, which belong to the evaluation that is going on.
+    """
+    q, k, v = (
+        getattr(attention, name).forward(value).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+        for name, value in (("to_q", x), ("to_k", context), ("to_v", context))
+    )
+    out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    return attention.to_out[0].forward(out)
 
 
 def attach(patches: Patches, effects: Effects, locate: Locate) -> None:
@@ -156,7 +176,25 @@ def check_delta(model: ControlModel, base: Mapping[str, tuple[int, ...]]) -> Non
 def _change(patches: Patches, site: Site, change: Callable[[Tensor], Tensor | None]) -> None:
     """Add to a value what `change` returns for it, unless that is None."""
     hooks = {Value.OUTPUT: _after, Value.INPUT: _before, Value.LAST_CHANNELS: _before_channels}
+    if site.seen is not None:
+        change = _of_another(patches, site.seen, change)
     patches.hook(hooks[site.value](site, change))
+
+
+def _of_another(
+    patches: Patches, module: nn.Module, change: Callable[[Tensor], Tensor | None]
+) -> Callable[[Tensor], Tensor | None]:
+    """Return the change of what a module returned last, whatever stands at the point itself."""
+    last: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: object, output: Tensor) -> None:
+        last[:] = [output]
+
+    def of_last(_: Tensor) -> Tensor | None:
+        return change(last.pop())
+
+    patches.hook(module.register_forward_hook(keep))
+    return of_last
 
 
 def _after(site: Site, change: Callable[[Tensor], Tensor | None]) -> Handle:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .base import LATENT, Base, BaseWeights
 from .effects import Effect, WeightDelta
+from .embedding import Embedding
 from .errors import UnitError
 from .options import Option, Value
 from .points import Point
@@ -43,6 +44,8 @@ class ControlModel(Protocol):
     soft_weights: tuple[float, ...]  # one factor per point for the modes PROMPT and CONTROL
     hint_space: HintSpace = HintSpace.PICTURE
     hint_channels: int = 3  # C of a picture or of latents, D of an embedding
+    embedding: Embedding | None = None  # which embedding, for hints that are one
+    joins_hints: bool = False  # all hints of a unit are for each picture; else one for all, or one for each
     hints: int = 1  # how many hints it can read of one picture, beside each other in the channels
     hole: float = -1.0  # what stands in a picture's hint where it is to invent
     hint_scale: int = LATENT  # picture pixels per latent pixel, for hints that are pictures or latents
@@ -51,9 +54,7 @@ class ControlModel(Protocol):
     options: Mapping[str, Value] = MappingProxyType({})  # what it was told, where that is not the default
     source: str = ""  # the file that it was loaded from
     delta: WeightDelta | None = None  # what it changes in the weights of the base network for the whole run
-
     follows: bool = False  # part of its weights are the base network's own
-    followed: Hashable = None  # the key of the base weights that it holds
 
     @property
     def sameness(self) -> Hashable:
@@ -62,6 +63,20 @@ class ControlModel(Protocol):
         Objects stand in it by their ids, so it holds for as long as the model does.
         """
         return id(self if self.network is None else self.network), frozenset(self.options.items())
+
+    @property
+    def block_count(self) -> int:
+        """How many blocks a person weighs: one for each point, where a family does not count otherwise."""
+        return len(self.points)
+
+    def spread(self, weights: tuple[float, ...]) -> tuple[float, ...]:
+        """Return one weight for each point from those of the blocks that a person weighs."""
+        return weights
+
+    @property
+    def followed(self) -> Hashable:
+        """The key of the base weights that it holds; None: of none."""
+        return None
 
     def follow(self, base: BaseWeights) -> bool:
         """Take over what is the base network's own, unless it was taken already; return whether anything changed."""

@@ -3,7 +3,8 @@
 A control model yields pairs of a point and an effect:
 
 - a tensor is known before the base network runs: it is added at its point, or, at the prompt, stands beside its tokens;
-- a `Shift` is a function of what the base network has at its point, and is added there as well.
+- a `Shift` is a function of what the base network has at its point, and is added there as well;
+- a `Watch` looks at what stands at its point and adds nothing.
 
 A `WeightDelta` changes weights of the base network for the whole run. Everything else that a unit promises (weight,
 range, rows, mask) is applied here and in `stack.py`, the same for every effect.
@@ -27,7 +28,14 @@ class Shift:
     function: Callable[[Tensor], Tensor]
 
 
-Effect = Tensor | Shift
+@dataclass(frozen=True, slots=True, eq=False)
+class Watch:
+    """A look at what stands at a point, [B, ...]; it adds nothing, and its point need not be one of the model's."""
+
+    function: Callable[[Tensor], None]
+
+
+Effect = Tensor | Shift | Watch
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -101,7 +101,7 @@ class Kept:
         return self._hints.keep(key, scaled)[0]
 
     def _aligned(self, unit: ControlUnit, rows: tuple[int, ...], step: Step, *, broadcast: bool) -> Prepared:
-        count, window = len(unit.hint), step.window
+        count, window = hints_of(unit), step.window
         if count == 1 and broadcast:
             return self._features(unit, step)
         by_frame = window is not None and window.frames is not None
@@ -137,6 +137,11 @@ class Kept:
             return fitted()[0]
         whole = self._hints.keep(("whole", id(picture), mode, canvas, scale, step.x.device), fitted)[0]
         return whole[..., top * scale : (top + size[0]) * scale, left * scale : (left + size[1]) * scale]
+
+
+def hints_of(unit: ControlUnit) -> int:
+    """Return how many hints of a unit differ by picture; 1 is for all of them."""
+    return 1 if unit.model.joins_hints else len(unit.hint)
 
 
 def hint_key(unit: ControlUnit, step: Step) -> Hashable:

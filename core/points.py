@@ -9,6 +9,8 @@ blocks from the inside out. What stands at a point is
     attn1.q     what the query projection of a self-attention receives, [B, h * w, C]; .k and .v likewise
     attn1.out   what a self-attention returns, behind its output projection, [B, h * w, C]
     attn2...    the same of the cross-attention, whose keys and values receive the prompt, [B, T, D]
+    attn2.heads what the heads of a cross-attention return, before its output projection, [B, h * w, C]; what is seen
+                there, also by a shift, are the projected queries, [B, h * w, C], and what is added comes to the heads
     prompt      the prompt itself, [B, T, D]; what is put there are further tokens
 """
 
@@ -40,6 +42,7 @@ class Part(Enum):
     ATTN2_Q = "attn2.q"
     ATTN2_K = "attn2.k"
     ATTN2_V = "attn2.v"
+    ATTN2_HEADS = "attn2.heads"
     ATTN2_OUT = "attn2.out"
 
     @property

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .effects import Accumulator, Effects, Shift, add_rows
+from .effects import Accumulator, Effects, Shift, Watch, add_rows
 from .errors import HintError
 from .host import Host, PlainHost
-from .kept import Kept, hint_key, pictures_of
+from .kept import Kept, hint_key, hints_of, pictures_of
 from .points import PROMPT, Point
 from .rows import Twins, take_rows
 from .schedule import RangeBasis
@@ -116,6 +116,9 @@ class ControlStack:
             prompt = self._kept.prompt(group[0].unit, step, rows)
             seen = replace(step.rows(rows), twins=lambda: _twins(group, step) if same() else None)
             for point, effect in model(seen, prepared, prompt, wanted):
+                if isinstance(effect, Watch):
+                    total.shift(point, _watched(effect, rows))
+                    continue
                 shares = [
                     _Share(active, scale * active.multiplier, index)
                     for index, active in enumerate(group)
@@ -163,6 +166,16 @@ class ControlStack:
         return tensor * self._kept.mask(active.unit, active.rows, step, tensor)
 
 
+def _watched(watch: Watch, rows: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    """Return a change that shows these rows of what stands at a point, and adds nothing."""
+
+    def look(h: Tensor) -> Tensor:
+        watch.function(take_rows(h, rows))
+        return torch.zeros_like(h)
+
+    return look
+
+
 def _by_prompt(tensor: Tensor, active: _Active, step: Step) -> Tensor:
     """Weigh the rows of the negative prompt by the unit's factor for them."""
     factor = active.unit.uncond_weight
@@ -177,7 +190,7 @@ def _twins(group: Sequence[_Active], step: Step) -> Twins | None:
     assert step.pictures is not None
     labels: list[Hashable] = []
     for active in group:
-        hints = pictures_of(len(active.unit.hint), active.rows, step.window)
+        hints = pictures_of(hints_of(active.unit), active.rows, step.window)
         key = hint_key(active.unit, step)
         labels += [(key, hint, step.pictures[row]) for hint, row in zip(hints, active.rows, strict=True)]
     return Twins.of(labels)

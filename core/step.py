@@ -18,6 +18,10 @@ from .schedule import Progress
 Evaluate = Callable[[Tensor, tuple[int, ...], Collection[Point]], Mapping[Point, Tensor]]
 
 
+# (point of a self-attention's output, x [B, N, C], context [B, M, C]) -> what it returns for these, [B, N, C]
+Attend = Callable[[Point, Tensor, Tensor], Tensor]
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """Which part of the whole picture, and which frames of a sequence, the rows of a step show."""
@@ -31,6 +35,13 @@ class Window:
 def no_second_evaluation(*_: object) -> Mapping[Point, Tensor]:
     """Raise HostError: what a host answers that cannot evaluate its base network a second time."""
     raise HostError("this program cannot evaluate its base network once more, as the control needs it: leave it out")
+
+
+def no_attention(*_: object) -> Tensor:
+    """Raise HostError: what a host answers that does not show its base network's attention."""
+    raise HostError(
+        "this program does not show the attention of its base network, as the control needs it: leave it out"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,6 +64,7 @@ class Step:
     # Which rows share latents, time and hint: the stack tells the models. Asking waits for the device, once per step.
     twins: Callable[[], Twins | None] = lambda: None
     evaluate: Evaluate = no_second_evaluation  # the base network alone, without any effect
+    attend: Attend = no_attention  # a self-attention of the base network on other values, without any effect
     place: tuple[int, ...] | None = None  # B values: the rows of the host's batch that these are; None: all, in order
 
     def again(self, x: Tensor, points: Collection[Point]) -> Mapping[Point, Tensor]:

@@ -48,7 +48,10 @@ class ControlUnit:
         name, channels = self.model.name, self.model.hint_channels
         if self.model.hint_space is HintSpace.EMBEDDING:
             if self.hint.ndim != 3 or self.hint.shape[-1] != channels:
-                raise HintError(f"'{name}' reads an embedding [N, T, {channels}], got {list(self.hint.shape)}")
+                what = self.model.embedding or "an embedding"
+                raise HintError(
+                    f"'{name}' reads {what} [N, T, {channels}], got {list(self.hint.shape)}: choose its own encoder"
+                )
         elif self.hint.ndim != 4 or self.hint.shape[1] not in self._channels or 0 in self.hint.shape:
             raise HintError(f"'{name}' reads a hint [N, {channels}, H, W], got {list(self.hint.shape)}")
         if not torch.isfinite(self.hint).all():

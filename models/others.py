@@ -16,6 +16,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 Test = Callable[["Names"], bool]
 
 FEW = 3  # names in a message
+FACE = 512  # numbers of a face, as InsightFace gives them
 HOST = "in ComfyUI load it with 'Load ControlNet Model', whose output ControlStack's units take"
 PATCH = "in ComfyUI load it with 'Load Model Patch' and the node of its name"
 BASE = "load it as the base model"
@@ -66,10 +67,14 @@ class Names:
 # Control networks of other kinds. They are asked for first, since some of them look like ours.
 CONTROLS: tuple[tuple[Test, str], ...] = (
     (
+        lambda n: n.width("image_proj.proj_in.weight") == FACE and n.under("ip_adapter"),
+        "the adapter of InstantID, which reads a face recognition and is not supported: use its own loader, or an "
+        "IP-Adapter of the kind plus-face",
+    ),
+    (
         lambda n: n.under("lllite_conditioning1") or n.under("lllite_modules") or n.first("lllite_dit_"),
         "a ControlLLLite model for Anima, which is not supported: in ComfyUI use its own node",
     ),
-    (lambda n: n.first("lllite_unet_"), "a ControlLLLite model, which is not supported yet: use a ControlNet"),
     (lambda n: n.under("control_all_x_embedder"), f"a Z-Image Fun ControlNet: {PATCH}"),
     (
         lambda n: n.has("control_img_in.weight") and n.under("control_transformer_blocks"),
@@ -158,8 +163,13 @@ CONTROLS: tuple[tuple[Test, str], ...] = (
 # What is no control network, or none that adds to the U-Net's blocks.
 OTHERS: tuple[tuple[Test, str], ...] = (
     (
+        lambda n: n.part("perceiver_resampler") or n.width("image_proj.proj.0.weight") == FACE,
+        "an IP-Adapter of the kind FaceID, which reads a face recognition and is not supported: use its own loader, or "
+        "one of the kind plus-face",
+    ),
+    (
         lambda n: n.under("image_proj") or n.part("ip_adapter", "ip_adapter_proj_model", "adapter_modules"),
-        "an IP-Adapter, which is not supported: use its own loader",
+        "an IP-Adapter of a kind that is not supported: use its own loader",
     ),
     (
         lambda n: n.part("ip_adapter_double_stream_k_proj", "ip_adapter_double_stream_v_proj"),

@@ -14,7 +14,8 @@ from ..core.base import Base
 from ..core.control import ControlModel
 from ..core.errors import ModelError, UnsupportedModelError
 from ..core.options import Option
-from .families import control_lora, controlnet, controlnet_lite, controlnext, t2i_adapter, union
+from .families import control_lora, controlnet, controlnet_lite, controlnext, lllite, t2i_adapter, union
+from .families.ip_adapter import family as ip_adapter
 from .family import Description, Family, Shapes
 from .guard import guard
 from .layers import STANDARD, Kit
@@ -31,7 +32,9 @@ REGISTRY: tuple[Family[Any, Any], ...] = (
     t2i_adapter.FAMILY,
     t2i_adapter.STYLE_FAMILY,
     controlnext.FAMILY,
+    ip_adapter.FAMILY,
     control_lora.FAMILY,
+    lllite.FAMILY,
 )
 
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.base import LATENT
+from ..core.control import ControlModel
+from ..core.embedding import Embedding, Values
 from ..core.errors import HintError, UnitError
+from ..preprocessors import Preprocessor
 from ..preprocessors.poses.points import to_json
-from ..units.hint import Size, draw_hint, hint_tensor, preprocessor_of
+from ..units.convention import chosen
+from ..units.hint import Size, cards, draw_hint, fitting, hint_tensor
+from ..units.offer import preprocessor_of
 from ..units.request import NONE, UnitRequest
 from .choice import CHOICE, SEED
 from .host.annotators import runtime
+from .host.member import says
 
 
 def asked(choice: Mapping[str, Any], **more: Any) -> UnitRequest:
@@ -29,6 +36,8 @@ def asked(choice: Mapping[str, Any], **more: Any) -> UnitRequest:
 def make_hint(request: UnitRequest, image: Tensor, mask: Tensor | None = None, target: Size | None = None) -> Tensor:
     """Return hints [N, h, w, 3] of IMAGE [N, H, W, C] in 0..1, with -1 where an inpainting model is to invent.
 
+    What an encoder sees is [N, T, D].
+
     mask: MASK [N or 1, h, w], what is to be invented. target: height and width of the result, for pixel perfect units.
     """
     if preprocessor_of(request).id == NONE and mask is None:
@@ -37,7 +46,8 @@ def make_hint(request: UnitRequest, image: Tensor, mask: Tensor | None = None, t
         request, rgb(image), inpaint_mask=None if mask is None else _bytes(mask).numpy(), target=target,
         runtime=runtime(),
     )  # fmt: skip
-    return hint_tensor(drawn).movedim(1, -1)
+    hint = hint_tensor(drawn)
+    return hint if isinstance(drawn, Tensor) else hint.movedim(1, -1)
 
 
 def make_poses(request: UnitRequest, image: Tensor) -> tuple[Tensor, list[Any]] | None:
@@ -51,11 +61,48 @@ def make_poses(request: UnitRequest, image: Tensor) -> tuple[Tensor, list[Any]] 
     return torch.stack(drawn).float() / 255, [to_json(pose) for pose in found]
 
 
-def embedding_of(seen: Any, name: str) -> Tensor:
-    """Return what an image encoder saw in pictures, the host's CLIP_VISION_OUTPUT, as [N, T, D]."""
-    if seen is None:
-        raise HintError(f"'{name}' reads what an image encoder saw: connect the host's CLIP Vision Encode to embedding")
+def as_read(request: UnitRequest, control: Any) -> UnitRequest:
+    """Return the request with the preprocessor that a CONTROL_NET's file names, or whose embedding it reads."""
+    own = getattr(control, "own", None)
+    if own is None:
+        return chosen(request, says(control))
+    return fitting(chosen(request, says(control), own.model.embedding), own.model)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """What a preprocessor of ours saw in pictures, in place of the host's CLIP_VISION_OUTPUT."""
+
+    hint: Tensor  # [N, T, D]
+    embedding: Embedding | None
+
+    @property
+    def last_hidden_state(self) -> Tensor:
+        """Other nodes read it by this name."""
+        return self.hint
+
+
+def embedding_of(seen: Any, model: ControlModel) -> Tensor:
+    """Return what an image encoder saw in pictures, the host's CLIP_VISION_OUTPUT or ours, as the model reads it.
+
+    HintError for another encoder's. The host's output has nothing of a grey picture; zeros take its place.
+    """
+    wanted = model.embedding
+    if isinstance(seen, Encoded):
+        if wanted != seen.embedding:
+            raise HintError(f"'{model.name}' reads {wanted}, and the preprocessor gave {seen.embedding}: choose auto")
+        return seen.hint
+    if wanted is not None and wanted.values is Values.IMAGE:
+        return seen.image_embeds[:, None]
+    if wanted is not None and wanted.values is Values.STATES:
+        states = seen.penultimate_hidden_states
+        return torch.cat([states, torch.zeros_like(states)], dim=-1)
     return seen.last_hidden_state
+
+
+def card(image: Tensor, preprocessor: Preprocessor) -> Tensor:
+    """Return pictures [N, h, w, 3] that stand for what a preprocessor's encoder saw in IMAGE [N, H, W, C]."""
+    return torch.from_numpy(cards(rgb(image), preprocessor.title)).float() / 255
 
 
 def size_of(latent: Mapping[str, Any] | None, resolution: int = 0) -> Size | None:

@@ -9,9 +9,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from .graph import shown_node
-from .host.area import with_area
 from .host.base import check_units
 from .host.control import StackControl
+from .host.parts.area import with_area
 from .reports.report import Report, lines
 from .reports.telling import tell
 from .schema import UnitsType, schema

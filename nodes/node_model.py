@@ -30,7 +30,9 @@ class LoadControlModel(io.ComfyNode):
                 "flux controlnet", "sd3 controlnet", "qwen controlnet",
             ),
             inputs=[
-                io.Combo.Input("name", options=files(), tooltip="A file of the controlnet or t2i_adapter folder."),
+                io.Combo.Input(
+                    "name", options=files(), tooltip="A file of the controlnet, t2i_adapter or ipadapter folder."
+                ),
                 io.Model.Input(
                     "model",
                     optional=True,

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from comfy_api.latest import io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
+from ..preprocessors import Output
+from ..units.offer import preprocessor_of
 from .choice import RESOLUTION, preprocessor_input, unusable, words
-from .hints import asked, make_hint, make_poses
+from .hints import Encoded, asked, card, make_hint, make_poses
 from .schema import PoseType, schema
 
 
@@ -36,6 +39,9 @@ class Preprocess(io.ComfyNode):
                 PoseType.Output(
                     display_name="pose", tooltip="What a pose preprocessor found, for editors and Draw Pose."
                 ),
+                io.ClipVisionOutput.Output(
+                    display_name="embedding", tooltip="What an image encoder saw, for a unit's input of that name."
+                ),
             ],
         )
 
@@ -48,5 +54,8 @@ class Preprocess(io.ComfyNode):
         cls, image: Tensor, preprocessor: Mapping[str, Any], resolution: int, mask: Tensor | None = None
     ) -> io.NodeOutput:
         request = asked(preprocessor, resolution=resolution or None)
+        found = preprocessor_of(request)
         hint, poses = make_poses(request, image) or (make_hint(request, image, mask), [])
-        return io.NodeOutput(hint, poses, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
+        seen = Encoded(hint, found.embedding) if found.output is Output.EMBEDDING else ExecutionBlocker(None)
+        shown = card(image, found) if found.output is Output.EMBEDDING else hint
+        return io.NodeOutput(shown, poses, seen, ui=ui.PreviewImage(shown.clamp(0, 1), cls=cls))

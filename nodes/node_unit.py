@@ -15,13 +15,14 @@ from ..core.resize import ResizeMode
 from ..core.schedule import RangeBasis
 from ..core.unit import ControlMode
 from ..units.blocks import BlockWeights
-from ..units.convention import chosen, doubt
+from ..units.convention import doubt
 from ..units.hint import Size
+from ..units.offer import preprocessor_of
 from ..units.request import FIELDS, NONE, UnitRequest
 from ..units.text import read_options
 from .choice import RESOLUTION, preprocessor_input, unusable, words
 from .graph import file_behind
-from .hints import asked, embedding_of, make_hint, rgb, size_of
+from .hints import as_read, asked, card, embedding_of, make_hint, rgb, size_of
 from .host.files import files
 from .host.member import count_blocks, name_of, reads_embedding, says, told
 from .moments import Moments, curve_of, units_of
@@ -110,7 +111,7 @@ class ControlUnit(io.ComfyNode):
         units = units_before or units
         if not enabled or not weight:
             return io.NodeOutput(units, ExecutionBlocker(None))  # what is connected to its hint does not run either
-        encoded = control_net is not None and reads_embedding(control_net)
+        encoded = control_net is not None and reads_embedding(control_net) and embedding is not None
         if control_net is None or (image is None and not encoded):
             raise UnitError("the unit has no image or no control model: connect both, or disable it")
         target = size_of(latent, resolution)
@@ -134,14 +135,13 @@ class ControlUnit(io.ComfyNode):
         if block_weights is not None:
             count_blocks(control_net, request.model)  # which refuses blocks of an unknown kind before the run
         if encoded:  # there is no picture of it
-            hint = embedding_of(embedding, request.model)
+            hint = embedding_of(embedding, control_net.own.model)
             spec = UnitSpec(control=control_net, hint=hint, request=request, name=request.model, mask=mask)
             return io.NodeOutput((*units, *units_of(spec, schedule)), ExecutionBlocker(None))
         assert image is not None
         spec = _from_picture(request, control_net, image, inpaint_mask, target, mask)
-        return io.NodeOutput(
-            (*units, *units_of(spec, schedule)), spec.hint, ui=ui.PreviewImage(spec.hint.clamp(0, 1), cls=cls)
-        )
+        shown = card(image, preprocessor_of(spec.request)) if reads_embedding(control_net) else spec.hint
+        return io.NodeOutput((*units, *units_of(spec, schedule)), shown, ui=ui.PreviewImage(shown.clamp(0, 1), cls=cls))
 
 
 def _from_picture(
@@ -153,7 +153,7 @@ def _from_picture(
     mask: Tensor | None,
 ) -> UnitSpec:
     """Return the unit of a picture, its hint drawn by what was asked for, or by what the model's file names."""
-    request = chosen(request, says(control))
+    request = as_read(request, control)
     if warning := doubt(request, says(control), rgb(image)):
         log.warning(warning)
     # Controls of the host read the mask beside the picture.
@@ -253,7 +253,8 @@ def _optional() -> list[io.Input]:
             "embedding",
             optional=True,
             lazy=True,
-            tooltip="From CLIP Vision Encode, for models that read what an encoder saw and no image: style adapters.",
+            tooltip="From CLIP Vision Encode or Preprocess, in place of an image, for models that read what an encoder "
+            "saw: style adapters and IP-Adapters.",
         ),
         io.String.Input(
             "options",

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.attach import Locate, Patches, Site, Value, attach, attention_site, change_weights, record
+from ..core.attach import Locate, Patches, Site, Value, attach, attend_with, attention_site, change_weights, record
 from ..core.base import Base, check_fits
 from ..core.effects import Effects
 from ..core.points import MIDDLE, Block, Part, Point
@@ -175,6 +175,7 @@ class Injection:
             y=vector_condition(unet, kwargs.get("added_cond_kwargs")),
             pictures=tuple(row % self._pictures for row in range(rows)),
             evaluate=self._evaluate_alone,
+            attend=lambda point, x, context: attend_with(self._locate(point).module, x, context),
         )
 
     def _progress(self) -> Progress:

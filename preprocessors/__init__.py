@@ -12,7 +12,7 @@ from __future__ import annotations
 from .absent import ABSENT
 from .declaration import MAX_PIXELS, RESOLUTION, Output, Parameter
 from .perform import Preprocessor
-from .registry import REGISTRY, find, of_type, offered
+from .registry import REGISTRY, encoding, find, of_type, offered
 
 __all__ = [
     "ABSENT",
@@ -22,6 +22,7 @@ __all__ = [
     "Output",
     "Parameter",
     "Preprocessor",
+    "encoding",
     "find",
     "of_type",
     "offered",

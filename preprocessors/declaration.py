@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from ..core.embedding import Embedding
 from ..core.errors import PreprocessorError
 from .networks.network import Network
 
@@ -21,13 +22,14 @@ PAD = 64  # pixels; sd-webui-controlnet pads to it (`resize_image_with_pad`), an
 
 
 class Output(Enum):
-    """What the pixels of a result hold; all but MASKED come as three channels."""
+    """What a result holds: pixels, all but MASKED as three channels, or an embedding, which is no picture."""
 
     BINARY = "binary"  # black or white
     GRAY = "gray"  # three equal channels
     RGB = "rgb"
     LABELS = "labels"  # flat colours that mean something: never blend them
     MASKED = "rgb and mask"  # four channels; the last is 255 where the model is to invent
+    EMBEDDING = "embedding"  # floats [T, D]: what an image encoder saw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,7 @@ class Declaration:
 
     With `finish`, what `run` returns may be floats; they are cut to the picture's size, so that nothing of the padding
     enters a minimum or a median, and `finish(result, image, **parameters)` makes the hint of each picture of them.
+    With an `embedding`, `run` returns floats [B, T, D], which are handed on as they are.
     With `finds_poses`, `run` returns a `Poses` for each picture, which `finish` draws.
     """
 
@@ -94,6 +97,8 @@ class Declaration:
     control_types: tuple[str, ...] = ()  # as sd-webui-controlnet groups them; the models that read such a hint
     parameters: tuple[Parameter, ...] = ()
     networks: tuple[Network, ...] = ()  # what must be loaded first, in the order in which `run` takes them
+    embedding: Embedding | None = None  # what it hands on instead of pixels
+    by_model: bool = False  # True: it stands for the one whose embedding the unit's control model reads
     absent: str = ""  # why this name is known and yet does nothing here; such entries are not in REGISTRY
     no_hint: str = ""  # why no control model reads the result; such entries are in REGISTRY, but not offered for units
     takes_mask: bool = False

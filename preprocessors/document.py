@@ -68,6 +68,8 @@ hint = find("canny")(read_image("photo.jpg"), resolution=512, low=80)
 write_image("edges.png", hint)
 ```
 
+Image encoders give floats `[T, D]` in place of a picture, for control models that read those; a unit hands them over.
+
 Pictures are uint8 RGB, `[H, W, 3]` or a batch `[B, H, W, 3]`. Without `resolution` the result has the picture's size;
 with it, the short side is scaled to so many pixels (16 to 8192). Names are found in any case, by id or by the names of
 other programs; all names of sd-webui-controlnet are known. Inpaint preprocessors take a `mask` too, and their hint has
@@ -136,6 +138,8 @@ def page() -> str:
 
 def has_picture(preprocessor: Preprocessor) -> bool:
     """Whether the page shows what it makes; weights do not come with the project, so few networks are shown."""
+    if preprocessor.output is Output.EMBEDDING:
+        return False
     return not preprocessor.networks or preprocessor.id in _drawn()
 
 

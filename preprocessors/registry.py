@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..core.embedding import Embedding
 from ..core.errors import PreprocessorError
 from .absent import ABSENT
 from .declaration import nearest
+from .encoders import clip
 from .lines import edges, linearts, softedge, strokes
 from .perform import Preprocessor
 from .pictures import color, inpaint, lama, ready, tiles
@@ -89,7 +91,11 @@ REGISTRY: tuple[Preprocessor, ...] = (
     ready.REFERENCE_ONLY,
     ready.REFERENCE_ADAIN,
     ready.REFERENCE_BOTH,
-    ready.EMBEDDED,
+    clip.CLIP_VISION,
+    clip.BY_MODEL,
+    clip.CLIP_H_IMAGE,
+    clip.CLIP_H_STATES,
+    clip.CLIP_G_IMAGE,
 )
 SHOWN = 100  # characters of a name in a message
 
@@ -117,6 +123,15 @@ def offered() -> tuple[Preprocessor, ...]:
 def of_type(control_type: str) -> tuple[Preprocessor, ...]:
     """Return what is offered for one of sd-webui-controlnet's control types, such as "Depth", best first."""
     return tuple(each for each in offered() if control_type in each.control_types)
+
+
+def encoding(embedding: Embedding) -> Preprocessor:
+    """Return the preprocessor that gives an embedding; PreprocessorError if there is none."""
+    for preprocessor in REGISTRY:
+        if preprocessor.embedding == embedding:
+            return preprocessor
+    known = "; ".join(str(each.embedding) for each in REGISTRY if each.embedding is not None)
+    raise PreprocessorError(f"no preprocessor gives the {embedding}: known are {known}")
 
 
 def names(preprocessor: Preprocessor) -> Iterator[str]:

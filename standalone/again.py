@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from ..core.errors import HostError
-from ..models.registry import load_control_model
 from ..pipelines.bases import Base, Offload, UnetState, load_base
 from ..pipelines.drawing import generate
 from ..preprocessors.images import make_folder
 from ..units.ready import ready
 from .record import Remembered, check_files, read_picture_record, write_pictures
+from .units import load_model
 
 
 def draw_again(
@@ -35,7 +35,7 @@ def draw_again(
     size = (remembered.request.height, remembered.request.width)
     state = UnetState(lambda: loaded)
     units = [
-        ready(said, load_control_model(Path(said.model), dtype=getattr(torch, dtype), base_state=state), size).unit
+        ready(said, load_model(said.model, getattr(torch, dtype), state), size).unit
         for said, dtype in zip(remembered.units, remembered.dtypes, strict=True)
     ]
     result = generate(loaded, remembered.request, units, progress)

@@ -10,6 +10,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .asked import make_request, split
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -38,7 +40,6 @@ class Done:
 def run_generate(args: argparse.Namespace) -> int:
     """Draw and write pictures; an interrupt keeps those that are finished. Everything is checked before the first."""
     from ..preprocessors.images import check_folder
-    from .asked import make_request, split
     from .series import find_series, run_series
     from .units import load_models, make_units, parse_unit
 
@@ -76,13 +77,15 @@ def run_generate(args: argparse.Namespace) -> int:
 def check_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> None:
     """Raise FileError for the first path that leads nowhere, before anything that takes seconds is imported."""
     from ..core.errors import FileError
+    from ..models.names import REFERENCES
     from .sources import is_pattern
 
     wanted = [("checkpoint", args.base), ("picture", args.image), ("picture", args.mask)]
     for unit in units:
         images = unit.image if isinstance(unit.image, tuple) else (unit.image,)
         wanted += [("picture", each) for each in (*images, unit.effect_mask, unit.inpaint_mask)]
-        wanted.append(("model file", Path(unit.model)))
+        if unit.model not in REFERENCES:
+            wanted.append(("model file", Path(unit.model)))
     for what, path in wanted:
         if isinstance(path, Path) and not path.exists() and not is_pattern(path):
             raise FileError(f"there is no {what} {path}: check the path")
@@ -107,7 +110,8 @@ def _draw(
 
     number, done, digests = next_number(folder), Done(), Digests()
     units = [each.unit for each in loaded]
-    digests.begin(path for path in (base.source, *(Path(unit.model.source) for unit in units)) if path is not None)
+    sources = (Path(unit.model.source) for unit in units if unit.model.source)  # a reference has none
+    digests.begin(path for path in (base.source, *sources) if path is not None)
     try:
         with steps_bar(request.steps * len(parts), shown=sys.stderr.isatty()) as report:
             for k, part in enumerate(parts):

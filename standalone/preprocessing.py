@@ -84,6 +84,11 @@ def run_job(job: Job, runtime: Runtime) -> Done:
     from .progress import bar
 
     job.preprocessor.check_gives_hint()
+    if job.preprocessor.output is Output.EMBEDDING:
+        raise PreprocessorError(
+            f"{job.preprocessor.id} gives what an image encoder sees, which no picture holds: name it in a unit of "
+            "'controlstack generate'"
+        )
     settings = job.preprocessor.settings(job.parameters)
     mask = _mask(job)
     if job.poses and not job.preprocessor.finds_poses:

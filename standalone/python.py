@@ -29,10 +29,10 @@ from ..pipelines.bases import DTYPES, Base, Offload, UnetState
 from ..pipelines.bases import load_base as load_base_file
 from ..pipelines.drawing import Request, Result
 from ..pipelines.drawing import generate as draw
-from ..preprocessors import find
+from ..preprocessors import Output, find
 from ..preprocessors.images import convert_image, read_image, read_mask
 from ..units.convention import said_by
-from ..units.hint import visible
+from ..units.hint import cards, visible
 from ..units.ready import ready
 from ..units.request import read_request
 from .progress import steps_bar
@@ -97,7 +97,7 @@ def preprocess(
     seed: int = 0,
     **parameters: float,
 ) -> Picture:
-    """Return the hint that a preprocessor makes of a picture.
+    """Return the hint that a preprocessor makes of a picture; of an image encoder, a card that names it.
 
     resolution: short side in pixels at which it works; None is the picture's own. mask: what is to be invented, in
     white. seed: of preprocessors that draw random numbers. parameters: its own numbers, such as low=80.
@@ -105,7 +105,9 @@ def preprocess(
     from PIL import Image
 
     given: dict[str, Any] = {"resolution": resolution, "mask": None if mask is None else _mask(mask), "seed": seed}
-    return Image.fromarray(visible(find(preprocessor)(_picture(image), **{**given, **parameters})))
+    found, pixels = find(preprocessor), _picture(image)
+    hint = found(pixels, **{**given, **parameters})
+    return Image.fromarray(cards(pixels, found.title) if found.output is Output.EMBEDDING else visible(hint))
 
 
 def unit(

@@ -243,7 +243,8 @@ def _unit(unit: ControlUnit, firing: Firing) -> dict[str, Any]:
     acted = {"fired": firing.fired, "steps": firing.steps}
     if not isinstance(unit.origin, UnitRequest):
         return {"model": unit.model.name, **acted}
-    dtype = str(next(unit.model.network.parameters()).dtype).removeprefix("torch.")
+    weight = next(unit.model.network.parameters(), None)  # a reference has none
+    dtype = "float32" if weight is None else str(weight.dtype).removeprefix("torch.")
     return {"said": _absolute(to_record(unit.origin)), "dtype": dtype, **acted}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UnitError
+from ..models.names import REFERENCES
 from ..preprocessors import find
 from ..units.offer import preprocessor_of
 from ..units.request import AUTO, FIELDS, NONE, UnitRequest, read_request
@@ -63,13 +64,12 @@ def load_models(
 
     base_state: the base U-Net's weights by bare ldm names, for "difference" files.
     """
-    from ..models.registry import load_control_model  # torch, for which a unit that cannot be read need not wait
 
     models: dict[Path, ControlModel] = {}
     for request in requests:
         path = Path(request.model)
         if path.resolve() not in models:
-            models[path.resolve()] = load_control_model(path, dtype=dtype, base_state=base_state)
+            models[path.resolve()] = load_model(request.model, dtype, base_state)
     return models
 
 
@@ -77,13 +77,29 @@ def make_units(
     requests: Sequence[UnitRequest], models: Mapping[Path, ControlModel], size: tuple[int, int]
 ) -> list[Ready]:
     """Read the pictures and run the preprocessors; size: (height, width) of the result."""
-    from ..units.convention import said_by
     from ..units.ready import ready
 
     return [
-        ready(_posed(request), models[Path(request.model).resolve()], size, says=said_by(Path(request.model)))
+        ready(_posed(request), models[Path(request.model).resolve()], size, says=_says(request.model))
         for request in requests
     ]
+
+
+def load_model(name: str, dtype: torch.dtype, base_state: Mapping[str, Any] | None) -> ControlModel:
+    """Return the model of a file, or a reference, which has none and takes the base model's own attention."""
+    from ..models.reference import ReferenceModel
+    from ..models.registry import load_control_model
+
+    if name in REFERENCES and base_state is not None:
+        return ReferenceModel(name, list(base_state))
+    return load_control_model(Path(name), dtype=dtype, base_state=base_state)
+
+
+def _says(name: str) -> str:
+    """Return what the file of a model says about its hints; a reference has none."""
+    from ..units.convention import said_by
+
+    return "" if name in REFERENCES else said_by(Path(name))
 
 
 def _posed(request: UnitRequest) -> UnitRequest:

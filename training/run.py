@@ -162,7 +162,10 @@ class Run:
         if expected != set(state["weights"]):
             raise KeyError("weights")
         _put(self.plain, state["weights"])
+        rates = [group["full"] for group in self.optimiser.param_groups]  # as the user says them now
         self.optimiser.load_state_dict(state["optimiser"])
+        for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
+            group["full"] = rate
         if self.average is not None:
             device = self.accelerator.device
             self.average.weights = {name: each.to(device) for name, each in state.get("average", {}).items()}

@@ -57,7 +57,7 @@ def start(settings: Settings, bar: Bar = no_bar) -> Run:
     before = {name: each.detach().cpu().clone() for name, each in names_of_base(trainee).items()}
     generator = torch.Generator().manual_seed(settings.seed)
     average = Average(settings.ema) if settings.ema else None
-    prepared, optimiser = accelerator.prepare(trainee.to(accelerator.device), _optimiser(trainee, settings))
+    prepared, optimiser = accelerator.prepare(trainee.to(accelerator.device), _optimiser(trainee, settings, recipe))
     reader = Reader(settings.hints, settings.resolution)
     shown: dict[str, Any] = {"reader": reader, "encoder": encoder}
     run = Run(
@@ -94,7 +94,6 @@ def with_rates(settings: Settings, recipe: Recipe) -> Settings:
     return replace(
         settings,
         learning_rate=rate,
-        unlock_rate=settings.unlock_rate or rate * recipe.base_share,
         times=settings.times or recipe.times,
     )
 
@@ -137,8 +136,10 @@ def _accelerator(settings: Settings) -> Any:
             # With the middle alone, the zero convolutions of the skips get no gradient, which processes must know of.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=settings.only_middle)],
         )
-    except ValueError as error:  # fp16 without a GPU
+    except ValueError as error:  # a device that lacks the precision
         raise HostError(f"--mixed-precision {settings.mixed_precision} cannot be used here: {error}") from error
+    if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise HostError("--mixed-precision fp16 needs a GPU: give bf16 or none on a CPU")
     set_seed(settings.seed)
     return accelerator
 
@@ -209,9 +210,13 @@ def _trainee(recipe: Recipe, base: Any, settings: Settings) -> Trainee:
     return trainee
 
 
-def _optimiser(trainee: Trainee, settings: Settings) -> torch.optim.Optimizer:
+def _optimiser(trainee: Trainee, settings: Settings, recipe: Recipe) -> torch.optim.Optimizer:
     """Return the optimiser; each group of parameters knows its own full learning rate as `full`."""
-    rates = ((names_of_control(trainee), settings.learning_rate), (names_of_base(trainee), settings.unlock_rate))
+    rate = settings.learning_rate or recipe.rate
+    rates = (
+        (names_of_control(trainee), rate),
+        (names_of_base(trainee), settings.unlock_rate or rate * recipe.base_share),
+    )
     groups = [{"params": list(some.values()), "lr": rate, "full": rate} for some, rate in rates if some]
     if settings.optimiser == "sgd":
         return torch.optim.SGD(groups)

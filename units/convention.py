@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.embedding import Embedding
 from ..core.errors import PreprocessorError, UnitError
 from ..models.finding import PICKLES, find_weights
 from ..models.loading import read_header
-from ..preprocessors import Output, Preprocessor, find
+from ..preprocessors import Output, Preprocessor, encoding, find
 from . import text
 from .request import AUTO, NONE, UnitRequest
 
@@ -61,11 +62,16 @@ def convention_of(said: str) -> Convention | None:
     return Convention(said.strip(), preprocessor, parameters)
 
 
-def chosen(request: UnitRequest, said: str) -> UnitRequest:
+def chosen(request: UnitRequest, said: str, embedding: Embedding | None = None) -> UnitRequest:
     """Return the request with the preprocessor that its model's file names, if it asks for that (`auto`).
 
-    Numbers that the user gives win over the file's. UnitError for a file that names none.
+    Numbers that the user gives win over the file's. embedding: what the model reads, if it is no picture; that names a
+    preprocessor as well. UnitError for a file that names none.
     """
+    if request.preprocessor != AUTO and not find(request.preprocessor).by_model:
+        return request
+    if embedding is not None and embedding.encoder is not None:
+        return replace(request, preprocessor=encoding(embedding).id)
     if request.preprocessor != AUTO:
         return request
     found = convention_of(said)

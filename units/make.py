@@ -35,7 +35,7 @@ def make(
         mode=request.mode,
         resize=request.resize,
         mask=mask,
-        block_weights=None if weights is None else weights.of(len(told.points)),
+        block_weights=None if weights is None else told.spread(weights.of(told.block_count)),
         delta_strength=request.delta_strength,
         uncond_weight=request.uncond_weight,
     )

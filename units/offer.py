@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 ALL = "All"
 TYPES: tuple[str, ...] = (  # control types in the order in which users of sd-webui-controlnet know them
     ALL, "Canny", "Depth", "NormalMap", "OpenPose", "MLSD", "Lineart", "SoftEdge", "Scribble", "Segmentation",
-    "Shuffle", "Tile", "Blur", "Inpaint", "InstructP2P", "Recolor", "T2I-Adapter",
+    "Shuffle", "Tile", "Blur", "Inpaint", "InstructP2P", "Recolor", "T2I-Adapter", "IP-Adapter",
 )  # fmt: skip
 _WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({  # in file names that mean a type; sd-webui-controlnet
     "Blur": ("blur", "tile"),
     "InstructP2P": ("instructp2p", "ip2p"),
+    "IP-Adapter": ("ip-adapter", "ip_adapter", "ipadapter"),
     "NormalMap": ("normal",),
     "Recolor": ("recolor", "luminance", "intensity"),
     "Scribble": ("scribble", "sketch"),
@@ -40,7 +41,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({  # in file names that
 _FURTHER: Mapping[str, tuple[str, ...]] = MappingProxyType({"Blur": ("blur_gaussian",)})  # of types that no tag names
 _DEFAULTS: Mapping[str, str] = MappingProxyType({"Inpaint": "inpaint_only"})  # where that is not the first one
 UNIONS = ("union", "promax")  # in file names of models for several types, as in sd-webui-controlnet
-_OTHERS = ("ip-adapter", "ip_adapter", "ipadapter")  # whose names hold such a word, but are of no type here
+_ADAPTERS = "IP-Adapter"  # whose names hold the word of another type
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +119,11 @@ def models_of_type(control_type: str, models: Sequence[str]) -> list[str]:
     if control_type == ALL:
         return list(models)
     words = _WORDS.get(control_type, (control_type.lower(),))
+    others = () if control_type == _ADAPTERS else _WORDS[_ADAPTERS]
     named = [
         name
         for name in models
-        if any(word in name.lower() for word in words) and not any(word in name.lower() for word in _OTHERS)
+        if any(word in name.lower() for word in words) and not any(word in name.lower() for word in others)
     ]
     general = UNIONS if of_hint(union_offers(), control_type) else ()
     return named + [each for each in models if each not in named and any(word in each.lower() for word in general)]

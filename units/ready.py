@@ -7,13 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from ..core.control import ControlModel
 from ..core.errors import UnitError
 from ..core.unit import ControlUnit
 from ..preprocessors.images import read_image, read_mask
 from .convention import chosen, doubt
-from .hint import Size, check_reads_pictures, draw_hint, hint_tensor, mask_tensor
+from .hint import Size, draw_hint, fitting, hint_tensor, mask_tensor, to_show
 from .make import make
+from .offer import preprocessor_of
 from .request import UnitRequest
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ class Ready:
     unit: ControlUnit
     request: UnitRequest  # with the preprocessor that was chosen, where the file of the model chose it
     image: Image
-    hint: Image  # [..., H, W, 3], or a fourth channel that is 255 where something is to be invented
+    hint: Image  # [..., H, W, 3], or a fourth channel that is 255 where something is to be invented; see `to_show`
     warning: str = ""  # one sentence, where something looks wrong
 
 
@@ -53,13 +56,13 @@ def ready(
     """
     if request.image is None:
         raise UnitError(f"the unit with '{request.model}' has no image: give it one")
-    check_reads_pictures(model)
-    image, request = _read(request.image, read_image), chosen(request, says)
+    image, request = _read(request.image, read_image), fitting(chosen(request, says, model.embedding), model)
     inpaint = None if request.inpaint_mask is None else _read(request.inpaint_mask, read_mask)
     hint = draw_hint(request, image, inpaint_mask=inpaint, target=target, runtime=runtime, seed=seed)
     mask = None if request.effect_mask is None else mask_tensor(_read(request.effect_mask, read_mask))
     unit = replace(make(request, hint_tensor(hint), model, mask), origin=request)
-    return Ready(unit, request, image, hint, doubt(request, says, image))
+    shown = to_show(hint, image, preprocessor_of(request)) if isinstance(hint, Tensor) else hint
+    return Ready(unit, request, image, shown, doubt(request, says, image))
 
 
 def _read(picture: Picture, read: Callable[[Path], Image]) -> Image:

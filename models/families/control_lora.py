@@ -11,7 +11,7 @@ the base model or a LoRA of it has changed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from math import prod
 from typing import TypeVar
 
@@ -35,11 +35,13 @@ OWN = ("input_hint_block.", "zero_convs.", "middle_block_out.")  # what no base 
 class ControlLora(ControlNet):
     """A ControlNet that waits for weights of its base model.
 
-    low_rank: the factors of a weight by its name. given: names of the weights that are whole in the file.
+    low_rank: the factors of a weight by its name. given: names of the weights that are whole in the file. followed: the
+    key of the base weights that it holds.
     """
 
     low_rank: Mapping[str, tuple[Tensor, Tensor]] = {}
     given: frozenset[str] = frozenset()
+    followed: Hashable = None
 
 
 class ControlLoraModel(ControlNetModel):
@@ -51,19 +53,23 @@ class ControlLoraModel(ControlNetModel):
         super().__init__(network, name=name, bgr=bgr, dtype=dtype)
         self._lora = network
 
+    @property
+    def followed(self) -> Hashable:
+        return self._lora.followed
+
     @torch.no_grad()
     def follow(self, base: BaseWeights) -> bool:
         """Merge the factors into the base model's weights; return whether that was to be done.
 
         IncompatibleModelError where the base model lacks a weight, or has it in another shape.
         """
-        if base.key == self.followed:
+        if base.key == self._lora.followed:
             return False
-        self.followed = None  # an error leaves it half done
+        self._lora.followed = None  # an error leaves it half done
         for name, parameter in self._lora.named_parameters():
             if name not in self._lora.given:
                 parameter.copy_(self._merged(name, parameter, base.read(name)))
-        self.followed = base.key
+        self._lora.followed = base.key
         return True
 
     def _merged(self, name: str, parameter: Tensor, weight: Tensor | None) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ...core.base import Base
 from ...core.control import HintSpace, Prepared
+from ...core.embedding import Embedding, Encoder, Values
 from ...core.points import MIDDLE, PROMPT, stream
 from ..family import Family, Shapes
 from ..features import FeatureModel
@@ -229,7 +230,7 @@ class StyleModel(FeatureModel):
     """The style adapter as the stack sees it: its hint is the last hidden state of CLIP ViT-L/14, [N, 257, 1024]."""
 
     cond_only = True  # an uncond prompt has no style
-    hint_space = HintSpace.EMBEDDING
+    hint_space, embedding = HintSpace.EMBEDDING, Embedding(Encoder.CLIP_L, Values.LAST_STATES)
 
     def __init__(self, network: StyleAdapter, *, name: str, dtype: torch.dtype | None = None) -> None:
         width, context = network.proj.shape
@@ -283,7 +284,7 @@ class StyleFamily(Family[StyleAdapter, Settings]):
     """Style adapters. Their attention's projections have the names of torch's own attention layer."""
 
     id, title, settings = "t2i-style", "T2I-Adapter (style)", Settings
-    bases, paper, hosts, page = "SD 1.x", PAPER, "ComfyUI", "t2i-adapter"
+    bases, paper, page = "SD 1.x", PAPER, "t2i-adapter"
 
     def detect(self, shapes: Shapes) -> bool:
         return "style_embedding" in shapes and "proj" in shapes

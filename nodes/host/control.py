@@ -25,14 +25,14 @@ from ...core.schedule import RangeBasis, Schedule
 from ...core.unit import ControlUnit
 from ..reports.report import Report
 from ..spec import Units, UnitSpec
-from .area import KEY as AREA
-from .area import Canvas
 from .base import check_units
 from .foreign import PICTURE, Call
 from .member import Member, Own, member_of, reads_inpaint_mask
+from .parts.area import KEY as AREA
+from .parts.area import Canvas
+from .parts.tiles import Part, part_of, place_map
 from .patches import KEY, withdraw
 from .run import Run
-from .tiles import Part, part_of, place_map
 from .union import told_by_host
 from .weights import weight_hooks
 

@@ -8,13 +8,17 @@ import folder_paths
 
 from ...core.errors import HostError
 
-FOLDERS = ("controlnet", "t2i_adapter")  # of the host; the second only where a user added it
+ADAPTERS = "ipadapter"  # which ComfyUI_IPAdapter_plus adds as well, and the host itself does not know
+FOLDERS = ("controlnet", "t2i_adapter", ADAPTERS)  # of the host; the second only where a user added it
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".sft")  # a folder that was added lists files of any kind
 
 
 def files() -> list[str]:
     """Return the names that a user can choose from; extra model paths are among them."""
+    folder_paths.add_model_folder_path(ADAPTERS, str(Path(folder_paths.models_dir) / ADAPTERS))
     known = [folder for folder in FOLDERS if folder in folder_paths.folder_names_and_paths]
-    return sorted({name for folder in known for name in folder_paths.get_filename_list(folder)})
+    found = {name for folder in known for name in folder_paths.get_filename_list(folder)}
+    return sorted(name for name in found if name.lower().endswith(SUFFIXES))
 
 
 def path_of(name: str) -> Path:

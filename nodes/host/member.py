@@ -150,7 +150,9 @@ def told(control: Any) -> dict[str, str]:
 def count_blocks(control: Any, name: str) -> int:
     """Return how many blocks of a CONTROL_NET can be weighed; UnitError where it does not show them."""
     own: Own | None = getattr(control, "own", None)
-    points = points_of(control) if own is None else own.model.points
+    if own is not None:
+        return own.model.block_count
+    points = points_of(control)
     if points is None:
         raise _unknown_blocks(name)
     return len(points)

@@ -19,12 +19,16 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
+from ...core.attach import attend_with
 from ...core.control import ControlModel
 from ...core.errors import HostError, IncompatibleModelError
 from ...core.points import MIDDLE, Block, Part, Point, onward, skip, stream
 from .foreign import Call
+from .heads import REPLACED, with_heads, without_heads
+from .weights import Deltas, wrapper_of
 
 KEY = "controlstack"
+WRAPPER = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL  # of the base network's forward
 Act = Callable[[Tensor], Tensor]  # what stands at a point -> what shall stand there
 
 
@@ -38,6 +42,7 @@ class Written:
     shifts: Mapping[Point, Act] = field(default_factory=dict[Point, Act])  # -> what is added
     tokens: tuple[Tensor, ...] = ()
     context: Tensor | None = None
+    deltas: Deltas = field(default_factory=dict[int, Any])  # to weights of 8 bits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,12 +55,20 @@ class _Patch:
         return self.function(*values)
 
 
-def write(call: Call, written: Written, blocks: int | None) -> None:
-    """Make the call that comes shift its streams, and read further tokens beside its prompt."""
+def write(call: Call, written: Written, blocks: int | None, network: Any) -> None:
+    """Make the call that comes shift its streams, and read further tokens beside its prompt.
+
+    network: of the base model, whose weights of 8 bits are changed within the call.
+    """
     call.options[KEY] = written
+    if written.deltas:
+        call.options["wrappers"] = _wrapping(call.options, {KEY: [wrapper_of(written.deltas, network)]})
     if blocks is not None:
-        acts = {point: _adding(shift) for point, shift in written.shifts.items()}
+        heads = {point: shift for point, shift in written.shifts.items() if point.part is Part.ATTN2_HEADS}
+        acts = {point: _adding(shift) for point, shift in written.shifts.items() if point not in heads}
         call.options["patches"] = _beside(call.options.get("patches", {}), acts, blocks)
+        if heads:
+            call.options[REPLACED] = with_heads(call.options.get(REPLACED, {}), heads)
     if written.context is not None:
         beside = [token.to(written.context) for token in written.tokens]
         call.cond["c_crossattn"] = torch.cat([written.context, *beside], dim=1)
@@ -64,15 +77,25 @@ def write(call: Call, written: Written, blocks: int | None) -> None:
 def withdraw(call: Call) -> Written:
     """Take out of the call what our controls have written into it."""
     written = call.options.pop(KEY, Written())
+    if written.deltas:
+        call.options["wrappers"] = _wrapping(call.options, {})
     if "patches" in call.options:
         call.options["patches"] = {name: _others(each) for name, each in call.options["patches"].items()}
+    if REPLACED in call.options:
+        call.options[REPLACED] = without_heads(call.options[REPLACED])
     if written.context is not None:
         call.cond["c_crossattn"] = written.context
     return written
 
 
 def evaluate_alone(
-    model: Any, call: Call, x: Tensor, rows: tuple[int, ...], points: Collection[Point], blocks: int | None
+    model: Any,
+    call: Call,
+    x: Tensor,
+    rows: tuple[int, ...],
+    points: Collection[Point],
+    blocks: int | None,
+    deltas: Deltas,
 ) -> dict[Point, Tensor]:
     """Evaluate the host's base network without any control, on other latents, with these rows' time and prompts.
 
@@ -84,9 +107,10 @@ def evaluate_alone(
     def ours(forward: Any, theirs: Tensor, *arguments: Any, **settings: Any) -> Any:
         return forward(torch.cat([x.to(theirs), theirs[:, x.shape[1] :]], dim=1), *arguments, **settings)
 
-    wrapper = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+    network = model.diffusion_model
+    changed = [wrapper_of(deltas, network)] if deltas else []
     options = {name: value for name, value in seen.options.items() if name not in ("callbacks", KEY)}
-    options["wrappers"] = {wrapper: {KEY: [ours]}}
+    options["wrappers"] = {WRAPPER: {KEY: [*changed, ours]}}
     acts = {point: _keeping(point, found) for point in points}
     options["patches"] = _beside(options.get("patches", {}), acts, blocks or 0)
     cond = {name: value for name, value in seen.cond.items() if name not in ("control", "transformer_options")}
@@ -94,6 +118,22 @@ def evaluate_alone(
     if set(points) - set(found):
         raise HostError("a control looks where the loaded base model shows nothing: load the base of its training")
     return found
+
+
+def _wrapping(options: Mapping[str, Any], ours: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """Return the wrappers of a call with ours in the place of those that we wrote before."""
+    given = options.get("wrappers", {})
+    others = {key: each for key, each in given.get(WRAPPER, {}).items() if key != KEY}
+    return {**given, WRAPPER: {**others, **ours}}
+
+
+def attend(model: Any, point: Point, x: Tensor, context: Tensor) -> Tensor:
+    """Return what a self-attention of the host's base network returns for other values: `Step.attend`."""
+    network = model.diffusion_model
+    outer = {Block.INPUT: network.input_blocks, Block.OUTPUT: network.output_blocks}
+    block = network.middle_block if point.block is Block.MIDDLE else outer[point.block][point.index]
+    layer = next(each for each in block if hasattr(each, "transformer_blocks"))
+    return attend_with(layer.transformer_blocks[point.depth].attn1, x, context)
 
 
 def check_points(model: ControlModel, network: Any) -> None:

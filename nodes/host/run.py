@@ -24,14 +24,14 @@ from ...core.stack import ControlStack
 from ...core.step import Step, Window
 from ...core.unit import ControlUnit
 from ..reports.report import Report, UnitReport, curve_of
-from .area import Canvas
 from .base import blocks_of
 from .clock import Clock
 from .flexible import flexible, may_resize
 from .foreign import Call
 from .member import Member
-from .patches import Written, evaluate_alone, withdraw, write
-from .weights import base_weights, check_applied
+from .parts.area import Canvas
+from .patches import Written, attend, evaluate_alone, withdraw, write
+from .weights import Deltas, base_weights, check_applied, in_eight_bits
 
 _log = logging.getLogger("controlstack")
 
@@ -56,6 +56,7 @@ class Run:
         self._canvas = canvas
         self._clock: Clock | None = None
         self._prompts: dict[object, object] = {}
+        self._deltas: Deltas = {}
 
     def belongs_to(self, model: Any) -> bool:
         """Return whether it runs on this base model."""
@@ -68,7 +69,8 @@ class Run:
         """
         if self._clock is None:
             self._clock = self._begin(call)
-            check_applied(self._units, self._model_for(call).current_patcher)
+            self._deltas = in_eight_bits(self._units, self._model.diffusion_model)
+            check_applied(self._units, self._model_for(call).current_patcher, self._deltas)
             self._units = tuple(_counted(number, unit, call) for number, unit in enumerate(self._units, start=1))
             self._stack = ControlStack(self._units, self._host)
         given = withdraw(call)  # by earlier controls of ours, for this call
@@ -76,12 +78,14 @@ class Run:
             member.enter(call, self._blocks)
         onto = Effects() if before is None else to_residuals(before, self._blocks)
         onto = replace(onto, shifts=given.shifts, tokens=given.tokens)
-        found = self._stack(self._step(call, area, self._clock), onto)
+        deltas = {**self._deltas, **given.deltas}  # of one file, the first control's strength counts
+        found = self._stack(self._step(call, area, self._clock, deltas), onto)
         lists = to_lists(found, self._blocks)
         lists = flexible(lists) if may_resize(call.options) else lists
         tokens = tuple(each for each in found.tokens if each is not None)
-        if found.shifts or tokens:
-            write(call, Written(found.shifts, tokens, call.cond["c_crossattn"] if tokens else None), self._blocks)
+        if found.shifts or tokens or deltas:
+            written = Written(found.shifts, tokens, call.cond["c_crossattn"] if tokens else None, deltas)
+            write(call, written, self._blocks, self._model_for(call).diffusion_model)
         return lists if any(lists.values()) else None
 
     def close(self) -> Report:
@@ -111,11 +115,11 @@ class Run:
                 _never(number, unit, clock)
         return clock
 
-    def _step(self, call: Call, area: tuple[int, int, int, int] | None, clock: Clock) -> Step:
+    def _step(self, call: Call, area: tuple[int, int, int, int] | None, clock: Clock, deltas: Deltas) -> Step:
         sampling, x = self._model.model_sampling, call.x
 
         def evaluate(x: Tensor, rows: tuple[int, ...], points: Collection[Point]) -> Mapping[Point, Tensor]:
-            return evaluate_alone(self._model_for(call), call, x, rows, points, self._blocks)
+            return evaluate_alone(self._model_for(call), call, x, rows, points, self._blocks, deltas)
 
         dtype = self._model.manual_cast_dtype or self._model.get_dtype()
         context = call.cond.get("crossattn_controlnet", call.cond.get("c_crossattn"))
@@ -135,6 +139,7 @@ class Run:
             prompt=self._prompts.setdefault(prompts, object()) if call.options.get("uuids") else None,
             pictures=tuple(row % (len(x) // call.chunks) for row in range(len(x))),
             evaluate=evaluate,
+            attend=lambda point, n, tokens: attend(self._model_for(call), point, n, tokens),
         )
 
     def _model_for(self, call: Call) -> Any:
@@ -204,12 +209,14 @@ def _counted(number: int, unit: ControlUnit, call: Call) -> ControlUnit:
     """
     window = _frame_window(call)
     pictures = len(call.x) // call.chunks if window is None else window.total_frames
-    for what, given in (("hints", unit.hint), ("masks", unit.mask)):
+    hints = None if unit.model.joins_hints else unit.hint
+    for what, given in (("hints", hints), ("masks", unit.mask)):
         if given is not None and pictures % len(given):
             said = "they repeat" if len(given) < pictures else f"the first {pictures} count"
             name = unit.model.name
             _log.warning("unit %d (%s) has %d %s for %d pictures: %s", number, name, len(given), what, pictures, said)
-    hint, mask = _in_turn(unit.hint, pictures), None if unit.mask is None else _in_turn(unit.mask, pictures)
+    hint = unit.hint if hints is None else _in_turn(hints, pictures)
+    mask = None if unit.mask is None else _in_turn(unit.mask, pictures)
     return unit if hint is unit.hint and mask is unit.mask else replace(unit, hint=hint, mask=mask)
 
 

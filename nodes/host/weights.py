@@ -2,12 +2,16 @@
 
 The host registers hooks that stand on prompts before it samples, changes the weights where they lie (offloaded, in 8
 bits, under the LoRAs of other nodes), and puts their old bytes back when the run ends, however it ends.
+
+Weights of 8 bits would round a difference away. There it is added to each weight as the host casts it for a layer, by a
+wrapper around the very call of the base network that a control of ours was asked for.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.hooks
@@ -25,6 +29,9 @@ from ...core.errors import HostError
 from ...core.unit import ControlUnit
 
 PREFIX = "diffusion_model."  # of the base network's weights in the host
+KINDS = ("weight", "bias")  # what the host casts, and lets others change as it does
+
+Deltas = Mapping[int, tuple[ControlModel, WeightDelta, float]]  # by the delta's id: of whom, what, how strongly
 
 
 def weight_hooks(units: Sequence[ControlUnit]) -> list[Any]:
@@ -39,6 +46,23 @@ def weight_hooks(units: Sequence[ControlUnit]) -> list[Any]:
     for model, delta, strength in deltas:
         group.add(_hook(model, delta, strength))
     return [group]
+
+
+def in_eight_bits(units: Sequence[ControlUnit], network: torch.nn.Module) -> Deltas:
+    """Return what units change in weights of 8 bits of the base network."""
+    dtypes = {name: each.dtype for name, each in network.named_parameters()}
+    found = ((model, delta, strength) for model, delta, strength in deltas_of(units) if _are_eight(delta, dtypes))
+    return {id(delta): (model, delta, strength) for model, delta, strength in found}
+
+
+def wrapper_of(deltas: Deltas, network: torch.nn.Module) -> Callable[..., Any]:
+    """Return a wrapper of the base network's forward, in which its weights are changed as they are cast."""
+
+    def changed(forward: Any, *arguments: Any, **settings: Any) -> Any:
+        with _changed(deltas, network):
+            return forward(*arguments, **settings)
+
+    return changed
 
 
 def base_weights(model: Any) -> BaseWeights:
@@ -69,12 +93,15 @@ def base_weights(model: Any) -> BaseWeights:
     return BaseWeights(read, (weakref.ref(model), getattr(patcher, "patches_uuid", None), id(hooks)))
 
 
-def check_applied(units: Sequence[ControlUnit], patcher: Any) -> None:
-    """Raise HostError unless the hooks of all units are on the weights now: a pack may sample without them."""
+def check_applied(units: Sequence[ControlUnit], patcher: Any, beside: Deltas) -> None:
+    """Raise HostError unless the hooks of all units are on the weights now: a pack may sample without them.
+
+    beside: what is not changed by hooks.
+    """
     hooks = getattr(patcher, "current_hooks", None)
     applied = set() if hooks is None else {id(hook.hook_ref) for hook in hooks.hooks}
     for model, delta, _ in deltas_of(units):
-        if id(delta) not in applied:
+        if id(delta) not in applied and id(delta) not in beside:
             raise HostError(
                 f"'{model.name}' changes weights of the base model, and this sampler does not apply the hooks of "
                 "prompts that do so: use KSampler or another sampler of the host"
@@ -101,12 +128,44 @@ def _change(delta: WeightDelta, name: str) -> Any:
 def _checking(model: ControlModel) -> Callable[..., bool]:
     """Return what the host asks before it registers a hook: the check of names and shapes, before any step."""
 
-    def fits(_hook: Any, patcher: Any, *_: Any) -> bool:
-        weights = patcher.model_state_dict(PREFIX).items()
-        check_delta(model, {name.removeprefix(PREFIX): tuple(each.shape) for name, each in weights})
-        return True
+    def fits(hook: Any, patcher: Any, *_: Any) -> bool:
+        weights = {name.removeprefix(PREFIX): each for name, each in patcher.model_state_dict(PREFIX).items()}
+        check_delta(model, {name: tuple(each.shape) for name, each in weights.items()})
+        return not _are_eight(hook.hook_ref, {name: each.dtype for name, each in weights.items()})
 
     return fits
+
+
+def _are_eight(delta: WeightDelta, dtypes: Mapping[str, torch.dtype]) -> bool:
+    """Return whether a delta changes weights of 8 bits."""
+    return any(dtypes[name].itemsize == 1 for name in delta.names if name in dtypes)
+
+
+@contextmanager
+def _changed(deltas: Deltas, network: torch.nn.Module) -> Iterator[None]:
+    """Add differences to the layers' weights as the host casts them; afterwards the layers are as they were."""
+    before: list[tuple[Any, str, Any]] = []
+    try:
+        for model, delta, strength in deltas.values():
+            for name in sorted(delta.names):
+                place, _, kind = name.rpartition(".")
+                layer = network.get_submodule(place)
+                functions = getattr(layer, f"{kind}_function", None) if kind in KINDS else None
+                if functions is None:
+                    raise HostError(
+                        f"'{model.name}' changes '{name}' in 8 bits, which ComfyUI does not cast: load "
+                        "the base model in 16 bits"
+                    )
+                before.append((layer, f"{kind}_function", functions))
+                setattr(layer, f"{kind}_function", [*functions, _adding(delta, name, strength)])
+        yield
+    finally:
+        for layer, functions, old in reversed(before):
+            setattr(layer, functions, old)
+
+
+def _adding(delta: WeightDelta, name: str, strength: float) -> Callable[[Tensor], Tensor]:
+    return lambda weight: weight + (delta.of(name) * strength).to(weight)
 
 
 def _quantised() -> tuple[type, ...]:

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ...core.errors import UnitError
 from ...units.choices import HiresOption
-from ...units.convention import chosen
-from ...units.hint import Size, preprocessor_of
+from ...units.hint import Size
 from ...units.infotext import parse_generation
+from ...units.offer import preprocessor_of
 from ...units.request import UnitRequest
-from ..hints import make_hint, size_of
+from ..hints import as_read, make_hint, size_of
 from ..host.files import files
 from ..host.loading import load
-from ..host.member import name_of, says
+from ..host.member import name_of
 from ..schema import UnitsType, schema
 from ..spec import Units, UnitSpec
 from .infotext import file_of, pictures_of, read_units, write_units
@@ -106,6 +106,6 @@ class InfotextFromUnits(io.ComfyNode):
 def _spec(request: UnitRequest, control: Any, picture: Tensor, target: Size | None, mask: Tensor | None) -> UnitSpec:
     if request.pixel_perfect and target is None:
         raise UnitError("a unit of the text is pixel perfect, which means the size of the latents: connect a latent")
-    request = chosen(request, says(control))
+    request = as_read(request, control)
     hint = make_hint(request, picture, mask if preprocessor_of(request).takes_mask else None, target)
     return UnitSpec(control=control, hint=hint, request=request, name=request.model, inpaint_mask=mask)

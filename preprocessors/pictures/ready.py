@@ -1,4 +1,4 @@
-"""Pictures that are hints already, as they are or with colours exchanged, and pictures that models read."""
+"""Pictures that are hints already, as they are or with colours exchanged, and pictures that controls compare with."""
 
 from __future__ import annotations
 
@@ -19,10 +19,6 @@ else:
 NO_ATTENTION = (
     "a reference acts through the base model's own attention, which units cannot do yet; choose a preprocessor whose "
     "hint a control model reads, such as canny"
-)
-NO_ENCODER = (
-    "its picture is for a model with an image encoder, which units cannot use yet; choose a preprocessor whose hint a "
-    "control model reads, such as canny"
 )
 
 
@@ -120,24 +116,3 @@ REFERENCE_BOTH = _reference_entry(
     "Reference AdaIN + attention",
     "The picture itself: the reference control uses it for attention and for statistics.",
 )
-
-EMBEDDED = Preprocessor(
-    id="image_embedding",
-    title="Image embedding",
-    doc="The picture itself, for models that read it through an image encoder of their own: IP-Adapter, Instant-ID, "
-    "Revision and T2I style. The encoder belongs to the control model.",
-    run=_same,
-    output=Output.RGB,
-    aliases=(
-        "ip-adapter-auto",
-        "ip-adapter_clip_sd15", "ip-adapter_clip_h",
-        "ip-adapter_clip_sdxl", "ip-adapter_clip_g",
-        "ip-adapter_clip_sdxl_plus_vith",
-        "clip_vision", "t2ia_style_clipvision",
-        "revision_clipvision", "revision_ignore_prompt",
-    ),
-    control_types=("IP-Adapter", "Revision", "T2I-Adapter"),
-    no_hint=NO_ENCODER,
-    batchable=True,
-    resizes=False,
-)  # fmt: skip

@@ -3,6 +3,9 @@
 Pictures are base64 of PNG, JPEG or WebP. A request says what cards say; nothing in it is a path.
 """
 
+# pyright: reportMissingImports=false
+# gradio is an extra of its own, which not every environment has.
+
 from __future__ import annotations
 
 import base64

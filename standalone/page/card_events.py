@@ -1,5 +1,8 @@
 """What a card does: choices that follow from choices, the live hint, the plan, painting, and its place in the stack."""
 
+# pyright: reportMissingImports=false
+# gradio is an extra of its own, which not every environment has.
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +16,7 @@ from ...core.errors import ControlError
 from ...preprocessors.images import read_image
 from ...units.convention import chosen as with_convention
 from ...units.hint import draw_hint
-from ...units.request import AUTO, FIELDS
+from ...units.request import FIELDS
 from ..studio import offers
 from ..studio.library import Library
 from ..studio.running import Studio
@@ -34,6 +37,15 @@ def connect(card: Card, studio: Studio, outer: Mapping[str, Any], last: Any) -> 
     _connect_painting(card, last)
 
 
+def connect_message(card: Card, wrong: Any) -> None:
+    """Show on a card what is wrong with it. wrong: the state with the number of a card and a sentence, or None."""
+
+    def show(said: tuple[int, str] | None) -> str:
+        return said[1] if said is not None and said[0] == card.number else ""
+
+    wrong.change(show, wrong, card.others["message"], **HIDDEN)
+
+
 def _connect_choices(card: Card, studio: Studio) -> list[Any]:
     """Connect the three lists; return what happens when a choice has been carried out."""
     library, fields = studio.library, card.fields
@@ -48,7 +60,7 @@ def _connect_choices(card: Card, studio: Studio) -> list[Any]:
             gr.update(value=chosen.model, **({"choices": lists["models"]} if lists else {})),
             *(gr.update(**each) for each in sliders(chosen.preprocessor, chosen.parameters)),
             *(gr.update(**each) for each in option_lists(library, chosen.model, {})),
-            gr.update(visible=not offers.runs_at_once(chosen.preprocessor)),
+            gr.update(visible=not offers.runs_at_once(library, chosen.preprocessor, chosen.model)),
             escape(offers.about(chosen.preprocessor, studio.runtime.store)),
         ]
 
@@ -80,11 +92,8 @@ def _connect_hint(card: Card, studio: Studio, outer: Mapping[str, Any], chosen: 
         said = read_card(names, values)
         if said["image"] is None:
             return [None, ""]
-        wanted = said["preprocessor"]
-        if wanted == AUTO:
-            known = studio.library.models.get(said["model"] or "")
-            wanted = known.convention.preprocessor.id if known and known.convention else AUTO
-        return preview(said, (int(height), int(width))) if offers.runs_at_once(wanted) else [gr.skip(), ""]
+        live_one = offers.runs_at_once(studio.library, said["preprocessor"], said["model"] or "")
+        return preview(said, (int(height), int(width))) if live_one else [gr.skip(), ""]
 
     def preview(said: Mapping[str, Any], size: tuple[int, int]) -> list[Any]:
         try:

@@ -3,6 +3,9 @@
 A card is drawn from what it says. When cards are added, moved or removed, all are drawn anew from what they say then.
 """
 
+# pyright: reportMissingImports=false
+# gradio is an extra of its own, which not every environment has.
+
 from __future__ import annotations
 
 import secrets
@@ -64,7 +67,7 @@ def build_card(library: Library, unit: Unit, number: int, plan: str = "") -> Car
         _pictures(card)
         _choices(card, library)
         _options(card, library)
-        _numbers(card)
+        _numbers(card, library)
         _strength(card, plan)
         _drawing(card)
         _further(card)
@@ -202,7 +205,7 @@ def _options(card: Card, library: Library) -> None:
     card.said = {**card.said, "options": {name: value for name, value in said.items() if name not in shown}}
 
 
-def _numbers(card: Card) -> None:
+def _numbers(card: Card, library: Library) -> None:
     properties = ["value", "visible", "label", "info", "minimum", "maximum", "step"]
     with gr.Row():
         for k, each in enumerate(sliders(card.value("preprocessor"), card.value("parameters"))):
@@ -219,12 +222,12 @@ def _numbers(card: Card) -> None:
             size="sm",
             **card.named("preview"),
             min_width=120,
-            visible=not offers.runs_at_once(card.value("preprocessor")),
+            visible=not offers.runs_at_once(library, card.value("preprocessor"), card.value("model")),
         )
 
 
 def _strength(card: Card, plan: str) -> None:
-    with gr.Row():
+    with gr.Row(elem_classes=["cs-strength"]):
         card.fields["weight"] = _widget(card, FIELDS["weight"])
         card.fields[RANGE] = range_slider([card.value("start"), card.value("end")], card.named(RANGE))
     card.others["plan"] = gr.HTML(plan, elem_classes=["cs-plan"], **card.named("plan"), padding=True)

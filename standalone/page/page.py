@@ -1,5 +1,8 @@
 """The page itself: prompt, cards and settings on the left, what comes of them on the right."""
 
+# pyright: reportMissingImports=false
+# gradio is an extra of its own, which not every environment has.
+
 from __future__ import annotations
 
 import secrets
@@ -40,9 +43,11 @@ def build_page(studio: Studio) -> gr.Blocks:
         gr.HTML("<h1>ControlStack</h1>", elem_classes=["cs-title"])
         state = gr.State([new_unit(offers.initial(studio.library))])
         last = gr.State([])
+        wrong = gr.State(None)
         with gr.Row(elem_classes=["cs-columns"]):
             with gr.Column(scale=6, min_width=340):
                 outer = _words()
+                _add_examples(studio, state)
                 slot = gr.Column(elem_classes=["cs-units"])
                 add = gr.Button(t("Add a unit"), elem_id="add-unit")
                 outer |= _settings(studio)
@@ -59,7 +64,7 @@ def build_page(studio: Studio) -> gr.Blocks:
                 plans = [card_events.first_plan(studio.library, unit["said"], steps) for unit in units]
                 numbered = zip(units, range(1, len(units) + 1), plans, strict=True)
                 cards = [build_card(studio.library, *each) for each in numbered]
-                _connect(_Page(studio, sessions, outer, shown, tools, state, last, add), cards)
+                _connect(_Page(studio, sessions, outer, shown, tools, state, last, add, wrong), cards)
 
         add_endpoints(studio)
     return page
@@ -77,19 +82,21 @@ class _Page:
     state: Any
     last: Any
     add: Any
+    wrong: Any
 
 
 def _connect(page: _Page, cards: Sequence[Any]) -> None:
     """Connect cards that are just drawn, and the buttons that read all of them."""
     for card in cards:
         card_events.connect(card, page.studio, page.outer, page.last)
+        card_events.connect_message(card, page.wrong)
     fresh = lambda: new_unit(offers.initial(page.studio.library))  # noqa: E731
     card_events.connect_stack(cards, page.state, page.add, fresh)
     form = Form(outer=page.outer, cards=cards)
     shown = page.shown
     outputs = Outputs(
         progress=shown["progress"], preview=shown["preview"], gallery=shown["gallery"], report=shown["report"],
-        files=shown["files"], last=page.last, cards=cards,
+        files=shown["files"], last=page.last, wrong=page.wrong,
     )  # fmt: skip
     run_events.connect(page.studio, page.sessions, form, outputs, {**page.tools, "generate": shown["generate"]})
 
@@ -217,7 +224,6 @@ def _connect_outer(studio: Studio, outer: dict[str, Any], state: Any, tools: Map
     for name in ("x", "y"):
         state.change(lambda units: gr.update(choices=axes(len(units))), state, tools[name], **QUIET)
     _connect_restoring(studio, outer, state, tools)
-    _add_examples(studio, state)
 
 
 def _connect_restoring(studio: Studio, outer: Mapping[str, Any], state: Any, tools: Mapping[str, Any]) -> None:

@@ -1,5 +1,8 @@
 """What the buttons of the page do: draw, stop, compare, draw a grid; a run is watched and stopped by its own page."""
 
+# pyright: reportMissingImports=false
+# gradio is an extra of its own, which not every environment has.
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,18 +77,17 @@ class Outputs:
     report: Any
     files: Any
     last: Any  # the state that keeps the paths of the last pictures
-    cards: Sequence[Card]
+    wrong: Any  # the state that keeps the number of the card that something is wrong with, and the sentence
 
     @property
     def all(self) -> list[Any]:
-        """Every widget that a run may change."""
-        own = [self.progress, self.preview, self.gallery, self.report, self.files, self.last]
-        return [*own, *(card.others["message"] for card in self.cards)]
+        """Every widget that a run may change; none of a card, since cards may be drawn anew while it runs."""
+        return [self.progress, self.preview, self.gallery, self.report, self.files, self.last, self.wrong]
 
     def begun(self) -> dict[Any, Any]:
         """Return what a page shows when its turn comes."""
         waiting = "<progress aria-label='working'></progress><p>loading models and making hints</p>"
-        return {self.progress: waiting, **{card.others["message"]: "" for card in self.cards}}
+        return {self.progress: waiting, self.wrong: None}
 
     def step(self, progress: Progress) -> dict[Any, Any]:
         """Return what a page shows after a step."""
@@ -99,7 +101,7 @@ class Outputs:
         ended = {self.preview: gr.update(visible=False)}
         if isinstance(error, UnitProblemError):
             sentence = results.trouble(f"unit {error.number}: {error}")
-            return {**ended, self.progress: sentence, self.cards[error.number - 1].others["message"]: sentence}
+            return {**ended, self.progress: sentence, self.wrong: (error.number, sentence)}
         return {**ended, self.progress: results.trouble(str(error))}
 
     def ended(self, **shown: Any) -> dict[Any, Any]:

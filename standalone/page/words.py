@@ -1,5 +1,8 @@
 """The page's words in the visitor's language, which the browser chooses: English is the key, others are in `words/`."""
 
+# pyright: reportMissingImports=false
+# gradio is an extra of its own, which not every environment has.
+
 from __future__ import annotations
 
 import json

@@ -36,7 +36,7 @@ class Chosen:
 def preprocessors(control_type: str, store: Store | None = None) -> list[tuple[str, str]]:
     """Return (label, name) of the preprocessors of a control type; those that cannot run here say so."""
     own = [(_label(each.id, each.title, offer_of(each, store).lacks), each.id) for each in of_type(control_type)]
-    return [("As the model's file says", AUTO), *own]
+    return [("The model's own", AUTO), *own]
 
 
 def control_types() -> list[str]:
@@ -98,9 +98,12 @@ def most_options(library: Library) -> int:
     return max((len(each.options) for each in library.models.values()), default=0)
 
 
-def runs_at_once(preprocessor: str) -> bool:
+def runs_at_once(library: Library, preprocessor: str, model: str) -> bool:
     """Return whether a hint is drawn while a slider moves: networks wait for a button."""
-    return preprocessor != AUTO and not find(preprocessor).networks
+    known = library.models.get(model)
+    if preprocessor != AUTO:
+        return not find(preprocessor).networks
+    return known is not None and known.convention is not None and not known.convention.preprocessor.networks
 
 
 def about(preprocessor: str, store: Store | None = None) -> str:

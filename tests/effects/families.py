@@ -191,6 +191,8 @@ def families_of(weights: dict[str, tuple[int, ...]]) -> dict[str, Family]:
         "onward": at(CrossNormed(widths[0]), onward(0)),
         "middle": at(MapOut(widths[-1]), MIDDLE),
         "decoder": at(MapOut(_width(weights, "output_blocks.3")), Point(Block.OUTPUT, 3)),
+        "heads": at(CrossOut(widths[attends]), Point(Block.INPUT, attends, Part.ATTN2_HEADS)),
+        "middle heads": at(CrossOut(widths[-1]), Point(Block.MIDDLE, 0, Part.ATTN2_HEADS)),
         "prompt keys": at(CrossOut(context), Point(Block.INPUT, attends, Part.ATTN2_K)),
         "decoder query": at(QueryTap(widths[attends]), Point(Block.OUTPUT, inputs - 1 - attends, Part.ATTN2_Q)),
     }

@@ -22,6 +22,7 @@ Options = dict[str, Any]
 class Attention(nn.Module):
     def __init__(self, width: int, context: int) -> None:
         super().__init__()
+        self.heads = HEADS
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k, self.to_v = (nn.Linear(context, width, bias=False) for _ in range(2))
         self.to_out = nn.Sequential(nn.Linear(width, width), nn.Identity())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from controlstack.core.effects import Shift
 from controlstack.core.errors import HintError, IncompatibleModelError
-from controlstack.core.points import MIDDLE, Part, onward
+from controlstack.core.points import MIDDLE, Block, Part, Point, onward
 from controlstack.core.schedule import Schedule
 from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlMode, ControlUnit
@@ -18,11 +18,11 @@ from controlstack.models.naming import to_ldm
 from controlstack.pipelines.attached import Injection, base_of
 from controlstack.pipelines.bases import load_base
 from controlstack.pipelines.tiny_world import BASE
-from families import Again, CrossNormed, Family, at, make_families, random_layer
+from families import Again, CrossNormed, CrossOut, Family, at, make_families, random_layer
 from torch import Tensor
 
 STEPS, SIDE = 3, 64
-KINDS = ("cross-normed", "query tap", "cross out", "delta", "again", "onward")
+KINDS = ("cross-normed", "query tap", "cross out", "delta", "again", "onward", "heads")
 SETTINGS: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": 3.0, "output_type": "latent"}
 PROMPT = {"prompt": "a red star on blue", "negative_prompt": "green"}
 
@@ -39,7 +39,8 @@ def families(pipeline: Any) -> dict[str, Family]:
     base = base_of(pipeline.unet)
     assert base.blocks is not None
     past = at(CrossNormed(base.blocks[0]), onward(0))
-    return {**make_families(base, weights, attends), "onward": past}
+    heads = at(CrossOut(base.blocks[attends], attends), Point(Block.INPUT, attends, Part.ATTN2_HEADS))
+    return {**make_families(base, weights, attends), "onward": past, "heads": heads}
 
 
 @pytest.fixture
@@ -67,7 +68,19 @@ def module_of(unet: Any, family: Family) -> tuple[Any, str]:
     if point.part.value == "stream":
         return (down.attentions if hasattr(down, "attentions") else down.resnets)[layer], "output"
     attention = getattr(down.attentions[layer].transformer_blocks[0], point.part.value.split(".")[0])
+    if point.part is Part.ATTN2_HEADS:
+        return attention.to_out[0], "input"
     return (attention.to_q, "input") if point.part.value.endswith(".q") else (attention, "output")
+
+
+def watch_queries(unet: Any, family: Family, seen: dict[str, Any]) -> Callable[[], None]:
+    """Write the queries of a family that acts at the heads of an attention into `seen`; return what ends that."""
+    point = family.points[0]
+    if point.part is not Part.ATTN2_HEADS:
+        return lambda: None
+    level, layer = divmod(point.index - 1, unet.config["layers_per_block"] + 1)
+    queries = unet.down_blocks[level].attentions[layer].transformer_blocks[0].attn2.to_q
+    return queries.register_forward_hook(lambda _m, _a, q: seen.update(q=q)).remove
 
 
 @contextmanager
@@ -106,7 +119,10 @@ def by_hand(pipeline: Any, family: Family, hint: Tensor, change: Callable[[int, 
             return (h, *output[1:]) if isinstance(output, tuple) else h
 
         def before(_: Any, args: Any) -> Any:
-            return (args[0] + change(calls[0] - 1, formula(args[0])), *args[1:])
+            looked_at = seen.pop("q", args[0])
+            return (args[0] + change(calls[0] - 1, formula(looked_at)), *args[1:])
+
+        exits.callback(watch_queries(unet, family, seen))
 
         exits.callback(unet.register_forward_pre_hook(first, with_kwargs=True).remove)
         hook = module.register_forward_hook(after) if value == "output" else module.register_forward_pre_hook(before)

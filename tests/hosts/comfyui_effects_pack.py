@@ -84,6 +84,10 @@ def _family(model, kind):
         "last decoder": lambda: normed(points.Point(points.Block.OUTPUT, last), decoder(last)),
         "deep query": lambda: tap(queries(points.Block.MIDDLE, 0, 1)),
         "decoder query": lambda: tap(queries(points.Block.OUTPUT, IN_DECODER)),
+        "heads": lambda: families.at(
+            families.CrossOut(base.blocks[attends]),
+            points.Point(points.Block.INPUT, attends, points.Part.ATTN2_HEADS),
+        ),
         "no attention": lambda: families.QueryTap(base.blocks[0], 0),
         "wrong delta": lambda: _wrong(families, shapes),
         "latents": lambda: _latents(families, base.blocks[1]),
@@ -235,6 +239,17 @@ def _attention(network, point):
     return getattr(layer.transformer_blocks[point.depth], point.part.value.partition(".")[0])
 
 
+class _Both:
+    """Two hooks that are removed together."""
+
+    def __init__(self, *handles):
+        self.handles = handles
+
+    def remove(self):
+        for handle in self.handles:
+            handle.remove()
+
+
 def _hook(network, point, change, width=0):
     """Add `change` of what stands at a point by a hook on the module that it lies behind or before."""
     part = point.part.value
@@ -255,6 +270,13 @@ def _hook(network, point, change, width=0):
     attention, value = _attention(network, point), part.partition(".")[2]
     if value == "out":
         return attention.register_forward_hook(lambda _m, _a, out: out + change(out))
+    if value == "heads":  # of the queries, before the output projection
+        seen = []
+        queries = attention.to_q.register_forward_hook(lambda _m, _a, out: seen.append(out))
+        joined = attention.to_out[0].register_forward_pre_hook(
+            lambda _m, args: (args[0] + change(seen.pop()), *args[1:])
+        )
+        return _Both(queries, joined)
     layer = getattr(attention, f"to_{value}")
     return layer.register_forward_pre_hook(lambda _m, args: (args[0] + change(args[0]), *args[1:]))
 
@@ -271,8 +293,48 @@ class TestEmbedding:
 
     def make(self, seed, count=1, width=64):
         seen = comfy.clip_vision.Output()
-        seen.last_hidden_state = torch.randn(count, 257, width, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        seen.last_hidden_state = torch.randn(count, 257, width, generator=generator)
+        seen.image_embeds = torch.randn(count, width, generator=generator)
         return (seen,)
+
+
+class TestAdapted:
+    """MODEL with an IP-Adapter's second attention in place of each cross-attention, as packs of the host write it."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        what = {"model": ("MODEL",), "adapter": ("CONTROL_NET",), "embedding": ("CLIP_VISION_OUTPUT",)}
+        return {"required": {**what, "weight": ("FLOAT", {"default": 1.0})}}
+
+    def make(self, model, adapter, embedding, weight):
+        made, network = model.clone(), adapter.own.model.network
+        seen = embedding.image_embeds[:, None]
+        cond, uncond = network.image_proj(seen), network.image_proj(torch.zeros_like(seen))
+        blocks = [*(("input", k) for k in (1, 2, 4, 5, 7, 8)), *(("output", k) for k in range(3, 12)), ("middle", 0)]
+        for block, pair in zip(blocks, network.ip_adapter.values(), strict=True):
+            made.set_model_attn2_replace(_adapted(pair, cond, uncond, weight), *block)
+        return (made,)
+
+
+def _adapted(pair, cond, uncond, weight):
+    def attend(q, k, v, options):
+        tokens = torch.cat(
+            [
+                (uncond if mark else cond).expand(len(q) // len(options["cond_or_uncond"]), -1, -1)
+                for mark in options["cond_or_uncond"]
+            ]
+        )
+        split = lambda h: h.unflatten(-1, (options["n_heads"], -1)).transpose(1, 2)  # noqa: E731
+        answers = [
+            F.scaled_dot_product_attention(split(q), split(keys), split(values)).transpose(1, 2).flatten(2)
+            for keys, values in ((k, v), pair(tokens))
+        ]
+        return answers[0] + weight * answers[1]
+
+    return attend
 
 
 class TestStyled:
@@ -330,5 +392,5 @@ class TestNoHooks:
         return (made,)
 
 
-NODES = (TestFamily, TestByHand, TestEmbedding, TestStyled, TestChanged, TestNoHooks)
+NODES = (TestFamily, TestByHand, TestEmbedding, TestAdapted, TestStyled, TestChanged, TestNoHooks)
 NODE_CLASS_MAPPINGS = {each.__name__: each for each in NODES}

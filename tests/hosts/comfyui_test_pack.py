@@ -69,7 +69,14 @@ class FullSD(comfy.supported_models.SD15):
 
 
 comfy.supported_models.models[:0] = [TinySD, TinySDXL]
-KINDS = {"SD": (TinySD, SD), "SDXL": (TinySDXL, SDXL), "full SD": (FullSD, FULL)}
+EIGHT = torch.float8_e4m3fn
+KINDS = {
+    "SD": (TinySD, SD),
+    "SD in 8 bits": (TinySD, SD),
+    "SD of 8 bits": (TinySD, SD),
+    "SDXL": (TinySDXL, SDXL),
+    "full SD": (FullSD, FULL),
+}
 
 
 def _fill(network, seed):
@@ -96,9 +103,13 @@ class TestModel:
     def make(self, kind, seed):
         family, config = KINDS[kind]
         chosen = family({**config, **family.unet_extra_config})
-        chosen.set_inference_dtype(torch.float32, None)
+        in_eight = kind == "SD in 8 bits"  # stored so; "of 8 bits" has the same values in fp32
+        chosen.set_inference_dtype(EIGHT if in_eight else torch.float32, torch.float32 if in_eight else None)
         model = chosen.get_model({})
         _fill(model.diffusion_model, seed)
+        if "8 bits" in kind:
+            for parameter in model.diffusion_model.parameters():
+                parameter.data = parameter.data.to(EIGHT) if in_eight else parameter.data.to(EIGHT).float()
         device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
         return (comfy.model_patcher.ModelPatcher(model.eval(), load_device=device, offload_device=offload),)
 

@@ -8,9 +8,12 @@ from pathlib import Path
 import torch
 from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
 from controlstack.models.families.controlnext import ControlNeXt
+from controlstack.models.families.ip_adapter.family import FAMILY as IP_ADAPTER
+from controlstack.models.families.ip_adapter.family import IPAdapterSettings
 from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig, StyleAdapter
 from controlstack.models.families.union import UnionNet
 from controlstack.models.layers import STANDARD
+from controlstack.preprocessors import find
 from safetensors.torch import save_file
 from torch import nn
 
@@ -41,6 +44,7 @@ def write_all(folder: Path, heads: int = HEADS) -> None:
     style = StyleAdapter(64, 64, count=8, layers=1)
     _fill(style, 7)
     _save(folder / "style.safetensors", style, {})
+    _save(folder / "adapter.safetensors", _ip_adapter(10), {"heads": str(heads)})
     save_file({"lora_unet_x.lora_down.weight": torch.ones(4, 4)}, folder / "lora.safetensors")
 
 
@@ -80,6 +84,22 @@ def write_controlnext(folder: Path) -> None:
     save_file(difference, folder / "next_unet.safetensors")
 
 
+def write_encoders(folder: Path) -> None:
+    """Small image encoders where a store of this folder looks for those of CLIP, as wide as our adapters here read."""
+    import transformers  # here: few tests need it
+
+    config = transformers.CLIPVisionConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=16, image_size=56, patch_size=14,
+        projection_dim=64,
+    )  # fmt: skip
+    network = transformers.CLIPVisionModelWithProjection(config)
+    _fill(network, 11)
+    for name in ("clip_vision", "clip_h"):
+        path = folder / find(name).networks[0].files[0].name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(network.state_dict(), path)
+
+
 def write_control_lora(folder: Path, heads: int = HEADS) -> None:
     """A Control-LoRA for the SD base models, `clora`."""
     own, generator = ("input_hint_block.", "zero_convs.", "middle_block_out."), torch.Generator().manual_seed(10)
@@ -93,6 +113,21 @@ def write_control_lora(folder: Path, heads: int = HEADS) -> None:
             file[f"{stem}.up"] = torch.randn(len(each), 4, *ones, generator=generator) * 0.05
             file[f"{stem}.down"] = torch.randn(4, *each.shape[1:], generator=generator) * 0.2
     save_file(file, folder / "clora.safetensors", {"controlstack.heads": str(heads)})
+
+
+def write_lllite(folder: Path) -> None:
+    """A ControlLLLite for the SD base models, `lllite`: the inputs of one self-attention, the queries of the other."""
+    generator, file = torch.Generator().manual_seed(13), dict[str, torch.Tensor]()
+    block, width = "input_blocks_1_1", 32
+    for projection in ("attn1_to_q", "attn1_to_k", "attn1_to_v", "attn2_to_q"):
+        shapes = {"conditioning1.0": (4, 3, 4, 4), "conditioning1.2": (8, 4, 2, 2)}
+        shapes |= {"down.0": (6, width), "mid.0": (6, 14), "up.0": (width, 6)}
+        for name, shape in shapes.items():
+            fan = torch.Size(shape[1:]).numel()
+            prefix = f"lllite_unet_{block}_transformer_blocks_0_{projection}.{name}"
+            file[f"{prefix}.weight"] = torch.randn(shape, generator=generator) * 2 / fan**0.5
+            file[f"{prefix}.bias"] = torch.randn(shape[0], generator=generator) * 0.1
+    save_file(file, folder / "lllite.safetensors")
 
 
 def write_unions(folder: Path, heads: int = HEADS) -> None:
@@ -156,6 +191,18 @@ def _controlnet(
     for layer in network.input_hint_block[::2]:
         layer.weight.data *= HINT_GAIN / GAIN
         layer.bias.data.zero_()
+    return network
+
+
+def _ip_adapter(seed: int) -> nn.Module:
+    """A plain IP-Adapter of the SD base models."""
+    inside = [32, 32, 64, 64, 128, 128]
+    widths = [*inside, *(width for width in (128, 64, 32) for _ in range(3)), 128]
+    shapes = {"image_proj.proj.weight": (4 * 64, 64)}
+    for number, width in enumerate(widths):
+        shapes |= {f"ip_adapter.{2 * number + 1}.to_{part}_ip.weight": (width, 64) for part in "kv"}
+    network = IP_ADAPTER.create(shapes, IPAdapterSettings(heads=HEADS), STANDARD)
+    _fill(network, seed)
     return network
 
 

@@ -23,10 +23,11 @@ SD = (
     "onward",
     "decoder",
     "decoder query",
+    "heads",
 )
 XL = ("cross-normed", "query tap", "cross out", "delta", "again", "deep query")
 CASES = [*(("SD", kind) for kind in SD), *(("SDXL", kind) for kind in XL)]
-SHIFTS = ("cross-normed", "query tap", "cross out", "again")
+SHIFTS = ("cross-normed", "query tap", "cross out", "again", "heads")
 
 
 def family(scene: Scene, kind: str) -> Link:
@@ -75,6 +76,19 @@ def test_controlnext_and_its_companion(comfyui: Host) -> None:
     assert difference(drawn(0.0), wanted) <= TOLERANCE
     assert difference(drawn(1.0), wanted) > 0.001
     assert (plain(comfyui, batch=2) == before).all()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_delta_on_weights_in_8_bits_is_not_rounded(comfyui: Host, again: bool) -> None:
+    """It is added as the weights are cast, also in the base's second evaluation, and nothing of it stays."""
+    stored, valued = {"kind": "SD in 8 bits"}, {"kind": "SD of 8 bits"}
+    before = plain(comfyui, **stored)
+    assert difference(before, plain(comfyui, **valued)) <= TOLERANCE
+    kinds = ("delta", "again") if again else ("delta",)
+    wanted = ours(comfyui, *kinds, settings=valued) if again else by_hand(comfyui, "delta", valued)
+    assert difference(wanted, before) > 0.005
+    assert difference(ours(comfyui, *kinds, settings=stored), wanted) <= TOLERANCE
+    assert (plain(comfyui, **stored) == before).all()
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -298,10 +312,48 @@ def test_a_style_adapter_puts_its_tokens_beside_the_positive_prompt(comfyui: Hos
     assert difference(drawn(hand=False), drawn(hand=False, weight=0.2)) > 0.001
 
 
+@pytest.mark.parametrize("mode", ["balanced", "control"])
+def test_an_ip_adapter_attends_to_its_picture(comfyui: Host, mode: str) -> None:
+    """Against the host's own way of replacing attention; rows of the negative prompt see no picture's tokens."""
+
+    def drawn(hand: bool, weight: float = 0.8) -> Tensor:
+        scene = Scene(batch=2)
+        seen, adapter = scene.graph.add("TestEmbedding", seed=4), scene.ours("adapter")
+        if hand:
+            given = {"adapter": adapter, "embedding": seen, "weight": weight}
+            scene.model = scene.graph.add("TestAdapted", model=scene.model, **given)
+        else:
+            scene.apply(scene.unit(adapter, None, embedding=seen, weight=weight, mode=mode))
+        return scene.draw(comfyui)
+
+    assert difference(drawn(hand=True), plain(comfyui, batch=2)) > 0.005
+    if mode == "balanced":
+        assert difference(drawn(hand=False), drawn(hand=True)) <= TOLERANCE
+    else:
+        assert difference(drawn(hand=False), drawn(hand=True)) > 0.001
+
+
+def test_ip_adapters_of_others_and_ours_add_up(comfyui: Host) -> None:
+    """Ours adds to what stands in place of an attention already."""
+
+    def drawn(hand: float, own: float) -> Tensor:
+        scene = Scene()
+        seen, adapter = scene.graph.add("TestEmbedding", seed=4), scene.ours("adapter")
+        if hand:
+            given = {"adapter": adapter, "embedding": seen, "weight": hand}
+            scene.model = scene.graph.add("TestAdapted", model=scene.model, **given)
+        if own:
+            scene.apply(scene.unit(adapter, None, embedding=seen, weight=own))
+        return scene.draw(comfyui)
+
+    assert difference(drawn(0.3, 0.5), drawn(0.8, 0)) <= TOLERANCE
+    assert difference(drawn(0.3, 0), drawn(0.8, 0)) > 0.001
+
+
 def test_a_picture_is_no_embedding_and_an_embedding_no_picture(comfyui: Host) -> None:
     scene = Scene()
     scene.apply(scene.unit(scene.ours("style"), scene.picture()))
-    with pytest.raises(RunError, match=r"'style' reads what an image encoder saw: connect .* to embedding"):
+    with pytest.raises(RunError, match=r"'style' reads last hidden states of CLIP ViT-L/14, and the preprocessor none"):
         scene.draw(comfyui)
     other = Scene()
     other.apply(other.unit(other.ours("canny"), None, embedding=other.graph.add("TestEmbedding", seed=4)))

@@ -95,7 +95,9 @@ def test_nodes_of_an_old_graph_are_replaced(comfyui: Host) -> None:
     def drawn(kind: str, **settings: Any) -> np.ndarray:
         graph = Graph()
         image = graph.add("TestPicture", seed=0, count=1, width=SIZE, height=SIZE)
-        return pictures(comfyui, graph, graph.add(kind, image=image, resolution=64, **settings))
+        hint = graph.add(kind, image=image, resolution=64, **settings)
+        graph.nodes[hint[0]]["_meta"] = {"title": kind}  # as the page sends it; the host wants it to replace a node
+        return pictures(comfyui, graph, hint)
 
     old = drawn("CannyEdgePreprocessor", low_threshold=20, high_threshold=40)
     new = drawn("ControlStackPreprocess", preprocessor="canny", **{"preprocessor.low": 20, "preprocessor.high": 40})

@@ -26,7 +26,9 @@ from webui_units import SIZE, photograph, unit
 
 TOLERANCE = 1e-5  # of the answer's range
 FAMILIES = ("cross-normed", "query tap", "cross out", "delta", "again")
-POINTS = ("stream", "skip", "onward", "middle", "decoder", "prompt keys", "decoder query")
+POINTS = (
+    "stream", "skip", "onward", "middle", "decoder", "prompt keys", "decoder query", "heads", "middle heads",
+)  # fmt: skip
 STEPS = 3
 HIRES = {"enable_hr": True, "hr_scale": 1, "hr_upscaler": "Latent", "denoising_strength": 0.7}
 PACKS = ("webui_effects_pack.py",)
@@ -40,6 +42,8 @@ def models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     webui_host.make_world(webui_path, models)
     control_files.write_all(models / "ControlNet", heads=webui_world.HEADS)
     control_files.write_controlnext(models / "ControlNet")
+    control_files.write_encoders(models / "ControlNetPreprocessor")
+    control_files.write_lllite(models / "ControlNet")
     control_files.write_control_lora(models / "ControlNet", heads=webui_world.HEADS)
     control_files.write_unions(models / "ControlNet", heads=webui_world.HEADS)
     for kind in (*FAMILIES, *POINTS, "latents"):
@@ -100,7 +104,8 @@ def check(drawing: Drawing, oracle: Oracle, *units: Wanted, steps: int = STEPS, 
         answer = oracle.answer(seen, units, Place(step, 0, steps))
         assert (seen.out - answer).abs().max() <= tolerance * answer.abs().max(), (seen.hires, step)
     seen = drawing.evaluations[-1]
-    alone = oracle.answer(seen, (), Place(0, 0, steps))
+    without = [replace(each, settings={**each.settings, "weight": 0.0}) for each in units]
+    alone = oracle.answer(seen, without, Place(0, 0, steps))
     assert (seen.out - alone).abs().max() > 100 * tolerance * alone.abs().max()
 
 
@@ -115,6 +120,24 @@ def test_each_equals_the_core_outside_the_host(host: Host, oracle: Oracle, plain
 @pytest.mark.parametrize("settings", [{}, {"delta_strength": 0.3}, {"options": {"normalisation": "paper"}}])
 def test_controlnext(host: Host, oracle: Oracle, plain: Drawing, settings: dict[str, Any]) -> None:
     wanted = unit(file="next", weight=0.4, **settings)
+    check(draw(host, wanted, batch_size=2), oracle, wanted)
+    assert same(draw(host), plain)
+
+
+@pytest.mark.parametrize(
+    ("file", "module"),
+    [("adapter", "ip-adapter_clip_h"), ("style", "t2ia_style_clipvision"), ("style", "ip-adapter-auto")],
+)
+def test_what_an_encoder_sees(host: Host, oracle: Oracle, plain: Drawing, file: str, module: str) -> None:
+    """An IP-Adapter and a style adapter, from a picture."""
+    wanted = unit(file=file, module=module, weight=0.8)
+    check(draw(host, wanted, batch_size=2), oracle, wanted)
+    assert same(draw(host), plain)
+    assert host.count()["hooks"] == 0
+
+
+def test_lllite(host: Host, oracle: Oracle, plain: Drawing) -> None:
+    wanted = replace(unit(file="lllite", weight=0.8), mask=HALF)
     check(draw(host, wanted, batch_size=2), oracle, wanted)
     assert same(draw(host), plain)
 
@@ -161,14 +184,14 @@ KEPT: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("how", KEPT)
-@pytest.mark.parametrize("kind", [kind for kind in (*FAMILIES, "middle") if kind != "delta"])
+@pytest.mark.parametrize("kind", [kind for kind in (*FAMILIES, "middle", "heads") if kind != "delta"])
 def test_what_a_unit_promises_holds(host: Host, oracle: Oracle, kind: str, how: str) -> None:
     settings = KEPT[how]
     wanted = (unit(file=kind, **settings),)
     check(draw(host, *wanted, batch_size=2), oracle, *wanted)
 
 
-@pytest.mark.parametrize("kind", ["cross-normed", "query tap", "cross out", "again", "middle", "decoder"])
+@pytest.mark.parametrize("kind", ["cross-normed", "query tap", "cross out", "again", "middle", "decoder", "heads"])
 def test_masks_reach_maps_and_tokens(host: Host, oracle: Oracle, kind: str) -> None:
     wanted = replace(unit(file=kind), mask=HALF)
     check(draw(host, wanted), oracle, wanted)

@@ -178,7 +178,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown model": ({"model": "cany"}, "did you mean canny"),
     "no picture": ({"image": ""}, "has no picture"),
     "wrong base": ({"model": "xl"}, "was trained for .* the loaded checkpoint is"),
-    "style adapter": ({"model": "style"}, "reads what CLIP sees"),
+    "style adapter": (
+        {"model": "style"},
+        "and the preprocessor none gives a picture: choose clip_vision",
+    ),
     "weight": ({"weight": 11}, "expected -10 to 10"),
 }
 

@@ -62,7 +62,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "a path": ({"image": "/etc/passwd"}, "paths and addresses are not opened"),
     "wrong base": ({"model": "xl"}, "was trained for .* the loaded checkpoint is"),
     "no control model": ({"model": "lora"}, "it is a LoRA"),
-    "style adapter": ({"model": "style"}, "reads what CLIP sees"),
+    "style adapter": (
+        {"model": "style"},
+        "and the preprocessor none gives a picture: choose clip_vision",
+    ),
     "weight": ({"weight": 11}, "expected -10 to 10"),
     "range upside down": ({"guidance_start": 0.8, "guidance_end": 0.2}, "after its end"),
     "block weights": ({"advanced_weighting": [1, 2]}, "has 13 blocks, got 2"),

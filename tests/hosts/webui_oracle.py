@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ import webui_world
 from controlstack.core.attach import Patches, attach, change_weights, record
 from controlstack.core.base import BaseWeights
 from controlstack.core.control import ControlModel
-from controlstack.core.points import Point
+from controlstack.core.embedding import Encoder
+from controlstack.core.points import PROMPT, Point
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import RangeBasis, Schedule
 from controlstack.core.stack import ControlStack
@@ -28,6 +29,10 @@ from controlstack.models.family import shapes_of
 from controlstack.models.naming import to_ldm
 from controlstack.models.registry import load_control_model
 from controlstack.pipelines.attached import arguments, locate_in, shared_out
+from controlstack.preprocessors import encoding
+from controlstack.preprocessors.networks.pool import PlainManager, Pool
+from controlstack.preprocessors.networks.store import Store
+from controlstack.preprocessors.perform import Runtime
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from families import families_of
@@ -35,6 +40,7 @@ from safetensors.torch import load_file
 from webui_host import Evaluation, Picture, Unit, encode
 
 LEVELS = (1, 2, 4, 4)
+TOKENS = 77  # of a prompt
 LAST_TIMESTEP = 999  # of the noise schedules of all base models here
 MODES = {
     "Balanced": ControlMode.BALANCED,
@@ -98,10 +104,12 @@ class Oracle:
     def answer(self, seen: Evaluation, units: Sequence[Wanted], place: Place) -> torch.Tensor:
         """The U-Net's output for the recorded input."""
         stack = ControlStack([self._unit(unit, seen.hires) for unit in units if _acts(unit, seen.hires)], self)
+        adds = any(PROMPT in unit.model.points for unit in stack.units)
+        context = seen.context[:, :TOKENS] if adds else seen.context  # it was recorded with the tokens beside it
         step = Step(
             x=seen.x,
             timestep=seen.time,
-            context=seen.context,
+            context=context,
             cond=seen.cond,
             progress=place.progress(float(seen.time[0])),
             y=seen.y,
@@ -111,9 +119,10 @@ class Oracle:
             change_weights(patches, stack.units, to_ldm(dict(self._unet.named_parameters())))
             effects = stack(step)
             by_hooks, by_arguments = shared_out(effects)
-            more = arguments(self._unet, by_arguments, {})
+            more = arguments(self._unet, by_arguments, {"encoder_hidden_states": context})
             attach(patches, by_hooks, locate_in(self._unet))
-            return self._unet(seen.x, seen.time, seen.context, class_labels=seen.y, **more).sample
+            more = {"encoder_hidden_states": context, **more}  # with tokens beside it, where a unit has some
+            return self._unet(seen.x, seen.time, class_labels=seen.y, **more).sample
 
     def ready(self, model: ControlModel) -> Any:
         return nullcontext()
@@ -153,9 +162,10 @@ class Oracle:
             end=said.get("guidance_end", 1.0),
             basis=RangeBasis(said.get("range_basis", self._basis)),
         )
+        model = self._model(unit.file).bind(said.get("options", {}))
         return ControlUnit(
-            model=self._model(unit.file).bind(said.get("options", {})),
-            hint=_tensor(unit.hints[hires]),
+            model=model,
+            hint=_tensor(unit.hints[hires]) if model.embedding is None else self._seen(unit.hints[hires], model),
             weight=said.get("weight", 1.0),
             delta_strength=said.get("delta_strength", 1.0),
             schedule=schedule,
@@ -164,6 +174,13 @@ class Oracle:
             mask=None if unit.mask is None else _tensor(unit.mask)[:, :1],
             block_weights=said.get("advanced_weighting"),
         )
+
+    def _seen(self, picture: Picture, model: ControlModel) -> torch.Tensor:
+        """What the model's encoder sees in a picture; where the file does not say which one, it is ViT-H."""
+        assert model.embedding is not None
+        wanted = replace(model.embedding, encoder=model.embedding.encoder or Encoder.CLIP_H)
+        runtime = Runtime(store=Store(self._folder.parent / "ControlNetPreprocessor"), pool=Pool(PlainManager("cpu")))
+        return torch.from_numpy(encoding(wanted)(np.ascontiguousarray(picture), runtime=runtime))[None]
 
     def _model(self, file: str) -> ControlModel:
         if not self._models:

@@ -96,6 +96,14 @@ def _control_lora(control: State) -> State:
     return state
 
 
+def _ip_adapter() -> State:
+    """The plain kind, of a narrow SD 1.x."""
+    shapes = {"image_proj.proj.weight": (2 * 768, 6), "image_proj.proj.bias": (2 * 768,)}
+    shapes |= {f"image_proj.norm.{part}": (768,) for part in ("weight", "bias")}
+    shapes |= {f"ip_adapter.{2 * k + 1}.to_{part}_ip.weight": (8, 768) for k in range(16) for part in "kv"}
+    return {name: torch.randn(shape) for name, shape in shapes.items()}
+
+
 @pytest.fixture(scope="module")
 def networks() -> list[State]:
     control = _controlnet()
@@ -111,8 +119,9 @@ def networks() -> list[State]:
         _style(),
         _lite(),
         _next(),
-        _union(),
+        _ip_adapter(),
         _control_lora(control),
+        _union(),
     ]
 
 

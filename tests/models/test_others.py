@@ -51,7 +51,6 @@ CLASSES: dict[str, tuple[dict[str, Any], str]] = {  # a class of diffusers: (its
     "AutoencoderTiny": ({}, "TAESD"),
 }
 NAMES: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {  # files of other projects: (some names, words)
-    "LLLite": ({"lllite_unet_input_blocks_4_1.conditioning1.0.weight": (4,)}, "ControlLLLite"),
     "LLLite, Anima": ({"lllite_conditioning1.conv1.weight": (4,)}, "ControlLLLite model for Anima"),
     "LLLite, old Anima": ({"lllite_modules.0.down.weight": (4,)}, "ControlLLLite model for Anima"),
     "Qwen Fun": (

@@ -19,7 +19,7 @@ from controlstack.pipelines.bases import load_base
 from controlstack.pipelines.latent_colours import LatentColours
 from controlstack.preprocessors import find
 from controlstack.preprocessors.images import read_image, write_image
-from controlstack.standalone.generating import make_request as request_of_command
+from controlstack.standalone.asked import make_request as request_of_command
 from controlstack.standalone.page.guard import names_elsewhere
 from controlstack.standalone.studio import offers
 from controlstack.standalone.studio.comparing import axes, compared, gridded, sheet_of
@@ -104,9 +104,11 @@ def test_every_preprocessor_of_units_is_offered_and_fits_the_sliders() -> None:
     assert max(len(offers.numbers(name)) for name in names) == offers.most_numbers()
 
 
-def test_networks_wait_for_a_button() -> None:
-    assert offers.runs_at_once("canny")
-    assert not offers.runs_at_once("softedge_hed")
+def test_networks_wait_for_a_button(library: Library) -> None:
+    assert offers.runs_at_once(library, "canny", "")
+    assert offers.runs_at_once(library, "auto", "canny")
+    assert not offers.runs_at_once(library, "auto", "")
+    assert not offers.runs_at_once(library, "softedge_hed", "canny")
 
 
 def test_every_field_of_units_is_on_a_card() -> None:

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-PATIENCE = 120_000  # milliseconds: the machine may be busy
+PATIENCE = 300_000  # milliseconds: the machine may be busy
 WIDE, NARROW = {"width": 1400, "height": 1000}, {"width": 390, "height": 844}
 
 
@@ -209,3 +209,86 @@ def test_the_page_speaks_the_visitors_language(served: Any, chromium: Any, local
     page = Page(context.new_page(), served.url)
     page.says("#generate", word)
     context.close()
+
+
+# For every text that can be seen: the contrast of its colour with the nearest background that is not transparent.
+CONTRASTS = """() => {
+    const parse = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+    const light = ([r, g, b]) => {
+        const [x, y, z] = [r, g, b].map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+    };
+    const behind = (each) => {
+        for (; each; each = each.parentElement) {
+            const colour = parse(getComputedStyle(each).backgroundColor);
+            if (colour.length === 3 || colour[3] === 1) return colour;
+        }
+        return parse(getComputedStyle(document.body).backgroundColor);
+    };
+    const found = [];
+    for (const each of document.querySelectorAll(".gradio-container *")) {
+        const own = [...each.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+        const box = each.getBoundingClientRect();
+        if (!own || !box.width || !box.height || each.closest("footer, svg, [disabled]")) continue;
+        const [a, b] = [light(parse(getComputedStyle(each).color)), light(behind(each))].sort((x, y) => y - x);
+        found.push([Math.round((a + 0.05) / (b + 0.05) * 100) / 100, each.textContent.trim().slice(0, 40)]);
+    }
+    return found;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_has_the_contrast_of_wcag_aa(served: Any, chromium: Any, scheme: str) -> None:
+    context = chromium.new_context(viewport=WIDE, color_scheme=scheme, locale="en")
+    page = Page(context.new_page(), served.url)
+    page.page.click("#add-unit")
+    page.page.wait_for_selector("#unit-2-image")
+    page.page.click("#generate")
+    page.says("#unit-1-message", "Unit 1: it has no picture")
+    found = page.page.evaluate(CONTRASTS)
+    context.close()
+    assert len(found) > 30
+    assert [each for each in found if each[0] < 4.5] == []
+
+
+def test_every_control_has_a_name(opened: Page) -> None:
+    nameless = opened.page.evaluate(
+        """() => [...document.querySelectorAll(".gradio-container :is(button, input, select, textarea)")]
+            .filter((each) => each.offsetParent && !each.closest("footer"))
+            .filter((each) => !(each.innerText.trim() || each.ariaLabel || each.title || each.labels?.length))
+            .map((each) => each.outerHTML.slice(0, 160))"""
+    )
+    assert nameless == []
+
+
+def test_a_unit_may_be_added_while_a_run_goes_on(opened: Page) -> None:
+    opened.page.locator("#unit-1-enabled input").uncheck()
+    opened.page.locator("#steps input[type=number]").fill("100")
+    opened.page.click("#generate")
+    opened.page.wait_for_selector("#progress progress[value]")
+    opened.page.click("#add-unit")
+    opened.page.wait_for_selector("#unit-2-image")
+    opened.page.click("#stop")
+    opened.says("#report", "Stopped")
+
+
+def test_an_effect_mask_is_painted(opened: Page) -> None:
+    opened.page.click("#example-canny")
+    opened.page.wait_for_selector("#unit-1-image img")
+    opened.page.locator("#unit-1-masks button").first.click()
+    opened.page.wait_for_selector("#unit-1-editor canvas")
+    opened.page.get_by_role("button", name="Take the picture").click()
+    opened.page.click("#unit-1-editor button[aria-label=Brush]")
+    opened.page.locator("#unit-1-editor").scroll_into_view_if_needed()
+    box = opened.page.locator("#unit-1-editor canvas").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    for _ in range(20):  # until the editor has its picture, a stroke leaves nothing
+        opened.page.mouse.move(x - 30, y)
+        opened.page.mouse.down()
+        opened.page.mouse.move(x + 30, y, steps=8)
+        opened.page.mouse.up()
+        opened.page.get_by_role("button", name="Keep as effect mask").click()
+        opened.page.wait_for_timeout(1000)
+        if opened.page.locator("#unit-1-effect-mask img").count():
+            break
+    assert opened.page.locator("#unit-1-effect-mask img").count() == 1

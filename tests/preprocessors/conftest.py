@@ -19,6 +19,7 @@ from controlstack.preprocessors import Preprocessor
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
 from controlstack.preprocessors.perform import Runtime
+from safetensors.torch import save_file
 from skimage import data
 from torch import nn
 
@@ -80,6 +81,14 @@ class Networks:
         ready = self.unsigned(preprocessor)
         torch.save(layout(network.state_dict()), folder / ready.networks[0].files[0].name)
         return ready
+
+    @staticmethod
+    def stored_in(preprocessor: Preprocessor, network: nn.Module, folder: Path) -> Preprocessor:
+        """The preprocessor, whose file lies in the folder as safetensors."""
+        path = folder / preprocessor.networks[0].files[0].name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(network.state_dict(), path)
+        return preprocessor
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,8 @@ from skimage import data
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = [(512, 512), (511, 513), (64, 4096), (33, 7), (1, 1)]
-PLAIN = [each for each in REGISTRY if not each.networks]  # those with networks have a file of their own
+# Those with networks have files of their own.
+PLAIN = [each for each in REGISTRY if not each.networks and not each.by_model]
 every = pytest.mark.parametrize("preprocessor", PLAIN, ids=lambda each: each.id)
 
 
@@ -279,7 +280,7 @@ def test_one_without_networks_is_never_missing(preprocessor: Preprocessor) -> No
 def test_what_no_control_model_reads_is_known_and_not_offered() -> None:
     left_out = [each for each in REGISTRY if each not in offered()]
     assert [each.id for each in left_out] == [
-        "reference_only", "reference_adain", "reference_adain+attn", "image_embedding",
+        "reference_only", "reference_adain", "reference_adain+attn",
     ]  # fmt: skip
     for each in left_out:
         with pytest.raises(PreprocessorError, match="units cannot"):

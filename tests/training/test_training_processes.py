@@ -25,10 +25,12 @@ sys.exit(commands.main(sys.argv[1:]))
 """
 
 
-def _arguments(settings: Settings, out: Path, batch: int) -> list[str]:
+def _arguments(settings: Settings, out: Path, batch: int, family: str) -> list[str]:
     given = f"train --base {settings.base} --data {settings.data} --out {out} --hint canny --steps 2 --batch {batch}"
     return [
         *given.split(),
+        "--family",
+        family,
         "--accumulate",
         "2",
         "--learning-rate",
@@ -51,16 +53,17 @@ def _free_port() -> int:
 @pytest.mark.skipif(
     sys.platform == "win32" or not torch.distributed.is_available(), reason="needs torch.distributed with gloo"
 )
-def test_two_processes_equal_one_with_twice_the_batch(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["controlnet", "controlnext"])  # one of them trains the base along
+def test_two_processes_equal_one_with_twice_the_batch(settings: Settings, tmp_path: Path, family: str) -> None:
     one, two = tmp_path / "one" / "control.safetensors", tmp_path / "two" / "control.safetensors"
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     alike = {**os.environ, **world, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", LOAD_AND_RUN, str(ROOT / "__init__.py"), *_arguments(settings, two, 2)]
+    command = [sys.executable, "-c", LOAD_AND_RUN, str(ROOT / "__init__.py"), *_arguments(settings, two, 2, family)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = [
         subprocess.Popen(command, env={**alike, "RANK": rank, "LOCAL_RANK": rank}, **pipes) for rank in ("0", "1")
     ]
-    assert commands.main(_arguments(settings, one, 4)) == 0
+    assert commands.main(_arguments(settings, one, 4, family)) == 0
     said = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert "2 processes x batch 2 x accumulate 2 = 8 examples" in said[0][0]
@@ -70,6 +73,9 @@ def test_two_processes_equal_one_with_twice_the_batch(settings: Settings, tmp_pa
     files = {path.name for path in one.parent.rglob("*")}
     assert {path.name for path in two.parent.rglob("*")} == files
     assert files >= {"control.png", "control.csv", "000000.png", "000002.png"}
-    expected, found = load_file(one), load_file(two)
-    for key, value in expected.items():
-        assert torch.allclose(found[key], value, atol=2e-5), key
+    written = sorted(one.parent.glob("*.safetensors"))
+    assert len(written) == (2 if family == "controlnext" else 1)
+    for path in written:
+        expected, found = load_file(path), load_file(two.parent / path.name)
+        for key, value in expected.items():
+            assert torch.allclose(found[key], value, atol=2e-5), key

@@ -44,7 +44,7 @@ def comfyui(folder: Path) -> Iterator[None]:
     hidden = SimpleNamespace(unique_id=None, dynprompt=None)
     vars(io).update(ComfyNode=type("ComfyNode", (), {"hidden": hidden}), NodeOutput=NodeOutput)
     vars(made["comfy_api.latest"]).update(io=io, ui=Inert())
-    vars(made["comfy_execution.graph_utils"]).update(ExecutionBlocker=SimpleNamespace, is_link=Inert())
+    vars(made["comfy_execution.graph_utils"]).update(ExecutionBlocker=Inert(), is_link=Inert())
     vars(made["folder_paths"]).update(
         models_dir=str(folder),
         add_model_folder_path=lambda *_: None,

@@ -222,7 +222,7 @@ def test_what_no_unit_can_use_is_not_offered_and_refused() -> None:
 
 
 def test_control_types_offer_what_acts() -> None:
-    assert {"Reference", "IP-Adapter", "Revision"}.isdisjoint(types())
+    assert {"Reference", "Revision"}.isdisjoint(types())
     assert [each.id for each in of_type("Blur")] == ["none", "blur_gaussian"]
     named = [each for each in types() if each not in (ALL, "Blur")]
     assert all(any(each in one.control_types for one in of_type(each)) for each in named)

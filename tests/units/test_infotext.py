@@ -1,6 +1,9 @@
 """A WebUI's whole text, as its PNG info page shows it."""
 
+from controlstack.core.schedule import RangeBasis
+from controlstack.units import infotext
 from controlstack.units.infotext import parse_generation
+from controlstack.units.webui_fields import parse_unit, request_of
 
 TEXT = """a cat, (sitting: 1.2)
 on a "mat"
@@ -21,3 +24,17 @@ def test_the_settings_alone() -> None:
     found = parse_generation(r'ControlNet 1: "Module: none, Model: a \"b\", Weight: 0.5"')
     assert (found.prompt, found.negative) == ("", "")
     assert found.settings == {"ControlNet 1": 'Module: none, Model: a "b", Weight: 0.5'}
+
+
+def test_texts_of_our_older_node_mean_what_they_meant() -> None:
+    """It said what a range means only where that was not as sd-webui-controlnet counts, and signed nothing."""
+    text = (
+        'ControlNet 0: "Module: canny, Model: canny, Weight: 0.7, Resize Mode: Crop and Resize, Processor Res: 512, '
+        "Threshold A: 100, Threshold B: 200, Guidance Start: 0.0, Guidance End: 0.8, Pixel Perfect: False, "
+        'Control Mode: Balanced{}"'
+    )
+    for further, basis in (("", RangeBasis.WEBUI), (", Range Basis: noise", RangeBasis.NOISE)):
+        (fields,) = infotext.read(infotext.parse_generation(text.format(further)).settings).values()
+        request = request_of(parse_unit(fields))
+        assert (request.basis, request.end, request.weight) == (basis, 0.8, 0.7)
+        assert request.parameters == {"low": 100, "high": 200}

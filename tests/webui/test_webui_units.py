@@ -455,7 +455,7 @@ def test_clients_find_every_name_they_know() -> None:
     assert all(preprocessing.lookup(name) in preprocessing.offered() for name in (*names, *labels))
 
 
-@pytest.mark.parametrize("name", ["reference_only", "reference_adain+attn", "clip_vision", "ip-adapter-auto"])
+@pytest.mark.parametrize("name", ["reference_only", "reference_adain+attn"])
 def test_what_no_control_model_reads_is_not_offered_and_refused(name: str) -> None:
     known = preprocessing.lookup(name)
     assert known.id not in preprocessing.names() and known not in of_type("All")

@@ -16,6 +16,12 @@ def recompute(network: nn.Module, blocks: tuple[type[nn.Module], ...]) -> None:
             module.forward = _checkpointed(module.forward)
 
 
+def keep_all(network: nn.Module) -> None:
+    """Undo `recompute`; in a copy of a network, whose blocks still compute the original's."""
+    for module in network.modules():
+        module.__dict__.pop("forward", None)
+
+
 def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
     def again(*args: Any) -> Any:
         return checkpoint(forward, *args, use_reentrant=False)

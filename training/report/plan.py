@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ...core.base import LATENT
+from ...pipelines.quiet import quiet
+from ..recipes.checkpointing import keep_all, recompute
 from ..recipes.trainee import Trainee
 from ..run import Run, names_of_base, names_of_control
 from ..words import words_of
@@ -62,24 +67,47 @@ def activations(run: Run) -> int:
         {name: each.to("meta", half) for name, each in encoded.items()}, (height, width), torch.device("meta")
     )
     kept: dict[int, int] = {}
-    weights = {id(each.untyped_storage()) for each in trainee.parameters()}
+    weights = {each.untyped_storage()._cdata for each in trainee.parameters()}  # storages of meta have no address
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if id(storage) not in weights and not isinstance(tensor, torch.nn.Parameter):
+        if storage._cdata not in weights:
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), Fused():
         predicted = trainee(noisy, torch.zeros(batch, device="meta"), hint, words)
     trainee.release()
     return sum(kept.values()) + predicted.numel() * predicted.element_size()
 
 
+class Fused(TorchFunctionMode):
+    """Inside, attention keeps what fused kernels keep (Dao et al. 2022): inputs and output, no map of N x T weights."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return _Attention.apply(*args[:3]) if args else _Attention.apply(*list(kwargs.values())[:3])
+        return func(*args, **(kwargs or {}))
+
+
+class _Attention(torch.autograd.Function):
+    """An attention without values, that is never differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = q.new_empty((*q.shape[:-1], v.shape[-1]))
+        ctx.save_for_backward(q, k, v, out)
+        return out
+
+
 def _on_meta(run: Run, dtype: torch.dtype) -> Trainee:
     """Return the trainee without values, in the precision that it computes in."""
-    unet = copy.deepcopy(run.base.unet).to("meta", dtype)
+    with quiet():
+        unet = copy.deepcopy(run.base.unet).to("meta", dtype)
     network = copy.deepcopy(run.network).to("meta", dtype)
+    keep_all(network)
+    if run.settings.gradient_checkpointing:
+        recompute(network, run.recipe.blocks)
     return Trainee(unet, network, run.recipe.model(network, unet, run.settings), names_of_base(run.plain))
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ....core.errors import ControlError, HintError
-from ....preprocessors import find
+from ....preprocessors import Output, find
 from ....preprocessors.poses.drawing import draw
 from ....preprocessors.poses.points import from_json
 from ....units.webui_fields import parse_unit, request_of
@@ -130,6 +130,11 @@ def detect(values: dict[str, Any], images: Sequence[str], masks: Sequence[str], 
     preprocessor = preprocessing.lookup(unit.module)
     if preprocessor.no_hint:
         raise HintError(f"Module not supported: {preprocessor.no_hint}")
+    if preprocessor.output is Output.EMBEDDING:  # sd-webui-controlnet refuses it as well
+        raise HintError(
+            f"Module not supported: {unit.module} gives what an image encoder sees, which is no picture: name it in a "
+            "unit of a request"
+        )
     if not images:
         raise HintError("No image selected: send pictures in controlnet_input_images")
     if preprocessor.takes_mask and len(masks) != len(images):

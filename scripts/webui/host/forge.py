@@ -44,7 +44,7 @@ class Forge(WebUI):
 
     @property
     def base_weights(self) -> BaseWeights:
-        """The U-Net's weights as it computes with them: LoRAs are in them, or added as a layer computes."""
+        """Return the U-Net's weights as it computes with them: LoRAs are in them, or added as a layer computes."""
         unet, patcher = self.unet, self._objects.unet
         loader = getattr(patcher, "lora_loader", None)
         loaded = getattr(patcher, "patches_uuid", None) if loader is None else loader.loaded_hash

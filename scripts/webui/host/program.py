@@ -14,6 +14,7 @@ from typing import Any
 from ....core.schedule import RangeBasis
 
 FOLDER, NETWORK_FOLDER = "ControlNet", "ControlNetPreprocessor"  # inside the WebUI's folder of models
+ADAPTERS = "ipadapter"  # where other programs keep IP-Adapters; read, never made
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Program:
 
         own = Path(__file__).parents[3] / "models"  # also holds our own code, and no weights of its own
         given = [getattr(shared.cmd_opts, "controlnet_dir", None), self.option("control_net_models_path", "")]
-        folders = [Path(paths.models_path) / FOLDER, *(Path(each) for each in given if each), own]
+        models = Path(paths.models_path)
+        folders = [models / FOLDER, models / ADAPTERS, *(Path(each) for each in given if each), own]
         folders[0].mkdir(parents=True, exist_ok=True)
         return folders
 

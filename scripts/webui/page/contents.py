@@ -18,6 +18,7 @@ from ....core.base import Base, check_fits
 from ....core.errors import ControlError, IncompatibleModelError
 from ....core.options import Option
 from ....models.families import t2i_adapter
+from ....models.families.ip_adapter import family as ip_adapter
 from ....models.loading import PICKLES, read_header
 from ....models.registry import identify, made_for, offered_by
 from ....units.offer import ALL, models_of_type, of_hint
@@ -27,7 +28,10 @@ from ..host.unet.unets import base_of
 log = logging.getLogger("controlstack")
 
 # Control types that are a kind of network.
-FAMILIES = {"T2I-Adapter": {t2i_adapter.FAMILY.title, t2i_adapter.STYLE_FAMILY.title}}
+FAMILIES = {
+    "T2I-Adapter": {t2i_adapter.FAMILY.title, t2i_adapter.STYLE_FAMILY.title},
+    "IP-Adapter": {ip_adapter.FAMILY.title},
+}
 
 
 @dataclass(frozen=True)

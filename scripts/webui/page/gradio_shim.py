@@ -1,7 +1,7 @@
 """Where gradio 3.41 (AUTOMATIC1111, reForge) and 4.40 (Forge) differ, so that the page is written once."""
 
-# pyright: reportMissingImports=false
-# The host's own modules exist only inside it.
+# pyright: reportMissingImports=false, reportCallIssue=false
+# The host's own modules exist only inside it; its gradio has other parameters than the one of the standalone page.
 
 from __future__ import annotations
 

@@ -131,6 +131,7 @@ def _step(call: Call, seen: Seen, present: Pass) -> Step:
         y=call.y,
         pictures=pictures_of(seen.cond, each),
         evaluate=call.evaluate,
+        attend=call.attend,
     )
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from ....core.base import LATENT
 from ....core.stack import ControlStack, Firing
 from ....core.unit import ControlMode, ControlUnit
+from ....preprocessors import find
 from ....units.choices import HiresOption
-from ....units.hint import hint_tensor
+from ....units.hint import cards, hint_tensor
 from ....units.make import make
 from ..host.unet.denoiser import Denoising
 from ..pictures.fitting import fit_hint
@@ -23,6 +24,7 @@ from .preparing import Prepared
 from .saying import about_unit
 
 if TYPE_CHECKING:
+    from ....units.hint import Hint
     from ..pictures.reading import Image
     from .needs import Host
 
@@ -86,19 +88,26 @@ class Passes:
             part.stack.close()
 
 
-def _fitted(unit: Prepared, low: Size, high: Size | None) -> tuple[Image, ...]:
-    """Return the hint at the size of each pass."""
-    return tuple(fit_hint(unit.hint, size, unit.given.resize) for size in (low, high) if size is not None)
+def _fitted(unit: Prepared, low: Size, high: Size | None) -> tuple[Hint, ...]:
+    """The hint at the size of each pass; what an encoder saw has none."""
+    sizes = [size for size in (low, high) if size is not None]
+    if isinstance(unit.hint, Tensor):
+        return (unit.hint,) * len(sizes)
+    return tuple(fit_hint(unit.hint, size, unit.given.resize) for size in sizes)
 
 
-def _maps(unit: Prepared, hints: Sequence[Image]) -> list[tuple[Image, str]]:
-    """Return what the user is shown, with its preprocessor: the larger one first, as in sd-webui-controlnet."""
-    return [(visible(hint), unit.args.module) for hint in reversed(hints)] if unit.args.save_detected_map else []
+def _maps(unit: Prepared, hints: Sequence[Hint]) -> list[tuple[Image, str]]:
+    """What the user is shown, with its preprocessor: the larger one first, as in sd-webui-controlnet."""
+    if not unit.args.save_detected_map:
+        return []
+    if isinstance(unit.hint, Tensor):
+        return [(cards(unit.given.picture, find(unit.request.preprocessor).title), unit.args.module)]
+    return [(visible(hint), unit.args.module) for hint in reversed(hints) if not isinstance(hint, Tensor)]
 
 
 def _make_pass(
     units: Sequence[Prepared],
-    hints: Sequence[Image],
+    hints: Sequence[Hint],
     size: Size,
     host: Host,
     cond: Callable[[], tuple[bool, ...]],
@@ -107,7 +116,7 @@ def _make_pass(
     two: bool,
 ) -> Pass:
     pairs = list(zip(units, hints, strict=True))
-    originals = [_original(unit, hint, hires) for unit, hint in pairs]
+    originals = [_original(unit, hint, hires) for unit, hint in pairs if not isinstance(hint, Tensor)]
     return Pass(
         size=(size[0] // LATENT, size[1] // LATENT),
         stack=ControlStack([_unit(unit, hint, hires, two) for unit, hint in pairs], host),
@@ -117,7 +126,7 @@ def _make_pass(
     )
 
 
-def _unit(unit: Prepared, hint: Image, hires: bool, two: bool) -> ControlUnit:
+def _unit(unit: Prepared, hint: Hint, hires: bool, two: bool) -> ControlUnit:
     """Return the unit as the core takes it; two: there are two passes, of which a unit may choose one."""
     request = unit.request
     if hires and request.mode is ControlMode.BALANCED and unit.kind in SOFT_IN_HIRES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from ....core.base import LATENT, check_fits
 from ....core.control import ControlModel
 from ....units import infotext
 from ....units.convention import chosen, doubt, said_by
-from ....units.hint import check_reads_pictures, mask_tensor
+from ....units.hint import fitting, mask_tensor
 from ....units.request import UnitRequest
 from ....units.webui_fields import InputMode, UnitArgs, args_of, is_auto, request_of
 from ..host.unet.unets import base_of
@@ -22,7 +23,7 @@ from . import preprocessing
 from .saying import about_unit, warn
 
 if TYPE_CHECKING:
-    from ..pictures.reading import Image
+    from ....units.hint import Hint
     from .needs import Host, Services
 
 
@@ -35,7 +36,7 @@ class Prepared:
     kind: str  # the preprocessor's id
     model: ControlModel
     given: Input
-    hint: Image
+    hint: Hint
     mask: Tensor | None
 
 
@@ -54,10 +55,9 @@ def _prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared
     preprocessor = preprocessing.lookup(unit.module)
     ignore_mask = bool(services.program.option("controlnet_ignore_noninpaint_mask", False))
     given = choose(unit, p, index, ignore_mask, preprocessor.takes_mask)
-    model = services.models.get(path, host.dtype, host.checkpoint, lambda: _base_state(host))
+    model = _model(services, path)
     check_fits(model.name, model.base, base_of(host.unet))
-    request = request_of(unit, image=given.picture, inpaint_mask=given.mask)
-    check_reads_pictures(model)
+    request = fitting(request_of(unit, image=given.picture, inpaint_mask=given.mask), model)
     request = replace(request, resize=given.resize)
     if warning := doubt(request, said_by(path), given.picture):
         warn(p, f"unit {unit.number}: {warning}")
@@ -88,9 +88,11 @@ def _as_it_runs(services: Services, unit: UnitArgs) -> UnitArgs:
 
 def by_file(services: Services, unit: UnitArgs) -> UnitArgs:
     """Return the unit with the preprocessor that its model's file names, where it asks for that."""
-    if not is_auto(unit.module):
+    if not is_auto(unit.module) and not preprocessing.lookup(unit.module).by_model:
         return unit
-    request = chosen(request_of(unit), said_by(services.files.find(unit.model)[1]))
+    _, path = services.files.find(unit.model)
+    says = said_by(path)
+    request = chosen(request_of(unit), says, None if says else _model(services, path).embedding)
     args = args_of(request)
     numbers = {name: getattr(args, name) for name in ("module", "threshold_a", "threshold_b", "parameters")}
     return replace(unit, **numbers)
@@ -120,6 +122,11 @@ def _kind(preprocessor: str, p: Any) -> str:
 def _first_size(p: Any) -> tuple[int, int]:
     """Return (height, width) of the first pass: pixel perfect looks at nothing else."""
     return p.height // LATENT * LATENT, p.width // LATENT * LATENT
+
+
+def _model(services: Services, path: Path) -> ControlModel:
+    host = services.host
+    return services.models.get(path, host.dtype, host.checkpoint, lambda: _base_state(host))
 
 
 def _base_state(host: Host) -> Mapping[str, Tensor]:

@@ -11,13 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from ....preprocessors import find, offered
 from ....preprocessors.declaration import Parameter
 from ....preprocessors.perform import Preprocessor
 from ....preprocessors.poses.points import to_json
 from ....units import webui_names
-from ....units.hint import draw_hint, preprocessor_of, resolution_of
-from ....units.offer import ALL, default_model, default_preprocessor, of_type, types
+from ....units.hint import cards, draw_hint, resolution_of
+from ....units.offer import ALL, default_model, default_preprocessor, of_type, preprocessor_of, types
 from ....units.request import AUTO, NONE, UnitRequest
 from ....units.webui_fields import (
     DEFAULT_SIDE,
@@ -32,6 +34,7 @@ from ....units.webui_names import OWN_SIZE, thresholds
 
 if TYPE_CHECKING:
     from ....preprocessors.perform import Runtime
+    from ....units.hint import Hint
     from ..pictures.reading import Image
 
 log = logging.getLogger("controlstack")
@@ -101,8 +104,8 @@ class Preprocessing:
         target: tuple[int, int] | None = None,
         seed: int = 0,
         mask: Image | None = None,
-    ) -> Image:
-        """Return the hint of `picture` [H, W, 3], with a fourth channel for what is to be invented.
+    ) -> Hint:
+        """Return the hint of `picture` [H, W, 3], with a fourth channel for what is to be invented, or an encoder's.
 
         target: height and width of the result, for pixel perfect units. mask: [H, W], for the preprocessors that take
         one; without one nothing is to be invented.
@@ -118,10 +121,11 @@ class Preprocessing:
     def with_poses(
         self, request: UnitRequest, picture: Image, target: tuple[int, int] | None = None, mask: Image | None = None
     ) -> tuple[Image, dict[str, Any] | None]:
-        """Return the same, and the poses in it as OpenPose's JSON, where the preprocessor finds such."""
+        """Return the same as a picture to look at, and the poses in it as OpenPose's JSON, where it finds such."""
         preprocessor = preprocessor_of(request)
         if not preprocessor.finds_poses:
-            return self(request, picture, target, mask=mask), None
+            hint = self(request, picture, target, mask=mask)
+            return cards(picture, preprocessor.title) if isinstance(hint, Tensor) else hint, None
         resolution = resolution_of(request, (picture.shape[0], picture.shape[1]), target)
         (pose,) = preprocessor.poses(picture, resolution=resolution, runtime=self.runtime)
         return preprocessor.draw(pose, **request.parameters), to_json(pose)

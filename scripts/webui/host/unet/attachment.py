@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .....core.base import check_fits
 from .....core.effects import Effects
 from .....core.errors import IncompatibleModelError
-from .....core.step import Evaluate
+from .....core.step import Attend, Evaluate
 from .....core.unit import ControlUnit
 from .tiles import Tiles
 from .unets import base_of
@@ -32,6 +32,7 @@ class Call:
     context: Tensor  # [B, T, D]
     y: Tensor | None  # [B, A] vector condition (SDXL)
     evaluate: Evaluate  # the network alone, without any effect
+    attend: Attend  # one of its self-attentions, likewise
     tiles: Tiles | None = None  # knows which parts of the picture others let it draw
     # For each equal part of the rows, or of those of each tile, whether it is cond; None: the denoiser's order tells.
     parts: tuple[bool, ...] | None = None

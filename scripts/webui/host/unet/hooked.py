@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .....core.attach import Patches, attach, record
+from .....core.attach import Patches, attach, attend_with, record
 from .....core.errors import HostError
 from .....core.points import Point
 from .....core.rows import take_rows
@@ -105,6 +105,11 @@ class Injection:
             self._unet.forward(**{name: value for name, value in given.items() if value is not None})
         return found
 
+    def attend(self, point: Point, x: Tensor, context: Tensor) -> Tensor:
+        """Return what a self-attention returns for other values, under the casting of the evaluation: `Step.attend`."""
+        with self._casting():
+            return attend_with(self._locate(point).module, x, context)
+
     def _before(self, _unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         self._attached.eject()  # of an evaluation that a user interrupted: nobody is told of its end
         given = dict(zip(INPUTS, args, strict=False)) | kwargs
@@ -123,7 +128,15 @@ class Injection:
         given = self._given
         assert given is not None
         x, timestep, context, y = (given[name] for name in INPUTS)
-        return Call(x=x, timestep=timestep, context=context, y=y, evaluate=self.evaluate_alone, tiles=self._tiles)
+        return Call(
+            x=x,
+            timestep=timestep,
+            context=context,
+            y=y,
+            evaluate=self.evaluate_alone,
+            attend=self.attend,
+            tiles=self._tiles,
+        )
 
     def _after(self, _unet: nn.Module, _args: object, output: Tensor | None) -> Tensor | None:
         """Take this evaluation's effects away; also called when the U-Net has failed, without an output."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .....core.attach import Patches, attach_shifts, record
+from .....core.attach import Patches, attach_shifts, attend_with, record
 from .....core.effects import Effects
 from .....core.points import MIDDLE, Point
 from .....core.rows import take_rows
@@ -76,6 +76,10 @@ class Network:
                 **vector,
             )
         return found
+
+    def attend(self, point: Point, x: Tensor, context: Tensor) -> Tensor:
+        """Return what a self-attention returns for other values: `Step.attend`."""
+        return attend_with(locate_in(self._unet)(point).module, x, context)
 
     def detach(self) -> None:
         """Take all hooks away."""

@@ -149,6 +149,7 @@ class PatchedControl(Link):
                 context=cond["c_crossattn"],
                 y=cond.get("y"),
                 evaluate=lambda x, rows, points: network.evaluate_alone(x, timestep, rows, points, cond, options),
+                attend=network.attend,
                 tiles=self._tiles,
                 parts=tuple(part == COND for part in options["cond_or_uncond"]),
                 onto=None if given is None else to_residuals(given, network.blocks),

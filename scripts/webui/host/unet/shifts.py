@@ -21,7 +21,13 @@ OUT = {"attn1": Part.ATTN1_OUT, "attn2": Part.ATTN2_OUT}
 
 
 def has_patch(point: Point) -> bool:
-    """Return whether the program has a patch for a point: not behind the middle block, nor behind the decoder's."""
+    """Return whether the program has a patch for a point.
+
+    It has none behind the middle block, nor behind the decoder's, and at the heads of attention only one that replaces
+    the attention and may be somebody else's.
+    """
+    if point.part is Part.ATTN2_HEADS:
+        return False
     return point.part is not Part.STREAM or point.block is Block.INPUT
 
 

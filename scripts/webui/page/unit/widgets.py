@@ -1,7 +1,7 @@
 """One unit of the page: its widgets, under the ids that users' styles and other extensions know."""
 
-# pyright: reportMissingImports=false
-# The host's own modules exist only inside it.
+# pyright: reportMissingImports=false, reportCallIssue=false
+# The host's own modules exist only inside it; its gradio has other parameters than the one of the standalone page.
 
 from __future__ import annotations
 

@@ -1,0 +1,33 @@
+"""What an image encoder hands out: `Embedding`, by which preprocessors and control models find each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Encoder(Enum):
+    """An image encoder that control models were trained with."""
+
+    CLIP_L = "CLIP ViT-L/14"
+    CLIP_H = "CLIP ViT-H/14"
+    CLIP_G = "CLIP ViT-bigG/14"
+
+
+class Values(Enum):
+    """Which of an encoder's values are handed on, [N, T, D]."""
+
+    LAST_STATES = "last hidden states"
+    STATES = "penultimate hidden states"  # with those of a grey picture beside them: [N, T, 2 D]
+    IMAGE = "image embedding"  # one token, projected to the width that text shares
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """Which encoder looked at a picture, and which of its values are meant. No encoder: nobody knows which."""
+
+    encoder: Encoder | None
+    values: Values
+
+    def __str__(self) -> str:
+        return f"{self.values.value} of {'an image encoder' if self.encoder is None else self.encoder.value}"

@@ -1,0 +1,96 @@
+"""From what CLIP saw in a picture to tokens as wide as a prompt's, with the parameter names of the published files.
+
+Three kinds: plain ones read the image embedding, one token; plus and full-face ones the hidden states, one token for
+each place of the picture. Plus ones ask for what they need, by attention from tokens of their own (the Perceiver
+resampler of Alayrac et al., "Flamingo", 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ...layers import Kit
+
+HEAD = 64  # channels of a head of the resampler's attention
+
+
+class Plain(nn.Module):
+    """An image embedding [N, 1, D] -> a few tokens [N, count, context]."""
+
+    def __init__(self, width: int, context: int, count: int, kit: Kit) -> None:
+        super().__init__()
+        self._shape = (count, context)
+        self.proj = kit.ops.Linear(width, count * context)
+        self.norm = kit.ops.LayerNorm(context)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return self.norm(self.proj(seen[:, 0]).reshape(len(seen), *self._shape))
+
+
+class FullFace(nn.Module):
+    """Hidden states [N, T, D] -> as many tokens [N, T, context]."""
+
+    def __init__(self, width: int, inner: int, context: int, kit: Kit) -> None:
+        super().__init__()
+        ops = kit.ops
+        self.proj = nn.Sequential(
+            ops.Linear(width, inner), nn.GELU(), ops.Linear(inner, context), ops.LayerNorm(context)
+        )
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return self.proj(seen)
+
+
+class PerceiverAttention(nn.Module):
+    """Attention from tokens of its own over the picture's and themselves."""
+
+    def __init__(self, width: int, inner: int, kit: Kit) -> None:
+        super().__init__()
+        ops = kit.ops
+        self._attention, self._heads = kit.attention, inner // HEAD
+        self.norm1, self.norm2 = ops.LayerNorm(width), ops.LayerNorm(width)
+        self.to_q = ops.Linear(width, inner, bias=False)
+        self.to_kv = ops.Linear(width, 2 * inner, bias=False)
+        self.to_out = ops.Linear(inner, width, bias=False)
+
+    def forward(self, seen: Tensor, tokens: Tensor) -> Tensor:
+        normed = self.norm2(tokens)
+        k, v = self.to_kv(torch.cat([self.norm1(seen), normed], dim=1)).chunk(2, dim=-1)
+        return self.to_out(self._attention(self.to_q(normed), k, v, self._heads))
+
+
+class Resampler(nn.Module):
+    """Hidden states [N, T, D] -> tokens [N, count, context]."""
+
+    def __init__(
+        self, seen: int, width: int, inner: int, feed: int, context: int, count: int, depth: int, kit: Kit
+    ) -> None:
+        """seen: width of the hidden states. width: of its own tokens. inner, feed: of attention and feed-forward."""
+        super().__init__()
+        ops = kit.ops
+        self.latents = nn.Parameter(torch.empty(1, count, width))
+        self.proj_in, self.proj_out = ops.Linear(seen, width), ops.Linear(width, context)
+        self.norm_out = ops.LayerNorm(context)
+        self.layers = nn.ModuleList(
+            nn.ModuleList([PerceiverAttention(width, inner, kit), _feed_forward(width, feed, kit)])
+            for _ in range(depth)
+        )
+
+    def forward(self, seen: Tensor) -> Tensor:
+        seen = self.proj_in(seen)
+        tokens = self.latents.to(seen).expand(len(seen), -1, -1)
+        for attention, feed in cast("Iterable[tuple[PerceiverAttention, nn.Sequential]]", self.layers):
+            tokens = tokens + attention(seen, tokens)
+            tokens = tokens + cast(Tensor, feed(tokens))
+        return self.norm_out(self.proj_out(tokens))
+
+
+def _feed_forward(width: int, inner: int, kit: Kit) -> nn.Sequential:
+    ops = kit.ops
+    return nn.Sequential(
+        ops.LayerNorm(width), ops.Linear(width, inner, bias=False), nn.GELU(), ops.Linear(inner, width, bias=False)
+    )
