@@ -28,7 +28,7 @@ from controlstack.core.unit import ControlUnit
 from controlstack.models.families.controlnext import ControlNeXt, ControlNeXtModel, Place
 from controlstack.models.layers import STANDARD
 from controlstack.models.remembered import DIGEST, Remembered
-from controlstack.training.copy import trainable_copy
+from controlstack.training.recipes.copies import copy_of_encoder
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -103,7 +103,7 @@ def measure() -> dict[str, float]:
         unets = {"sd15": UNet2DConditionModel(sample_size=64, **SD15), "sdxl": UNet2DConditionModel(**SDXL)}
         first, released = ControlNeXt(OLD, STANDARD), ControlNeXt(NEW, STANDARD)
         for name, unet in unets.items():
-            base, control = parameters(unet), parameters(trainable_copy(unet))
+            base, control = parameters(unet), parameters(copy_of_encoder(unet))
             companion = sum(each.numel() for key, each in unet.named_parameters() if TRAINED[name] in key)
             numbers |= {
                 f"{name}_base": base,
@@ -117,7 +117,7 @@ def measure() -> dict[str, float]:
         bare = flops(lambda: unets["sd15"](x, time, context))
         model = MetaModel(released, name="next", place=Place.HALVED, remembered=Remembered(device="meta"))
         cost = _step_cost()
-        unit = cost.MetaUnit(model=cost.MetaModel(trainable_copy(unets["sd15"]), name="control"), hint=hint)
+        unit = cost.MetaUnit(model=cost.MetaModel(copy_of_encoder(unets["sd15"]), name="control"), hint=hint)
         cost.LATENT = LATENT
         return numbers | {
             "controlnext_network": parameters(released),

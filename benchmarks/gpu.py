@@ -30,7 +30,7 @@ from controlstack.core.unit import ControlUnit
 from controlstack.models.families.controlnet import ControlNetModel
 from controlstack.models.naming import to_diffusers
 from controlstack.pipelines.attached import arguments, vector_condition
-from controlstack.training.recipes.copies import trainable_copy
+from controlstack.training.recipes.copies import copy_of_encoder
 from torch import Tensor, nn
 
 ROWS, STEPS, COUNTS = 2, 20, (1, 2, 3)
@@ -95,7 +95,7 @@ class Contest:
         self.device, self.dtype = device, dtype
         with torch.device("meta"):
             self.unet: Any = UNet2DConditionModel(sample_size=size.latent, **size.unet)
-            networks = [trainable_copy(self.unet).to(dtype) for _ in COUNTS]
+            networks = [copy_of_encoder(self.unet).to(dtype) for _ in COUNTS]
             peers = [Theirs.from_unet(self.unet, load_weights_from_unet=False).to(dtype) for _ in COUNTS]
         self.unet = _filled(self.unet.to(dtype), device)
         for network, peer in zip(networks, peers, strict=True):

@@ -33,7 +33,7 @@ from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.families.controlnet import ControlNet, ControlNetModel
 from controlstack.models.naming import to_diffusers
 from controlstack.pipelines.attached import arguments
-from controlstack.training.recipes.copies import trainable_copy
+from controlstack.training.recipes.copies import copy_of_encoder
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -140,7 +140,7 @@ def measure() -> dict[str, float]:
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
         theirs = Theirs.from_unet(unet, load_weights_from_unet=False)
-        networks = [trainable_copy(unet) for _ in range(3)]
+        networks = [copy_of_encoder(unet) for _ in range(3)]
         context, hint = torch.randn(ROWS, 77, 768), torch.rand(1, 3, 8 * LATENT, 8 * LATENT)
         bare = flops(lambda: unet(torch.randn(ROWS, 4, LATENT, LATENT), torch.ones(ROWS), context))
         units = [MetaUnit(model=MetaModel(net, name=str(k)), hint=hint) for k, net in enumerate(networks)]
@@ -222,7 +222,7 @@ class Contest:
         torch.manual_seed(0)
         with torch.device("meta"):
             self.unet: Any = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-            networks = [trainable_copy(self.unet) for _ in COUNTS]
+            networks = [copy_of_encoder(self.unet) for _ in COUNTS]
             theirs = Theirs.from_unet(self.unet, load_weights_from_unet=False)
         _fill(self.unet)
         _fill(networks[0])

@@ -449,10 +449,6 @@ NO_CONTROL: dict[str, tuple[Callable[[], Shapes], str]] = {  # (names, what the 
     "OpenCLIP": (lambda: _layer("transformer.resblocks.0.attn.out_proj", 1024, 1024), "text encoder"),
     "T5": (lambda: {"encoder.block.0.layer.0.SelfAttention.q.weight": (4096, 4096)}, "text encoder"),
     "CLIP vision": (lambda: _layer("vision_model.encoder.layers.0.self_attn.q_proj", 1024, 1024), "image encoder"),
-    "IP-Adapter": (
-        lambda: {**_layer("image_proj.proj", 3072, 1024), "ip_adapter.1.to_k_ip.weight": (320, 768)},
-        "IP-Adapter",
-    ),
     "IP-Adapter FaceID": (lambda: {"ip_adapter.0.to_q_lora.down.weight": (128, 320)}, "IP-Adapter"),
     "upscaler, ESRGAN": (lambda: {"model.1.sub.0.RDB1.conv1.0.weight": (32, 64, 3, 3)}, "upscaler"),
     "upscaler, RealESRGAN": (

@@ -151,11 +151,7 @@ def test_other_archives_and_pickles_are_named(tmp_path: Path) -> None:
         inspect(tmp_path / "model.pth")
 
 
-def test_a_fooocus_patch_and_an_ip_adapter_are_named(tmp_path: Path) -> None:
-    tables = {"image_proj": {"proj.weight": torch.ones(3)}, "ip_adapter": {"1.to_k_ip.weight": torch.ones(3)}}
-    torch.save(tables, tmp_path / "ip.bin")
-    with pytest.raises(UnsupportedModelError, match="IP-Adapter"):
-        inspect(tmp_path / "ip.bin")
+def test_a_fooocus_patch_is_named(tmp_path: Path) -> None:
     values = (torch.ones(3, dtype=torch.uint8), torch.ones(1), torch.ones(1))
     torch.save({"diffusion_model.input_blocks.0.0.weight": values}, tmp_path / "inpaint.fooocus.patch")
     with pytest.raises(UnsupportedModelError, match="Fooocus"):

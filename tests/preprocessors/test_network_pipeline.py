@@ -29,7 +29,13 @@ ROOT = Path(__file__).resolve().parents[2]
 SIZES = [(511, 513), (64, 4096), (16, 16), (65, 63)]
 SLOW = {"normal_marigold", "openpose_face", "openpose_hand", "openpose_faceonly"}  # at large sizes; siblings are not
 TINY: dict[str, tuple[Any, ...]] = {}  # id of a preprocessor -> what makes networks that are called as its real ones
-ELSEWHERE = {"mobile_sam": "test_networks.py"}  # its network is asked by controlnet-aux's own code, as it is there
+ELSEWHERE = {  # what is tested in a file of its own
+    "mobile_sam": "test_networks.py",  # its network is asked by controlnet-aux's own code, as it is there
+    "openpose_mediapipe": "poses/test_holistic.py",  # with the networks that its package brings
+    **dict.fromkeys(
+        ("clip_vision", "clip_h", "clip_h_states", "clip_g"), "encoders/test_clip.py"
+    ),  # these give no pictures
+}
 
 
 def stands_for(*names: str) -> Any:

@@ -173,9 +173,9 @@ def test_a_sampling_loop_of_ones_own_draws_what_a_pipeline_draws(base: Any, phot
     assert (latents - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_a_model_that_reads_embeddings_says_where_it_can_be_used(photo: Path) -> None:
+def test_a_model_that_reads_embeddings_names_the_encoder_that_it_needs(photo: Path) -> None:
     from controlstack.models.families.t2i_adapter import StyleAdapter, StyleModel
 
     model = StyleModel(StyleAdapter(width=8, context=16, count=2, layers=1), name="style")
-    with pytest.raises(cs.UnsupportedModelError, match="ComfyUI"):
+    with pytest.raises(cs.PreprocessorError, match="choose clip_vision"):
         cs.unit(photo, model)
