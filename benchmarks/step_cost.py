@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from controlstack.core.base import Base
 from controlstack.core.control import ControlModel, Prepared, Prompt
-from controlstack.core.points import MIDDLE, Point, skip
-from controlstack.core.rows import Twins
+from controlstack.core.network.base import Base
+from controlstack.core.network.points import MIDDLE, Point, skip
+from controlstack.core.network.rows import Twins
 from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from .base import LATENT, Base, BaseWeights
-from .effects import Effect, WeightDelta
 from .embedding import Embedding
 from .errors import UnitError
+from .network.base import LATENT, Base, BaseWeights
+from .network.effects import Effect, WeightDelta
+from .network.points import Point
 from .options import Option, Value
-from .points import Point
 from .step import Step
 
 Prepared = tuple[Tensor, ...]  # what a hint became; each [N, ...]

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import LATENT
 from .control import HintSpace, Prepared, Prompt
 from .errors import HintError
 from .host import Host
+from .network.base import LATENT
+from .network.rows import take_rows
 from .resize import ResizeMode, fit
-from .rows import take_rows
 from .step import Step, Window
 from .unit import ControlUnit
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .effects import Effects
+from .network.effects import Effects
 
 Lists = dict[str, list[Tensor | None]]
 

@@ -17,12 +17,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .effects import Accumulator, Effects, Shift, Watch, add_rows
 from .errors import HintError
 from .host import Host, PlainHost
 from .kept import Kept, hint_key, hints_of, pictures_of
-from .points import PROMPT, Point
-from .rows import Twins, take_rows
+from .network.effects import Accumulator, Effects, Shift, Watch, add_rows
+from .network.points import PROMPT, Point
+from .network.rows import Twins, take_rows
 from .schedule import RangeBasis
 from .step import Step
 from .unit import ControlMode, ControlUnit

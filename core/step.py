@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .errors import HostError
-from .points import Point
-from .rows import Twins, take_rows
+from .network.points import Point
+from .network.rows import Twins, take_rows
 from .schedule import Progress
 
 # (latents, rows, points) -> what stands at those points when the base network sees these latents, with the time and the

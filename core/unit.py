@@ -11,7 +11,7 @@ from torch import Tensor
 from .control import ControlModel, HintSpace
 from .errors import HintError, UnitError
 from .modes import ControlMode, ResizeMode
-from .points import Point
+from .network.points import Point
 from .schedule import Schedule
 
 

@@ -14,13 +14,13 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from ..core.effects import WeightDelta
 from ..core.errors import DamagedModelError, IncompatibleModelError, ModelError
-from .finding import PICKLES, SAFETENSORS
+from ..core.network.effects import WeightDelta
+from .files.finding import PICKLES, SAFETENSORS
+from .files.loading import open_model, read_header
+from .files.precision import unscale
 from .guard import shown
-from .loading import open_model, read_header
 from .naming import to_ldm
-from .precision import unscale
 
 T = TypeVar("T")
 

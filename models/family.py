@@ -17,18 +17,18 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..core.base import Base
 from ..core.control import ControlModel
 from ..core.errors import DamagedModelError, IncompatibleModelError, UnsupportedModelError
+from ..core.network.base import Base
 from ..core.options import Option
+from .files.loading import Header
+from .files.precision import check_types, unscale, widen, without_scales
+from .files.sources import read_settings
+from .files.tensor_table import type_name
 from .guard import check_numbers, guard, shown
 from .layers import STANDARD, Kit
-from .loading import Header
 from .names import DIFFERENCE, changes_others
-from .precision import check_types, unscale, widen, without_scales
 from .settings import Settings
-from .sources import read_settings
-from .tensor_table import type_name
 
 T = TypeVar("T")
 Network = TypeVar("Network", bound=nn.Module)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.base import Base
 from ..core.control import ControlModel, Prepared, Prompt
-from ..core.points import Point
+from ..core.network.base import Base
+from ..core.network.points import Point
 from ..core.step import Step
 
 

@@ -20,11 +20,11 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from ..core.base import Base
 from ..core.control import ControlModel, HintSpace, Prepared, Prompt
-from ..core.effects import Effect, Shift, Watch
+from ..core.network.base import Base
+from ..core.network.effects import Effect, Shift, Watch
+from ..core.network.points import MIDDLE, Block, Part, Point, stream
 from ..core.options import Option
-from ..core.points import MIDDLE, Block, Part, Point, stream
 from ..core.step import Step
 from .names import REFERENCES
 

@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.base import Base
 from ..core.control import ControlModel
 from ..core.errors import ModelError, UnsupportedModelError
+from ..core.network.base import Base
 from ..core.options import Option
 from .families import control_lora, controlnet, controlnet_lite, controlnext, lllite, t2i_adapter, union
 from .families.ip_adapter import family as ip_adapter
 from .family import Description, Family, Shapes
+from .files.loading import Header, ModelFile, open_model, read_header
+from .files.precision import check_quantised
+from .files.sources import read_settings
 from .guard import guard
 from .layers import STANDARD, Kit
-from .loading import Header, ModelFile, open_model, read_header
 from .names import below, unwrapped
 from .others import control_of_others, no_control
-from .precision import check_quantised
-from .sources import read_settings
 
 REGISTRY: tuple[Family[Any, Any], ...] = (
     controlnet.FAMILY,

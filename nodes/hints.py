@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.base import LATENT
 from ..core.control import ControlModel
 from ..core.embedding import Embedding, Values
 from ..core.errors import HintError, UnitError
+from ..core.network.base import LATENT
 from ..preprocessors import Preprocessor
 from ..preprocessors.poses.points import to_json
 from ..units.convention import chosen

@@ -14,11 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.attach import Locate, Patches, Site, Value, attach, attend_with, attention_site, change_weights, record
-from ..core.base import Base, check_fits
-from ..core.effects import Effects
-from ..core.points import MIDDLE, Block, Part, Point
-from ..core.rows import take_rows
+from ..core.network.attach import (
+    Locate,
+    Patches,
+    Site,
+    Value,
+    attach,
+    attend_with,
+    attention_site,
+    change_weights,
+    record,
+)
+from ..core.network.base import Base, check_fits
+from ..core.network.effects import Effects
+from ..core.network.points import MIDDLE, Block, Part, Point
+from ..core.network.rows import take_rows
 from ..core.schedule import Progress, progress_at
 from ..core.stack import ControlStack
 from ..core.step import Step

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..core.base import LATENT, BaseWeights
 from ..core.control import ControlModel
 from ..core.errors import HostError
+from ..core.network.base import LATENT, BaseWeights
 from ..models.guard import one_line
 from ..models.naming import to_ldm
 from ..preprocessors.networks.pool import PlainManager

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..core.base import LATENT
 from ..core.errors import HostError
+from ..core.network.base import LATENT
 from ..core.stack import ControlStack, Firing
 from ..core.unit import ControlUnit
 from ..preprocessors import MAX_PIXELS

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..core.base import LATENT
+from ..core.network.base import LATENT
 from .bases import Base
 
 Image = NDArray[np.uint8]

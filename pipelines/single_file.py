@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..core.base import LATENT
 from ..core.errors import HostError
+from ..core.network.base import LATENT
 from ..models.families.controlnet import ControlNetConfig, ControlNetSettings
+from ..models.files.loading import Header, read_header, read_tensors
+from ..models.files.sources import read_settings
 from ..models.guard import one_line
-from ..models.loading import Header, read_header, read_tensors
 from ..models.names import below
-from ..models.sources import read_settings
 from .folders import check_channels
 from .tokenizers import END, ZERO, make_tokenizer
 

@@ -85,7 +85,7 @@ def fitting_size(native: int, start: Image | None, width: int | None, height: in
 
 
 def _aligned(side: float) -> int:
-    from ..core.base import LATENT
+    from ..core.network.base import LATENT
 
     return max(LATENT, round(side / LATENT) * LATENT)
 

@@ -118,7 +118,7 @@ def _preprocess(args: argparse.Namespace) -> int:
     from ..core.errors import PreprocessorError
     from ..preprocessors import find
     from .availability import download_missing, table
-    from .sources import is_pattern
+    from .media.sources import is_pattern
     from .units import parse_parameters
 
     runtime = _runtime(args)

@@ -78,7 +78,7 @@ def check_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> None:
     """Raise FileError for the first path that leads nowhere, before anything that takes seconds is imported."""
     from ..core.errors import FileError
     from ..models.names import REFERENCES
-    from .sources import is_pattern
+    from .media.sources import is_pattern
 
     wanted = [("checkpoint", args.base), ("picture", args.image), ("picture", args.mask)]
     for unit in units:

@@ -23,11 +23,11 @@ from ..preprocessors import Output, Preprocessor
 from ..preprocessors.folders import Listing, list_pictures
 from ..preprocessors.images import count_frames, make_folder, read_frames, read_image, read_mask, suffixes, write_image
 from ..preprocessors.perform import Runtime
-from .pose_files import SUFFIX as POSES
-from .pose_files import draw, draw_file, read_poses, write_poses
-from .sources import expand
-from .videos import SUFFIXES as VIDEOS
-from .videos import open_video, read_note, write_video
+from .media.pose_files import SUFFIX as POSES
+from .media.pose_files import draw, draw_file, read_poses, write_poses
+from .media.sources import expand
+from .media.videos import SUFFIXES as VIDEOS
+from .media.videos import open_video, read_note, write_video
 
 Image = NDArray[np.uint8]
 

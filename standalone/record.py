@@ -25,10 +25,10 @@ from ..core.stack import Firing
 from ..core.unit import ControlUnit
 from ..pipelines.drawing import Request, Result
 from ..preprocessors.images import read_image, read_mask, write_image
-from ..units.infotext import write as write_infotext
 from ..units.record import from_record, pixels_of, plain_pixels, to_record
 from ..units.request import UnitRequest
-from ..units.webui_fields import UnitArgs, args_of
+from ..units.webui.fields import UnitArgs, args_of
+from ..units.webui.infotext import write as write_infotext
 
 if TYPE_CHECKING:
     from ..pipelines.bases import Base

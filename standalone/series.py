@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import FileError, HintError
-from .sources import Files, Film, Frame, many
+from .media.sources import Files, Film, Frame, many
 
 if TYPE_CHECKING:
     import numpy as np
@@ -206,7 +206,7 @@ def run_series(
 def _write_film(output: Path, film: Film, names: Sequence[Path]) -> None:
     """Write the first picture of each frame as a video beside the folder of frames."""
     from ..preprocessors.images import read_image
-    from .videos import write_video
+    from .media.videos import write_video
 
     path = output / f"{film.said.stem}.mp4"
     write_video(path, film.rate, (read_image(_target(output, name, 0)) for name in names))

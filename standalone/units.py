@@ -107,7 +107,7 @@ def _posed(request: UnitRequest) -> UnitRequest:
     image = request.image
     if not isinstance(image, Path) or image.suffix.lower() != POSES:
         return request
-    from .pose_files import draw_file
+    from .media.pose_files import draw_file
 
     preprocessor = preprocessor_of(request)
     resolution = None if request.resolution is None else int(request.resolution)

@@ -9,8 +9,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from controlstack.core.base import Base, check_fits
 from controlstack.core.errors import DamagedModelError, IncompatibleModelError, PreprocessorError
+from controlstack.core.network.base import Base, check_fits
 from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.base import LATENT
 from ..core.errors import HintError, ScheduleError
+from ..core.network.base import LATENT
 from . import choices
 from .choices import OPTIMISERS, SCHEDULES, TIMES, UNLOCKS
 from .data.hints import HintSource

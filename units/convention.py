@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from ..core.embedding import Embedding
 from ..core.errors import PreprocessorError, UnitError
-from ..models.finding import PICKLES, find_weights
-from ..models.loading import read_header
+from ..models.files.finding import PICKLES, find_weights
+from ..models.files.loading import read_header
 from ..preprocessors import Output, Preprocessor, encoding, find
 from . import text
 from .request import AUTO, NONE, UnitRequest

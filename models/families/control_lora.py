@@ -18,8 +18,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ...core.base import Base, BaseWeights
 from ...core.errors import IncompatibleModelError
+from ...core.network.base import Base, BaseWeights
 from ..family import Family, Shapes, shapes_of
 from ..layers import Kit
 from .controlnet import FIRST, ControlNet, ControlNetConfig, ControlNetModel, ControlNetSettings, base_of

@@ -20,14 +20,15 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from ...core.base import SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT, Base
 from ...core.control import ControlModel, Prepared, Prompt
 from ...core.errors import ModelError, UnsupportedModelError
-from ...core.points import MIDDLE, Point, skip
-from ...core.rows import Twins
+from ...core.network.base import SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT, Base
+from ...core.network.points import MIDDLE, Point, skip
+from ...core.network.rows import Twins
 from ...core.step import Step
 from ..companions import companion_of, read_delta
 from ..family import Family, Shapes
+from ..files.loading import Header
 from ..guard import shown
 from ..layers import (
     STANDARD_GROUPS,
@@ -43,7 +44,6 @@ from ..layers import (
     attend,
     timestep_embedding,
 )
-from ..loading import Header
 from ..naming import to_ldm
 from ..settings import FileName, Settings, Truth, Whole, Word, setting
 

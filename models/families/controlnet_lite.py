@@ -18,10 +18,10 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from ...core.base import Base
 from ...core.control import ControlModel, Prepared, Prompt
-from ...core.points import MIDDLE, Point, skip, stream
-from ...core.rows import Twins
+from ...core.network.base import Base
+from ...core.network.points import MIDDLE, Point, skip, stream
+from ...core.network.rows import Twins
 from ...core.step import Step
 from ..family import Family, Shapes
 from ..layers import RESNET_EPS, STANDARD_GROUPS, Downsample, Kit

@@ -28,22 +28,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.base import SD1_CONTEXT, SDXL_CONTEXT, Base
 from ...core.control import ControlModel, Prepared, Prompt
-from ...core.effects import Effect, Shift, WeightDelta
 from ...core.errors import IncompatibleModelError, UnsupportedModelError
+from ...core.network.base import SD1_CONTEXT, SDXL_CONTEXT, Base
+from ...core.network.effects import Effect, Shift, WeightDelta
+from ...core.network.points import MIDDLE, Point, onward
+from ...core.network.rows import take_rows
 from ...core.options import Option
-from ...core.points import MIDDLE, Point, onward
-from ...core.rows import take_rows
 from ...core.step import Step
 from ..companions import companion_of, names_of, read_delta
 from ..family import Description, Family, Shapes
+from ..files.loading import Header
+from ..files.sources import read_settings
 from ..guard import shown
 from ..layers import Kit, timestep_embedding
-from ..loading import Header
 from ..remembered import Remembered, digests, words_of
 from ..settings import FileName, Settings, Word, setting
-from ..sources import read_settings
 
 EPS = 1e-12  # of the normalisation, `models/unet.py` of all three
 RESNET_EPS = 1e-6  # diffusers' ResnetBlock2D

@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.base import SDXL_CONTEXT, Base
 from ...core.control import ControlModel, Prepared, Prompt
-from ...core.effects import Effect, Shift
 from ...core.errors import DamagedModelError, HintError, IncompatibleModelError
-from ...core.points import Block, Part, Point
+from ...core.network.base import SDXL_CONTEXT, Base
+from ...core.network.effects import Effect, Shift
+from ...core.network.points import Block, Part, Point
 from ...core.step import Step
 from ..family import Family, Shapes
 from ..guard import shown

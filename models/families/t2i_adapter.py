@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.base import Base
 from ...core.control import HintSpace, Prepared
 from ...core.embedding import Embedding, Encoder, Values
-from ...core.points import MIDDLE, PROMPT, stream
+from ...core.network.base import Base
+from ...core.network.points import MIDDLE, PROMPT, stream
 from ..family import Family, Shapes
 from ..features import FeatureModel
 from ..layers import STANDARD, TORCH_OPS, Kit, Ops

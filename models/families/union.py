@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.control import ControlModel, Prepared, Prompt
+from ...core.network.points import Point
 from ...core.options import Option
-from ...core.points import Point
 from ...core.step import Step
 from ..family import Shapes
 from ..layers import Kit, timestep_embedding

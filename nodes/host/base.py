@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from ...core.base import Base, check_fits
 from ...core.errors import HostError, IncompatibleModelError
+from ...core.network.base import Base, check_fits
 from ...core.unit import ControlUnit
 from .member import Member
 from .patches import check_points

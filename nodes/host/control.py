@@ -18,9 +18,9 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...core.base import LATENT
 from ...core.errors import HostError
 from ...core.lists import Lists
+from ...core.network.base import LATENT
 from ...core.schedule import RangeBasis, Schedule
 from ...core.unit import ControlUnit
 from ..reports.report import Report

@@ -16,13 +16,13 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...core.base import Base
 from ...core.control import ControlModel, Prepared, Prompt
 from ...core.errors import ControlError, IncompatibleModelError
 from ...core.lists import to_residuals
+from ...core.network.base import Base
+from ...core.network.points import Block, Point, skip, stream
+from ...core.network.rows import take_rows
 from ...core.options import Option
-from ...core.points import Block, Point, skip, stream
-from ...core.rows import take_rows
 from ...core.step import Step
 from ...models.registry import outline
 from .union import tell_host

@@ -13,7 +13,7 @@ from typing import Any
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ...core.points import Point
+from ...core.network.points import Point
 
 REPLACED, ATTENTION = "patches_replace", "attn2"  # in the options of a call
 Replaced = Mapping[str, Mapping[Any, Any]]

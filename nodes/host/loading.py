@@ -20,8 +20,8 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ...core.errors import UnsupportedModelError
+from ...models.files.loading import Header, open_model
 from ...models.layers import Kit, Ops
-from ...models.loading import Header, open_model
 from ...models.registry import load_open
 from ...units.convention import said_by
 from .control import LoadedControl

@@ -19,10 +19,10 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
-from ...core.attach import attend_with
 from ...core.control import ControlModel
 from ...core.errors import HostError, IncompatibleModelError
-from ...core.points import MIDDLE, Block, Part, Point, onward, skip, stream
+from ...core.network.attach import attend_with
+from ...core.network.points import MIDDLE, Block, Part, Point, onward, skip, stream
 from .foreign import Call
 from .heads import REPLACED, with_heads, without_heads
 from .weights import Deltas, wrapper_of

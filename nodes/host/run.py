@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ...core.control import ControlModel
-from ...core.effects import Effects
 from ...core.errors import HostError, ScheduleError
 from ...core.lists import Lists, to_lists, to_residuals
-from ...core.points import Point
+from ...core.network.effects import Effects
+from ...core.network.points import Point
 from ...core.schedule import RangeBasis, fires_on
 from ...core.stack import ControlStack
 from ...core.step import Step, Window

@@ -21,11 +21,11 @@ import torch
 from comfy.weight_adapter.lora import LoRAAdapter
 from torch import Tensor
 
-from ...core.attach import check_delta, deltas_of
-from ...core.base import BaseWeights
 from ...core.control import ControlModel
-from ...core.effects import WeightDelta
 from ...core.errors import HostError
+from ...core.network.attach import check_delta, deltas_of
+from ...core.network.base import BaseWeights
+from ...core.network.effects import WeightDelta
 from ...core.unit import ControlUnit
 
 PREFIX = "diffusion_model."  # of the base network's weights in the host

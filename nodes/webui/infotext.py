@@ -12,11 +12,11 @@ from torch import Tensor
 from ...core.errors import UnitError
 from ...core.schedule import RangeBasis
 from ...preprocessors.declaration import nearest
-from ...units import infotext
 from ...units.choices import HiresOption
 from ...units.make import acts_in
 from ...units.request import UnitRequest
-from ...units.webui_fields import args_of, parse_unit, request_of
+from ...units.webui import infotext
+from ...units.webui.fields import args_of, parse_unit, request_of
 from ..spec import Units, UnitSpec
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from ...core.errors import UnitError
 from ...units.choices import HiresOption
 from ...units.hint import Size
-from ...units.infotext import parse_generation
 from ...units.offer import preprocessor_of
 from ...units.request import UnitRequest
+from ...units.webui.infotext import parse_generation
 from ..hints import as_read, make_hint, size_of
 from ..host.files import files
 from ..host.loading import load

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...core.base import LATENT
 from ...core.errors import ControlError
-from ...units.webui_fields import UnitArgs
+from ...core.network.base import LATENT
+from ...units.webui.fields import UnitArgs
 from .host.unet.tiles import Tiles
 from .page.page_script import with_page
 from .request import sampling

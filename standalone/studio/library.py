@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ...core.errors import ControlError, HostError
 from ...core.options import Option
-from ...models.finding import PICKLES, SAFETENSORS
-from ...models.loading import read_header
+from ...models.files.finding import PICKLES, SAFETENSORS
+from ...models.files.loading import read_header
 from ...models.registry import identify, offered
 from ...pipelines import tiny_world
 from ...units.convention import Convention, convention_of, said_by

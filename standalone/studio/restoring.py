@@ -16,10 +16,10 @@ from ...core.errors import ControlError, FileError, HostError
 from ...core.files import parse_json
 from ...pipelines.drawing import Request
 from ...pipelines.schedulers import scheduler_name
-from ...units import infotext
 from ...units.record import PICTURES, from_record, pixels_of
 from ...units.request import FIELDS, UnitRequest
-from ...units.webui_fields import parse_unit, request_of
+from ...units.webui import infotext
+from ...units.webui.fields import parse_unit, request_of
 from ..record import FORMAT, INFOTEXT, KEY
 from .library import Library
 

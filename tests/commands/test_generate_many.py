@@ -133,7 +133,7 @@ def test_an_interrupt_keeps_what_is_finished(
 
 @VIDEO
 def test_a_video_becomes_frames_and_a_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from controlstack.standalone.videos import open_video, write_video
+    from controlstack.standalone.media.videos import open_video, write_video
 
     clip, out = tmp_path / "clip.mp4", tmp_path / "out"
     scenes = [read_image(IMAGES / f"scene-{number}.png") for number in (1, 2, 3)]

@@ -274,7 +274,7 @@ def test_an_interrupt_leaves_nothing_half_written(tree: Path, tmp_path: Path) ->
 
 
 def clip(path: Path, count: int = 11, height: int = 48, width: int = 65) -> np.ndarray:
-    from controlstack.standalone.videos import write_video
+    from controlstack.standalone.media.videos import write_video
 
     frames = np.stack([photo(height, width, left=100 + 2 * number) for number in range(count)])
     assert write_video(path, 12.5, iter(frames)) == count
@@ -283,7 +283,7 @@ def clip(path: Path, count: int = 11, height: int = 48, width: int = 65) -> np.n
 
 @VIDEO
 def test_videos_are_written_without_loss(tmp_path: Path) -> None:
-    from controlstack.standalone.videos import open_video
+    from controlstack.standalone.media.videos import open_video
 
     frames = clip(tmp_path / "clip.mp4")
     with open_video(tmp_path / "clip.mp4") as video:
@@ -294,7 +294,7 @@ def test_videos_are_written_without_loss(tmp_path: Path) -> None:
 
 @VIDEO
 def test_a_video_becomes_a_video_of_hints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from controlstack.standalone.videos import open_video
+    from controlstack.standalone.media.videos import open_video
 
     frames = clip(tmp_path / "clip.mp4")
     out = tmp_path / "out"
@@ -319,7 +319,7 @@ def test_a_video_is_made_again_with_other_settings_only(tmp_path: Path, capsys: 
 def test_a_changing_rate_keeps_its_time(tmp_path: Path) -> None:
     """20 frames in two seconds, then 4 in two: written at one rate, they must last four seconds again."""
     import imageio_ffmpeg
-    from controlstack.standalone.videos import open_video
+    from controlstack.standalone.media.videos import open_video
 
     clip(tmp_path / "even.mp4", 50)  # four seconds
     chosen = "select='lt(t,2)+not(mod(n,6))*gte(t,2)'"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from controlstack.core.attach import Patches
+from controlstack.core.network.attach import Patches
 from torch import nn
 
 

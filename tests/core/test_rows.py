@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from controlstack.core.rows import Twins, take_rows
+from controlstack.core.network.rows import Twins, take_rows
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step, Window
 from controlstack.core.unit import ControlMode, ControlUnit

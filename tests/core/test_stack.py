@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from controlstack.core.control import ControlModel
-from controlstack.core.effects import Accumulator, Effects
 from controlstack.core.errors import HintError, ScheduleError, UnitError
-from controlstack.core.points import MIDDLE, PROMPT, Block, Part, Point, skip
+from controlstack.core.network.effects import Accumulator, Effects
+from controlstack.core.network.points import MIDDLE, PROMPT, Block, Part, Point, skip
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import Keyframe, Schedule
 from controlstack.core.stack import ControlStack

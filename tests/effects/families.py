@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterator
 
 import torch
 import torch.nn.functional as F
-from controlstack.core.base import LATENT, Base
 from controlstack.core.control import ControlModel, HintSpace, Prepared, Prompt
-from controlstack.core.effects import Effect, Shift, WeightDelta
-from controlstack.core.points import MIDDLE, Block, Part, Point, onward, skip, stream
+from controlstack.core.network.base import LATENT, Base
+from controlstack.core.network.effects import Effect, Shift, WeightDelta
+from controlstack.core.network.points import MIDDLE, Block, Part, Point, onward, skip, stream
 from controlstack.core.step import Step
 from torch import Tensor, nn
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from controlstack.core.effects import Shift
 from controlstack.core.errors import HintError, IncompatibleModelError
-from controlstack.core.points import MIDDLE, Block, Part, Point, onward
+from controlstack.core.network.effects import Shift
+from controlstack.core.network.points import MIDDLE, Block, Part, Point, onward
 from controlstack.core.schedule import Schedule
 from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlMode, ControlUnit

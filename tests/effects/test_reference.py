@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from controlstack.core.attach import Patches, attach, attend_with, record
 from controlstack.core.errors import HostError
 from controlstack.core.host import PlainHost
+from controlstack.core.network.attach import Patches, attach, attend_with, record
 from controlstack.core.schedule import Schedule, progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step

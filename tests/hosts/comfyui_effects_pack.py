@@ -38,7 +38,7 @@ def _families():
 
 def _latents(families, width):
     """A family that reads latents: they are mapped and added to the stream after an input block."""
-    points, control = _ours("core.points"), _ours("core.control")
+    points, control = _ours("core.network.points"), _ours("core.control")
 
     class Latents(families.Family):
         hint_space, hint_channels = control.HintSpace.LATENTS, 4
@@ -55,7 +55,7 @@ def _latents(families, width):
 
 def _family(model, kind):
     """One family for the widths of a model; the same object means the same weights."""
-    families, points = _families(), _ours("core.points")
+    families, points = _families(), _ours("core.network.points")
     base = _ours("nodes.host.base").base_of(model.model)
     network = model.model.diffusion_model
     shapes = {name: tuple(each.shape) for name, each in network.state_dict().items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import controlstack
-from controlstack.core.base import Base
+from controlstack.core.network.base import Base
 from controlstack.models import registry
 from controlstack.models.family import Family, shapes_of
 from controlstack.models.settings import Settings

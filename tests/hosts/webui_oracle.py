@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 import webui_world
-from controlstack.core.attach import Patches, attach, change_weights, record
-from controlstack.core.base import BaseWeights
 from controlstack.core.control import ControlModel
 from controlstack.core.embedding import Encoder
-from controlstack.core.points import PROMPT, Point
+from controlstack.core.network.attach import Patches, attach, change_weights, record
+from controlstack.core.network.base import BaseWeights
+from controlstack.core.network.points import PROMPT, Point
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import RangeBasis, Schedule
 from controlstack.core.stack import ControlStack

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from controlstack.core.base import BaseWeights, check_fits
 from controlstack.core.control import ControlModel
 from controlstack.core.errors import DamagedModelError, HostError, IncompatibleModelError
 from controlstack.core.host import PlainHost
+from controlstack.core.network.base import BaseWeights, check_fits
 from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step

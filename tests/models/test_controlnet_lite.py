@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from controlstack.core.errors import ModelError
-from controlstack.core.points import MIDDLE, skip, stream
+from controlstack.core.network.points import MIDDLE, skip, stream
 from controlstack.core.schedule import progress_at
 from controlstack.core.step import Step
 from controlstack.models.families.controlnet_lite import LiteFamily
-from controlstack.models.loading import read_header
+from controlstack.models.files.loading import read_header
 from controlstack.models.registry import identify, inspect, load_control_model
 from safetensors.torch import save_file
 from torch import Tensor

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from controlstack.core.attach import Patches, attach, change_weights
 from controlstack.core.errors import IncompatibleModelError, ModelError, UnitError, UnsupportedModelError
+from controlstack.core.network.attach import Patches, attach, change_weights
 from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step

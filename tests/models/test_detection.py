@@ -21,7 +21,7 @@ import torch
 from controlstack.core.errors import UnsupportedModelError
 from controlstack.models.families.controlnet import ControlNetConfig
 from controlstack.models.families.t2i_adapter import AdapterConfig
-from controlstack.models.loading import read_header
+from controlstack.models.files.loading import read_header
 from controlstack.models.naming import to_ldm
 from controlstack.models.registry import REGISTRY, identify, inspect, load_control_model
 from diffusers import ControlNetModel, ControlNetUnionModel, T2IAdapter, UNet2DConditionModel

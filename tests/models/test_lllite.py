@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from controlstack.core.attach import Patches, attach
 from controlstack.core.errors import DamagedModelError, HintError, IncompatibleModelError
+from controlstack.core.network.attach import Patches, attach
 from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from controlstack.cli import main
 from controlstack.core.errors import IncompatibleModelError
-from controlstack.models.loading import read_header, read_tensors
+from controlstack.models.files.loading import read_header, read_tensors
 from controlstack.models.registry import load_control_model
 from controlstack.pipelines.bases import Base, Offload, UnetState
 from controlstack.pipelines.tiny_world import BASE, CONTROLS, IMAGES

@@ -25,7 +25,7 @@ from controlstack.preprocessors import (
 )
 from controlstack.preprocessors.lazy import LazyModule
 from controlstack.preprocessors.networks.network import files_of
-from controlstack.units.webui_names import CONTROL_TYPES, LABELS
+from controlstack.units.webui.names import CONTROL_TYPES, LABELS
 from skimage import data
 
 ROOT = Path(__file__).resolve().parents[2]

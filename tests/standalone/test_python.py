@@ -132,7 +132,7 @@ def test_pictures_without_a_record_are_refused_by_a_sentence(photo: Path, tmp_pa
 
 
 def test_the_webui_reads_the_same_picture(base: Any, photo: Path, tmp_path: Path) -> None:
-    from controlstack.units.infotext import parse_generation, read
+    from controlstack.units.webui.infotext import parse_generation, read
 
     unit = cs.unit(photo, CANNY, preprocessor="canny", weight=0.8)
     (path,) = cs.generate(base, "a red star", units=[unit], negative="grey, dull", **SMALL).save(tmp_path / "out")

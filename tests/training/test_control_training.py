@@ -14,8 +14,8 @@ import torch
 from accelerate.state import AcceleratorState
 from controlstack.core.errors import HintError, HostError
 from controlstack.models.families.controlnet import ControlNet, ControlNetConfig, ControlNetSettings
-from controlstack.models.loading import read_header
-from controlstack.models.sources import read_settings
+from controlstack.models.files.loading import read_header
+from controlstack.models.files.sources import read_settings
 from controlstack.training import commands
 from controlstack.training.data.hints import HintSource, Reader
 from controlstack.training.interrupts import interrupts_wait

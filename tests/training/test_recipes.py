@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from controlstack.core.attach import Patches, change_weights
 from controlstack.core.control import ControlModel
-from controlstack.core.effects import WeightDelta
 from controlstack.core.errors import ScheduleError, UnsupportedModelError
-from controlstack.core.points import MIDDLE, Block, Part, onward
+from controlstack.core.network.attach import Patches, change_weights
+from controlstack.core.network.effects import WeightDelta
+from controlstack.core.network.points import MIDDLE, Block, Part, onward
 from controlstack.core.unit import ControlUnit
 from controlstack.models.naming import to_ldm
 from controlstack.models.registry import load_control_model

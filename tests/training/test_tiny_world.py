@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from controlstack.models.loading import read_header
+from controlstack.models.files.loading import read_header
 from controlstack.pipelines.tiny_world import TINY
 from controlstack.training.report.bars import Steps
 from controlstack.training.tiny import autoencoder, base, commands

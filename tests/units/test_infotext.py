@@ -2,8 +2,8 @@
 
 from controlstack.core.schedule import RangeBasis
 from controlstack.units import infotext
-from controlstack.units.infotext import parse_generation
-from controlstack.units.webui_fields import parse_unit, request_of
+from controlstack.units.webui.fields import parse_unit, request_of
+from controlstack.units.webui.infotext import parse_generation
 
 TEXT = """a cat, (sitting: 1.2)
 on a "mat"

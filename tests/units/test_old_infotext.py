@@ -9,7 +9,7 @@ from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import RangeBasis
 from controlstack.core.unit import ControlMode
 from controlstack.units import infotext
-from controlstack.units.webui_fields import UnitArgs, numbers_of, parse_unit
+from controlstack.units.webui.fields import UnitArgs, numbers_of, parse_unit
 
 BRACKETS = (
     "preprocessor: canny, model: control_v11p_sd15_canny [d14c016b], weight: 0.9, starting/ending: (0.1, 0.75), "

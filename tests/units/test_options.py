@@ -24,7 +24,7 @@ from controlstack.units.options import bound, shown_by
 from controlstack.units.ready import ready
 from controlstack.units.record import from_record, to_record
 from controlstack.units.request import UnitRequest, read_request
-from controlstack.units.webui_fields import args_of, parse_unit, request_of
+from controlstack.units.webui.fields import args_of, parse_unit, request_of
 
 NUMBER = Option(name="share", label="Share", meaning="how much", default=0.5, least=0.0, most=1.0)
 SWITCH = Option(name="deep", label="Deep", meaning="whether", default=False)

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from controlstack.core.attach import Patches
-from controlstack.core.base import Base
 from controlstack.core.control import Prepared, Prompt
-from controlstack.core.effects import Effect, WeightDelta
 from controlstack.core.errors import HostError, IncompatibleModelError
-from controlstack.core.points import Point
+from controlstack.core.network.attach import Patches
+from controlstack.core.network.base import Base
+from controlstack.core.network.effects import Effect, WeightDelta
+from controlstack.core.network.points import Point
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
 from controlstack.core.unit import ControlMode, ControlUnit

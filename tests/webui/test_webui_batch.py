@@ -13,7 +13,7 @@ from controlstack.core.schedule import RangeBasis
 from controlstack.scripts.webui.page.choices import display
 from controlstack.scripts.webui.request.arguments import FIELDS, SLOTS
 from controlstack.scripts.webui.request.batch import Batch, batch_of, pictures_in
-from controlstack.units.webui_fields import UnitArgs
+from controlstack.units.webui.fields import UnitArgs
 from PIL import Image
 
 

@@ -20,7 +20,7 @@ from controlstack.scripts.webui.page.unit import events, poses, preview
 from controlstack.scripts.webui.request import preprocessing
 from controlstack.scripts.webui.request.arguments import FIELDS, THRESHOLDS, from_page_unit
 from controlstack.scripts.webui.request.preprocessing import OWN_SIZE
-from controlstack.units.webui_fields import UnitArgs, parse_unit
+from controlstack.units.webui.fields import UnitArgs, parse_unit
 
 MODELS = ["control_depth [00000000]", "old_canny [11111111]", "control_v11p_sd15_canny [22222222]"]
 ABOUT = " (about: it depends on the sampler)"

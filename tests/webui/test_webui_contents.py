@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from controlstack.core.base import Base
+from controlstack.core.network.base import Base
 from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
 from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig
 from controlstack.models.families.union import UnionNet

@@ -25,7 +25,7 @@ from controlstack.scripts.webui.request.arguments import (
     units_of,
     unsaid,
 )
-from controlstack.units.webui_fields import InputMode, UnitArgs
+from controlstack.units.webui.fields import InputMode, UnitArgs
 
 NAMES = {  # read in the sources of these extensions
     "ADetailer": "get_models ControlNetUnit ControlMode.BALANCED update_cn_script_in_processing",

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from controlstack.core.effects import Effects
-from controlstack.core.points import PROMPT
+from controlstack.core.network.effects import Effects
+from controlstack.core.network.points import PROMPT
 from controlstack.core.step import Window
 from controlstack.scripts.webui.host.unet.attachment import Call
 from controlstack.scripts.webui.host.unet.patched import PatchedControl, join

@@ -31,7 +31,7 @@ from controlstack.scripts.webui.request.passes import Passes
 from controlstack.scripts.webui.request.preparing import prepare, write_text
 from controlstack.scripts.webui.request.preprocessing import Preprocessing
 from controlstack.scripts.webui.request.saying import SENTENCE, line
-from controlstack.units.webui_fields import ALIASES, UnitArgs
+from controlstack.units.webui.fields import ALIASES, UnitArgs
 from PIL import Image
 from stand_ins import Settings, WebUI, webui_request
 

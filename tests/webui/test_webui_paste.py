@@ -15,7 +15,7 @@ from controlstack.scripts.webui.request.arguments import FIELDS, THRESHOLDS, fro
 from controlstack.scripts.webui.request.preprocessing import with_defaults
 from controlstack.units import infotext
 from controlstack.units.choices import BASES
-from controlstack.units.webui_fields import parse_unit
+from controlstack.units.webui.fields import parse_unit
 
 PEER = (
     "Module: canny, Model: {}, Weight: 0.7, Resize Mode: Just Resize, Processor Res: 256, Threshold A: 30, "

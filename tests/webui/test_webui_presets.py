@@ -10,7 +10,7 @@ import pytest
 from controlstack.core.errors import ScheduleError, UnitError
 from controlstack.scripts.webui.page.choices import display
 from controlstack.scripts.webui.page.presets import Presets
-from controlstack.units.webui_fields import parse_unit
+from controlstack.units.webui.fields import parse_unit
 
 UNIT = parse_unit(
     {"enabled": True, "module": "canny", "model": "a [01234567]", "weight": 0.5, "curve": "0: 1; 1: 0",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from controlstack.core.effects import Effects
 from controlstack.core.errors import HostError
+from controlstack.core.network.effects import Effects
 from controlstack.core.step import Window
 from controlstack.scripts.webui.host.foreign import ControlModelType
 from controlstack.scripts.webui.host.unet.denoiser import Denoising

@@ -30,7 +30,7 @@ from controlstack.units import infotext
 from controlstack.units.choices import HiresOption, UnionType
 from controlstack.units.offer import default_preprocessor, models_of_type, of_type
 from controlstack.units.text import read_curve, write_curve
-from controlstack.units.webui_fields import UnitArgs, numbers_of, parse_unit, request_of
+from controlstack.units.webui.fields import UnitArgs, numbers_of, parse_unit, request_of
 from PIL import Image
 
 RED = np.full((4, 6, 3), (255, 0, 0), np.uint8)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...core.errors import ControlError, HintError
 from ...core.files import replacing
-from ...models.loading import read_tensors
+from ...models.files.loading import read_tensors
 from ...pipelines.bases import latents_of
 from ..words import encode_words
 from .example import Image

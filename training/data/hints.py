@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ...core.base import LATENT
 from ...core.errors import HintError
+from ...core.network.base import LATENT
 from ...core.resize import ResizeMode
 from ...preprocessors import find
 from ...preprocessors.resize import resize_image, scale_short_side, scaled_size

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...core.base import check_fits
 from ...core.control import ControlModel
 from ...core.errors import ScheduleError, UnsupportedModelError
+from ...core.network.base import check_fits
 from ...models.family import Family
-from ...models.loading import read_header
+from ...models.files.loading import read_header
 from ...models.naming import to_ldm
 from ...models.registry import identify, load_control_model
 from ...pipelines.attached import base_of

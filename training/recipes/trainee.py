@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...core.attach import Patches, attach
 from ...core.control import ControlModel
-from ...core.effects import Accumulator, Effects, Shift
+from ...core.network.attach import Patches, attach
+from ...core.network.effects import Accumulator, Effects, Shift
 from ...core.schedule import progress_at
 from ...core.step import Step
 from ...pipelines.attached import arguments, locate_in, shared_out

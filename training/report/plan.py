@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ...core.base import LATENT
+from ...core.network.base import LATENT
 from ...pipelines.quiet import quiet
 from ..recipes.checkpointing import keep_all, recompute
 from ..recipes.trainee import Trainee

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...core.base import LATENT
+from ...core.network.base import LATENT
 from ...core.resize import ResizeMode
 from ...pipelines.sheets import sheet
 from ...preprocessors.images import read_image

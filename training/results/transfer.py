@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...core.base import check_fits
 from ...core.errors import UnsupportedModelError
+from ...core.network.base import check_fits
 from ...models.families.controlnet import FAMILY
 from ...models.family import shapes_of
-from ...models.loading import read_header
+from ...models.files.loading import read_header
 from ...models.naming import to_ldm
 from ...models.registry import identify, load_control_model
 from ...pipelines.bases import DTYPES, load_pipeline

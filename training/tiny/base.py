@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.base import LATENT
+from ...core.network.base import LATENT
 from .autoencoder import encode
 from .loop import Chance, Training, new_training
 from .scenes import SIZE, draw, scenes

@@ -13,11 +13,11 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ....core.base import SD1_CONTEXT, SDXL_CONTEXT
 from ....core.control import ControlModel
 from ....core.embedding import Embedding, Encoder, Values
 from ....core.errors import UnsupportedModelError
-from ....core.points import Point
+from ....core.network.base import SD1_CONTEXT, SDXL_CONTEXT
+from ....core.network.points import Point
 from ...family import Family, Shapes
 from ...layers import Kit
 from ...settings import Settings, Whole, setting

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from ....core.points import Block, Part, Point
+from ....core.network.points import Block, Part, Point
 
 PER_LEVEL, PER_LEVEL_OUT = 2, 3  # transformers of a level, in the encoder and in the decoder
 SD_LAYERS = 16

@@ -15,13 +15,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ....core.base import Base
 from ....core.control import ControlModel, HintSpace, Prepared, Prompt
-from ....core.effects import Effect, Shift
 from ....core.embedding import Embedding, Values
 from ....core.errors import UnitError
+from ....core.network.base import Base
+from ....core.network.effects import Effect, Shift
+from ....core.network.points import Point
 from ....core.options import Option
-from ....core.points import Point
 from ....core.step import Step
 from ...layers import Kit
 from .layers import LINEAR, WEIGHT_TYPES, computed, factors, transformers_of

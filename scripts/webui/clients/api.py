@@ -18,7 +18,7 @@ from ....core.errors import ControlError, HintError
 from ....preprocessors import Output, find
 from ....preprocessors.poses.drawing import draw
 from ....preprocessors.poses.points import from_json
-from ....units.webui_fields import parse_unit, request_of
+from ....units.webui.fields import parse_unit, request_of
 from ..page.contents import contents
 from ..page.settings import UNITS_OPTION, unit_count
 from ..pictures.reading import read_mask, read_picture

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ....units.webui_fields import UnitArgs
+from ....units.webui.fields import UnitArgs
 from ..request.arguments import read_unit
 from ..request.services import services
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ....core.control import ControlModel
-from ....models.loading import open_model
+from ....models.files.loading import open_model
 from ....models.registry import load_open, reads_base
 from .memory import network_of, size_of
 

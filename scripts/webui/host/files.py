@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ....core.errors import ModelError
 from ....models.guard import shown
-from ....units.webui_fields import NO_MODEL
+from ....units.webui.fields import NO_MODEL
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 HASH_OFFSET, HASH_LENGTH, HASH_SHOWN = 0x100000, 0x10000, 8  # the WebUI's short hash, `sd_models.model_hash`

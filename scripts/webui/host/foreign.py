@@ -8,8 +8,8 @@ from enum import Enum
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-from ....units.webui_fields import ALIASES, InputMode, UnitArgs
-from ....units.webui_fields import UnionType as ControlNetUnionControlType
+from ....units.webui.fields import ALIASES, InputMode, UnitArgs
+from ....units.webui.fields import UnionType as ControlNetUnionControlType
 
 __all__ = ["ControlNetUnionControlType", "InputMode"]  # members and texts of ours are those of sd-webui-controlnet
 

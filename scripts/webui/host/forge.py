@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....core.base import BaseWeights
 from ....core.errors import HostError
+from ....core.network.base import BaseWeights
 from ....core.schedule import RangeBasis
 from .unet.attachment import Answers, Attachment
 from .unet.patched import Patched

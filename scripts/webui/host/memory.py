@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ....core.attach import Patches
 from ....core.control import ControlModel
+from ....core.network.attach import Patches
 
 log = logging.getLogger("controlstack")
 

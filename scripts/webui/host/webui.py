@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....core.base import BaseWeights
 from ....core.control import ControlModel
 from ....core.errors import HostError
+from ....core.network.base import BaseWeights
 from .latents import Latents
 from .memory import GIB, Residency, free_on, network_of
 from .unet.attachment import Answers, Attachment

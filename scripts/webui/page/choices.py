@@ -13,7 +13,7 @@ from ....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES, Choices
 from ....units.offer import ALL, default_model, default_preprocessor, of_type, offer_of
 from ....units.request import AUTO
 from ....units.text import write_block_weights, write_curve, write_options
-from ....units.webui_fields import (
+from ....units.webui.fields import (
     FROM_PREPROCESSOR,
     NO_MODEL,
     UnitArgs,

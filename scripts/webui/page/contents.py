@@ -14,12 +14,12 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from ....core.base import Base, check_fits
 from ....core.errors import ControlError, IncompatibleModelError
+from ....core.network.base import Base, check_fits
 from ....core.options import Option
 from ....models.families import t2i_adapter
 from ....models.families.ip_adapter import family as ip_adapter
-from ....models.loading import PICKLES, read_header
+from ....models.files.loading import PICKLES, read_header
 from ....models.registry import identify, made_for, offered_by
 from ....units.offer import ALL, models_of_type, of_hint
 from ..host.files import ModelFiles

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from ....core.errors import ControlError, ModelError
 from ....core.schedule import RangeBasis
-from ....units import infotext
 from ....units.choices import UNION_TYPES, UnionType
 from ....units.offer import ALL
-from ....units.webui_fields import NO_MODEL, is_auto, parse_unit
+from ....units.webui import infotext
+from ....units.webui.fields import NO_MODEL, is_auto, parse_unit
 from ..request import preprocessing
 from ..request.arguments import FIELDS, THRESHOLDS
 from ..request.services import services

@@ -10,7 +10,7 @@ from typing import Any
 
 from ....core.errors import FileError, UnitError
 from ....core.files import read_json, replacing
-from ....units.webui_fields import parse_unit
+from ....units.webui.fields import parse_unit
 from ..request.arguments import from_page_unit
 from .choices import display
 

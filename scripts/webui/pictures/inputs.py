@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ....core.base import LATENT
 from ....core.errors import HintError, UnitError
+from ....core.network.base import LATENT
 from ....core.resize import ResizeMode
 from ....preprocessors.images import eight_bit
-from ....units.webui_fields import UnitArgs
+from ....units.webui.fields import UnitArgs
 from .reading import input_of, read_picture, rgba_pictures
 
 if TYPE_CHECKING:

@@ -16,8 +16,16 @@ from typing import Any
 from ....core.errors import UnitError
 from ....core.schedule import RangeBasis
 from ....preprocessors.images import read_image
-from ....units.webui_fields import FROM_PREPROCESSOR, NO_MODEL, NO_MODULE, InputMode, UnitArgs, is_auto, parse_unit
-from ....units.webui_names import thresholds
+from ....units.webui.fields import (
+    FROM_PREPROCESSOR,
+    NO_MODEL,
+    NO_MODULE,
+    InputMode,
+    UnitArgs,
+    is_auto,
+    parse_unit,
+)
+from ....units.webui.names import thresholds
 from ..host.foreign import FRAMES, ClientUnit, ControlNetUnit, EmptySlot, as_given, is_empty
 from ..page.gradio_shim import with_drawing
 from .preprocessing import lookup

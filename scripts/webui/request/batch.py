@@ -14,7 +14,7 @@ from ....core.errors import UnitError
 from ....core.schedule import RangeBasis
 from ....preprocessors.folders import Listing, list_pictures
 from ....preprocessors.images import read_image, suffixes
-from ....units.webui_fields import InputMode, UnitArgs
+from ....units.webui.fields import InputMode, UnitArgs
 from .arguments import raw_units, read_unit
 from .saying import about_unit
 

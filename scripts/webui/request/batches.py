@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ....core.errors import ControlError
-from ....units.webui_fields import UnitArgs
+from ....units.webui.fields import UnitArgs
 from .batch import Batch, batch_of
 from .saying import warn
 from .services import services

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ....core.control import HintSpace
-from ....core.effects import Effects
+from ....core.network.effects import Effects
 from ....core.resize import fit
 from ....core.step import Step, Window
 from ....core.unit import ControlUnit

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ....core.base import LATENT
+from ....core.network.base import LATENT
 from ....core.stack import ControlStack, Firing
 from ....core.unit import ControlMode, ControlUnit
 from ....preprocessors import find

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ....core.base import LATENT, check_fits
 from ....core.control import ControlModel
-from ....units import infotext
+from ....core.network.base import LATENT, check_fits
 from ....units.convention import chosen, doubt, said_by
 from ....units.hint import fitting, mask_tensor
 from ....units.request import UnitRequest
-from ....units.webui_fields import InputMode, UnitArgs, args_of, is_auto, request_of
+from ....units.webui import infotext
+from ....units.webui.fields import InputMode, UnitArgs, args_of, is_auto, request_of
 from ..host.unet.unets import base_of
 from ..pictures.inputs import Input, choose, seed_of
 from ..pictures.reading import read_mask, rgba_pictures

@@ -17,11 +17,11 @@ from ....preprocessors import find, offered
 from ....preprocessors.declaration import Parameter
 from ....preprocessors.perform import Preprocessor
 from ....preprocessors.poses.points import to_json
-from ....units import webui_names
 from ....units.hint import cards, draw_hint, resolution_of
 from ....units.offer import ALL, default_model, default_preprocessor, of_type, preprocessor_of, types
 from ....units.request import AUTO, NONE, UnitRequest
-from ....units.webui_fields import (
+from ....units.webui import names as webui_names
+from ....units.webui.fields import (
     DEFAULT_SIDE,
     FROM_PREPROCESSOR,
     LARGEST_SIDE,
@@ -30,7 +30,7 @@ from ....units.webui_fields import (
     UnitArgs,
     is_auto,
 )
-from ....units.webui_names import OWN_SIZE, thresholds
+from ....units.webui.names import OWN_SIZE, thresholds
 
 if TYPE_CHECKING:
     from ....preprocessors.perform import Runtime

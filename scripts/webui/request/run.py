@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ....units.webui_fields import UnitArgs
+from ....units.webui.fields import UnitArgs
 from ..host.unet.tiles import Tiles
 from ..pictures.restoring import BLEND, BLUR, PICTURE_KINDS, finish_picture
 from .evaluation import Evaluations

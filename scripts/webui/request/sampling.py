@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ....core.errors import ControlError, HostError
-from ....units.webui_fields import UnitArgs
+from ....units.webui.fields import UnitArgs
 from ..host.annotators import StoppedError
 from ..host.program import not_finite_errors
 from .run import Run

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from controlstack.core.attach import Patches, attach_shifts
 from controlstack.core.control import ControlModel
 from controlstack.core.embedding import Encoder, Values
 from controlstack.core.errors import ControlError, HintError, IncompatibleModelError, ModelError
-from controlstack.core.points import Block, Part
+from controlstack.core.network.attach import Patches, attach_shifts
+from controlstack.core.network.points import Block, Part
 from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlUnit
 from controlstack.models.families.ip_adapter.family import FAMILY

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from .....core.base import check_fits
-from .....core.effects import Effects
 from .....core.errors import IncompatibleModelError
+from .....core.network.base import check_fits
+from .....core.network.effects import Effects
 from .....core.step import Attend, Evaluate
 from .....core.unit import ControlUnit
 from .tiles import Tiles

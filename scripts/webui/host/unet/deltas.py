@@ -16,10 +16,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .....core.attach import Patches, check_delta, deltas_of
 from .....core.control import ControlModel
-from .....core.effects import WeightDelta
 from .....core.errors import HostError
+from .....core.network.attach import Patches, check_delta, deltas_of
+from .....core.network.effects import WeightDelta
 from .....core.unit import ControlUnit
 
 Layer = Any  # nn.Module, or what a program has instead of one, with `weight` and `bias`

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .....core.attach import Patches, attach, attend_with, record
 from .....core.errors import HostError
-from .....core.points import Point
-from .....core.rows import take_rows
+from .....core.network.attach import Patches, attach, attend_with, record
+from .....core.network.points import Point
+from .....core.network.rows import take_rows
 from .attachment import Answers, Attachment, Call
 from .deltas import Deltas
 from .tiles import Tiles

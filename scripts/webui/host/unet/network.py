@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .....core.attach import Patches, attach_shifts, attend_with, record
-from .....core.effects import Effects
-from .....core.points import MIDDLE, Point
-from .....core.rows import take_rows
+from .....core.network.attach import Patches, attach_shifts, attend_with, record
+from .....core.network.effects import Effects
+from .....core.network.points import MIDDLE, Point
+from .....core.network.rows import take_rows
 from .shifts import has_patch, write
 from .unets import locate_in
 

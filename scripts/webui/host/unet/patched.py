@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .....core.attach import Patches
 from .....core.lists import Lists, to_lists, to_residuals
-from .....core.points import PROMPT
+from .....core.network.attach import Patches
+from .....core.network.points import PROMPT
 from ..memory import network_of, size_of
 from .attachment import Answers, Attachment, Call
 from .deltas import Deltas

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .....core.points import Block, Part, Point, onward, skip, stream
+from .....core.network.points import Block, Part, Point, onward, skip, stream
 
 Shifts = Mapping[Point, Callable[[Tensor], Tensor]]
 Options = dict[str, Any]

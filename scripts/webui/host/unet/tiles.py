@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .....core.base import LATENT
-from .....core.effects import Effects
 from .....core.errors import HostError
+from .....core.network.base import LATENT
+from .....core.network.effects import Effects
 from .....core.step import Window
 from ..foreign import ControlModelType
 

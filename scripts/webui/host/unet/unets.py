@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .....core.attach import Locate, Site, Value, attention_site
-from .....core.base import Base
-from .....core.points import Block, Part, Point
+from .....core.network.attach import Locate, Site, Value, attention_site
+from .....core.network.base import Base
+from .....core.network.points import Block, Part, Point
 
 KEYS = "attn2.to_k.weight"  # a layer whose inputs are the prompt's tokens
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .....units.choices import UNION_TYPES, UnionType
-from .....units.webui_fields import NO_MODEL
+from .....units.webui.fields import NO_MODEL
 from ...request.services import services
 from .. import choices
 from ..contents import contents, current_base

@@ -15,7 +15,7 @@ from .....core.errors import ControlError, HintError
 from .....core.files import parse_json, read_json
 from .....preprocessors.poses.drawing import draw
 from .....preprocessors.poses.points import from_json
-from .....units.webui_fields import NO_MODULE
+from .....units.webui.fields import NO_MODULE
 from ..gradio_shim import on
 from ..paste import line
 from .widgets import UnitPage

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .....core.errors import ControlError, HintError
-from .....units.webui_fields import parse_unit, request_of
+from .....units.webui.fields import parse_unit, request_of
 from ...pictures.reading import input_of, rgba_pictures
 from ...pictures.restoring import visible
 from ...request import preprocessing

@@ -11,7 +11,7 @@ from typing import Any
 
 from .....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES
 from .....units.offer import ALL, TYPES
-from .....units.webui_fields import NO_MODEL, NO_MODULE, InputMode, UnitArgs
+from .....units.webui.fields import NO_MODEL, NO_MODULE, InputMode, UnitArgs
 from ...request.arguments import FIELDS, THRESHOLDS
 from ...request.services import services
 from .. import choices

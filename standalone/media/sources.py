@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.errors import FileError, HintError
+from ...core.errors import FileError, HintError
 from .videos import SUFFIXES as VIDEOS
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _film(path: Path) -> Film:
 
 def _animation(path: Path) -> Files | None:
     """Return the frames of a GIF, WebP, APNG or TIFF that holds several pictures; None for one picture."""
-    from ..preprocessors.images import count_frames, read_frames
+    from ...preprocessors.images import count_frames, read_frames
 
     if count_frames(path) < 2:
         return None
@@ -109,7 +109,7 @@ def _animation(path: Path) -> Files | None:
 
 
 def _in_folder(folder: Path, output: Path) -> Files:
-    from ..preprocessors.folders import list_pictures
+    from ...preprocessors.folders import list_pictures
 
     if folder.resolve() == output.resolve():
         raise HintError(f"{folder} is the output folder too: choose another --output")
@@ -132,7 +132,7 @@ def _named(names: Sequence[Path], files: Sequence[Path]) -> tuple[Frame, ...]:
 
 
 def _matches(pattern: Path) -> list[Path]:
-    from ..preprocessors.folders import natural
+    from ...preprocessors.folders import natural
 
     below = Path(pattern.anchor)  # Path.glob takes no absolute patterns
     found = [path for path in below.glob(str(pattern.relative_to(below))) if not path.name.startswith(".")]

@@ -14,9 +14,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..core.errors import DamagedModelError, UnsupportedModelError
-from .guard import shown
-from .names import QUANTISED, last_part
+from ...core.errors import DamagedModelError, UnsupportedModelError
+from ..guard import shown
+from ..names import QUANTISED, last_part
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
-from ..core.errors import DamagedModelError, UnsupportedModelError
-from .guard import guard, shown
+from ...core.errors import DamagedModelError, UnsupportedModelError
+from ..guard import guard, shown
 from .tensor_table import MAX_TENSORS
 
 DEPTH = 4  # of tables inside tables: {"module": {"state_dict": {...}}}

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import HintError, MissingDependencyError
-from ..core.files import replacing
+from ...core.errors import HintError, MissingDependencyError
+from ...core.files import replacing
 
 Image = NDArray[np.uint8]
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..core.errors import ModelError
+from ...core.errors import ModelError
+from ..guard import guard, shown
+from ..settings import Settings, kinds_of, nearest, read
 from .finding import CONFIG, SMALL, find_config, read_table
-from .guard import guard, shown
 from .loading import Header
-from .settings import Settings, kinds_of, nearest, read
 
 S = TypeVar("S", bound=Settings)
 OfConfig = Callable[[Mapping[str, Any]], Mapping[str, object]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ..core.unit import ControlMode
+from ...core.unit import ControlMode
 
 _PART = re.compile(r"\s*([^:,()]+?)\s*:\s*(\([^)]*\)|[^,]*)(?:,|$)")
 _NAMES = {  # as those texts have them -> ours

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..preprocessors import find
+from ...preprocessors import find
 
 if TYPE_CHECKING:
-    from ..preprocessors import Parameter, Preprocessor
+    from ...preprocessors import Parameter, Preprocessor
 
 LABELS = {
     "none": "none",

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .control import ControlModel
+from ..control import ControlModel
+from ..errors import HostError, IncompatibleModelError
+from ..unit import ControlUnit
 from .effects import Effects, WeightDelta
-from .errors import HostError, IncompatibleModelError
 from .points import Block, Part, Point
-from .unit import ControlUnit
 
 
 class Value(Enum):

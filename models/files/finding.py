@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 from typing import Any, cast
 
-from ..core.errors import DamagedModelError, FileError, ModelError, UnsupportedModelError
-from ..core.files import read_json
-from .guard import one_line, shown
+from ...core.errors import DamagedModelError, FileError, ModelError, UnsupportedModelError
+from ...core.files import read_json
+from ..guard import one_line, shown
 
 PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".patch")
 SAFETENSORS = ".safetensors"

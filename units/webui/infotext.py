@@ -18,11 +18,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import unquote
 
-from ..core.schedule import RangeBasis
+from ...core.schedule import RangeBasis
+from .. import text as grammar
+from ..choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES
 from . import old_infotext
-from . import text as grammar
-from .choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES
-from .webui_fields import UnitArgs
+from .fields import UnitArgs
 
 KEY = "ControlNet {}"
 _KEY = re.compile(r"ControlNet(?: (\d{1,3}))?")  # the first grammars left out the number of the only unit

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..core.errors import DamagedModelError, UnsupportedModelError
+from ...core.errors import DamagedModelError, UnsupportedModelError
+from ..guard import guard, shown
 from .finding import PICKLES, find_weights
-from .guard import guard, shown
 from .pickles import read_pickle
 from .precision import check_finite
 from .tensor_table import Entry, TensorTable, type_name

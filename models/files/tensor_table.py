@@ -17,8 +17,8 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
-from ..core.errors import DamagedModelError, UnsupportedModelError
-from .guard import one_line, shown
+from ...core.errors import DamagedModelError, UnsupportedModelError
+from ..guard import one_line, shown
 
 MAX_HEADER = 25_000_000  # bytes; a real one has up to 1 MB, and LoRAs some more of metadata
 MAX_TENSORS = 8_000  # an SDXL checkpoint with a control model and moving averages has 4 500

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import HintError
-from ..core.files import read_json, replacing
-from ..preprocessors import Preprocessor
-from ..preprocessors.poses.points import Poses, from_json, to_json
-from ..preprocessors.resize import scaled_size
+from ...core.errors import HintError
+from ...core.files import read_json, replacing
+from ...preprocessors import Preprocessor
+from ...preprocessors.poses.points import Poses, from_json, to_json
+from ...preprocessors.resize import scaled_size
 
 Image = NDArray[np.uint8]
 

@@ -12,18 +12,27 @@ from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any, cast
 
-from ..core.errors import UnitError
-from ..core.resize import ResizeMode
-from ..core.schedule import Keyframe, RangeBasis, Schedule
-from ..core.unit import ControlMode
-from ..models.union_kinds import OPTION as UNION_OPTION
-from ..preprocessors import find
-from . import text
-from .blocks import BlockWeights
-from .choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES, Choices, HiresOption, UnionType
-from .request import AUTO, FIELDS, NONE, UnitRequest
-from .text import Option
-from .webui_names import OWN_SIZE, thresholds
+from ...core.errors import UnitError
+from ...core.resize import ResizeMode
+from ...core.schedule import Keyframe, RangeBasis, Schedule
+from ...core.unit import ControlMode
+from ...models.union_kinds import OPTION as UNION_OPTION
+from ...preprocessors import find
+from .. import text
+from ..blocks import BlockWeights
+from ..choices import (
+    BASES,
+    HIRES,
+    MODES,
+    RESIZES,
+    UNION_TYPES,
+    Choices,
+    HiresOption,
+    UnionType,
+)
+from ..request import AUTO, FIELDS, NONE, UnitRequest
+from ..text import Option
+from .names import OWN_SIZE, thresholds
 
 NO_MODEL, NO_MODULE = "None", "none"
 FROM_PREPROCESSOR = -1  # "the preprocessor's own default", in processor_res and the thresholds

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .errors import IncompatibleModelError
+from ..errors import IncompatibleModelError
 
 LATENT = 8  # picture pixels per latent pixel, of the autoencoders of Stable Diffusion
 SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT = 768, 1024, 2048  # width of the prompt's tokens

@@ -1,0 +1,1 @@
+"""Pictures behind a path: folders, patterns, videos, animations and pose files."""
