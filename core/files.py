@@ -79,18 +79,34 @@ def _read_bytes(path: Path, what: str, limit: int) -> bytes:
 
 
 @contextmanager
-def replacing(target: Path, suffix: str = "") -> Generator[Path]:
+def replacing(target: Path, suffix: str = "", *, new: bool = False) -> Generator[Path]:
     """Yield the path of a temporary file beside `target`, which takes its place when the context ends well.
 
-    suffix: the end of the temporary name, for programs that tell a format by it. OSError if `target` cannot be written.
+    suffix: the end of the temporary name, for programs that tell a format by it. new: raise FileExistsError instead of
+    replacing a file, also one that another process has written meanwhile. OSError if `target` cannot be written.
     """
     part = target.with_name(f".{_computer()}-{os.getpid()}-{uuid.uuid4().hex[:16]}.part{suffix}")
     try:
         yield part
-        part.replace(target)
+        if new:
+            _move_to_new(part, target)
+        else:
+            part.replace(target)
     finally:  # an error or an interrupt leaves nothing behind
         with suppress(OSError):  # of a folder that is gone or full: the error that led here says so already
             part.unlink(missing_ok=True)
+
+
+def _move_to_new(part: Path, target: Path) -> None:
+    """Give a file its name if nobody has it; a link says so in one step, which a look before a move does not."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if target.exists():
+            raise FileExistsError(f"{target} exists") from None
+        part.replace(target)
 
 
 def clear_leftovers(folder: Path) -> None:

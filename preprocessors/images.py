@@ -153,10 +153,13 @@ def make_folder(folder: Path) -> None:
         raise HintError(f"cannot make the folder {folder}: {error.strerror or error}") from error
 
 
-def write_image(path: str | os.PathLike[str], image: Image | Mask, metadata: Mapping[str, str] | None = None) -> None:
+def write_image(
+    path: str | os.PathLike[str], image: Image | Mask, metadata: Mapping[str, str] | None = None, *, new: bool = False
+) -> None:
     """Write uint8 [H, W, 3] or [H, W]; the suffix names the format, and `metadata` becomes the text of a PNG.
 
     The file appears complete or not at all. HintError if the suffix is unknown or the place cannot be written.
+    new: raise FileExistsError where there is a file already, instead of replacing it.
     """
     target = Path(path)
     kind = WRITES.get(target.suffix.lower())
@@ -167,8 +170,10 @@ def write_image(path: str | os.PathLike[str], image: Image | Mask, metadata: Map
     if image.dtype != np.uint8 or 0 in image.shape or not (image.ndim == 2 or image.shape[2:] == (3,)):
         raise HintError(f"cannot write {image.dtype} {list(image.shape)}: expected uint8 [H, W, 3] or [H, W]")
     try:
-        with replacing(target) as part:
+        with replacing(target, new=new) as part:
             _encode(part, np.ascontiguousarray(image), kind, metadata or {})
+    except FileExistsError:
+        raise
     except (OSError, ValueError) as error:  # Pillow says ValueError for sizes that a format cannot hold
         raise HintError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
 

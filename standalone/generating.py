@@ -34,6 +34,7 @@ class Done:
 
     images: list[Image] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
     firings: tuple[Firing, ...] = ()
 
 
@@ -106,9 +107,9 @@ def _draw(
     from ..pipelines.drawing import generate
     from ..preprocessors.images import make_folder
     from .progress import steps_bar
-    from .record import Digests, next_number, write_pictures
+    from .record import Digests, write_pictures
 
-    number, done, digests = next_number(folder), Done(), Digests()
+    done, digests = Done(), Digests()
     units = [each.unit for each in loaded]
     models = (Path(unit.model.source) for unit in units if unit.model.source)  # a reference has none
     digests.begin(path for path in (base.source, *models) if path is not None)
@@ -117,35 +118,36 @@ def _draw(
             for k, part in enumerate(parts):
                 before = k * request.steps
                 result = generate(base, part, units, lambda step, b=before: report(b + step))
-                done.firings, first = result.firings, number + len(done.images)
+                done.firings = result.firings
                 make_folder(folder)
-                write_pictures(folder, base, part, units, result, number=first, sources=sources, digests=digests)
+                done.files += write_pictures(folder, base, part, units, result, sources=sources, digests=digests)
                 done.images.extend(result.images)
                 done.seeds.extend(result.seeds)
     finally:
         if done.images:
-            _write_rest(folder, number, request, loaded, done)
+            _write_rest(folder, request, loaded, done)
 
 
-def _write_rest(folder: Path, number: int, request: Request, loaded: Sequence[Ready], done: Done) -> None:
-    """Write hints and sheet beside the pictures, and say what was done."""
+def _write_rest(folder: Path, request: Request, loaded: Sequence[Ready], done: Done) -> None:
+    """Write hints and sheet beside the pictures, called after the first one, and say what was done."""
     from ..pipelines.sheets import sheet
     from ..preprocessors.images import write_image
     from ..preprocessors.resize import gray_to_rgb
     from ..units.hint import beside_each_other, visible
     from .report import describe
 
+    first = done.files[0].stem
     for k, each in enumerate(loaded):
-        write_image(folder / f"{number:05d}-hint-{k + 1}.png", beside_each_other(visible(each.hint)))
+        write_image(folder / f"{first}-hint-{k + 1}.png", beside_each_other(visible(each.hint)))
     rows = [_cells_of(k, each, (request.height, request.width)) for k, each in enumerate(loaded, start=1)]
     started = [("start", request.image), ("redrawn", None if request.mask is None else gray_to_rgb(request.mask))]
     cells = [(label, image) for label, image in started if image is not None]
     cells += [(f"seed {seed}", image) for image, seed in zip(done.images, done.seeds, strict=True)]
-    write_image(folder / f"{number:05d}-sheet.png", sheet([*rows, cells], side=SHOWN))
+    write_image(folder / f"{first}-sheet.png", sheet([*rows, cells], side=SHOWN))
     for line in describe(loaded, done.firings):
         print(line)
     seeds = str(done.seeds[0]) if len(done.seeds) == 1 else f"{done.seeds[0]} to {done.seeds[-1]}"
-    print(f"wrote {len(done.images)} pictures to {folder}, from {number:05d}.png, seed {seeds}")
+    print(f"wrote {len(done.images)} pictures to {folder}, from {first}.png, seed {seeds}")
 
 
 def _cells_of(number: int, each: Ready, size: tuple[int, int]) -> list[tuple[str, Image]]:

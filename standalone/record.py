@@ -96,23 +96,33 @@ def write_pictures(
     units: Sequence[ControlUnit],
     result: Result,
     *,
-    number: int | None = None,
     sources: Mapping[str, Path] | None = None,
     digests: Digests | None = None,
 ) -> list[Path]:
     """Write a result's pictures as 00001.png ..., each with its record, and return their paths.
 
-    number: of the first; None is the next free one. sources: the files of the request's `image` and `mask`; without
-    them the pixels themselves are written into the record. digests: of files that were read before.
+    Each takes the next free number; where another process takes it first, the one after that. sources: the files of the
+    request's `image` and `mask`; without them the pixels themselves are written into the record. digests: of files that
+    were read before.
     """
-    first = next_number(folder) if number is None else number
     texts = make_texts(base, request, units, result.firings, sources or {}, digests or Digests())
     written: list[Path] = []
     for k, image in enumerate(result.images):
-        path = folder / f"{first + k:05d}.png"
-        write_image(path, image, texts(k))
-        written.append(path)
+        written.append(_write_new(folder, image, texts(k)))
     return written
+
+
+def _write_new(folder: Path, image: Image, texts: Mapping[str, str]) -> Path:
+    """Write a picture under the next free number, and return its path."""
+    number = next_number(folder)
+    while True:
+        path = folder / f"{number:05d}.png"
+        try:
+            write_image(path, image, texts, new=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return path
 
 
 def next_number(folder: Path) -> int:

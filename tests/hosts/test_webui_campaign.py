@@ -1,0 +1,124 @@
+"""Many random failures, users' actions and payloads in a real WebUI: each is followed by the picture that came before."""
+
+from __future__ import annotations
+
+import random
+import string
+import threading
+import time
+from typing import Any
+
+import pytest
+from webui_host import Drawing, Host, RequestError, encode
+from webui_units import photograph, same, unit
+
+pytestmark = [pytest.mark.hosts, pytest.mark.campaign]
+
+FILES = ("canny", "depth", "pose", "t2i")
+MODES = ("Balanced", "My prompt is more important", "ControlNet is more important")
+FUNCTIONS = (
+    "controlstack.core.stack.ControlStack.__call__",
+    "controlstack.preprocessors.lazy.cv2.Canny",
+    "torch.nn.functional.interpolate",
+    "torch.nn.functional.conv2d",
+    "torch.nn.functional.group_norm",
+)
+ODD: tuple[Any, ...] = (
+    None, True, -1, 0, 1e308, 10**30, 0.5, "", " ", "nan", "-inf", "\x1b[2J", "a" * 70_000, "None", [], [[]], {}, {"a": {}},
+    ["x", 3], {"image": "", "mask": ""}, [1e308] * 13, "0: 1; 0.5: 0.3 ease-in", "\ud83d\ude00", "../../etc/passwd",
+)  # fmt: skip
+FIELDS = (
+    "enabled", "module", "model", "weight", "image", "mask", "mask_image", "effective_region_mask", "resize_mode",
+    "processor_res", "threshold_a", "threshold_b", "guidance_start", "guidance_end", "pixel_perfect", "control_mode",
+    "inpaint_crop_input_image", "hr_option", "save_detected_map", "advanced_weighting", "input_mode", "batch_images",
+    "union_control_type", "ipadapter_input", "curve", "parameters", "low_vram", "loopback", "unknown",
+)  # fmt: skip
+
+
+def random_units(chance: random.Random) -> list[dict[str, Any]]:
+    return [
+        unit(
+            chance.randint(0, 5),
+            chance.choice(FILES[:2]),
+            weight=round(chance.uniform(0.2, 2), 2),
+            control_mode=chance.choice(MODES),
+            module=chance.choice(("none", "canny")),
+            threshold_a=chance.randint(0, 200),
+        ).request
+        for _ in range(chance.randint(1, 3))
+    ]
+
+
+@pytest.mark.tries(4, 100)
+def test_failures_leave_nothing_behind(webui: Host, plain: Drawing, times: int) -> None:
+    failed = 0
+    for trial in range(times):
+        chance = random.Random(trial)
+        units = random_units(chance)
+        if chance.random() < 0.5:
+            webui.post(f"test/set?how=raise&call={chance.randint(1, 3)}")
+        else:
+            webui.post(f"test/meddle?function={chance.choice(FUNCTIONS)}&call={chance.randint(1, 20)}")
+        try:
+            webui.post("sdapi/v1/txt2img", _body(units))
+        except RequestError as error:
+            assert "the test asked for a failure" in str(error), trial
+            failed += 1
+        while webui.get("test/meddled"):  # a fault that has not come yet comes now
+            try:
+                webui.draw(*units)
+            except RequestError:
+                failed += 1
+        assert webui.count()["hooks"] == 0, trial
+        assert same(webui.draw(), plain), trial
+    assert failed >= times * 0.9
+
+
+@pytest.mark.tries(4, 100)
+def test_users_actions_leave_nothing_behind(webui: Host, plain: Drawing, times: int) -> None:
+    for trial in range(times):
+        chance = random.Random(trial)
+        body = _body(random_units(chance), steps=20)
+        thread = threading.Thread(target=webui.post, args=("sdapi/v1/txt2img", body))
+        thread.start()
+        time.sleep(chance.uniform(0, 1))
+        webui.post(f"test/act?how={chance.choice(('interrupt', 'skip', 'stop'))}")
+        thread.join()
+        assert webui.count()["hooks"] == 0, trial
+        assert same(webui.draw(), plain), trial
+
+
+@pytest.mark.tries(40, 1_000)
+def test_payloads_are_drawn_or_answered_by_a_sentence(webui: Host, plain: Drawing, times: int) -> None:
+    answers: dict[int, int] = {}
+    for trial in range(times):
+        chance = random.Random(trial)
+        fuzzed = random_units(chance)
+        for _ in range(chance.randint(1, 3)):
+            chance.choice(fuzzed)[chance.choice(FIELDS)] = _odd(chance)
+        try:
+            webui.draw(*fuzzed, steps=1)
+            status, said = 200, ""
+        except RequestError as error:
+            status, said = error.status, str(error)
+        answers[status] = answers.get(status, 0) + 1
+        assert status in {200, 422}, (trial, said)
+        assert all(each in string.printable or ord(each) > 159 for each in said), trial
+        if trial % 50 == 49:
+            assert webui.count()["hooks"] == 0
+            assert same(webui.draw(), plain), trial
+    print(f"answers by status: {answers}")
+
+
+def _odd(chance: random.Random) -> Any:
+    """A value that a field may not expect: of another type, size or content, or a damaged picture."""
+    if chance.random() < 0.8:
+        return chance.choice(ODD)
+    picture = encode(photograph(chance.randint(0, 9)))
+    at = chance.randrange(len(picture))
+    return picture[:at] + chance.choice((string.ascii_letters, "\n", "=", " "))[0] + picture[at + chance.randint(0, 9) :]
+
+
+def _body(units: list[dict[str, Any]], **settings: Any) -> dict[str, Any]:
+    size = {"width": 64, "height": 64, "steps": 3, "seed": 1, "prompt": "a cat"}
+    return {**size, "alwayson_scripts": {"controlnet": {"args": units}}, **settings}
