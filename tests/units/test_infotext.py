@@ -1,7 +1,7 @@
 """A WebUI's whole text, as its PNG info page shows it."""
 
 from controlstack.core.schedule import RangeBasis
-from controlstack.units import infotext
+from controlstack.units.webui import infotext
 from controlstack.units.webui.fields import parse_unit, request_of
 from controlstack.units.webui.infotext import parse_generation
 

@@ -8,7 +8,7 @@ import pytest
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import RangeBasis
 from controlstack.core.unit import ControlMode
-from controlstack.units import infotext
+from controlstack.units.webui import infotext
 from controlstack.units.webui.fields import UnitArgs, numbers_of, parse_unit
 
 BRACKETS = (

@@ -37,8 +37,8 @@ from controlstack.scripts.webui.request.passes import Passes
 from controlstack.scripts.webui.request.preparing import prepare, write_text
 from controlstack.scripts.webui.request.preprocessing import Preprocessing
 from controlstack.standalone.units import load_units, parse_unit
-from controlstack.units import infotext
 from controlstack.units.convention import said_by
+from controlstack.units.webui import infotext
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from safetensors.torch import save_file

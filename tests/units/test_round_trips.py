@@ -10,11 +10,11 @@ import pytest
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import Easing, Keyframe, RangeBasis
 from controlstack.core.unit import ControlMode
-from controlstack.units import infotext
 from controlstack.units.blocks import BlockWeights
 from controlstack.units.choices import HiresOption
 from controlstack.units.record import from_record, to_record
 from controlstack.units.request import FIELDS, UnitRequest, read_request
+from controlstack.units.webui import infotext
 from controlstack.units.webui.fields import args_of, parse_unit, request_of
 
 CURVE = (Keyframe(at=0, weight=1), Keyframe(at=1 / 3, weight=-0.1, easing=Easing.EASE_IN), Keyframe(at=1, weight=1e-7))

@@ -13,8 +13,8 @@ from controlstack.scripts.webui.page import paste
 from controlstack.scripts.webui.page.grid import AXES, setter
 from controlstack.scripts.webui.request.arguments import FIELDS, THRESHOLDS, from_page_unit
 from controlstack.scripts.webui.request.preprocessing import with_defaults
-from controlstack.units import infotext
 from controlstack.units.choices import BASES
+from controlstack.units.webui import infotext
 from controlstack.units.webui.fields import parse_unit
 
 PEER = (

@@ -26,10 +26,10 @@ from controlstack.scripts.webui.host.files import ModelFiles, short_hash
 from controlstack.scripts.webui.pictures.reading import input_of, read_mask, rgba_pictures
 from controlstack.scripts.webui.request import preprocessing
 from controlstack.scripts.webui.request.arguments import FIELDS, MOST_UNITS, SLOTS, fill, raw_units, units_of
-from controlstack.units import infotext
 from controlstack.units.choices import HiresOption, UnionType
 from controlstack.units.offer import default_preprocessor, models_of_type, of_type
 from controlstack.units.text import read_curve, write_curve
+from controlstack.units.webui import infotext
 from controlstack.units.webui.fields import UnitArgs, numbers_of, parse_unit, request_of
 from PIL import Image
 
