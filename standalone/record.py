@@ -112,7 +112,7 @@ def write_pictures(
     return written
 
 
-def _write_new(folder: Path, image: Image, texts: Mapping[str, str]) -> Path:
+def _write_new(folder: Path, image: NDArray[np.uint8], texts: Mapping[str, str]) -> Path:
     """Write a picture under the next free number, and return its path."""
     number = next_number(folder)
     while True:

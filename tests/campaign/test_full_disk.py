@@ -40,7 +40,7 @@ def _start(argv: Sequence[str], room: int | None = None) -> Started:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
             try:
                 code = main(argv)
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - what a user would see as a traceback
                 traceback.print_exc()
     finally:
         os._exit(code)

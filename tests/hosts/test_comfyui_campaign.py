@@ -53,11 +53,11 @@ def test_interrupts_leave_nothing_behind(comfyui: Host, times: int) -> None:
         try:
             drawn(comfyui, random.Random(trial), steps=40)
         except RunError as error:
-            assert "interrupted" in str(error)
-            stopped += 1
+            stopped += "interrupted" in str(error)
         finally:
             timer.join()
         assert (drawn(comfyui, None) == uncontrolled).all(), trial
+    assert stopped >= times // 5
     print(f"{stopped} of {times} runs were interrupted")
 
 
