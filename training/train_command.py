@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 
+FOLDERS = (".snapshots", ".samples")  # beside the model, each with its name
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
@@ -34,7 +36,8 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.out.suffix != ".safetensors" or args.out.is_dir():
         raise ModelError(f"--out is '{args.out}', expected the name of a .safetensors file")
-    check_folder(args.out.parent)
+    for folder in (args.out.parent, *(args.out.with_suffix(end) for end in FOLDERS)):
+        check_folder(folder)
     if args.diffusers:
         check_export(args.family)
     run = start(settings_of(args), bar)

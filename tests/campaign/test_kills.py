@@ -63,7 +63,7 @@ def _survive(command: Callable[[Path], list[str]], again: list[str], folder: Pat
     killed = 0
     for trial in range(times):
         place = folder / str(trial)
-        operation = trial + 1 if trial < times // 2 else random.Random(trial).randint(1, 40)
+        operation = trial + 1 if trial < times // 2 else random.Random(trial).randint(1, 12)
         killed += _run(command(place), place, operation) is None
         for path in place.rglob("[!.]*.*"):
             READERS.get(path.suffix, Path.exists)(path)
