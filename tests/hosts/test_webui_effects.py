@@ -106,7 +106,7 @@ def check(drawing: Drawing, oracle: Oracle, *units: Wanted, steps: int = STEPS, 
     seen = drawing.evaluations[-1]
     without = [replace(each, settings={**each.settings, "weight": 0.0}) for each in units]
     alone = oracle.answer(seen, without, Place(0, 0, steps))
-    assert (seen.out - alone).abs().max() > 100 * tolerance * alone.abs().max()
+    assert (seen.out - alone).abs().max() > 20 * tolerance * alone.abs().max()
 
 
 @pytest.mark.parametrize("kind", [*FAMILIES, *POINTS])
