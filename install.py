@@ -240,7 +240,7 @@ def last_error() -> str:
 
 
 def importable(name: str) -> bool:
-    """Whether a real module of this top-level name would be found; it is not imported."""
+    """Return whether a real module of this top-level name would be found; it is not imported."""
     importlib.invalidate_caches()  # pip may have put it there a moment ago
     spec = importlib.util.find_spec(name)
     return spec is not None and spec.origin is not None  # a folder left behind has a spec, but no origin
@@ -382,7 +382,7 @@ def hash_of_inputs() -> str:
 
 
 def read_stamp() -> dict:
-    """The stamp of `.venv`, or {} where there is none that can be read."""
+    """Return the stamp of `.venv`, or {} where there is none that can be read."""
     try:
         stamp = json.loads((VENV / STAMP).read_text(encoding="utf-8"))
     except FileNotFoundError:

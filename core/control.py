@@ -58,7 +58,7 @@ class ControlModel(Protocol):
 
     @property
     def sameness(self) -> Hashable:
-        """What models have in common that compute the same: the network, and what it was told.
+        """Return what models have in common that compute the same: the network, and what it was told.
 
         Objects stand in it by their ids, so it holds for as long as the model does.
         """
@@ -66,7 +66,7 @@ class ControlModel(Protocol):
 
     @property
     def block_count(self) -> int:
-        """How many blocks a person weighs: one for each point, where a family does not count otherwise."""
+        """Return how many blocks a person weighs: one for each point, where a family does not count otherwise."""
         return len(self.points)
 
     def spread(self, weights: tuple[float, ...]) -> tuple[float, ...]:
@@ -75,7 +75,7 @@ class ControlModel(Protocol):
 
     @property
     def followed(self) -> Hashable:
-        """The key of the base weights that it holds; None: of none."""
+        """Return the key of the base weights that it holds; None: of none."""
         return None
 
     def follow(self, base: BaseWeights) -> bool:

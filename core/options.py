@@ -32,7 +32,7 @@ class Option:
 
     @property
     def expected(self) -> str:
-        """What it may be, in words."""
+        """Return what it may be, in words."""
         if self.words:
             return ", ".join(self.words)
         return "a number" if self.least is None else f"{self.least:g} to {self.most:g}"

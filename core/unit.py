@@ -59,7 +59,7 @@ class ControlUnit:
 
     @property
     def _channels(self) -> set[int]:
-        """How many channels a hint may have: what becomes latents is a picture before."""
+        """Return how many channels a hint may have: what becomes latents is a picture before."""
         return {3} if self.model.hint_space is HintSpace.LATENTS else {3, self.model.hint_channels}
 
     def _check_mask(self) -> None:
@@ -82,7 +82,7 @@ class ControlUnit:
 
     @property
     def acts(self) -> bool:
-        """Whether it can act at all: not at weight 0, nor under a mask that is black everywhere."""
+        """Return whether it can act at all: not at weight 0, nor under a mask that is black everywhere."""
         return bool(self.weight) and (self.mask is None or bool(self.mask.any()))
 
     def scales(self) -> dict[Point, float]:

@@ -207,7 +207,7 @@ class Family(ABC, Generic[Network, Options]):
         return model
 
     def _build(self, weights: Mapping[str, Tensor], settings: Options, kit: Kit, name: str) -> Network:
-        """The network on the meta device, then the file's tensors put in its place: nothing is allocated twice."""
+        """Build the network on the meta device and put the file's tensors into it: nothing is allocated twice."""
         shapes = shapes_of(weights)
         network = self._create(shapes, settings, kit)
         own = self.in_file(network, shapes)
@@ -266,6 +266,6 @@ def _in_words(settings: Settings) -> dict[str, str]:
 
 
 def _sum(difference: Tensor, weight: Tensor) -> Tensor:
-    """In the wider of the two precisions, rounded once to that of the file; torch adds nothing in 8 bits."""
+    """Return the sum, computed in the wider precision and rounded once to the file's; torch adds nothing in 8 bits."""
     wide = torch.float32 if weight.element_size() == 1 else weight.dtype
     return (difference + weight.to(difference.device, wide)).to(difference.dtype)

@@ -23,7 +23,7 @@ class Kind(Protocol):
 
     @property
     def expected(self) -> str:
-        """The values in words, for messages."""
+        """Return the values in words, for messages."""
         ...
 
     def read(self, value: object) -> object:

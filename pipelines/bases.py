@@ -55,7 +55,7 @@ class Base:
 
     @property
     def side(self) -> int:
-        """The side in pixels of the pictures that the model was trained on."""
+        """Return the side in pixels of the pictures that the model was trained on."""
         return self.pipeline.unet.config["sample_size"] * LATENT
 
     @contextmanager

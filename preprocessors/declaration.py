@@ -48,7 +48,7 @@ class Parameter:
 
     @property
     def integer(self) -> bool:
-        """Whether only whole numbers make sense."""
+        """Return whether only whole numbers make sense."""
         return isinstance(self.default, int)
 
     def check(self, value: object, owner: str) -> int | float:
@@ -142,7 +142,7 @@ def _suggestion(name: str, known: Mapping[str, Parameter]) -> str:
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is a finite number of Python or numpy; text is none, also if it looks like one."""
+    """Return whether it is a finite number of Python or numpy; text is none, also if it looks like one."""
     if isinstance(value, (str, bytes)) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
         return False
     return getattr(value, "ndim", 0) == 0 and math.isfinite(float(value))  # pyright: ignore[reportArgumentType]

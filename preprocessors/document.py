@@ -137,7 +137,7 @@ def page() -> str:
 
 
 def has_picture(preprocessor: Preprocessor) -> bool:
-    """Whether the page shows what it makes; weights do not come with the project, so few networks are shown."""
+    """Return whether the page shows what it makes; weights do not come with the project, so few networks are shown."""
     if preprocessor.output is Output.EMBEDDING:
         return False
     return not preprocessor.networks or preprocessor.id in _drawn()

@@ -135,7 +135,7 @@ def tasks(job: Job) -> tuple[list[Task], int, str]:
 
 
 def is_hint(path: Path) -> bool:
-    """Whether a file says that this command made it: a folder may hold the hints of an earlier run."""
+    """Return whether a file says that this command made it: a folder may hold the hints of an earlier run."""
     told = read_note(path) if path.suffix.lower() == ".mp4" else _metadata(path)
     try:
         settings = json.loads(told) if told else None
@@ -167,7 +167,7 @@ class _Worker:
         return self._metadata
 
     def perform(self, task: Task) -> bool:
-        """Whether anything had to be done."""
+        """Make the hint of a task if it is not there; return whether anything had to be done."""
         if _is_video(task.source):
             return self._video_to_folder(task) if self.job.frames else self._video(task)
         if not task.target.suffix:
@@ -221,7 +221,7 @@ class _Worker:
             self.black.append(target)
 
     def _done(self, target: Path, source: Path) -> bool:
-        """Whether it is there, made of the same content with the same settings, and its poses where they are wanted."""
+        """Return whether it is there, of the same content and settings, and its poses where they are wanted."""
         if not (self.job.resume and target.is_file() and source.is_file()):
             return False
         told = read_note(target) if _is_video(target) else _metadata(target)

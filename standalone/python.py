@@ -200,21 +200,21 @@ class Drawing:
 
     @cached_property
     def images(self) -> tuple[Picture, ...]:
-        """The pictures, as Pillow's."""
+        """Return the pictures, as Pillow's."""
         from PIL import Image
 
         return tuple(Image.fromarray(each) for each in self.result.images)
 
     @cached_property
     def hints(self) -> tuple[Picture, ...]:
-        """The hint of each unit that has a picture for a hint; black where the model was to invent."""
+        """Return the hint of each unit that has a picture for a hint; black where the model was to invent."""
         from PIL import Image
 
         return tuple(Image.fromarray(each) for each in map(hint_pixels, self.units) if each is not None)
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seed of each picture."""
+        """Return the seed of each picture."""
         return self.result.seeds
 
     @property

@@ -65,22 +65,22 @@ class Run:
 
     @property
     def step(self) -> int:
-        """How many steps are done."""
+        """Return how many steps are done."""
         return len(self.losses)
 
     @property
     def plain(self) -> Trainee:
-        """The trainee without what accelerate has put around it."""
+        """Return the trainee without what accelerate has put around it."""
         return cast(Trainee, self.accelerator.unwrap_model(self.trainee))
 
     @property
     def network(self) -> torch.nn.Module:
-        """The control network, as the last step left it."""
+        """Return the control network, as the last step left it."""
         return self.plain.control
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes and speaks."""
+        """Return whether this process writes and speaks."""
         return self.accelerator.is_main_process
 
     @contextmanager

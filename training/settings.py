@@ -87,7 +87,7 @@ class Settings:
 
     @property
     def holds_out(self) -> bool:
-        """Whether some examples are not trained on, but drawn as samples."""
+        """Return whether some examples are not trained on, but drawn as samples."""
         return bool(self.samples) and not self.sample_prompts
 
 

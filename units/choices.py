@@ -55,7 +55,7 @@ class Choices(Generic[Choice]):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names that the WebUI shows, in the order of their numbers."""
+        """Return the names that the WebUI shows, in the order of their numbers."""
         return tuple(names[0] for names in self.names.values())
 
     @property

@@ -55,7 +55,7 @@ class Offer:
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        """Its numbers, each with its name, default and bounds."""
+        """Return its numbers, each with its name, default and bounds."""
         return self.preprocessor.parameters
 
 

@@ -52,7 +52,7 @@ class Field:
 
     @property
     def expected(self) -> str:
-        """What it may be, in words; empty for text, pictures and tables."""
+        """Return what it may be, in words; empty for text, pictures and tables."""
         if self.choices is not None:
             return ", ".join(self.choices.words)
         return "" if self.least is None else f"{self.least:g} to {self.most:g}"
@@ -216,7 +216,7 @@ class UnitRequest:
 
     @property
     def acts(self) -> bool:
-        """Whether the unit can act at all."""
+        """Return whether the unit can act at all."""
         return self.enabled and self.weight != 0
 
     def __eq__(self, other: object) -> bool:

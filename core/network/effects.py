@@ -52,7 +52,7 @@ class WeightDelta:
 
     @property
     def names(self) -> frozenset[str]:
-        """The weights that it changes."""
+        """Return the names of the weights that it changes."""
         return frozenset(self.tensors) | frozenset(self.low_rank)
 
     def shape(self, name: str) -> tuple[int, ...]:

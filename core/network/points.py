@@ -47,7 +47,7 @@ class Part(Enum):
 
     @property
     def reads_prompt(self) -> bool:
-        """Whether tokens of the prompt stand here, which have no place in the picture."""
+        """Return whether tokens of the prompt stand here, which have no place in the picture."""
         return self in (Part.ATTN2_K, Part.ATTN2_V)
 
 

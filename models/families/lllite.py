@@ -98,7 +98,7 @@ class ControlLLLite(nn.Module):
 
     @property
     def parts(self) -> list[tuple[Point, Module]]:
-        """The modules with their points, in the order in which the base network computes."""
+        """Return the modules with their points, in the order in which the base network computes."""
         found = [(_point(name), cast(Module, getattr(self, name))) for name in self.names]
         return sorted(found, key=lambda pair: _order(pair[0]))
 

@@ -83,13 +83,13 @@ class AdapterConfig:
 
     @property
     def base(self) -> Base:
-        """The base model that the adapter was made for."""
+        """Return the base model that the adapter was made for."""
         levels = LEVELS_OF_BLOCKS_XL if self.xl else LEVELS_OF_BLOCKS
         return Base(blocks=tuple(self.channels[level] for level in levels))
 
     @property
     def light(self) -> bool:
-        """Whether it is the light variant, which has no first convolution."""
+        """Return whether it is the light variant, which has no first convolution."""
         return self.channels != self.inner
 
     @property

@@ -92,7 +92,7 @@ class UnionModel(ControlNetModel):
 
     @property
     def kinds(self) -> tuple[tuple[int, float], ...]:
-        """The kinds of hints that it was told, with their weights; none where it shall find out."""
+        """Return the kinds of hints that it was told, with their weights; none where it shall find out."""
         option = self.offers[0]
         told = option.weighed(self.options.get(OPTION, AUTOMATIC))
         numbers = {kind: number for number, (kind, *_) in enumerate(KINDS)}

@@ -66,7 +66,7 @@ class Header:
 
     @property
     def name(self) -> str:
-        """The name of the file or folder, fit for messages."""
+        """Return the name of the file or folder, fit for messages."""
         return shown(self.path.name or self.path)
 
 

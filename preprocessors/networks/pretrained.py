@@ -110,7 +110,7 @@ def _check(found: Any, network: nn.Module, path: Path) -> None:
 
 
 def _is_idle(key: str, network: nn.Module) -> bool:
-    """Whether the library says that a part may be missing: newer versions have layers that older files do not know.
+    """Return whether the library says that a part may be missing: newer versions have layers that older files lack.
 
     A part says so of its own keys, and the library asks the outermost one alone.
     """

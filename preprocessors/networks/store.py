@@ -180,7 +180,7 @@ def _fits(path: Path, file: WeightFile) -> bool:
 
 
 def _converted(path: Path, file: WeightFile) -> bool:
-    """Whether it is somebody's safetensors of the file, with another size and digest."""
+    """Return whether it is somebody's safetensors of the file, with another size and digest."""
     return path.suffix != Path(file.name).suffix
 
 

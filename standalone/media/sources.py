@@ -73,7 +73,7 @@ def expand(paths: Sequence[Path]) -> list[Path]:
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a path names many files by a pattern such as `*.png`."""
+    """Return whether a path names many files by a pattern such as `*.png`."""
     return glob.has_magic(str(path)) and not path.exists()
 
 

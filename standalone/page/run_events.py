@@ -30,7 +30,7 @@ class Form:
 
     @property
     def inputs(self) -> list[Any]:
-        """All widgets, in the order in which `read` takes their values."""
+        """Return all widgets, in the order in which `read` takes their values."""
         return [*self.outer.values(), *(each for card in self.cards for each in card.fields.values())]
 
     def read(self, values: Sequence[Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -81,7 +81,7 @@ class Outputs:
 
     @property
     def all(self) -> list[Any]:
-        """Every widget that a run may change; none of a card, since cards may be drawn anew while it runs."""
+        """Return every widget that a run may change; none of a card, since cards may be drawn anew while it runs."""
         return [self.progress, self.preview, self.gallery, self.report, self.files, self.last, self.wrong]
 
     def begun(self) -> dict[Any, Any]:

@@ -33,12 +33,12 @@ class Known:
 
     @property
     def label(self) -> str:
-        """What a list shows: the name with the family."""
+        """Return what a list shows: the name with the family."""
         return f"{self.name} · {self.family}"
 
     @property
     def convention(self) -> Convention | None:
-        """The preprocessor that its file names, if it names one of ours."""
+        """Return the preprocessor that its file names, if it names one of ours."""
         return convention_of(self.says)
 
 
@@ -71,7 +71,7 @@ class Library:
 
     @property
     def tiny(self) -> bool:
-        """Whether the shipped tiny world is what is offered."""
+        """Return whether the shipped tiny world is what is offered."""
         return tiny_world.BASE in self.bases.values()
 
 

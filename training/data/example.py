@@ -20,7 +20,7 @@ class Packed(Protocol):
 
     @property
     def name(self) -> str:
-        """What the picture is called in messages."""
+        """Return what the picture is called in messages."""
         ...
 
     def read(self) -> bytes:
@@ -42,7 +42,7 @@ class Example:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The files of the example."""
+        """Return the files of the example."""
         return (self.picture,) if self.hint is None else (self.picture, self.hint)
 
 

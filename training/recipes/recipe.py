@@ -38,7 +38,7 @@ class Recipe(ABC):
 
     @property
     def id(self) -> str:
-        """What the command line calls it."""
+        """Return what the command line calls it."""
         return self.family.id
 
     @abstractmethod

@@ -107,7 +107,7 @@ class IPAdapterModel(ControlModel):
 
     @property
     def block_count(self) -> int:
-        """One block for each transformer, as sd-webui-controlnet counts: 16 for SD 1.x, 11 for SDXL."""
+        """Return how many transformers it acts on, as sd-webui-controlnet counts: 16 for SD 1.x, 11 for SDXL."""
         return len(transformers_of(self.points))
 
     def spread(self, weights: tuple[float, ...]) -> tuple[float, ...]:

@@ -89,7 +89,7 @@ class Passes:
 
 
 def _fitted(unit: Prepared, low: Size, high: Size | None) -> tuple[Hint, ...]:
-    """The hint at the size of each pass; what an encoder saw has none."""
+    """Return the hint at the size of each pass; what an encoder saw has none."""
     sizes = [size for size in (low, high) if size is not None]
     if isinstance(unit.hint, Tensor):
         return (unit.hint,) * len(sizes)
@@ -97,7 +97,7 @@ def _fitted(unit: Prepared, low: Size, high: Size | None) -> tuple[Hint, ...]:
 
 
 def _maps(unit: Prepared, hints: Sequence[Hint]) -> list[tuple[Image, str]]:
-    """What the user is shown, with its preprocessor: the larger one first, as in sd-webui-controlnet."""
+    """Return what the user is shown, with its preprocessor: the larger one first, as in sd-webui-controlnet."""
     if not unit.args.save_detected_map:
         return []
     if isinstance(unit.hint, Tensor):

@@ -99,7 +99,7 @@ def _choose_type(by_hand: bool, tag: str, pixel_perfect: bool, module: str, mode
 
 
 def _options(model: str, kind: str, options: str) -> list[Any]:
-    """The widgets for what the chosen model can be told; what it cannot be told must not act unseen."""
+    """Return the widgets for what the chosen model can be told; what it cannot be told must not act unseen."""
     import gradio as gr
 
     files = services().files
