@@ -50,7 +50,7 @@ class Remembered:
 
 def digests(hints: Tensor) -> Tensor:
     """Return what tells hints [N, ...] apart: [N, 16] bytes on the CPU, so that reading them waits for nothing."""
-    rows = hints.detach().cpu().contiguous()
+    rows = hints.detach().cpu().contiguous().view(torch.uint8)  # bytes, since NumPy has no bfloat16
     found = [hashlib.blake2b(row.numpy().tobytes(), digest_size=DIGEST).digest() for row in rows]
     return torch.tensor([list(each) for each in found], dtype=torch.uint8)
 

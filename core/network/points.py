@@ -45,11 +45,6 @@ class Part(Enum):
     ATTN2_HEADS = "attn2.heads"
     ATTN2_OUT = "attn2.out"
 
-    @property
-    def reads_prompt(self) -> bool:
-        """Return whether tokens of the prompt stand here, which have no place in the picture."""
-        return self in (Part.ATTN2_K, Part.ATTN2_V)
-
 
 @dataclass(frozen=True, slots=True)
 class Point:

@@ -16,7 +16,6 @@ from .library import Library
 from .said import Job
 
 ARRAYS = ("image", "mask")
-SPOKEN = {"parameters": "parameters"}
 
 
 def command_line(library: Library, job: Job) -> str:

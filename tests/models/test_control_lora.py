@@ -13,15 +13,14 @@ from controlstack.core.control import ControlModel
 from controlstack.core.errors import DamagedModelError, HostError, IncompatibleModelError
 from controlstack.core.host import PlainHost
 from controlstack.core.network.base import BaseWeights, check_fits
-from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
-from controlstack.core.step import Step
 from controlstack.core.unit import ControlUnit
 from controlstack.models.families.control_lora import ControlLoraModel
 from controlstack.models.naming import to_diffusers, to_ldm
 from controlstack.models.registry import REGISTRY, inspect, load_control_model
-from controlstack.pipelines.attached import base_of, vector_condition
+from controlstack.pipelines.attached import base_of
 from diffusers import ControlNetModel, UNet2DConditionModel
+from oracle import step_of
 from sparse_files import write_sparse
 from test_detection import CONTROLNETS, by_hand
 from torch import Tensor
@@ -83,27 +82,6 @@ class BaseHost(PlainHost):
 
         key: Hashable = ("base", self.key)
         return model.follow(BaseWeights(read, key))
-
-
-def step_of(unet: Any) -> tuple[Step, dict[str, Any]]:
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    more: dict[str, Any] = {}
-    if unet.config["addition_embed_type"] == "text_time":
-        more = {"added_cond_kwargs": {"text_embeds": normal(4, 32), "time_ids": normal(4, 6)}}
-    step = Step(
-        x=normal(4, 4, 16, 16),
-        timestep=torch.full((4,), 321),
-        context=normal(4, 8, 64),
-        cond=(False, False, True, True),
-        progress=progress_at(0, 1),
-        y=vector_condition(unet, more.get("added_cond_kwargs")),
-        pictures=(0, 1, 0, 1),
-    )
-    return step, more
 
 
 def check(stack: ControlStack, theirs: ControlNetModel, unet: Any, hint: Tensor) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,18 @@ import pytest
 import torch
 from controlstack.core.errors import IncompatibleModelError, ModelError, UnitError, UnsupportedModelError
 from controlstack.core.network.attach import Patches, attach, change_weights
-from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
 from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.naming import to_ldm
 from controlstack.models.registry import REGISTRY, inspect, load_control_model
 from controlstack.models.remembered import Remembered
-from controlstack.pipelines.attached import locate_in, vector_condition
+from controlstack.pipelines.attached import locate_in
 from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.resnet import Downsample2D, ResnetBlock2D
 from families import random_layer
-from oracle import randomise
+from oracle import randomise, step_of
 from safetensors.torch import save_file
 from sparse_files import write_sparse
 from tiny_networks import CONFIGS, UP
@@ -146,27 +146,6 @@ def hint() -> Tensor:
     return torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(3))
 
 
-def step_of(unet: Any, time: int = 321, rows: int = 4) -> tuple[Step, dict[str, Any]]:
-    """Two pictures, uncond and cond, and the further arguments of diffusers."""
-    generator = torch.Generator().manual_seed(time)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    more: dict[str, Any] = {}
-    if unet.config["addition_embed_type"] == "text_time":
-        more = {"added_cond_kwargs": {"text_embeds": normal(rows, 32), "time_ids": normal(rows, 6)}}
-    step = Step(
-        x=normal(rows, 4, 16, 16),
-        timestep=torch.full((rows,), time),
-        context=normal(rows, 8, 64),
-        cond=tuple(row >= rows // 2 for row in range(rows)),
-        progress=progress_at(0, 1),
-        y=vector_condition(unet, more.get("added_cond_kwargs")),
-    )
-    return step, more
-
-
 def drawn(unet: Any, step: Step, more: dict[str, Any], units: list[ControlUnit]) -> Tensor:
     """What the U-Net answers under units."""
     with Patches() as patches, torch.no_grad():
@@ -251,6 +230,22 @@ def test_both_normalisations(tmp_path: Path, unet: Any, theirs: Theirs, kind: st
         model.bind({"colour": 1})
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(tmp_path: Path, unet: Any, theirs: Theirs, kind: str, hint: Tensor, dtype: torch.dtype) -> None:
+    path, (step, _) = write(tmp_path, theirs, unet, kind), step_of(unet)
+    model = load_control_model(path, base_state=to_ldm(unet.state_dict()), dtype=dtype)
+    whole = ControlStack([ControlUnit(model=loaded(path, unet), hint=hint)])(step)
+    half = replace(
+        step, x=step.x.to(dtype), context=step.context.to(dtype), y=None if step.y is None else step.y.to(dtype)
+    )
+    found = ControlStack([ControlUnit(model=model, hint=hint.to(dtype))])(half)
+    (point,) = whole.shifts
+    h = torch.randn(4, model.network.out, 8, 8, generator=torch.Generator().manual_seed(1))
+    expected, ours = whole.shifts[point](h), found.shifts[point](h.to(dtype))
+    assert ours.dtype == dtype
+    assert (ours.float() - expected).abs().max() <= 0.05 * expected.abs().max()
+
+
 def test_rows_of_their_own_hints_and_a_share_of_the_rows(
     tmp_path: Path, unet: Any, theirs: Theirs, kind: str, hint: Tensor
 ) -> None:
@@ -276,17 +271,17 @@ def test_a_hint_and_a_time_are_computed_once_for_all_pictures(
     for _ in range(2):  # the second picture's hint is another tensor of the same values
         stack = ControlStack([ControlUnit(model=model, hint=hint.clone())])
         for time in (900, 321, 321):
-            step, more = step_of(unet, time)
+            step, more = step_of(unet, time=time)
             with Patches() as patches, torch.no_grad():
                 attach(patches, stack(step), locate_in(unet))
                 pictures.append(unet(step.x, step.timestep, step.context, **more).sample)
         stack.close()
     assert computed == [1, 1]
     assert pictures[0].equal(pictures[3]) and pictures[1].equal(pictures[5])
-    ControlStack([ControlUnit(model=model, hint=hint * 0.5)])(step_of(unet, 321)[0])
+    ControlStack([ControlUnit(model=model, hint=hint * 0.5)])(step_of(unet)[0])
     assert computed == [1, 1, 1]
     both = [ControlUnit(model=model, hint=each) for each in (hint, hint * 0.25)]
-    ControlStack(both)(step_of(unet, 321)[0])
+    ControlStack(both)(step_of(unet)[0])
     assert computed == [1, 1, 1, 1]
 
 

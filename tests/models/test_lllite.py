@@ -12,14 +12,13 @@ import pytest
 import torch
 from controlstack.core.errors import DamagedModelError, HintError, IncompatibleModelError
 from controlstack.core.network.attach import Patches, attach
-from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
-from controlstack.core.step import Step
 from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.registry import REGISTRY, inspect, load_control_model
-from controlstack.pipelines.attached import locate_in, vector_condition
+from controlstack.pipelines.attached import locate_in
 from diffusers import UNet2DConditionModel
 from families import random_layer
+from oracle import step_of
 from sparse_files import write_sparse
 from tiny_networks import CONFIGS, UP
 from torch import Tensor
@@ -85,24 +84,6 @@ def unet() -> Any:
 @pytest.fixture
 def hint() -> Tensor:
     return torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(3))
-
-
-def step_of(unet: Any) -> tuple[Step, dict[str, Any]]:
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    more = {"added_cond_kwargs": {"text_embeds": normal(4, 32), "time_ids": normal(4, 6)}}
-    step = Step(
-        x=normal(4, 4, 16, 16),
-        timestep=torch.full((4,), 321),
-        context=normal(4, 8, 64),
-        cond=(False, False, True, True),
-        progress=progress_at(0, 1),
-        y=vector_condition(unet, more["added_cond_kwargs"]),
-    )
-    return step, more
 
 
 def drawn(unet: Any, unit: ControlUnit | None) -> Tensor:

@@ -25,11 +25,33 @@ from controlstack.preprocessors import (
 )
 from controlstack.preprocessors.lazy import LazyModule
 from controlstack.preprocessors.networks.network import files_of
-from controlstack.units.webui.names import CONTROL_TYPES, LABELS
+from controlstack.units.webui.names import LABELS
 from skimage import data
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = [(512, 512), (511, 513), (64, 4096), (33, 7), (1, 1)]
+CONTROL_TYPES = (  # of sd-webui-controlnet
+    "Canny",
+    "Depth",
+    "IP-Adapter",
+    "Inpaint",
+    "Instant-ID",
+    "InstructP2P",
+    "Lineart",
+    "MLSD",
+    "NormalMap",
+    "OpenPose",
+    "Recolor",
+    "Reference",
+    "Revision",
+    "Scribble",
+    "Segmentation",
+    "Shuffle",
+    "SoftEdge",
+    "SparseCtrl",
+    "T2I-Adapter",
+    "Tile",
+)  # fmt: skip  (its tags; "All" is none)
 # Those with networks have files of their own.
 PLAIN = [each for each in REGISTRY if not each.networks and not each.by_model]
 every = pytest.mark.parametrize("preprocessor", PLAIN, ids=lambda each: each.id)

@@ -89,29 +89,6 @@ LABELS = {
     "revision_ignore_prompt": "revision_ignore_prompt",
 }
 
-CONTROL_TYPES = (
-    "Canny",
-    "Depth",
-    "IP-Adapter",
-    "Inpaint",
-    "Instant-ID",
-    "InstructP2P",
-    "Lineart",
-    "MLSD",
-    "NormalMap",
-    "OpenPose",
-    "Recolor",
-    "Reference",
-    "Revision",
-    "Scribble",
-    "Segmentation",
-    "Shuffle",
-    "SoftEdge",
-    "SparseCtrl",
-    "T2I-Adapter",
-    "Tile",
-)  # fmt: skip  (its tags; "All" is none)
-
 
 NUMBERED = frozenset({  # preprocessors whose numbers threshold_a and threshold_b are for clients
     "canny", "blur_gaussian", "scribble_xdog", "threshold", "tile_resample", "tile_colorfix", "tile_colorfix+sharp",

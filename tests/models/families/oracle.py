@@ -43,7 +43,7 @@ def assert_close(ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> 
     assert relative_error(ours, theirs) <= tolerance
 
 
-def step_of(net: Any, seed: int = 0) -> tuple[Step, dict[str, Any]]:
+def step_of(net: Any, seed: int = 0, *, time: int = 321) -> tuple[Step, dict[str, Any]]:
     """Return a step of two pictures, uncond and cond rows, and the further arguments that diffusers' networks take.
 
     net: a network of diffusers, whose configuration says what conditions it reads.
@@ -64,11 +64,12 @@ def step_of(net: Any, seed: int = 0) -> tuple[Step, dict[str, Any]]:
         y = torch.cat([added["text_embeds"], net.add_time_proj(added["time_ids"].flatten()).reshape(rows, -1)], 1)
     step = Step(
         x=normal(rows, 4, SIDE, SIDE),
-        timestep=torch.full((rows,), 321),
+        timestep=torch.full((rows,), time),
         context=normal(rows, TOKENS, net.config.cross_attention_dim),
         cond=(False,) * PICTURES + (True,) * PICTURES,
         progress=progress_at(0, 1),
         y=y,
+        pictures=tuple(row % PICTURES for row in range(rows)),
     )
     return step, more
 
