@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import HintError
+from .errors import HintError, UnitError
 from .host import Host, PlainHost
 from .kept import Kept, hint_key, hints_of, pictures_of
 from .network.effects import Accumulator, Effects, Shift, Watch, add_rows
@@ -67,6 +67,7 @@ class ControlStack:
         self._fired: list[set[float]] = [set() for _ in self.units]
         self._steps: set[float] = set()
         self._kept = Kept(self._host)
+        self._giver = _giver(self.units)
 
     @torch.no_grad()
     def __call__(self, step: Step, onto: Effects | None = None) -> Effects:
@@ -111,9 +112,10 @@ class ControlStack:
         wanted = frozenset(point for active in group for point in active.scales)
         if model.follows and self._host.follow(model):
             self._kept.clear()  # what was computed with other weights
+        told = self._told(group[0].unit, step, rows)
         with self._host.ready(model):
             prepared = self._kept.prepared([active.unit for active in group], group[0].rows, step)
-            prompt = self._kept.prompt(group[0].unit, step, rows)
+            prompt = self._kept.prompt(group[0].unit, step, rows, told)
             seen = replace(step.rows(rows), twins=lambda: _twins(group, step) if same() else None)
             for point, effect in model(seen, prepared, prompt, wanted):
                 if isinstance(effect, Watch):
@@ -129,6 +131,12 @@ class ControlStack:
                 else:
                     self._add_tensor(point, effect, shares, len(group), step, total)
                 del effect  # free before the next one is computed
+
+    def _told(self, unit: ControlUnit, step: Step, rows: tuple[int, ...]) -> Tensor | None:
+        """Return what a unit's model reads in place of the prompt; None: the prompt."""
+        if self._giver is None or not unit.model.reads_tokens:
+            return None
+        return self._kept.tokens(self._giver, step, rows)
 
     def _add_tensor(
         self, point: Point, tensor: Tensor, shares: Sequence[_Share], count: int, step: Step, total: Accumulator
@@ -164,6 +172,26 @@ class ControlStack:
                 f"'{active.unit.model.name}' adds to the prompt, which has no place in the picture: leave its mask out"
             )
         return tensor * self._kept.mask(active.unit, active.rows, step, tensor)
+
+
+def _giver(units: Sequence[ControlUnit]) -> ControlUnit | None:
+    """Return the first unit that gives tokens, where others read them; UnitError where one is needed and missing."""
+    giver = next((unit for unit in units if unit.model.gives_tokens), None)
+    reader = next((unit for unit in units if unit.model.reads_tokens and unit.acts), None)
+    if reader is None or giver is None:
+        if reader is not None:
+            raise UnitError(
+                f"'{reader.model.name}' reads the tokens of a face in place of the prompt, and no unit gives some: add "
+                "a unit with the adapter of InstantID and a picture of the face, or set the option 'context' to prompt"
+            )
+        return None
+    width, wanted = giver.model.base.context, reader.model.base.context
+    if width != wanted:
+        raise UnitError(
+            f"'{reader.model.name}' reads tokens {wanted} wide in place of the prompt, and '{giver.model.name}' gives "
+            f"some {width} wide: choose two models of InstantID"
+        )
+    return giver
 
 
 def _watched(watch: Watch, rows: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
