@@ -26,7 +26,7 @@ PACKS = [
     Path(__file__).with_name(name)
     for name in (
         *("comfyui_test_pack.py", "comfyui_world_pack.py", "comfyui_estimators_pack.py"),
-        *("comfyui_effects_pack.py", "comfyui_transformers_pack.py"),
+        *("comfyui_effects_pack.py", "comfyui_transformers_pack.py", "comfyui_record_pack.py"),
     )
 ]
 MEMORY_PACK = Path(__file__).with_name("comfyui_memory_pack.py")
