@@ -55,6 +55,7 @@ class ControlModel(Protocol):
     source: str = ""  # the file that it was loaded from
     delta: WeightDelta | None = None  # what it changes in the weights of the base network for the whole run
     follows: bool = False  # part of its weights are the base network's own
+    evaluations: int = 0  # of the base network that each of its steps costs more
 
     @property
     def sameness(self) -> Hashable:

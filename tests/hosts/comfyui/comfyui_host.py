@@ -27,7 +27,7 @@ PACKS = [
     HERE / "packs" / name
     for name in (
         *("comfyui_test_pack.py", "comfyui_world_pack.py", "comfyui_estimators_pack.py"),
-        *("comfyui_effects_pack.py", "comfyui_transformers_pack.py"),
+        *("comfyui_effects_pack.py", "comfyui_transformers_pack.py", "comfyui_record_pack.py"),
     )
 ]
 MEMORY_PACK = HERE / "packs" / "comfyui_memory_pack.py"
