@@ -129,8 +129,8 @@ def detect(values: dict[str, Any], images: Sequence[str], masks: Sequence[str], 
     """Return the hints of some pictures: {"images": [base64], "info": "Success"}, and "poses" where there are any."""
     unit = preprocessing.with_defaults(parse_unit({"enabled": True, **values}))
     preprocessor = preprocessing.lookup(unit.module)
-    if preprocessor.no_hint and not is_reference(preprocessor):
-        raise HintError(f"Module not supported: {preprocessor.no_hint}")
+    if preprocessor.refusal and not is_reference(preprocessor):
+        raise HintError(f"Module not supported: {preprocessor.refusal}")
     if preprocessor.output is Output.EMBEDDING:  # sd-webui-controlnet refuses it as well
         raise HintError(
             f"Module not supported: {unit.module} gives what an image encoder sees, which is no picture: name it in a "

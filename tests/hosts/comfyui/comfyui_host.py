@@ -123,6 +123,14 @@ class Host:
     def get(self, path: str) -> Any:
         return self._ask(urllib.request.Request(f"{self.address}/{path}"))
 
+    def knows(self, path: str) -> bool:
+        """Whether this host answers there."""
+        try:
+            self.get(path)
+        except RunError:
+            return False
+        return True
+
     def has(self, kind: str) -> bool:
         """Whether this host knows a node."""
         return bool(self.get(f"object_info/{kind}"))
