@@ -58,7 +58,7 @@ def start(settings: Settings, bar: Bar = no_bar) -> Run:
     generator = torch.Generator().manual_seed(settings.seed)
     average = Average(settings.ema) if settings.ema else None
     prepared, optimiser = accelerator.prepare(trainee.to(accelerator.device), _optimiser(trainee, settings, recipe))
-    reader = Reader(settings.hints, settings.resolution)
+    reader = Reader(settings.hint_sources, settings.resolution)
     shown: dict[str, Any] = {"reader": reader, "encoder": encoder}
     run = Run(
         settings=settings,
@@ -95,6 +95,8 @@ def with_rates(settings: Settings, recipe: Recipe) -> Settings:
         settings,
         learning_rate=rate,
         times=settings.times or recipe.times,
+        empty_prompts=recipe.empty_prompts if settings.empty_prompts is None else settings.empty_prompts,
+        empty_hints=recipe.empty_hints if settings.empty_hints is None else settings.empty_hints,
     )
 
 
@@ -157,13 +159,15 @@ def _checked(settings: Settings, accelerator: Any, bar: Bar) -> Checked:
     """Return the examples that can be used; the first process reads them, the others hear what it found."""
     from accelerate.utils import broadcast_object_list
 
-    columns = settings.hints.columns(settings.picture_column, settings.caption_column)
+    sources = settings.hint_sources
+    of_files = next((each for each in sources if each.preprocessor is None), sources[0])
+    columns = of_files.columns(settings.picture_column, settings.caption_column)
     listing = read_listing(settings.data, columns)
     found: list[Any] = [None]
     if accelerator.is_main_process:
         depth = depth_for(listing.examples, settings.check)
         alike = settings.batch > 1 and not settings.resolution
-        reader = Reader(settings.hints, settings.resolution)
+        reader = Reader(sources, settings.resolution)
         found = [check(bar(listing.examples, "examples checked"), reader, depth, alike=alike)]
     broadcast_object_list(found)
     checked: Checked = found[0]

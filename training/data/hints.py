@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.embedding import Embedding
 from ...core.errors import HintError
 from ...core.network.base import LATENT
 from ...core.resize import ResizeMode
@@ -44,8 +45,13 @@ class HintSource:
         """Return which columns of a listing are read. picture, caption: names that the user gave."""
         return Columns(picture, self.column, caption, self.preprocessor is None)
 
-    def make(self, picture: Image) -> Image:
-        """Return the hint [H, W, 3] that the preprocessor makes of a picture [H, W, 3]."""
+    @property
+    def embedding(self) -> Embedding | None:
+        """Return whose embedding the hints are; None where they are pictures."""
+        return None if self.preprocessor is None else find(self.preprocessor).embedding
+
+    def make(self, picture: Image) -> Any:
+        """Return what the preprocessor makes of a picture [H, W, 3]: a hint of that shape, or floats [T, D]."""
         assert self.preprocessor is not None
         parameters: dict[str, Any] = dict(self.parameters or {})
         return find(self.preprocessor)(picture, **parameters)
@@ -55,12 +61,27 @@ class HintSource:
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """One of several kinds of hints that a network learns, and where hints of it come from."""
+
+    kind: str
+    hints: HintSource
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.hints}"
+
+
+@dataclass(frozen=True, slots=True)
 class View:
-    """How an example is seen this time: mirrored or not, and which square of it, from 0 (left, top) to 1."""
+    """How an example is seen this time: mirrored or not, which square of it from 0 (left, top) to 1, by which source.
+
+    source: number of what its hint comes from.
+    """
 
     mirrored: bool = False
     across: float = 0.5
     down: float = 0.5
+    source: int = 0
 
 
 PLAIN = View()
@@ -70,19 +91,22 @@ PLAIN = View()
 class Reader:
     """Reads examples. side: of the squares that they are cut to, in pixels; 0 leaves them as they are."""
 
-    hints: HintSource
+    sources: tuple[HintSource, ...]  # of hints; a view names one
     side: int = 0
 
-    def __call__(self, example: Example, view: View = PLAIN) -> tuple[Image, Image]:
-        """Return (picture, hint), both [H, W, 3] of one size. HintError if they cannot be read or do not fit.
+    def __call__(self, example: Example, view: View = PLAIN) -> tuple[Image, Any]:
+        """Return (picture, hint), both [H, W, 3] of one size; of an encoder the hint is floats [T, D].
+
+        HintError if they cannot be read or do not fit.
 
         A preprocessor sees the picture as it was cut and mirrored.
         """
         picture, hint = self.files(example)
         size = _scaled(picture, self.side)
         picture = _mirrored(_square(picture, self.side, view), view)
-        if hint is None:
-            return picture, self.hints.make(picture)
+        source = self.sources[view.source]
+        if hint is None or source.preprocessor is not None:
+            return picture, source.make(picture)
         fitted = resize_image(hint, size, ResizeMode.JUST_RESIZE)  # its own shape may differ a little
         return picture, _mirrored(_cut(fitted, self.side, view), view)
 

@@ -31,9 +31,9 @@ ROUND = 64  # sides of a hint that has no picture beside it become multiples of 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What is drawn: a hint [H, W, 3], words, and the picture that they come from, where there is one."""
+    """What is drawn: a hint [H, W, 3] or an embedding [T, D], words, and the picture that they come from, if any."""
 
-    hint: Image
+    hint: Any
     prompt: str
     picture: Image | None = None
 
@@ -44,19 +44,21 @@ def samples_of(run: Run) -> Iterator[Sample]:
     if not settings.sample_prompts:
         yield from (Sample(hint, prompt, picture) for hint, picture, prompt in run.held_out.pictures())
         return
-    for path, prompt in zip(settings.sample_hints, settings.sample_prompts, strict=True):
+    for number, (path, prompt) in enumerate(zip(settings.sample_hints, settings.sample_prompts, strict=True)):
         hint = _fitted(read_image(path), settings.resolution)
-        if settings.hints.preprocessor is None:
+        source = settings.hint_sources[number % len(settings.hint_sources)]
+        if source.preprocessor is None:
             yield Sample(hint, prompt)
         else:  # what was given is a picture, as in the data
-            yield Sample(settings.hints.make(hint), prompt, hint)
+            yield Sample(source.make(hint), prompt, hint)
 
 
 def sample_sheet(run: Run) -> Image:
     """Return a row for each sample: hint, picture, and what the network as it is now makes of hint and words."""
     rows: list[list[tuple[str, Image]]] = []
     for index, sample in enumerate(samples_of(run)):
-        shown = [("hint", sample.hint), *([("picture", sample.picture)] if sample.picture is not None else [])]
+        shown = [("hint", sample.hint)] if sample.hint.dtype == np.uint8 else []
+        shown += [("picture", sample.picture)] if sample.picture is not None else []
         rows.append([*shown, (f"step {run.step}: {sample.prompt or '(no words)'}", draw(run, sample, index))])
     return sheet(rows, side=max(row[0][1].shape[0] for row in rows))
 
@@ -69,22 +71,28 @@ def draw(run: Run, sample: Sample, index: int) -> Image:
     base, device = run.base, run.accelerator.device
     scheduler: Any = DDIMScheduler.from_config(base.scheduler.config)
     scheduler.set_timesteps(run.settings.sample_steps)
-    hint = torch.from_numpy(np.ascontiguousarray(sample.hint)).permute(2, 0, 1)[None].to(device, torch.float32) / 255
-    size = (hint.shape[2], hint.shape[3])
+    shown: Image = sample.hint if sample.picture is None else sample.picture
+    size = (shown.shape[0], shown.shape[1])
+    hint = torch.from_numpy(np.ascontiguousarray(sample.hint))[None].to(device)
+    if hint.dtype == torch.uint8:
+        hint = hint.permute(0, 3, 1, 2).float() / 255
     words = words_of(_both(run.encoder.words(""), run.encoder.words(sample.prompt)), size, device)
     channels = base.unet.config["in_channels"]
     shape = (1, channels, size[0] // LATENT, size[1] // LATENT)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(index)).to(device)
     with run.result() as trainee:
         for time in scheduler.timesteps:
-            predicted = _guided(run, trainee, latents, time.to(device), hint, words)
+            predicted = _guided(run, trainee, latents, time.to(device), hint, words, index)
             latents = scheduler.step(predicted.float(), int(time), latents).prev_sample
     return _decode(base.vae, latents)
 
 
-def _guided(run: Run, trainee: Trainee, latents: Tensor, time: Tensor, hint: Tensor, words: Words) -> Tensor:
+def _guided(
+    run: Run, trainee: Trainee, latents: Tensor, time: Tensor, hint: Tensor, words: Words, index: int
+) -> Tensor:
     """Return what classifier-free guidance makes of the empty prompt and the words."""
-    both = trainee(latents.repeat(2, 1, 1, 1), time.expand(2), hint.expand(2, -1, -1, -1), words)
+    told = run.recipe.told(run.settings, index)
+    both = trainee(latents.repeat(2, 1, 1, 1), time.expand(2), hint.expand(2, *hint.shape[1:]), words, told)
     empty, worded = both.chunk(2)
     return empty + run.settings.sample_guidance * (worded - empty)
 
