@@ -129,6 +129,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add("--check", action="store_true", help="read every example first, hints too; small sets are always read")
     add("--skip-bad", action="store_true", help="leave out examples that cannot be used, and count them")
     add("--resolution", type=int, default=0, metavar="PIXELS", help="cut pictures and hints to squares; default: not")
+    add(
+        "--buckets",
+        action="store_true",
+        help="cut to sizes near the pictures' own shapes, of the square's area at most",
+    )
     add("--random-crop", action="store_true", help="cut any square, not the middle one")
     add("--mirror", action="store_true", help="show half of the examples mirrored; not for hints with left and right")
     add("--workers", type=int, default=0, metavar="N", help="threads that read pictures ahead (default: %(default)s)")

@@ -37,6 +37,7 @@ class Settings:
     check: bool = False  # read every example whole before the first step, however many there are
     skip_bad: bool = False  # leave bad examples out
     resolution: int = 0  # pictures are cut to squares of so many pixels; 0: they stay as they are
+    buckets: bool = False  # cut to sizes near their own shapes, of no more area than the square
     random_crop: bool = False  # any square of the picture, not its middle
     mirror: bool = False  # half of the examples, left to right
     workers: int = 0  # threads that read pictures ahead
@@ -80,8 +81,9 @@ class Settings:
             _check_kinds(self)
         if self.resolution < 0 or self.resolution % LATENT:
             raise HintError(f"--resolution is {self.resolution}, expected a multiple of {LATENT} pixels")
-        if self.random_crop and not self.resolution:
-            raise HintError("--random-crop needs the size of the squares: give --resolution, such as 512")
+        for name in ("random_crop", "buckets"):
+            if getattr(self, name) and not self.resolution:
+                raise HintError(f"{option(name)} needs the size of the squares: give --resolution, such as 512")
         if len(self.sample_prompts) != len(self.sample_hints):
             raise HintError(
                 f"there are {len(self.sample_prompts)} --sample-prompt and {len(self.sample_hints)} --sample-hint, "

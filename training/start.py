@@ -16,9 +16,10 @@ from torch import nn
 from ..core.errors import HintError, HostError, MissingDependencyError
 from ..pipelines.bases import load_pipeline
 from ..pipelines.quiet import quiet
+from .data.buckets import Buckets
 from .data.checking import Checked, check, depth_for, refuse
 from .data.encoding import Encoder, Store, add_weights
-from .data.example import Example
+from .data.example import Example, shape_of
 from .data.examples import Examples, Variety
 from .data.hints import Reader
 from .data.listings import read_listing
@@ -49,7 +50,9 @@ def start(settings: Settings, bar: Bar = no_bar) -> Run:
     accelerator = _accelerator(settings)
     checked = _checked(settings, accelerator, bar)
     examples, held_out = _split(checked.examples, settings)
-    settings = _with_steps(settings, len(examples), accelerator.num_processes)
+    reader = Reader(settings.hint_sources, settings.resolution, settings.buckets)
+    buckets = _buckets(examples, reader, settings.batch * accelerator.num_processes)
+    settings = _with_steps(settings, len(examples) if buckets is None else buckets.epoch(), accelerator.num_processes)
     base = load_frozen(settings.base, accelerator.device, HALF.get(settings.mixed_precision, torch.float32))
     encoder = Encoder(base, accelerator.device)
     digests = {"base": _digest_of(base), "data": _digest(checked.examples)}
@@ -58,7 +61,6 @@ def start(settings: Settings, bar: Bar = no_bar) -> Run:
     generator = torch.Generator().manual_seed(settings.seed)
     average = Average(settings.ema) if settings.ema else None
     prepared, optimiser = accelerator.prepare(trainee.to(accelerator.device), _optimiser(trainee, settings, recipe))
-    reader = Reader(settings.hint_sources, settings.resolution)
     shown: dict[str, Any] = {"reader": reader, "encoder": encoder}
     run = Run(
         settings=settings,
@@ -77,6 +79,7 @@ def start(settings: Settings, bar: Bar = no_bar) -> Run:
             variety=Variety(settings.mirror, settings.random_crop),
             store=_store(settings, encoder, reader),
             workers=settings.workers,
+            buckets=buckets,
         ),
         held_out=Examples(held_out, **shown),
         generator=generator,
@@ -167,7 +170,7 @@ def _checked(settings: Settings, accelerator: Any, bar: Bar) -> Checked:
     if accelerator.is_main_process:
         depth = depth_for(listing.examples, settings.check)
         alike = settings.batch > 1 and not settings.resolution
-        reader = Reader(sources, settings.resolution)
+        reader = Reader(sources, settings.resolution, settings.buckets)
         found = [check(bar(listing.examples, "examples checked"), reader, depth, alike=alike)]
     broadcast_object_list(found)
     checked: Checked = found[0]
@@ -189,6 +192,13 @@ def _split(examples: Sequence[Example], settings: Settings) -> tuple[Sequence[Ex
             "examples, give --sample-prompt and --sample-hint, or leave --samples out"
         )
     return examples[:-HELD_OUT], examples[-HELD_OUT:]
+
+
+def _buckets(examples: Sequence[Example], reader: Reader, together: int) -> Buckets | None:
+    """Return the size of each example, by the headers of the pictures; None where all are cut alike."""
+    if not reader.buckets:
+        return None
+    return Buckets([reader.size(shape_of(each.picture)) for each in examples], together)
 
 
 def _with_steps(settings: Settings, examples: int, processes: int) -> Settings:

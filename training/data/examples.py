@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from .buckets import Buckets
 from .encoding import Encoder, Row, Store, stacked
 from .example import Example, Image
 from .hints import PLAIN, Reader, View
@@ -50,8 +51,9 @@ class Examples:
         variety: Variety | None = None,
         store: Store | None = None,
         workers: int = 0,
+        buckets: Buckets | None = None,
     ) -> None:
-        """store: keeps encodings on disk. workers: threads that read pictures ahead."""
+        """store: keeps encodings on disk. workers: threads that read pictures ahead. buckets: None for one size."""
         self._examples, self._reader, self._encoder = examples, reader, encoder
         self._variety, self._store = variety or Variety(), store
         self._pool = ThreadPoolExecutor(workers) if workers else None
@@ -59,6 +61,8 @@ class Examples:
         self._kept: dict[tuple[int, View], Row] = {}
         self._room = KEPT
         self._epoch, self._order = -1, [0]
+        self._buckets = buckets
+        self.epoch = len(examples) if buckets is None else buckets.epoch()  # examples, of which some come twice
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -103,11 +107,16 @@ class Examples:
 
     def _pick(self, index: int, seed: int, source: int) -> tuple[int, View]:
         """Return which example comes as the index-th, and how it is seen."""
-        epoch, place = divmod(index, len(self._examples))
+        epoch, place = divmod(index, self.epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(seed + epoch)
-            self._epoch, self._order = epoch, torch.randperm(len(self._examples), generator=generator).tolist()
+            self._epoch, self._order = epoch, self._shuffled(generator)
         return self._order[place], replace(self._variety.view(seed, index), source=source)
+
+    def _shuffled(self, generator: torch.Generator) -> list[int]:
+        if self._buckets is None:
+            return torch.randperm(len(self._examples), generator=generator).tolist()
+        return self._buckets.order(generator)
 
     def _load(self, index: int, view: View) -> Row:
         example, ahead = self._examples[index], self._ahead.pop((index, view), None)
