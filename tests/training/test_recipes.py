@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from controlstack.core.control import ControlModel
-from controlstack.core.errors import ScheduleError, UnsupportedModelError
+from controlstack.core.errors import ModelError, ScheduleError, UnsupportedModelError
 from controlstack.core.network.attach import Patches, change_weights
 from controlstack.core.network.effects import WeightDelta
 from controlstack.core.network.points import MIDDLE, Block, Part, onward
@@ -332,3 +332,17 @@ def test_a_lite_control_draws(settings: Settings, tmp_path: Path) -> None:
     unit = ControlUnit(model=load_control_model(path), hint=torch.rand(1, 3, 128, 128))
     plain, drawn = (generate(base, request, units).images for units in ([], [unit]))
     assert (plain != drawn).any()
+
+
+def test_files_of_two_steps_are_no_pair(settings: Settings, tmp_path: Path) -> None:
+    """A process that is killed between the two files leaves the companion of one step beside the control of another."""
+    run = start(replace(settings, family="controlnext", steps=2, warm_up=0))
+    steps = train(run)
+    next(steps)
+    first = write_model(run, tmp_path / "first" / "control.safetensors")
+    next(steps)
+    second = write_model(run, tmp_path / "second" / "control.safetensors")
+    assert load_control_model(first[0]).delta is not None
+    second[1].replace(first[1])
+    with pytest.raises(ModelError, match="were not written together, by one training at one step"):
+        load_control_model(first[0])

@@ -6,8 +6,9 @@ from the training, which goes on as if no sheet had been drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from ...core.network.base import LATENT
 from ...core.resize import ResizeMode
 from ...pipelines.sheets import sheet
-from ...preprocessors.images import read_image
+from ...preprocessors.images import make_folder, read_image, write_image
 from ...preprocessors.resize import resize_image
 from ..data.encoding import Row
 from ..recipes.trainee import Trainee
@@ -26,6 +27,8 @@ from ..run import Run
 from ..words import Words, words_of
 
 Image = NDArray[np.uint8]
+DRAWN = "drawn"  # folder of the pictures themselves
+SMALL, COLUMNS = 192, 12  # pixels, and pictures at most, of a row over the steps
 ROUND = 64  # sides of a hint that has no picture beside it become multiples of this
 
 
@@ -53,14 +56,40 @@ def samples_of(run: Run) -> Iterator[Sample]:
             yield Sample(source.make(hint), prompt, hint)
 
 
-def sample_sheet(run: Run) -> Image:
+def write_samples(run: Run, folder: Path) -> None:
+    """Draw all samples by the network as it is now, and write them into a folder.
+
+    `000500.png` is the sheet of a step. `drawn` keeps what was drawn, from which `steps.png` shows each sample over the
+    steps: when control came, and how suddenly.
+    """
+    make_folder(folder / DRAWN)
+    rows = sample_rows(run)
+    for index, row in enumerate(rows):
+        write_image(folder / DRAWN / f"{run.step:06d}-{index}.png", row[-1][1])
+    write_image(folder / f"{run.step:06d}.png", sheet(rows, side=_height(rows)))
+    over_steps = [[*row[:-1], *drawn_over_steps(folder / DRAWN, index)] for index, row in enumerate(rows)]
+    write_image(folder / "steps.png", sheet(over_steps, side=min(_height(rows), SMALL)))
+
+
+def sample_rows(run: Run) -> list[list[tuple[str, Image]]]:
     """Return a row for each sample: hint, picture, and what the network as it is now makes of hint and words."""
     rows: list[list[tuple[str, Image]]] = []
     for index, sample in enumerate(samples_of(run)):
         shown = [("hint", sample.hint)] if sample.hint.dtype == np.uint8 else []
         shown += [("picture", sample.picture)] if sample.picture is not None else []
         rows.append([*shown, (f"step {run.step}: {sample.prompt or '(no words)'}", draw(run, sample, index))])
-    return sheet(rows, side=max(row[0][1].shape[0] for row in rows))
+    return rows
+
+
+def _height(rows: Sequence[Sequence[tuple[str, Image]]]) -> int:
+    return max(row[0][1].shape[0] for row in rows)
+
+
+def drawn_over_steps(folder: Path, index: int) -> list[tuple[str, Image]]:
+    """Return what was drawn of a sample, by its step; of many steps some, evenly spread, with the first and last."""
+    files = sorted(folder.glob(f"*-{index}.png"))
+    chosen = sorted({round(place) for place in np.linspace(0, len(files) - 1, min(len(files), COLUMNS))})
+    return [(f"step {int(files[k].stem.split('-')[0])}", read_image(files[k])) for k in chosen]
 
 
 @torch.no_grad()
