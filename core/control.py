@@ -57,6 +57,7 @@ class ControlModel(Protocol):
     follows: bool = False  # part of its weights are the base network's own
     gives_tokens: bool = False  # others of the run may read its tokens in place of the prompt; see `tokens`
     reads_tokens: bool = False  # it reads the tokens of another one in place of the prompt
+    evaluations: int = 0  # of the base network that each of its steps costs more
 
     @property
     def sameness(self) -> Hashable:

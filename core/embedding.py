@@ -14,6 +14,7 @@ class Encoder(Enum):
     CLIP_G = "CLIP ViT-bigG/14"
     BUFFALO = "InsightFace buffalo_l"  # recognises faces
     ANTELOPE = "InsightFace antelopev2"
+    COLOURS = "colour histogram"
 
 
 class Values(Enum):

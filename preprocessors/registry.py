@@ -8,7 +8,7 @@ from ..core.embedding import Embedding
 from ..core.errors import PreprocessorError
 from .absent import ABSENT
 from .declaration import nearest
-from .encoders import clip
+from .encoders import clip, colours
 from .encoders import faces as faces_known
 from .lines import edges, linearts, softedge, strokes
 from .perform import Preprocessor
@@ -97,11 +97,8 @@ REGISTRY: tuple[Preprocessor, ...] = (
     clip.CLIP_H_IMAGE,
     clip.CLIP_H_STATES,
     clip.CLIP_G_IMAGE,
-    faces_known.FACE_ID,
+    colours.COLOURS,
     faces_known.FACE_ID_PLUS,
-    faces_known.FACE_ID_RAW,
-    faces_known.INSTANT_ID,
-    faces_known.INSTANT_ID_POINTS,
 )
 SHOWN = 100  # characters of a name in a message
 

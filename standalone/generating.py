@@ -78,7 +78,7 @@ def run_generate(args: argparse.Namespace) -> int:
 def check_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> None:
     """Raise FileError for the first path that leads nowhere, before anything that takes seconds is imported."""
     from ..core.errors import FileError
-    from ..models.names import REFERENCES
+    from ..models.reference_kinds import REFERENCES
     from .media.sources import is_pattern
 
     wanted = [("checkpoint", args.base), ("picture", args.image), ("picture", args.mask)]

@@ -38,7 +38,7 @@ FACE, FACE_NORM = "image_proj.proj.0.weight", "image_proj.norm.weight"
 ASKING = "image_proj.perceiver_resampler."  # before the names of a resampler that a face's tokens ask
 FACE_NUMBERS = 512  # of a recognised face, which no CLIP gives
 MOST = 4096  # heads, or channels of one
-ENCODERS = {1024: Encoder.CLIP_H, 1280: Encoder.CLIP_G}  # by the width of their image embeddings
+ENCODERS = {1024: Encoder.CLIP_H, 1280: Encoder.CLIP_G, 64: Encoder.COLOURS}  # by the width of their image embeddings
 STATES = {1280: Encoder.CLIP_H}  # by the width of their hidden states
 HEADS = {SD1_CONTEXT: (8, None), SDXL_CONTEXT: (None, 64)}  # of the base: their number, or channels of one
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).parent
 FAMILY = ("FORGE", "REFORGE", "CLASSIC")  # programs with Forge's patcher
 START = 300  # seconds that a start may take
@@ -161,7 +161,7 @@ class Host:
         if target is None:
             return Drawing(pictures, json.loads(answer["info"]), [], None)
         self.post("test/set")
-        return Drawing(pictures, json.loads(answer["info"]), *_read_record(target))
+        return Drawing(pictures, json.loads(answer["info"]), *read_record(target))
 
     def count(self) -> dict[str, int]:
         """Hooks, callbacks, bytes of memory."""
@@ -249,7 +249,7 @@ def _install(base: Path, extensions: Sequence[Path], ours: str, packs: Sequence[
     pack = base / "extensions" / "test-pack" / "scripts"
     pack.mkdir(parents=True)
     for each in packs:
-        shutil.copy(HERE / each, pack)
+        shutil.copy(HERE / "packs" / each, pack)
     for extension in extensions:
         name = ours if extension == ROOT else extension.name
         (base / "extensions" / name).symlink_to(extension, target_is_directory=True)
@@ -271,7 +271,8 @@ def _wait(host: Host, process: subprocess.Popen[bytes]) -> None:
     raise TimeoutError(f"the WebUI did not start in {START} s; see {host.log}")
 
 
-def _read_record(path: Path) -> tuple[list[Evaluation], torch.Tensor | None]:
+def read_record(path: Path) -> tuple[list[Evaluation], torch.Tensor | None]:
+    """What was written down inside a host, and its last latents; the file goes."""
     with safe_open(path, "pt") as file:
         said = json.loads(file.metadata()["evaluations"])
         names = set(file.keys())

@@ -1,40 +1,20 @@
-"""Real hosts, started once for all tests; without one, its tests are skipped and say so."""
+"""Real WebUIs, each started once for all tests; without one, its tests are skipped and say so."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import browser
-import comfyui_host
-import comfyui_world
 import control_files
 import forge_world
 import pytest
+import webui_effects
 import webui_host
-import webui_page
 import webui_world
 
 if TYPE_CHECKING:
     from webui_oracle import Oracle
-
-
-@pytest.fixture(scope="session")
-def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[comfyui_host.Host]:
-    """A running ComfyUI with our nodes and small control models."""
-    path = comfyui_host.find()
-    if path is None:
-        pytest.skip("no ComfyUI: set COMFYUI_PATH to its folder (and COMFYUI_PYTHON to its Python)")
-    base = tmp_path_factory.mktemp("comfyui")
-    control_files.write_all(base / "models" / "controlnet")
-    control_files.write_controlnext(base / "models" / "controlnet")
-    control_files.write_control_lora(base / "models" / "controlnet")
-    control_files.write_unions(base / "models" / "controlnet")
-    comfyui_world.put_into(base)
-    with comfyui_host.started(path, base) as host:
-        yield host
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +56,43 @@ def oracle(webui_models: Path) -> Oracle:
 def plain(webui: webui_host.Host) -> webui_host.Drawing:
     """Drawn by the fresh host."""
     return webui.draw()
+
+
+@pytest.fixture(scope="session")
+def every_models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small world with a file for each way of acting, which fits every WebUI."""
+    models = tmp_path_factory.mktemp("every-models")
+    webui_effects.write_models(webui_path, models)
+    return models
+
+
+@pytest.fixture(scope="session", params=webui_effects.PROGRAMS)
+def every_name(request: pytest.FixtureRequest) -> str:
+    """Each of the WebUIs, as the variables for it begin."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def every_host(
+    every_name: str, every_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[webui_host.Host]:
+    """It, running, with our extension and the test families."""
+    with webui_effects.started(every_name, tmp_path_factory.mktemp("every"), every_models) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def every_oracle(every_name: str, every_models: Path) -> Oracle:
+    """Its small checkpoint outside of it."""
+    from webui_oracle import Oracle
+
+    return Oracle(every_models, basis=webui_effects.basis_of(every_name))
+
+
+@pytest.fixture(scope="session")
+def every_plain(every_host: webui_host.Host) -> webui_host.Drawing:
+    """Drawn by it before any unit."""
+    return webui_effects.draw(every_host)
 
 
 @pytest.fixture(scope="session")
@@ -162,51 +179,3 @@ def webui_video(
     base = tmp_path_factory.mktemp("video")
     with webui_host.started(webui_path, base, webui_models, extensions, packs=packs) as host:
         yield host
-
-
-@pytest.fixture(scope="session")
-def webui_with_page(
-    webui_path: Path, webui_models: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[webui_host.Host]:
-    """A running WebUI with its page; a unit of it has other defaults."""
-    base = tmp_path_factory.mktemp("webui-page")
-    (base / "ui-config.json").write_text(json.dumps(webui_page.DEFAULTS))
-    with webui_host.started(webui_path, base, webui_models, page=True) as host:
-        yield host
-
-
-@pytest.fixture(scope="session")
-def forge_with_page(forge_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webui_host.Host]:
-    """A running Forge with its page and our extension, its own ControlNet switched off."""
-    path = webui_host.find_forge()
-    if path is None:
-        pytest.skip("no Forge: set FORGE_PATH to its folder (and FORGE_PYTHON to its Python)")
-    base = tmp_path_factory.mktemp("forge-page")
-    forge_world.prepare(path, base, forge_models, built_in=False)
-    # With its data elsewhere, Forge does not serve its own scripts to the page by itself.
-    flags = (*forge_world.FLAGS, "--gradio-allowed-path", str(path))
-    with webui_host.started(path, base, forge_models, flags=flags, page=True) as host:
-        yield host
-
-
-@pytest.fixture
-def page_host(request: pytest.FixtureRequest) -> webui_host.Host:
-    """The host of the test's page: an A1111, unless the test is parametrised with another one's name."""
-    named: str = getattr(request, "param", webui_page.A1111)
-    return request.getfixturevalue(f"{named}_with_page")
-
-
-@pytest.fixture
-def page(request: pytest.FixtureRequest, page_host: webui_host.Host) -> Iterator[webui_page.Page]:
-    """Its page in a browser, with our accordion of txt2img open; parameters of the browser are the fixture's."""
-    given: dict[str, Any] = getattr(request, "param", {})
-    with browser.page(1500, 1700, **given) as opened:
-        page = webui_page.Page(opened, page_host)
-        yield page
-        page.close()
-
-
-@pytest.fixture(scope="session")
-def photograph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bright square on a dark ground."""
-    return webui_page.write_square(tmp_path_factory.mktemp("pictures") / "square.png")

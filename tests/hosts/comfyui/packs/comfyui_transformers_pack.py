@@ -68,6 +68,8 @@ def _fill(network, seed):
         else:
             fan = parameter[0].numel()
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.7 / fan**0.5
+    for buffer in network.buffers():  # SD3's table of positions is made without values
+        buffer.data = torch.randn(buffer.shape, generator=generator).to(buffer.dtype)
     return network.eval()
 
 
