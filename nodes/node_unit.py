@@ -22,7 +22,7 @@ from ..units.request import FIELDS, NONE, UnitRequest
 from ..units.text import read_options
 from .choice import RESOLUTION, preprocessor_input, unusable, words
 from .graph import file_behind
-from .hints import as_read, asked, card, embedding_of, make_hint, rgb, size_of
+from .hinting.hints import as_read, asked, card, embedding_of, make_hint, rgb, size_of
 from .host.files import files
 from .host.member import count_blocks, name_of, reads_embedding, says, told
 from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
