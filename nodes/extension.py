@@ -11,6 +11,7 @@ from .hinting.replaced import PreprocessByOtherName, replace_others
 from .node_apply import ApplyControlUnits
 from .node_model import LoadControlModel
 from .node_one import ControlInOne
+from .node_patch import PatchControl
 from .node_reference import ReferenceControl
 from .node_unit import ControlUnit
 from .reports.node_report import ControlReport
@@ -23,6 +24,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     LoadControlModel,
     ControlUnit,
     ApplyControlUnits,
+    PatchControl,
     ReferenceControl,
     Preprocess,
     *HINTS,

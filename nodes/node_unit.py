@@ -175,7 +175,7 @@ def _inputs() -> list[io.Input]:
             "image", optional=True, lazy=True, tooltip="One picture for all, or one for each picture of the batch."
         ),
         preprocessor_input("What makes the hint of the picture; none takes it as it is.", auto=True),
-        *_when_and_how_much(),
+        *when_and_how_much(),
         *_how(),
         RESOLUTION,
         io.Boolean.Input("enabled", default=True, tooltip="Off: the unit and everything before it is not run."),
@@ -183,7 +183,8 @@ def _inputs() -> list[io.Input]:
     ]
 
 
-def _when_and_how_much() -> list[io.Input]:
+def when_and_how_much() -> list[io.Input]:
+    """Return the inputs of a weight and of a range."""
     share = {"min": 0.0, "max": 1.0, "step": 0.001}
     return [
         io.Float.Input(
