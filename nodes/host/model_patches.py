@@ -52,10 +52,8 @@ class Weighed:
         tokens = given["img"].clone()  # patches change them in place
         found = self.patch(given)
         change = (found["img"] - tokens) * scale
-        return {
-            **found,
-            "img": tokens + (change if self._mask is None else change * self._on_tokens(change, given["x"])),
-        }
+        on = 1.0 if self._mask is None else self._on_tokens(self._mask, change, given["x"])
+        return {**found, "img": tokens + change * on}
 
     def to(self, place: Any) -> Weighed:
         """Move the patch to a device, or give it another dtype."""
@@ -72,12 +70,11 @@ class Weighed:
         sigmas = options["sample_sigmas"].tolist()
         return Clock(self._model.model_sampling.percent_to_sigma, sigmas, marks).at(float(options["sigmas"][0]))
 
-    def _on_tokens(self, change: Tensor, x: Tensor) -> Tensor:
+    def _on_tokens(self, mask: Tensor, change: Tensor, x: Tensor) -> Tensor:
         """Return the mask [1 or B, N, 1] on the tokens of latents x [B, C, h, w] or [B, C, frames, h, w].
 
         Tokens behind those of the picture fill a row up, and are not masked.
         """
-        assert self._mask is not None
         height, width = (-(-side // PATCH) for side in x.shape[-2:])
         frames = x.shape[2] if x.ndim == 5 else 1
         count = height * width * frames
@@ -86,7 +83,7 @@ class Weighed:
                 f"a mask cannot reach what {type(self.patch).__name__} changes: it has {change.shape[1]} tokens for "
                 f"{count} places; leave the mask out"
             )
-        small = F.interpolate(self._mask[:, None].to(change), (height, width), mode="bilinear")
+        small = F.interpolate(mask[:, None].to(change), (height, width), mode="bilinear")
         on = small.flatten(2).transpose(1, 2).repeat(1, frames, 1)
         if len(on) not in (1, len(change)):
             on = on[[row % len(on) for row in range(len(change))]]
