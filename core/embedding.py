@@ -12,6 +12,7 @@ class Encoder(Enum):
     CLIP_L = "CLIP ViT-L/14"
     CLIP_H = "CLIP ViT-H/14"
     CLIP_G = "CLIP ViT-bigG/14"
+    COLOURS = "colour histogram"
 
 
 class Values(Enum):

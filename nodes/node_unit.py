@@ -19,7 +19,7 @@ from ..units.convention import doubt
 from ..units.hint import Size
 from ..units.offer import preprocessor_of
 from ..units.request import FIELDS, NONE, UnitRequest
-from ..units.text import read_options
+from ..units.text import read_options, read_reuse
 from .choice import RESOLUTION, preprocessor_input, unusable, words
 from .graph import file_behind
 from .hinting.hints import as_read, asked, card, embedding_of, make_hint, rgb, size_of
@@ -64,6 +64,7 @@ class ControlUnit(io.ComfyNode):
         preprocessor: Any = None,
         enabled: bool | None = None,
         weight: float | None = None,
+        reuse: str | None = None,
     ) -> bool:
         """Named are the inputs that are checked here, and not by the host; those from other nodes are None.
 
@@ -71,6 +72,7 @@ class ControlUnit(io.ComfyNode):
         """
         if weight is not None:
             FIELDS["weight"].check(weight)
+        read_reuse("reuse", reuse)
         acts = enabled is not False and weight != 0
         if acts and (reason := unusable(preprocessor)):
             raise UnitError(reason)
@@ -106,6 +108,7 @@ class ControlUnit(io.ComfyNode):
         options: str = "",
         delta_strength: float = 1.0,
         uncond_weight: float = 1.0,
+        reuse: str = "off",
         units: Units = (),  # the name of units_before in older graphs
     ) -> io.NodeOutput:
         units = units_before or units
@@ -131,6 +134,7 @@ class ControlUnit(io.ComfyNode):
             options={**told(control_net), **read_options("options", options)},
             delta_strength=delta_strength,
             uncond_weight=uncond_weight,
+            reuse=read_reuse("reuse", reuse),
         )
         if block_weights is not None:
             count_blocks(control_net, request.model)  # which refuses blocks of an unknown kind before the run
@@ -281,5 +285,12 @@ def _optional() -> list[io.Input]:
             max=FIELDS["uncond_weight"].most,
             step=0.01,
             tooltip="Factor of the weight on the negative prompt; at 0 the unit acts on the positive prompt alone.",
+        ),
+        io.String.Input(
+            "reuse",
+            optional=True,
+            default="off",
+            tooltip="Add again on later steps what was computed before, which is faster: off, light, strong, the steps "
+            "that are computed (0 1 2 5 9), or change:0.1.",
         ),
     ]

@@ -8,7 +8,7 @@ from ..core.embedding import Embedding
 from ..core.errors import PreprocessorError
 from .absent import ABSENT
 from .declaration import nearest
-from .encoders import clip
+from .encoders import clip, colours
 from .lines import edges, linearts, softedge, strokes
 from .perform import Preprocessor
 from .pictures import color, inpaint, lama, ready, tiles
@@ -96,6 +96,7 @@ REGISTRY: tuple[Preprocessor, ...] = (
     clip.CLIP_H_IMAGE,
     clip.CLIP_H_STATES,
     clip.CLIP_G_IMAGE,
+    colours.COLOURS,
 )
 SHOWN = 100  # characters of a name in a message
 

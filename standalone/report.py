@@ -15,6 +15,6 @@ def describe(loaded: Sequence[Ready], firings: Sequence[Firing]) -> Iterator[str
         warning = "" if firing.fired else "  WARNING: it never acted; check its range and weight"
         model = each.unit.model
         told = ", ".join((model.name, *(f"{name}={value}" for name, value in model.options.items())))
-        yield f"unit {number} ({told}) fires on {firing} steps{extra_cost(model)}{warning}"
+        yield f"unit {number} ({told}) fires on {firing} steps{firing.remark}{extra_cost(model)}{warning}"
         if each.warning:
             yield f"  WARNING: {each.warning}"

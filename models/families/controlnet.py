@@ -445,7 +445,7 @@ class ControlNetFamily(Family[ControlNet, ControlNetSettings]):
     ) -> ControlModel:
         """Return the model with what was added to the base's weights in its training, if the file names a companion."""
         if settings.companion is not None and (companion := companion_of(header.weights, settings.companion)):
-            model.delta = read_delta(companion, "increments", base_state)
+            model.delta = read_delta(companion, header, "increments", base_state)
         return model
 
 

@@ -136,6 +136,7 @@ class Run:
             context=x.new_zeros(len(x), 1, 1) if context is None else context.to(x.device, dtype),
             cond=_cond_rows(call),
             progress=clock.at(float(call.sigma[0])),
+            steps=clock.steps if clock.known else None,
             y=None if label is None else label.to(x.device, dtype),
             window=window,
             prompt=self._prompts.setdefault(prompts, object()) if call.options.get("uuids") else None,

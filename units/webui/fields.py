@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from ...core.errors import UnitError
 from ...core.resize import ResizeMode
+from ...core.reuse.said import OFF, Reuse
 from ...core.schedule import Keyframe, RangeBasis, Schedule
 from ...core.unit import ControlMode
 from ...models.union_kinds import OPTION as UNION_OPTION
@@ -94,6 +95,7 @@ class UnitArgs:
     options: Mapping[str, Option] = field(default_factory=dict[str, Option])
     delta_strength: float = 1.0
     uncond_weight: float = 1.0
+    reuse: Reuse = OFF
     number: int | None = field(default=None, compare=False)  # among those of its request, for sentences
 
     @property
@@ -154,6 +156,7 @@ def request_of(args: UnitArgs, *, image: Any = None, inpaint_mask: Any = None, e
         options=options,
         delta_strength=args.delta_strength,
         uncond_weight=args.uncond_weight,
+        reuse=args.reuse,
         hires=args.hr_option,
         enabled=args.enabled,
     )
@@ -195,6 +198,7 @@ def args_of(request: UnitRequest, side: int | None = None) -> UnitArgs:
         options=options,
         delta_strength=request.delta_strength,
         uncond_weight=request.uncond_weight,
+        reuse=request.reuse,
     )
     if (_is_pixel_perfect(args), _resolution(args)) == (request.pixel_perfect, request.resolution):
         return args
@@ -352,4 +356,5 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "options": text.read_options,
     "delta_strength": text.read_number,
     "uncond_weight": text.read_number,
+    "reuse": text.read_reuse,
 }

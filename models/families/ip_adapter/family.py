@@ -30,7 +30,7 @@ T = TypeVar("T")
 PROJECTION, LAYERS, OTHER_LAYERS = "image_proj.", "ip_adapter.", "adapter_modules."
 PLAIN, PLUS, FULL = "image_proj.proj.weight", "image_proj.latents", "image_proj.proj.3.weight"
 MOST = 4096  # heads, or channels of one
-ENCODERS = {1024: Encoder.CLIP_H, 1280: Encoder.CLIP_G}  # by the width of their image embeddings
+ENCODERS = {1024: Encoder.CLIP_H, 1280: Encoder.CLIP_G, 64: Encoder.COLOURS}  # by the width of their image embeddings
 STATES = {1280: Encoder.CLIP_H}  # by the width of their hidden states
 HEADS = {SD1_CONTEXT: (8, None), SDXL_CONTEXT: (None, 64)}  # of the base: their number, or channels of one
 

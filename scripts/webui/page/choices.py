@@ -12,7 +12,7 @@ from ....preprocessors.networks.network import file_name
 from ....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES, Choices
 from ....units.offer import ALL, default_model, offer_of
 from ....units.request import AUTO
-from ....units.text import write_block_weights, write_curve, write_options
+from ....units.text import write_block_weights, write_curve, write_options, write_reuse
 from ....units.webui.fields import (
     FROM_PREPROCESSOR,
     NO_MODEL,
@@ -122,6 +122,7 @@ def display(unit: UnitArgs) -> dict[str, Any]:
     shown |= {"weight": request.weight, "curve": write_curve(unit.curve)}
     shown["block_weights"] = write_block_weights(request.block_weights)
     shown |= {"delta_strength": unit.delta_strength, "options": write_options(unit.options)}
+    shown["reuse"] = write_reuse(unit.reuse)
     shown |= {name: _written(getattr(unit, name)) for name in OPTIONAL}
     return shown | dict(zip(THRESHOLDS, _thresholds(unit), strict=True))
 

@@ -79,7 +79,12 @@ class Passes:
     def firings(self) -> list[Firing]:
         """Return for each unit on how many of the steps of all passes it acted."""
         return [
-            Firing(sum(each.fired for each in unit), sum(each.steps for each in unit))
+            Firing(
+                sum(each.fired for each in unit),
+                sum(each.steps for each in unit),
+                sum(each.reused for each in unit),
+                next((each.exact for each in unit if each.exact), ""),
+            )
             for unit in zip(*(part.stack.firings() for part in self), strict=True)
         ]
 

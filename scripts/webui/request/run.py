@@ -100,7 +100,8 @@ class Run:
     def _report(self) -> None:
         firings = [] if self._passes is None else self._passes.firings()
         for unit, firing in zip(self._units, firings, strict=True):
-            text = f"unit {unit.args.number} ({unit.args.module}, {unit.model.name}) acted on {firing} steps"
+            name = f"unit {unit.args.number} ({unit.args.module}, {unit.model.name})"
+            text = f"{name} acted on {firing} steps{firing.remark}"
             if firing.fired or not firing.steps:  # no step at all: the user interrupted before the first one
                 log.info("%s%s", text, extra_cost(unit.model))
             else:

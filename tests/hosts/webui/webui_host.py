@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).parent
 FAMILY = ("FORGE", "REFORGE", "CLASSIC")  # programs with Forge's patcher
 START = 300  # seconds that a start may take
@@ -249,7 +249,7 @@ def _install(base: Path, extensions: Sequence[Path], ours: str, packs: Sequence[
     pack = base / "extensions" / "test-pack" / "scripts"
     pack.mkdir(parents=True)
     for each in packs:
-        shutil.copy(HERE / each, pack)
+        shutil.copy(HERE / "packs" / each, pack)
     for extension in extensions:
         name = ours if extension == ROOT else extension.name
         (base / "extensions" / name).symlink_to(extension, target_is_directory=True)

@@ -69,9 +69,8 @@ def _fill(network, seed):
         else:
             fan = parameter[0].numel()
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.7 / fan**0.5
-    places = getattr(network, "pos_embed", None)  # SD 3's is no parameter, and begins with whatever lies in memory
-    if places is not None:
-        places.copy_(torch.randn(places.shape, generator=generator) * 0.1)
+    for buffer in network.buffers():  # SD3's table of positions is made without values
+        buffer.data = torch.randn(buffer.shape, generator=generator).to(buffer.dtype)
     return network.eval()
 
 

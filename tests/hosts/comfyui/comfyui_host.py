@@ -21,15 +21,16 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
+HERE = Path(__file__).parent
 PACKS = [
-    Path(__file__).with_name(name)
+    HERE / "packs" / name
     for name in (
         *("comfyui_test_pack.py", "comfyui_world_pack.py", "comfyui_estimators_pack.py"),
         *("comfyui_effects_pack.py", "comfyui_transformers_pack.py", "comfyui_record_pack.py"),
     )
 ]
-MEMORY_PACK = Path(__file__).with_name("comfyui_memory_pack.py")
+MEMORY_PACK = HERE / "packs" / "comfyui_memory_pack.py"
 USUAL = (Path.home() / "ComfyUI", Path.home() / "comfy" / "ComfyUI")  # of git clone, of comfy-cli
 START = 300  # seconds that a first start may take
 RUN = 300

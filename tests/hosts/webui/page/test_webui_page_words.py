@@ -12,7 +12,7 @@ from controlstack.units.choices import UNION_TYPES
 from controlstack.units.offer import TYPES
 from webui_page import A1111, FORGE, Page, shoot
 
-FOLDER = Path(__file__).parents[2] / "localizations"
+FOLDER = Path(__file__).parents[4] / "localizations"
 LANGUAGES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
 both = pytest.mark.parametrize("page_host", [A1111, FORGE], indirect=True)
 

@@ -11,7 +11,7 @@ from controlstack.preprocessors import REGISTRY
 from controlstack.scripts.webui.request import preprocessing
 from controlstack.units.choices import HIRES, MODES, RESIZES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LANGUAGES = sorted((ROOT / "localizations").glob("*.json"))
 SHOWN = {"label", "placeholder"}  # arguments of widgets that users read
 NAMES = {"txt2img", "img2img", "ControlNet", "Image", "Mask"}  # the host translates these itself, or nobody does
