@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from ..core.stack import Firing
-from ..units.ready import Ready
 from ..units.saying import extra_cost
+
+if TYPE_CHECKING:
+    from ..core.stack import Firing
+    from ..units.ready import Ready
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as '1 picture' and '2 pictures'."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def describe(loaded: Sequence[Ready], firings: Sequence[Firing]) -> Iterator[str]:
