@@ -69,7 +69,7 @@ class HostManager:
 
 
 class _Held(nn.Module):
-    """A network as a patcher holds it: the host sets the `device` of what it moves, which those of transformers refuse."""
+    """A network as a patcher holds it: the host sets the `device` of what it moves, and that of others may be fixed."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
