@@ -9,6 +9,7 @@ from ..core.errors import PreprocessorError
 from .absent import ABSENT
 from .declaration import nearest
 from .encoders import clip, colours
+from .encoders import faces as faces_known
 from .lines import edges, linearts, softedge, strokes
 from .perform import Preprocessor
 from .pictures import color, inpaint, lama, ready, tiles
@@ -97,6 +98,7 @@ REGISTRY: tuple[Preprocessor, ...] = (
     clip.CLIP_H_STATES,
     clip.CLIP_G_IMAGE,
     colours.COLOURS,
+    faces_known.FACE_ID_PLUS,
 )
 SHOWN = 100  # characters of a name in a message
 
