@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..pipelines.drawing import Request
+    from ..pipelines.request import Request
     from ..units.request import UnitRequest
 
     Image = NDArray[np.uint8]
@@ -26,7 +26,8 @@ LARGEST = 2  # sides of a picture that is started from, in native sides, before 
 def make_request(args: argparse.Namespace, units: Sequence[UnitRequest]) -> Request:
     """Return the request of a command line; what was not said follows from the base and the picture."""
     from ..pipelines.bases import native_side
-    from ..pipelines.drawing import Request
+    from ..pipelines.lora_file import read_lora
+    from ..pipelines.request import Request
     from ..preprocessors.images import read_image, read_mask
 
     start = _pixels(args.image, read_image)
@@ -46,6 +47,11 @@ def make_request(args: argparse.Namespace, units: Sequence[UnitRequest]) -> Requ
         image=start,
         mask=_pixels(args.mask, read_mask),
         strength=args.strength,
+        clip_skip=args.clip_skip,
+        loras=tuple(map(read_lora, args.lora)),
+        hires=args.hires,
+        hires_steps=args.hires_steps,
+        hires_strength=args.hires_strength,
     )
 
 

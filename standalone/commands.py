@@ -13,6 +13,7 @@ from .arguments import AUTO, PACKAGES
 from .generating import run_generate
 from .page.serving import add_parser as add_serve
 from .page.serving import run_serve
+from .report import counted
 
 if TYPE_CHECKING:
     from ..preprocessors.perform import Runtime
@@ -37,7 +38,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         parser = commands.add_parser(name, help=told, description=f"{told[0].upper()}{told[1:]}.")
         add(parser)
         parser.formatter_class = arguments.Help
-        parser.set_defaults(run=run)
+        parser.set_defaults(run=run, parser=parser)
 
 
 def _get(args: argparse.Namespace) -> int:
@@ -63,7 +64,7 @@ def _again(args: argparse.Namespace) -> int:
     from .again import draw_again
 
     written = draw_again(args.picture, args.output, base=args.base, device=args.device)
-    print(f"wrote {len(written)} pictures to {args.output}: {', '.join(path.name for path in written)}")
+    print(f"wrote {counted(len(written), 'picture')} to {args.output}: {', '.join(path.name for path in written)}")
     return 0
 
 
@@ -74,11 +75,16 @@ def _demo(args: argparse.Namespace) -> int:
     return 0
 
 
-def _units(_args: argparse.Namespace) -> int:
-    from ..units import options
+def _units(args: argparse.Namespace) -> int:
     from ..units.request import describe
 
-    print(describe(), options.describe(), sep="\n\n")
+    print(describe())
+    if not args.options:
+        print("\nWhat families of models are told beside that: controlstack units --options")
+        return 0
+    from ..units import options  # torch: seconds
+
+    print(f"\n{options.describe()}")
     return 0
 
 
@@ -151,7 +157,7 @@ def _preprocess(args: argparse.Namespace) -> int:
     there = f", {done.skipped} were there" if done.skipped else ""
     hints = f", left out {done.hints} that are hints already" if done.hints else ""
     others = f", left out {done.left_out}, which are no pictures that can be read here" if done.left_out else ""
-    print(f"wrote {done.written} hints to {args.output}{there}{hints}{others}")
+    print(f"wrote {counted(done.written, 'hint')} to {args.output}{there}{hints}{others}")
     if done.black:
         print(f"WARNING: {preprocessor.id} found nothing, so the hint is black, in {_names(done.black)}")
     return 0

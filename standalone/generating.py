@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..core.stack import Firing
     from ..pipelines.bases import Base
-    from ..pipelines.drawing import Request
+    from ..pipelines.request import Request
     from ..units.ready import Ready
     from ..units.request import UnitRequest
 
@@ -71,17 +71,21 @@ def run_generate(args: argparse.Namespace) -> int:
     models = load_models(units, dtype, UnetState(load))  # small files fail first
     loaded = make_units(units, models, (request.height, request.width))
     sources = {name: path for name, path in (("image", args.image), ("mask", args.mask)) if path is not None}
-    _draw(load(), request, parts, loaded, args.output, sources)
+    _draw(load(), request, parts, loaded, args, sources)
     return 0
 
 
 def check_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> None:
     """Raise FileError for the first path that leads nowhere, before anything that takes seconds is imported."""
-    from ..core.errors import FileError
-    from ..models.names import REFERENCES
+    from ..core.errors import FileError, HostError
+    from ..models.reference_kinds import REFERENCES
+    from ..pipelines.lora_file import read_lora
     from .media.sources import is_pattern
 
+    if args.base is None:
+        raise HostError("there is no base model: give a diffusers folder or a checkpoint file as --base")
     wanted = [("checkpoint", args.base), ("picture", args.image), ("picture", args.mask)]
+    wanted += [("LoRA", Path(read_lora(text).path)) for text in args.lora]
     for unit in units:
         images = unit.image if isinstance(unit.image, tuple) else (unit.image,)
         wanted += [("picture", each) for each in (*images, unit.effect_mask, unit.inpaint_mask)]
@@ -97,7 +101,7 @@ def _draw(
     request: Request,
     parts: Sequence[Request],
     loaded: Sequence[Ready],
-    folder: Path,
+    args: argparse.Namespace,
     sources: Mapping[str, Path],
 ) -> None:
     """Draw the parts of a request and write each part's pictures; hints and sheet in the end, also if that is early.
@@ -108,15 +112,16 @@ def _draw(
     from ..preprocessors.images import make_folder
     from .progress import steps_bar
     from .record import Digests, write_pictures
+    from .settings import write_settings
 
-    done, digests = Done(), Digests()
+    done, digests, folder = Done(), Digests(), args.output
     units = [each.unit for each in loaded]
     models = (Path(unit.model.source) for unit in units if unit.model.source)  # a reference has none
     digests.begin(path for path in (base.source, *models) if path is not None)
     try:
-        with steps_bar(request.steps * len(parts), shown=sys.stderr.isatty()) as report:
+        with steps_bar(request.all_steps * len(parts), shown=sys.stderr.isatty()) as report:
             for k, part in enumerate(parts):
-                before = k * request.steps
+                before = k * request.all_steps
                 result = generate(base, part, units, lambda step, b=before: report(b + step))
                 done.firings = result.firings
                 make_folder(folder)
@@ -125,6 +130,8 @@ def _draw(
                 done.seeds.extend(result.seeds)
     finally:
         if done.images:
+            used = {"seed": request.seed, "width": request.width, "height": request.height}
+            write_settings(folder / f"{done.files[0].stem}-settings.toml", args, **used)
             _write_rest(folder, request, loaded, done)
 
 
@@ -134,7 +141,7 @@ def _write_rest(folder: Path, request: Request, loaded: Sequence[Ready], done: D
     from ..preprocessors.images import write_image
     from ..preprocessors.resize import gray_to_rgb
     from ..units.hint import beside_each_other, visible
-    from .report import describe
+    from .report import counted, describe
 
     first = done.files[0].stem
     for k, each in enumerate(loaded):
@@ -147,7 +154,7 @@ def _write_rest(folder: Path, request: Request, loaded: Sequence[Ready], done: D
     for line in describe(loaded, done.firings):
         print(line)
     seeds = str(done.seeds[0]) if len(done.seeds) == 1 else f"{done.seeds[0]} to {done.seeds[-1]}"
-    print(f"wrote {len(done.images)} pictures to {folder}, from {first}.png, seed {seeds}")
+    print(f"wrote {counted(len(done.images), 'picture')} to {folder}, from {first}.png, seed {seeds}")
 
 
 def _cells_of(number: int, each: Ready, size: tuple[int, int]) -> list[tuple[str, Image]]:

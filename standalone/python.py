@@ -27,8 +27,10 @@ from ..models.registry import load_control_model as load_model_file
 from ..pipelines.attached import Injection, check_units
 from ..pipelines.bases import DTYPES, Base, Offload, UnetState
 from ..pipelines.bases import load_base as load_base_file
-from ..pipelines.drawing import Request, Result
+from ..pipelines.drawing import Result
 from ..pipelines.drawing import generate as draw
+from ..pipelines.lora_file import Lora, read_lora
+from ..pipelines.request import Request
 from ..preprocessors import Output, find
 from ..preprocessors.images import convert_image, read_image, read_mask
 from ..units.convention import said_by
@@ -151,6 +153,7 @@ def generate(  # noqa: PLR0913 - a script has one argument for each thing that i
     batch: int | None = None,
     image: Source | None = None,
     mask: Source | None = None,
+    loras: Sequence[str | Path | tuple[str | Path, float]] = (),
     progress: bool = False,
     **settings: Any,
 ) -> Drawing:
@@ -158,7 +161,9 @@ def generate(  # noqa: PLR0913 - a script has one argument for each thing that i
 
     prompt: one for all pictures, or one for each. batch: how many pictures; None is as many as prompts. Picture k has
     the seed `seed` + k. image: a picture to start from; mask: which part of it is redrawn, in white. progress: show a
-    bar. settings: steps, guidance, width, height, scheduler, eta, strength, as `controlstack generate` has them.
+    bar. loras: of the base model, as "detail.safetensors:0.8" or (path, weight). settings: steps, guidance, width,
+    height, scheduler, eta, strength, clip_skip, hires, hires_steps and hires_strength, as `controlstack generate` has
+    them.
     """
     prompts = prompt if isinstance(prompt, str) else tuple(prompt)
     count = batch if batch is not None else 1 if isinstance(prompts, str) else len(prompts)
@@ -170,9 +175,10 @@ def generate(  # noqa: PLR0913 - a script has one argument for each thing that i
         batch=count,
         image=start,
         mask=_optional_mask(mask),
+        loras=tuple(map(_lora, loras)),
         **{**_sides(base), **settings},
     )
-    with steps_bar(request.steps, shown=progress) as report:
+    with steps_bar(request.all_steps, shown=progress) as report:
         return Drawing(base, request, tuple(units), draw(base, request, units, report))
 
 
@@ -253,7 +259,7 @@ class Drawing:
 
         sheet = base64.b64encode(self._repr_png_()).decode("ascii")
         lines = [
-            f"<li>{escape(each.model.name)}: weight {each.weight:g}, acted on {firing} steps</li>"
+            f"<li>{escape(f'{each.model.name}: weight {each.weight:g}, acted on {firing} steps{firing.remark}')}</li>"
             for each, firing in zip(self.units, self.firings, strict=True)
         ]
         return f'<img src="data:image/png;base64,{sheet}" alt="hints and pictures"><ol>{"".join(lines)}</ol>'
@@ -297,6 +303,10 @@ def _mask(source: Source) -> Pixels:
 
 def _optional_mask(source: Source | None) -> Pixels | None:
     return None if source is None else _mask(source)
+
+
+def _lora(said: str | Path | tuple[str | Path, float]) -> Lora:
+    return Lora(str(said[0]), said[1]) if isinstance(said, tuple) else read_lora(str(said))
 
 
 def _sides(base: Base) -> dict[str, int]:

@@ -14,17 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UnitError
-from ..models.names import REFERENCES
+from ..models.reference_kinds import REFERENCES
 from ..preprocessors import find
 from ..units.offer import preprocessor_of
 from ..units.request import AUTO, FIELDS, NONE, UnitRequest, read_request
 from ..units.text import read_number
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from ..core.control import ControlModel
     from ..units.ready import Ready
+
+    Image = NDArray[np.uint8]
 
 POSES = ".json"  # suffix of files with poses
 NAMES = {name: each.name for each in FIELDS.values() for name in (each.short or each.name, each.name)}
@@ -32,7 +36,7 @@ NAMES = {name: each.name for each in FIELDS.values() for name in (each.short or 
 
 def parse_unit(text: str) -> UnitRequest:
     """Read a unit; UnitError says what is unknown, missing or out of range."""
-    pairs = _pairs(text)
+    pairs = read_pairs(text)
     for name in ("image", "model"):
         if not pairs.get(name):
             raise UnitError(f"the unit '{text}' has no {name}: add {name}=FILE")
@@ -102,22 +106,29 @@ def _says(name: str) -> str:
     return "" if name in REFERENCES else said_by(Path(name))
 
 
-def _posed(request: UnitRequest) -> UnitRequest:
-    """Return the request with poses in a file drawn by its preprocessor, which has nothing more to do then."""
+def pose_frames(request: UnitRequest) -> list[Image]:
+    """Return the hint of each frame of a pose file, drawn by the unit's preprocessor; nothing for other pictures."""
     image = request.image
     if not isinstance(image, Path) or image.suffix.lower() != POSES:
-        return request
+        return []
     from .media.pose_files import draw_file
 
     preprocessor = preprocessor_of(request)
     resolution = None if request.resolution is None else int(request.resolution)
-    frames = list(draw_file(image, preprocessor, resolution, preprocessor.settings(request.parameters)))
-    if len(frames) > 1:
-        raise UnitError(
-            f"{image} has {len(frames)} frames: make pictures of them by 'controlstack preprocess {preprocessor.id} "
-            f"{image}', and give the folder as the unit's image"
-        )
-    return replace(request, image=frames[0], preprocessor=NONE, parameters={})
+    return list(draw_file(image, preprocessor, resolution, preprocessor.settings(request.parameters)))
+
+
+def with_image(request: UnitRequest, picture: Path | Image) -> UnitRequest:
+    """Return the request with one picture of many; of a pose file it is drawn already."""
+    if isinstance(request.image, Path) and request.image.suffix.lower() == POSES:
+        return replace(request, image=picture, preprocessor=NONE, parameters={})
+    return replace(request, image=picture)
+
+
+def _posed(request: UnitRequest) -> UnitRequest:
+    """Return the request with the poses of a file drawn; a file of many frames is a series, and does not come here."""
+    frames = pose_frames(request)
+    return with_image(request, frames[0]) if frames else request
 
 
 def parse_parameters(pairs: Sequence[str]) -> dict[str, float]:
@@ -128,7 +139,8 @@ def parse_parameters(pairs: Sequence[str]) -> dict[str, float]:
     return {name.strip(): read_number(name, value) for name, _, value in split}
 
 
-def _pairs(text: str) -> dict[str, str]:
+def read_pairs(text: str) -> dict[str, str]:
+    """Return name -> value of a unit's text; UnitError for names that no unit with its preprocessor has."""
     names: dict[str, str] = {}
     for part in re.split(r",(?=[A-Za-z_]+=)", text):
         name, equals, value = part.partition("=")

@@ -15,7 +15,7 @@ import gradio as gr
 
 from ...core.errors import ControlError
 from ...pipelines import tiny_world
-from ...pipelines.drawing import Request
+from ...pipelines.request import LARGEST_HIRES, Request
 from ...pipelines.schedulers import NAMES
 from ...preprocessors.images import read_image
 from ..studio import offers
@@ -23,7 +23,7 @@ from ..studio.comparing import axes
 from ..studio.copies import FORMS
 from ..studio.restoring import Restored, restore
 from ..studio.running import Studio
-from ..studio.said import ETA_OF, MOST_PICTURES, MOST_SIDE, SEEDS
+from ..studio.said import EACH_LINE, ETA_OF, MOST_PICTURES, MOST_SIDE, SEEDS
 from . import card_events, results, run_events
 from .api import add_endpoints
 from .cards import build_card, new_unit
@@ -114,7 +114,11 @@ def _words() -> dict[str, Any]:
     with gr.Accordion(t("More words"), open=False):
         added = gr.Textbox(label=t("Added prompt"), elem_id="added")
         negative = gr.Textbox(label=t("Negative prompt"), elem_id="negative")
-    return {"prompt": prompt, "added": added, "negative": negative}
+        each_line = gr.Checkbox(label=t("A picture for each line of the prompt"), value=False, elem_id="each-line")
+        clip_skip = gr.Slider(
+            1, 12, value=1, step=1, label=t("Clip skip"), info=t("Of SD 1.x; 1 is the last layer"), elem_id="clip-skip"
+        )
+    return {"prompt": prompt, "added": added, "negative": negative, EACH_LINE: each_line, "clip_skip": clip_skip}
 
 
 def _settings(studio: Studio) -> dict[str, Any]:
@@ -133,7 +137,9 @@ def _settings(studio: Studio) -> dict[str, Any]:
                 found[name] = gr.Slider(
                     64, MOST_SIDE // 2, value=side, step=8, label=t(label), elem_id=name, min_width=140
                 )
-            found["batch"] = gr.Slider(1, MOST_PICTURES, value=1, step=1, label=t("Number of pictures"), min_width=140)
+            found["batch"] = gr.Slider(
+                1, MOST_PICTURES, value=1, step=1, label=t("Number of pictures"), elem_id="batch", min_width=140
+            )
         with gr.Row():
             found["steps"] = gr.Slider(
                 1, 150, value=usual["steps"], step=1, label=t("Steps"), elem_id="steps", min_width=140
@@ -153,6 +159,11 @@ def _settings(studio: Studio) -> dict[str, Any]:
             found["eta"] = gr.Slider(
                 0, 1, value=0, step=0.05, label=t("Eta"), min_width=140, visible=usual["scheduler"] == ETA_OF
             )
+        found["loras"] = gr.Dropdown(
+            list(library.loras), value=[], multiselect=True, allow_custom_value=True, label=t("LoRAs"), elem_id="loras",
+            info=t("A name, or a name with a weight: detail:0.8"), visible=bool(library.loras),
+        )  # fmt: skip
+    found |= _hires()
     with gr.Accordion(t("Start from a picture"), open=False, elem_id="start"):
         gr.Markdown(t("What you paint is redrawn; without paint the whole picture changes."), padding=True)
         found["start_from"] = gr.ImageEditor(
@@ -161,6 +172,25 @@ def _settings(studio: Studio) -> dict[str, Any]:
         )  # fmt: skip
         found["strength"] = gr.Slider(0.05, 1, value=Request().strength, step=0.05, label=t("Strength"))
     return found
+
+
+def _hires() -> dict[str, Any]:
+    said = Request()
+    with gr.Accordion(t("Draw it again, larger"), open=False, elem_id="second-pass"), gr.Row():
+        return {
+            "hires": gr.Slider(
+                1, LARGEST_HIRES / 2, value=1, step=0.05, label=t("Times larger"), info=t("1 is no second pass"),
+                elem_id="hires", min_width=140,
+            ),
+            "hires_steps": gr.Slider(
+                0, 150, value=0, step=1, label=t("Steps"), info=t("0 is as many as before"), elem_id="hires-steps",
+                min_width=140,
+            ),
+            "hires_strength": gr.Slider(
+                0.05, 1, value=said.hires_strength, step=0.05, label=t("Strength"), elem_id="hires-strength",
+                min_width=140,
+            ),
+        }  # fmt: skip
 
 
 def _usual(studio: Studio) -> dict[str, Any]:

@@ -187,12 +187,12 @@ def _several(
     said, units = form.read(values)
     rows = cells_of(make_job(studio.library, said, units), said, units)
     jobs = [cell.job for row in rows for cell in row]
-    steps = sum(job.request.steps for job in jobs)
+    steps = sum(job.request.all_steps for job in jobs)
     drawn: list[Drawn] = []
     for job in jobs:
         for each in studio.run(lambda report, job=job: studio.draw(job, stop, report)):
             if isinstance(each, Progress):
-                done = sum(before.job.request.steps for before in drawn) + each.step
+                done = sum(before.job.request.all_steps for before in drawn) + each.step
                 left = each.left + (steps - done - (each.steps - each.step)) * each.left / max(
                     1, each.steps - each.step
                 )

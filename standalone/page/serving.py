@@ -26,6 +26,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     add("--base", type=Path, action="append", default=[], help="diffusers folder or checkpoint file; may be repeated; "
         "default: the shipped tiny world")  # fmt: skip
     add("--models", type=Path, action="append", default=[], metavar="FOLDER", help="control models; may be repeated")
+    add("--loras", type=Path, action="append", default=[], metavar="FOLDER", help="LoRAs of the bases; may be repeated")
     add("--host", default=HOST, help="address to listen on; default: %(default)s, this machine alone")
     add("--port", type=int, default=PORT, help="default: %(default)s")
     add("--auth", action="append", default=[], metavar="NAME:PASSWORD", help="who may come in; may be repeated")
@@ -63,7 +64,7 @@ def make_studio(args: argparse.Namespace, folder: Path) -> Studio:
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    library = make_library(args.base, args.models)
+    library = make_library(args.base, args.models, args.loras)
     try:
         import gradio  # noqa: F401
     except ImportError as error:

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Any
 
-from ...pipelines.drawing import Request
+from ...pipelines.request import Request
 from ...units.record import PICTURES
 from ...units.request import FIELDS, UnitRequest
 from ..record import infotext_of
@@ -16,13 +16,16 @@ from .library import Library
 from .said import Job
 
 ARRAYS = ("image", "mask")
+OPTIONS = {"loras": "lora"}  # fields of a request whose option has another name
 
 
 def command_line(library: Library, job: Job) -> str:
     """Return the job as a `controlstack generate` line; pictures go by the names under which one saves them."""
     words = ["controlstack", "generate", "--base", str(library.base(job.base))]
     for name, value in _request(job.request):
-        words += [f"--{name}", f"{name}.png" if name in ARRAYS else str(value)]
+        several = value if isinstance(value, tuple) else (value,)
+        option = f"--{OPTIONS.get(name, name).replace('_', '-')}"
+        words += [word for each in several for word in (option, f"{name}.png" if name in ARRAYS else str(each))]
     for number, unit in zip(job.numbers, job.units, strict=True):
         pairs = [f"{FIELDS[name].short or name}={value}" for name, value in _unit(library, number, unit)]
         words += ["--unit", ",".join(pairs)]
@@ -41,6 +44,8 @@ def script(library: Library, job: Job) -> str:
     said = {name: f"{name}.png" if name in ARRAYS else value for name, value in _request(job.request)}
     prompt = said.pop("prompt", "")
     said = {"width": job.request.width, "height": job.request.height, **said}
+    if "loras" in said:
+        said["loras"] = [str(each) for each in said["loras"]]
     settings = "".join(f", {name}={value!r}" for name, value in said.items())
     lines += ["]", f"drawing = cs.generate(base, {prompt!r}, units=units{settings})", 'drawing.save("pictures")']
     return "\n".join(lines)

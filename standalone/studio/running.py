@@ -25,8 +25,9 @@ from ...core.stack import Firing
 from ...models.registry import load_control_model
 from ...pipelines.attached import check_units
 from ...pipelines.bases import DTYPES, Base, Offload, UnetState, load_base, native_side
-from ...pipelines.drawing import Request, generate
+from ...pipelines.drawing import generate
 from ...pipelines.latent_colours import LatentColours
+from ...pipelines.request import Request
 from ...preprocessors.networks.pool import PlainManager, Pool
 from ...preprocessors.networks.store import Store, default_folder
 from ...preprocessors.perform import Runtime
@@ -204,12 +205,12 @@ class Studio:
         files: list[Path] = []
         firings: tuple[Firing, ...] = ()
         stopped = False
-        watch = _Watch(report, stop, colours, job.request.steps * len(parts))
+        watch = _Watch(report, stop, colours, job.request.all_steps * len(parts))
         folder = self._new_folder()
         try:
             for part in parts:
                 result = generate(watched, part, [each.unit for each in units], watch.step, watch.latents)
-                watch.part_done(part.steps)
+                watch.part_done(part.all_steps)
                 firings = result.firings
                 files += write_pictures(
                     folder, base, part, [each.unit for each in units], result, digests=self._digests
@@ -300,7 +301,7 @@ def _cost(unit: Ready, clock: _Clock) -> Cost:
 def plain_firings(drawn: Drawn) -> Iterator[Mapping[str, Any]]:
     """Yield for each unit of a job what it did, as JSON can hold it."""
     for number, firing, cost in zip(drawn.job.numbers, drawn.firings, drawn.costs, strict=False):
-        yield {"unit": number, "fired": firing.fired, "steps": firing.steps, "seconds": round(cost.seconds, 3)}
+        yield {"unit": number, **firing.plain(), "seconds": round(cost.seconds, 3)}
 
 
 def variants(job: Job) -> Iterator[tuple[str, Job]]:

@@ -48,7 +48,10 @@ def test_generate_writes_pictures_hints_and_what_made_them(tmp_path: Path, capsy
     assert "fires on 1 of 2 steps" in out
     assert "WARNING" in out
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"00001.png", "00002.png", "00001-hint-1.png", "00001-hint-2.png", "00001-sheet.png"}
+    assert names == {
+        "00001.png", "00002.png", "00001-hint-1.png", "00001-hint-2.png", "00001-sheet.png",
+        "00001-settings.toml",
+    }  # fmt: skip
     told = json.loads(Image.open(tmp_path / "out" / "00002.png").text["controlstack"])  # type: ignore[attr-defined]
     assert (told["seed"], told["units"][0]["fired"]) == (1, 1)
 
