@@ -1,6 +1,7 @@
 """What units add to a run in a real ComfyUI, ours beside the host's own nodes and Advanced-ControlNet.
 
-    PYTHONPATH=tests/hosts COMFYUI_PATH=... python benchmarks/comfyui.py [--rounds N] [--steps N] [--peer FOLDER]
+    export COMFYUI_PATH=...
+    PYTHONPATH=tests/hosts:tests/hosts/comfyui python benchmarks/comfyui.py [--rounds N] [--steps N] [--peer FOLDER]
 
 Full-size SD 1.5 and control models of random weights, 256 px, batch 2, one thread, in one host process. The cases take
 turns, in alternating order, each kind of run beside one without control. Counted is the host's CPU time, so that other

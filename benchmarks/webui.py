@@ -1,6 +1,7 @@
 """What units cost in AUTOMATIC1111's WebUI: CPU time per step, and how often models are loaded from disk.
 
-    PYTHONPATH=tests/hosts WEBUI_PATH=... [WEBUI_PEER_PATH=...] python benchmarks/webui.py [--rounds N] [--json FILE]
+    export WEBUI_PATH=... [WEBUI_PEER_PATH=...]
+    PYTHONPATH=tests/hosts:tests/hosts/webui python benchmarks/webui.py [--rounds N] [--json FILE]
 
 Two real WebUIs run beside each other on one thread each, one with ControlStack, one with sd-webui-controlnet if it is
 there, with the same small checkpoint and control models. They take turns, and each request with units stands beside

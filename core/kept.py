@@ -70,11 +70,30 @@ class Kept:
         key = ("group", tuple(hint_key(unit, step) for unit in units), rows, step.window)
         return self._hints.keep(key, beside)
 
-    def prompt(self, unit: ControlUnit, step: Step, rows: tuple[int, ...]) -> Prompt:
-        """Return `model.encode` of these rows' prompts.
+    def tokens(self, giver: ControlUnit, step: Step, rows: tuple[int, ...]) -> Tensor:
+        """Return the tokens [rows, T, D] of a unit whose model gives some: its picture's for the cond rows."""
+        cond = tuple(step.cond[row] for row in rows)
+
+        def made() -> Tensors:
+            with self._host.ready(giver.model):
+                return giver.model.tokens(self._hint(giver, step))
+
+        def aligned() -> Tensors:
+            seen, none = self._hints.keep(("tokens", hint_key(giver, step)), made)
+            shown = pictures_of(hints_of(giver), rows, step.window)
+            pairs = zip(shown, cond, strict=True)
+            return (torch.stack([(seen if positive else none)[at % len(seen)] for at, positive in pairs]),)
+
+        return self._hints.keep(("tokens", hint_key(giver, step), rows, cond, step.window), aligned)[0]
+
+    def prompt(self, unit: ControlUnit, step: Step, rows: tuple[int, ...], told: Tensor | None = None) -> Prompt:
+        """Return `model.encode` of these rows' prompts, or of what stands in their place, which is kept as well.
 
         The key is an object that is held here, so its id cannot come again.
         """
+        if told is not None:
+            key = (unit.model.sameness, id(told), rows)
+            return self._prompts.keep(key, lambda: unit.model.encode(told), of=told)
         token = step.context if step.prompt is None else step.prompt
         version = token._version if isinstance(token, Tensor) and not token.is_inference() else 0
         key = (unit.model.sameness, id(token), version, rows)

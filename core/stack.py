@@ -4,7 +4,8 @@ A unit that cannot act costs nothing: neither its network nor any tensor operati
 with an empty mask or with block weights that are all zero. What does not change between steps (the hint's features, the
 prompt's keys and values, the masks at each block's size) is computed once and lives as long as the stack. Units on the
 same network run as one batched call. Rows that show the same picture are one row for as long as nothing sets them
-apart; that they do is looked at once per step, and only there does something wait for the device.
+apart; that they do is looked at once per step, and only there does something wait for the device. Units may add again
+what they computed at earlier steps (`reuse/`); of those the network does not run either.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import HintError
+from .errors import HintError, UnitError
 from .host import Host, PlainHost
 from .kept import Kept, hint_key, hints_of, pictures_of
 from .network.effects import Accumulator, Effects, Shift, Watch, add_rows
 from .network.points import PROMPT, Point
 from .network.rows import Twins, take_rows
+from .reuse.residuals import NO_RESIDUALS, Line, Maps, Residuals, is_residual
 from .schedule import RangeBasis
 from .step import Step
 from .unit import ControlMode, ControlUnit
@@ -30,13 +32,32 @@ from .unit import ControlMode, ControlUnit
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """On how many of a run's steps a unit acted."""
+    """On how many of a run's steps a unit acted, and on how many of those it only added what it had computed before."""
 
     fired: int
     steps: int
+    reused: int = 0
+    exact: str = ""  # why a unit that may reuse computed every step
 
     def __str__(self) -> str:
         return f"{self.fired} of {self.steps}"
+
+    @property
+    def ran(self) -> int:
+        """Return on how many steps its network ran."""
+        return self.fired - self.reused
+
+    def plain(self) -> dict[str, int]:
+        """Return the numbers as JSON can hold them; a unit that reused nothing has none for that."""
+        acted = {"fired": self.fired, "steps": self.steps}
+        return {**acted, "reused": self.reused} if self.reused else acted
+
+    @property
+    def remark(self) -> str:
+        """Return what is to be said of reuse, to stand behind the sentence; empty for a unit that does not reuse."""
+        if self.exact:
+            return f" (reused nothing: {self.exact})"
+        return f" (ran on {self.ran} of {self.steps}, reused on {self.reused})" if self.reused else ""
 
 
 class _Active(NamedTuple):
@@ -46,6 +67,9 @@ class _Active(NamedTuple):
     scales: dict[Point, float]
     multiplier: float
     rows: tuple[int, ...]
+    number: int  # of the unit in its stack
+    line: Line | None = None  # where its residuals are kept
+    computes: bool = True  # its network runs, and it does not only add what is kept
 
 
 class _Share(NamedTuple):
@@ -54,6 +78,14 @@ class _Share(NamedTuple):
     active: _Active
     scale: float
     part: int
+
+
+class _Keeping(NamedTuple):
+    """What is kept of a unit that computes now, point by point, and which part of the group's batch is its own."""
+
+    active: _Active
+    part: int
+    maps: Maps
 
 
 class ControlStack:
@@ -65,8 +97,12 @@ class ControlStack:
         self._acts = [unit.acts for unit in self.units]  # asked once: a mask may lie on a device
         self._scales = [unit.scales() for unit in self.units]
         self._fired: list[set[float]] = [set() for _ in self.units]
+        self._ran: list[set[float]] = [set() for _ in self.units]
+        self._reused: list[set[float]] = [set() for _ in self.units]
         self._steps: set[float] = set()
         self._kept = Kept(self._host)
+        self._giver = _giver(self.units)
+        self._residuals = Residuals()
 
     @torch.no_grad()
     def __call__(self, step: Step, onto: Effects | None = None) -> Effects:
@@ -76,31 +112,44 @@ class ControlStack:
         """
         self._host.check_interrupt()
         self._kept.begin()
+        self._residuals.begin(step)
         total = Accumulator(len(step.cond), onto)
         same = cache(lambda: _same_latents(step))
         for group in _by_network(self._active(step)):
-            self._add(group, step, same, total)
+            if group[0].computes:
+                self._add(group, step, same, total)
+            else:
+                self._add_again(group[0], step, total)
         return total.effects()
 
     def firings(self) -> tuple[Firing, ...]:
         """Return for each unit on how many of the steps seen so far it acted."""
-        return tuple(Firing(len(fired), len(self._steps)) for fired in self._fired)
+        reused = [len(again - ran) for again, ran in zip(self._reused, self._ran, strict=True)]
+        return tuple(
+            Firing(len(fired), len(self._steps), reused[number], self._residuals.exact.get(number, ""))
+            for number, fired in enumerate(self._fired)
+        )
 
     def close(self) -> None:
         """Release everything that was kept between steps."""
         self._kept.clear()
+        self._residuals.clear()
 
     def _active(self, step: Step) -> Iterator[_Active]:
         at = step.progress[RangeBasis.STEPS]
         self._steps.add(at)
-        for unit, acts, scales, fired in zip(self.units, self._acts, self._scales, self._fired, strict=True):
+        for number, unit in enumerate(self.units):
+            acts, scales, fired = self._acts[number], self._scales[number], self._fired[number]
             if unit.model.delta is not None and acts:
                 fired.add(at)  # the weights are changed for the whole run
             multiplier = unit.schedule.multiplier(step.progress) if scales else 0.0
             rows = _rows(unit, step.cond) if multiplier else ()
             if rows:
                 fired.add(at)
-                yield _Active(unit, scales, multiplier, rows)
+                line = self._residuals.line(number, unit, rows, step)
+                computes = line is None or self._residuals.computes(line, unit, rows, step)
+                (self._ran if computes else self._reused)[number].add(at)
+                yield _Active(unit, scales, multiplier, rows, number, line, computes)
 
     def _add(self, group: Sequence[_Active], step: Step, same: Callable[[], bool], total: Accumulator) -> None:
         """Run one network for all units of a group, as one batch, and add each unit's share of each effect.
@@ -111,11 +160,16 @@ class ControlStack:
         wanted = frozenset(point for active in group for point in active.scales)
         if model.follows and self._host.follow(model):
             self._kept.clear()  # what was computed with other weights
+            self._residuals.clear()
+        told = self._told(group[0].unit, step, rows)
+        kept = [_Keeping(active, part, {}) for part, active in enumerate(group) if active.line is not None]
         with self._host.ready(model):
             prepared = self._kept.prepared([active.unit for active in group], group[0].rows, step)
-            prompt = self._kept.prompt(group[0].unit, step, rows)
+            prompt = self._kept.prompt(group[0].unit, step, rows, told)
             seen = replace(step.rows(rows), twins=lambda: _twins(group, step) if same() else None)
             for point, effect in model(seen, prepared, prompt, wanted):
+                if kept and not is_residual(point, effect):
+                    self._reuse_nothing(kept)
                 if isinstance(effect, Watch):
                     total.shift(point, _watched(effect, rows))
                     continue
@@ -128,7 +182,29 @@ class ControlStack:
                     total.shift(point, self._shifted(effect, shares, len(group), step))
                 else:
                     self._add_tensor(point, effect, shares, len(group), step, total)
+                    _keep(point, effect, kept, len(group))
                 del effect  # free before the next one is computed
+        for active, _, maps in kept:
+            assert active.line is not None
+            self._residuals.keep(active.line, active.unit, active.rows, step, maps)
+
+    def _add_again(self, active: _Active, step: Step, total: Accumulator) -> None:
+        """Add what a unit computed at earlier steps."""
+        assert active.line is not None
+        for point, tensor in self._residuals.reused(active.line, step):
+            share = _Share(active, active.scales[point] * active.multiplier, 0)
+            self._add_tensor(point, tensor, [share], 1, step, total)
+
+    def _reuse_nothing(self, kept: list[_Keeping]) -> None:
+        """Let units compute every step from now on: not all that their model does can be done again."""
+        self._residuals.exact.update((each.active.number, NO_RESIDUALS) for each in kept)
+        kept.clear()
+
+    def _told(self, unit: ControlUnit, step: Step, rows: tuple[int, ...]) -> Tensor | None:
+        """Return what a unit's model reads in place of the prompt; None: the prompt."""
+        if self._giver is None or not unit.model.reads_tokens:
+            return None
+        return self._kept.tokens(self._giver, step, rows)
 
     def _add_tensor(
         self, point: Point, tensor: Tensor, shares: Sequence[_Share], count: int, step: Step, total: Accumulator
@@ -164,6 +240,34 @@ class ControlStack:
                 f"'{active.unit.model.name}' adds to the prompt, which has no place in the picture: leave its mask out"
             )
         return tensor * self._kept.mask(active.unit, active.rows, step, tensor)
+
+
+def _giver(units: Sequence[ControlUnit]) -> ControlUnit | None:
+    """Return the first unit that gives tokens, where others read them; UnitError where one is needed and missing."""
+    giver = next((unit for unit in units if unit.model.gives_tokens), None)
+    reader = next((unit for unit in units if unit.model.reads_tokens and unit.acts), None)
+    if reader is None or giver is None:
+        if reader is not None:
+            raise UnitError(
+                f"'{reader.model.name}' reads the tokens of a face in place of the prompt, and no unit gives some: add "
+                "a unit with the adapter of InstantID and a picture of the face, or set the option 'context' to prompt"
+            )
+        return None
+    width, wanted = giver.model.base.context, reader.model.base.context
+    if width != wanted:
+        raise UnitError(
+            f"'{reader.model.name}' reads tokens {wanted} wide in place of the prompt, and '{giver.model.name}' gives "
+            f"some {width} wide: choose two models of InstantID"
+        )
+    return giver
+
+
+def _keep(point: Point, tensor: Tensor, kept: Sequence[_Keeping], count: int) -> None:
+    """Keep the parts of a group's residual that belong to units which reuse it. count: of units in the group."""
+    for active, part, maps in kept:
+        if point in active.scales:
+            own = tensor.chunk(count)[part]
+            maps[point] = own if count == 1 else own.clone()  # which does not hold the rows of the others
 
 
 def _watched(watch: Watch, rows: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
@@ -208,8 +312,12 @@ def _rows(unit: ControlUnit, cond: tuple[bool, ...]) -> tuple[int, ...]:
 
 
 def _by_network(actives: Iterator[_Active]) -> list[list[_Active]]:
-    """Group units that the same network can serve in one call: with the same options, on the same rows."""
+    """Group units that the same network can serve in one call: with the same options, on the same rows.
+
+    A unit that only adds what is kept is a group of its own.
+    """
     groups: dict[Hashable, list[_Active]] = {}
     for active in actives:
-        groups.setdefault((active.unit.model.sameness, active.rows), []).append(active)
+        alone = None if active.computes else active.number
+        groups.setdefault((active.unit.model.sameness, active.rows, alone), []).append(active)
     return list(groups.values())

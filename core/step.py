@@ -57,6 +57,7 @@ class Step:
     context: Tensor  # [B, T, D]
     cond: tuple[bool, ...]  # B values, True for the rows of the positive prompt
     progress: Progress
+    steps: int | None = None  # of the present pass of the sampler; None: unknown, and no unit reuses anything
     y: Tensor | None = None  # [B, A] vector condition (SDXL)
     window: Window | None = None  # None: the rows show the whole picture
     prompt: object | None = None  # stands for the context's values: the same object, the same values; None: `context`

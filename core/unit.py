@@ -12,6 +12,7 @@ from .control import ControlModel, HintSpace
 from .errors import HintError, UnitError
 from .modes import ControlMode, ResizeMode
 from .network.points import Point
+from .reuse.said import OFF, Reuse
 from .schedule import Schedule
 
 
@@ -29,6 +30,7 @@ class ControlUnit:
     block_weights: tuple[float, ...] | None = None  # one per point of the model; they replace the mode's factors
     delta_strength: float = 1.0  # of the model's changes to the weights of the base network, if it has any
     uncond_weight: float = 1.0  # factor on the rows of the negative prompt; at 0 they are not computed
+    reuse: Reuse = OFF  # on which steps it adds again what it computed before
     origin: object = None  # what it was made from, for whoever writes down how a picture came about
 
     def __post_init__(self) -> None:

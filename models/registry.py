@@ -14,7 +14,7 @@ from ..core.control import ControlModel
 from ..core.errors import ModelError, UnsupportedModelError
 from ..core.network.base import Base
 from ..core.options import Option
-from .families import control_lora, controlnet, controlnet_lite, controlnext, lllite, t2i_adapter, union
+from .families import control_lora, controlnet, controlnet_lite, controlnet_xs, controlnext, lllite, t2i_adapter, union
 from .families.ip_adapter import family as ip_adapter
 from .family import Description, Family, Shapes
 from .files.loading import Header, ModelFile, open_model, read_header
@@ -28,11 +28,14 @@ from .others import control_of_others, no_control
 REGISTRY: tuple[Family[Any, Any], ...] = (
     controlnet.FAMILY,
     controlnet_lite.FAMILY,
+    controlnet_xs.FAMILY,
     union.FAMILY,
     t2i_adapter.FAMILY,
     t2i_adapter.STYLE_FAMILY,
     controlnext.FAMILY,
     ip_adapter.FAMILY,
+    ip_adapter.FACE_ID_FAMILY,
+    ip_adapter.INSTANT_ID_FAMILY,
     control_lora.FAMILY,
     lllite.FAMILY,
 )

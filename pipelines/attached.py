@@ -75,7 +75,7 @@ def locate_in(unet: Any) -> Locate:
         if point.block is Block.MIDDLE and point.part is Part.STREAM:
             return Site(unet.mid_block, Value.OUTPUT)
         if point.part is Part.ONWARD:
-            return Site([*encoder, middle][point.index + 1][0], Value.INPUT)
+            return Site([*encoder, *middle][point.index + 1][0], Value.INPUT)
         layers = blocks[point.block][point.index]
         if point.part is Part.STREAM:
             return Site(layers[-1], Value.OUTPUT)
@@ -124,6 +124,7 @@ class Injection:
         self._given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self._alone = False
         self._evaluations = 0
+        self._timesteps: Any = None  # the scheduler's own tensor, which is another one in each call of the pipeline
         self._times: list[float] = []
 
     def __enter__(self) -> Injection:
@@ -146,6 +147,7 @@ class Injection:
         if self._alone:
             return args, kwargs
         self._given = (args, kwargs)
+        self._begin_call()
         step = self._step(unet, args[0], args[1], kwargs)
         self._evaluations += 1
         effects = self._stack(step)
@@ -182,18 +184,28 @@ class Injection:
             context=kwargs["encoder_hidden_states"],
             cond=tuple(row >= rows - self._pictures for row in range(rows)),
             progress=self._progress(),
+            steps=self._count,
             y=vector_condition(unet, kwargs.get("added_cond_kwargs")),
             pictures=tuple(row % self._pictures for row in range(rows)),
             evaluate=self._evaluate_alone,
             attend=lambda point, x, context: attend_with(self._locate(point).module, x, context),
         )
 
+    def _begin_call(self) -> None:
+        """Read the times where a call of the pipeline begins: a value on the device would stall every step."""
+        timesteps = self._pipeline.scheduler.timesteps
+        if timesteps is not self._timesteps:
+            self._timesteps, self._evaluations = timesteps, 0
+            self._times = timesteps[-self._pipeline.num_timesteps :].tolist()
+
+    @property
+    def _count(self) -> int:
+        """Return the number of steps of the run."""
+        return -(-len(self._times) // self._pipeline.scheduler.order)
+
     def _progress(self) -> Progress:
         """Return where the run stands; samplers of second order evaluate each step twice, and both belong to it."""
-        scheduler = self._pipeline.scheduler
-        if not self._times:  # read once: a value on the device would stall every step
-            self._times = scheduler.timesteps[-self._pipeline.num_timesteps :].tolist()
-        count = -(-len(self._times) // scheduler.order)
+        scheduler, count = self._pipeline.scheduler, self._count
         at = min(self._evaluations, len(self._times) - 1)
         noise = 1 - self._times[at] / (scheduler.config["num_train_timesteps"] - 1)
         return progress_at(at // scheduler.order, count, noise=min(1.0, max(0.0, noise)))

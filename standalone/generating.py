@@ -81,7 +81,7 @@ def with_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> tuple[
     FileError for the first path that leads nowhere, before anything that takes seconds is imported.
     """
     from ..core.errors import FileError, HostError
-    from ..models.names import REFERENCES
+    from ..models.reference_kinds import REFERENCES
     from ..pipelines.lora_file import Lora, read_lora
     from .hub.places import located
     from .media.sources import is_pattern

@@ -267,7 +267,7 @@ class Drawing:
 
         sheet = base64.b64encode(self._repr_png_()).decode("ascii")
         lines = [
-            f"<li>{escape(each.model.name)}: weight {each.weight:g}, acted on {firing} steps</li>"
+            f"<li>{escape(f'{each.model.name}: weight {each.weight:g}, acted on {firing} steps{firing.remark}')}</li>"
             for each, firing in zip(self.units, self.firings, strict=True)
         ]
         return f'<img src="data:image/png;base64,{sheet}" alt="hints and pictures"><ol>{"".join(lines)}</ol>'

@@ -271,7 +271,7 @@ def _read_request(plain: Mapping[str, Any]) -> Request:
 
 
 def _unit(unit: ControlUnit, firing: Firing) -> dict[str, Any]:
-    acted = {"fired": firing.fired, "steps": firing.steps}
+    acted = firing.plain()
     if not isinstance(unit.origin, UnitRequest):
         return {"model": unit.model.name, **acted}
     weight = next(unit.model.network.parameters(), None)  # a reference has none

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ..units.saying import extra_cost
+
 if TYPE_CHECKING:
     from ..core.stack import Firing
     from ..units.ready import Ready
@@ -21,6 +23,6 @@ def describe(loaded: Sequence[Ready], firings: Sequence[Firing]) -> Iterator[str
         warning = "" if firing.fired else "  WARNING: it never acted; check its range and weight"
         model = each.unit.model
         told = ", ".join((model.name, *(f"{name}={value}" for name, value in model.options.items())))
-        yield f"unit {number} ({told}) fires on {firing} steps{warning}"
+        yield f"unit {number} ({told}) fires on {firing} steps{firing.remark}{extra_cost(model)}{warning}"
         if each.warning:
             yield f"  WARNING: {each.warning}"

@@ -10,7 +10,10 @@ from . import choices
 from .choices import COPY, GAUSSIAN, OPTIMISERS, PRECISIONS, SCHEDULES, TIMES, UNLOCKS
 
 if TYPE_CHECKING:
+    from .data.hints import Kind
     from .settings import Settings
+
+COLUMN = "column:"  # before the name of a column that holds hints
 
 EXAMPLE = """\
 example, one card and a folder of pictures:
@@ -36,7 +39,11 @@ def settings_of(args: argparse.Namespace) -> Settings:
     from .data.hints import HintSource
     from .settings import Settings
 
-    names = [name for name in Settings.__slots__ if hasattr(args, name) and name not in ("hints", "start", "schedule")]
+    names = [
+        name
+        for name in Settings.__slots__
+        if hasattr(args, name) and name not in ("hints", "kinds", "start", "schedule")
+    ]
     given = {name: getattr(args, name) for name in names}
     for name in ("sample_prompts", "sample_hints", "trackers"):
         given[name] = tuple(given[name])
@@ -45,7 +52,24 @@ def settings_of(args: argparse.Namespace) -> Settings:
         start=args.start if args.start in (None, COPY, GAUSSIAN) else Path(args.start),
         schedule="cosine" if args.cosine else args.schedule,
         hints=HintSource(args.hint_column, args.hint, parameters_of(args.hint_parameters)),
+        kinds=tuple(map(kind_of, args.kinds)),
     )
+
+
+def kind_of(text: str) -> Kind:
+    """Return `KIND=SOURCE` read: SOURCE is `column:NAME`, or a preprocessor with its parameters in brackets."""
+    from ..core.errors import HintError
+    from ..models.union_kinds import OPTION, offers
+    from .data.hints import HintSource, Kind
+
+    word, equals, source = text.partition("=")
+    kind = offers()[0].find(word)
+    if not equals or kind is None:
+        raise HintError(f"--kind is '{text}', expected KIND=SOURCE with one of {offers()[0].expected} ({OPTION})")
+    if source.startswith(COLUMN):
+        return Kind(kind, HintSource(source[len(COLUMN) :]))
+    name, _, rest = source.partition("(")
+    return Kind(kind, HintSource(None, name, parameters_of(rest.removesuffix(")"))))
 
 
 def parameters_of(text: str) -> dict[str, float]:
@@ -90,6 +114,14 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         help="folder, or listing, of pictures with hints and words; docs/training.md",
     )
     add("--hint", metavar="NAME", help="preprocessor that makes the hints from the pictures, such as canny")
+    add(
+        "--kind",
+        dest="kinds",
+        action="append",
+        default=[],
+        metavar="KIND=SOURCE",
+        help="one kind of a union's hints, such as canny=canny(low=50,high=100) or depth=column:NAME; repeat",
+    )
     add("--hint-parameters", default="", metavar="NAME=VALUE,...", help="its parameters")
     add("--picture-column", metavar="NAME", help="column of the data that names the pictures")
     add("--hint-column", metavar="NAME", help="column that names the hints, or their folder")
@@ -97,6 +129,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add("--check", action="store_true", help="read every example first, hints too; small sets are always read")
     add("--skip-bad", action="store_true", help="leave out examples that cannot be used, and count them")
     add("--resolution", type=int, default=0, metavar="PIXELS", help="cut pictures and hints to squares; default: not")
+    add(
+        "--buckets",
+        action="store_true",
+        help="cut to sizes near the pictures' own shapes, of the square's area at most",
+    )
     add("--random-crop", action="store_true", help="cut any square, not the middle one")
     add("--mirror", action="store_true", help="show half of the examples mirrored; not for hints with left and right")
     add("--workers", type=int, default=0, metavar="N", help="threads that read pictures ahead (default: %(default)s)")
@@ -118,16 +155,14 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
     add(
         "--empty-prompts",
         type=float,
-        default=choices.EMPTY_PROMPTS,
         metavar="SHARE",
-        help="prompts that are emptied (default: %(default)s)",
+        help="prompts that are emptied; default: the family's, 0.5 of a ControlNet",
     )
     add(
         "--empty-hints",
         type=float,
-        default=0.0,
         metavar="SHARE",
-        help="hints that are blacked out (default: %(default)s)",
+        help="hints that are blacked out; default: the family's, none of a ControlNet",
     )
     add("--times", choices=TIMES, help="density of the times; default: the family's")
     add(

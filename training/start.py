@@ -16,9 +16,10 @@ from torch import nn
 from ..core.errors import HintError, HostError, MissingDependencyError
 from ..pipelines.bases import load_pipeline
 from ..pipelines.quiet import quiet
+from .data.buckets import Buckets
 from .data.checking import Checked, check, depth_for, refuse
 from .data.encoding import Encoder, Store, add_weights
-from .data.example import Example
+from .data.example import Example, shape_of
 from .data.examples import Examples, Variety
 from .data.hints import Reader
 from .data.listings import read_listing
@@ -49,7 +50,9 @@ def start(settings: Settings, bar: Bar = no_bar) -> Run:
     accelerator = _accelerator(settings)
     checked = _checked(settings, accelerator, bar)
     examples, held_out = _split(checked.examples, settings)
-    settings = _with_steps(settings, len(examples), accelerator.num_processes)
+    reader = Reader(settings.hint_sources, settings.resolution, settings.buckets)
+    buckets = _buckets(examples, reader, settings.batch * accelerator.num_processes)
+    settings = _with_steps(settings, len(examples) if buckets is None else buckets.epoch(), accelerator.num_processes)
     base = load_frozen(settings.base, accelerator.device, HALF.get(settings.mixed_precision, torch.float32))
     encoder = Encoder(base, accelerator.device)
     digests = {"base": _digest_of(base), "data": _digest(checked.examples)}
@@ -58,7 +61,6 @@ def start(settings: Settings, bar: Bar = no_bar) -> Run:
     generator = torch.Generator().manual_seed(settings.seed)
     average = Average(settings.ema) if settings.ema else None
     prepared, optimiser = accelerator.prepare(trainee.to(accelerator.device), _optimiser(trainee, settings, recipe))
-    reader = Reader(settings.hints, settings.resolution)
     shown: dict[str, Any] = {"reader": reader, "encoder": encoder}
     run = Run(
         settings=settings,
@@ -77,6 +79,7 @@ def start(settings: Settings, bar: Bar = no_bar) -> Run:
             variety=Variety(settings.mirror, settings.random_crop),
             store=_store(settings, encoder, reader),
             workers=settings.workers,
+            buckets=buckets,
         ),
         held_out=Examples(held_out, **shown),
         generator=generator,
@@ -95,6 +98,8 @@ def with_rates(settings: Settings, recipe: Recipe) -> Settings:
         settings,
         learning_rate=rate,
         times=settings.times or recipe.times,
+        empty_prompts=recipe.empty_prompts if settings.empty_prompts is None else settings.empty_prompts,
+        empty_hints=recipe.empty_hints if settings.empty_hints is None else settings.empty_hints,
     )
 
 
@@ -157,13 +162,15 @@ def _checked(settings: Settings, accelerator: Any, bar: Bar) -> Checked:
     """Return the examples that can be used; the first process reads them, the others hear what it found."""
     from accelerate.utils import broadcast_object_list
 
-    columns = settings.hints.columns(settings.picture_column, settings.caption_column)
+    sources = settings.hint_sources
+    of_files = next((each for each in sources if each.preprocessor is None), sources[0])
+    columns = of_files.columns(settings.picture_column, settings.caption_column)
     listing = read_listing(settings.data, columns)
     found: list[Any] = [None]
     if accelerator.is_main_process:
         depth = depth_for(listing.examples, settings.check)
         alike = settings.batch > 1 and not settings.resolution
-        reader = Reader(settings.hints, settings.resolution)
+        reader = Reader(sources, settings.resolution, settings.buckets)
         found = [check(bar(listing.examples, "examples checked"), reader, depth, alike=alike)]
     broadcast_object_list(found)
     checked: Checked = found[0]
@@ -185,6 +192,13 @@ def _split(examples: Sequence[Example], settings: Settings) -> tuple[Sequence[Ex
             "examples, give --sample-prompt and --sample-hint, or leave --samples out"
         )
     return examples[:-HELD_OUT], examples[-HELD_OUT:]
+
+
+def _buckets(examples: Sequence[Example], reader: Reader, together: int) -> Buckets | None:
+    """Return the size of each example, by the headers of the pictures; None where all are cut alike."""
+    if not reader.buckets:
+        return None
+    return Buckets([reader.size(shape_of(each.picture)) for each in examples], together)
 
 
 def _with_steps(settings: Settings, examples: int, processes: int) -> Settings:

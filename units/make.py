@@ -38,6 +38,7 @@ def make(
         block_weights=None if weights is None else told.spread(weights.of(told.block_count)),
         delta_strength=request.delta_strength,
         uncond_weight=request.uncond_weight,
+        reuse=request.reuse,
     )
 
 

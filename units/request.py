@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..core.errors import UnitError
 from ..core.modes import ControlMode, ResizeMode
+from ..core.reuse.said import OFF, Reuse
 from ..core.schedule import Keyframe, RangeBasis, Schedule
 from ..preprocessors.declaration import RESOLUTION
 from . import text
@@ -196,6 +197,13 @@ class UnitRequest:
     delta_strength: float = _number("strength of the model's changes to the base model's weights", 1.0, -10.0, 10.0)
     uncond_weight: float = _number(
         "factor of the weight on the negative prompt; at 0 the unit acts on the positive prompt alone", 1.0, 0.0, 1.0
+    )
+    reuse: Reuse = _said(
+        "on which steps the unit adds again what it computed before, which is faster: off, light, strong, the steps "
+        "that are computed (0 1 2 5 9), or change:0.1, which computes where so much has changed",
+        OFF,
+        text.read_reuse,
+        write=text.write_reuse,
     )
     hires: HiresOption = _chosen("in which pass of a hires fix the unit acts", HiresOption.BOTH, HIRES)
     enabled: bool = _truth("whether the unit is on", True)

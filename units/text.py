@@ -16,6 +16,7 @@ from reprlib import Repr
 from typing import Any, cast
 
 from ..core.errors import ScheduleError, UnitError
+from ..core.reuse.said import OFF, Level, Reuse
 from ..core.schedule import Easing, Keyframe
 from .blocks import LARGEST, SHAPES, BlockWeights
 
@@ -24,6 +25,7 @@ YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "")
 MOST_KEYFRAMES = 1000  # of a curve
 SHOWN = 60  # characters of a value in a message
 SOFT = "soft:"  # before the base of block weights
+CHANGE = "change:"  # before the change from which on a unit computes anew
 _KEYFRAME = re.compile(r"(?P<at>[^\s:]+)(?:\s*:\s*|\s+)(?P<weight>[^\s:]+)(?:\s+(?P<easing>[a-z-]+))?")
 
 
@@ -138,6 +140,38 @@ def write_block_weights(weights: BlockWeights | None) -> str:
     if weights.base is not None:
         return f"{SOFT}{write_number(weights.base)}"
     return weights.shape or " ".join(map(write_number, weights.numbers or ()))
+
+
+def read_reuse(name: str, value: object) -> Reuse:
+    """Return which steps are computed: off, light, strong, `change:0.1`, or the steps themselves, as in `0 1 2 5 9`."""
+    if isinstance(value, Reuse):
+        return value
+    word: Any = value.strip().lower() if isinstance(value, str) else value
+    levels = {each.value: each for each in Level}
+    if word in ("", "off", "no", "false") or word is None or word is False:
+        return OFF
+    if isinstance(word, str) and word in levels:
+        return Reuse(level=levels[word])
+    if isinstance(word, str) and word.startswith(CHANGE):
+        return Reuse(change=read_number(name, word[len(CHANGE) :]))
+    try:
+        several = isinstance(word, (str, Sequence))
+        steps = read_numbers(name, cast(object, word) if several else [word])
+        return Reuse(steps=tuple(sorted({read_whole(name, each) for each in steps})) or None)
+    except UnitError:
+        raise UnitError(
+            f"{name} is {shown(value)}, expected off, {', '.join(levels)}, {CHANGE}0.1, or the steps that are computed "
+            "(0 1 2 5 9)"
+        ) from None
+
+
+def write_reuse(reuse: Reuse) -> str:
+    """Return which steps are computed as text."""
+    if reuse.change is not None:
+        return f"{CHANGE}{write_number(reuse.change)}"
+    if reuse.steps is not None:
+        return " ".join(map(str, reuse.steps))
+    return "off" if reuse.level is None else reuse.level.value
 
 
 def read_parameters(name: str, value: object) -> dict[str, float]:

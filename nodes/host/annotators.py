@@ -21,6 +21,7 @@ from ...preprocessors.perform import Runtime
 
 FOLDER = "controlnet_aux"  # below the host's models, and the name of extra model paths
 ENCODERS = "clip_vision"  # the host's folder of image encoders
+FACES = "insightface"  # where other packs keep the recognition of faces
 PEERS = ("comfyui_controlnet_aux/ckpts",)  # where other packs keep the same files, below the custom nodes
 OFFLINE = "HF_HUB_OFFLINE"  # set: nothing is downloaded
 
@@ -79,7 +80,8 @@ def _folders() -> list[Path]:
     found = [Path(path) for path in folder_paths.get_folder_paths(FOLDER)]
     packs = [Path(path) / peer for path in folder_paths.get_folder_paths("custom_nodes") for peer in PEERS]
     encoders = [Path(path) for path in folder_paths.get_folder_paths(ENCODERS)]
-    return [*found, *encoders, *(path for path in packs if path.is_dir())]
+    faces = Path(folder_paths.models_dir) / FACES
+    return [*found, *encoders, faces, *(path for path in packs if path.is_dir())]
 
 
 def _report(done: int, total: int) -> None:

@@ -32,6 +32,11 @@ class Clock:
         return max(1, len(self._sigmas) - 1)
 
     @property
+    def known(self) -> bool:
+        """Return whether the sampler has said which steps there are."""
+        return len(self._sigmas) > 1
+
+    @property
     def whole(self) -> bool:
         """Return whether the pass runs the whole noise schedule: neither an image-to-image pass nor a part of one."""
         first, last = self.noise(self._sigmas[0]), self._sigmas[-1]

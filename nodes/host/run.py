@@ -23,6 +23,7 @@ from ...core.schedule import RangeBasis, fires_on
 from ...core.stack import ControlStack
 from ...core.step import Step, Window
 from ...core.unit import ControlUnit
+from ...units.saying import extra_cost
 from ..reports.report import Report, UnitReport, curve_of
 from .base import blocks_of
 from .clock import Clock
@@ -99,6 +100,7 @@ class Run:
                 curve=curve_of(unit, steps, member.strength),
                 seconds=self._host.seconds[id(unit.model)] / sharing[id(unit.model)],
                 size=sum(patcher.model_size() for patcher in member.patchers),
+                more=extra_cost(unit.model),
             )
             for unit, firing, member in zip(self._units, self._stack.firings(), self._members, strict=True)
         )
@@ -134,6 +136,7 @@ class Run:
             context=x.new_zeros(len(x), 1, 1) if context is None else context.to(x.device, dtype),
             cond=_cond_rows(call),
             progress=clock.at(float(call.sigma[0])),
+            steps=clock.steps if clock.known else None,
             y=None if label is None else label.to(x.device, dtype),
             window=window,
             prompt=self._prompts.setdefault(prompts, object()) if call.options.get("uuids") else None,

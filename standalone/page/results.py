@@ -62,7 +62,7 @@ def _table(drawn: Drawn) -> str:
     if not drawn.firings:
         return ""
     rows = "".join(
-        f"<tr><td>{number}</td><td>{escape(unit.unit.model.name)}</td><td>{firing}</td>"
+        f"<tr><td>{number}</td><td>{escape(unit.unit.model.name)}</td><td>{firing}{escape(firing.remark)}</td>"
         f"<td>{cost.seconds:.2f} s</td><td>{cost.bytes / MEGA:,.0f} MB</td></tr>"
         for number, unit, firing, cost in zip(drawn.job.numbers, drawn.units, drawn.firings, drawn.costs, strict=True)
     )

@@ -301,7 +301,7 @@ def _cost(unit: Ready, clock: _Clock) -> Cost:
 def plain_firings(drawn: Drawn) -> Iterator[Mapping[str, Any]]:
     """Yield for each unit of a job what it did, as JSON can hold it."""
     for number, firing, cost in zip(drawn.job.numbers, drawn.firings, drawn.costs, strict=False):
-        yield {"unit": number, "fired": firing.fired, "steps": firing.steps, "seconds": round(cost.seconds, 3)}
+        yield {"unit": number, **firing.plain(), "seconds": round(cost.seconds, 3)}
 
 
 def variants(job: Job) -> Iterator[tuple[str, Job]]:

@@ -81,9 +81,11 @@ def test_preprocess(tmp_path: Path, times: int) -> None:
     _survive(lambda place: ["preprocess", "canny", *pictures, "--output", str(place)], ["--resume"], tmp_path, times)
 
 
-@pytest.mark.tries(2, 60)
-def test_train(tmp_path: Path, times: int) -> None:
+@pytest.mark.tries(2, 30)
+@pytest.mark.parametrize("family", ["controlnet", "controlnext"])  # the second writes two files
+def test_train(tmp_path: Path, times: int, family: str) -> None:
     write_dataset(tmp_path / "data", 2, seed=1)
     given = ["train", "--base", str(BASE), "--data", str(tmp_path / "data"), "--hint", "canny", "--steps", "2"]
+    given += ["--family", family]
     given += ["--batch", "1", "--save-every", "1"]
     _survive(lambda place: [*given, "--out", str(place / "control.safetensors")], [], tmp_path, times)

@@ -85,7 +85,7 @@ def test_a_folder_in_place_of_a_picture(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_preprocessor_whose_result_is_no_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [each.replace("preprocessor=canny", "preprocessor=reference_only") for each in _generate(tmp_path)]
-    assert "reference_only: a reference acts through" in _refused(arguments, tmp_path, capsys)
+    assert "reference_only: a reference is a control model without a file" in _refused(arguments, tmp_path, capsys)
 
 
 def _size(path: Path) -> tuple[int, int]:

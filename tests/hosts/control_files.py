@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
+from controlstack.models.families.controlnet_lite import ControlNetLite, LiteConfig
 from controlstack.models.families.controlnext import ControlNeXt
 from controlstack.models.families.ip_adapter.family import FAMILY as IP_ADAPTER
 from controlstack.models.families.ip_adapter.family import IPAdapterSettings
@@ -128,6 +129,15 @@ def write_lllite(folder: Path) -> None:
             file[f"{prefix}.weight"] = torch.randn(shape, generator=generator) * 2 / fan**0.5
             file[f"{prefix}.bias"] = torch.randn(shape[0], generator=generator) * 0.1
     save_file(file, folder / "lllite.safetensors")
+
+
+def write_lite(folder: Path) -> None:
+    """A ControlNet-Lite for the SD base models, `lite`."""
+    halvings = frozenset(i + 1 for i, block in enumerate(SD_BLOCKS) if block.down)
+    widths = (SD_BLOCKS[0].channels, *(block.channels for block in SD_BLOCKS))
+    network = ControlNetLite(LiteConfig(widths=widths, halvings=halvings), STANDARD)
+    _fill(network, 14)
+    _save(folder / "lite.safetensors", network, {})
 
 
 def write_unions(folder: Path, heads: int = HEADS) -> None:

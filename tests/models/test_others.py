@@ -35,7 +35,6 @@ CLASSES: dict[str, tuple[dict[str, Any], str]] = {  # a class of diffusers: (its
         "HunyuanDiT ControlNet",
     ),
     "SparseControlNetModel": ({}, "SparseCtrl"),
-    "ControlNetXSAdapter": ({}, "ControlNet-XS"),
     "UNetControlNetXSModel": ({}, "ControlNet-XS"),
     "WanVACETransformer3DModel": ({**SMALL, "vace_layers": [0]}, "Wan VACE"),
     "FluxTransformer2DModel": ({**SMALL, "num_single_layers": 1}, "FLUX.1 base model"),

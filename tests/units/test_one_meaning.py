@@ -326,6 +326,16 @@ ROWS: dict[str, Row] = {
         cli="uncond_weight=0.25", node={"uncond_weight": 0.25}, client={"uncond_weight": 0.25},
         text="Uncond Weight: 0.25",
     ),
+    "reuse by a name": Row(
+        cli="reuse=strong", node={"reuse": "strong"}, client={"reuse": "strong"}, text="Reuse: strong",
+    ),
+    "reuse by the steps that are computed": Row(
+        cli="reuse=0 1 2 5", node={"reuse": "0, 1, 2, 5"}, client={"reuse": [0, 1, 2, 5]}, text="Reuse: 0 1 2 5",
+    ),
+    "reuse while little changes": Row(
+        cli="reuse=change:0.1", node={"reuse": "change:0.1"}, client={"reuse": "CHANGE:0.10"},
+        text="Reuse: change%3A0.1",
+    ),
     # the whole
     "everything at once": Row(
         cli=f"preprocessor=canny,low=40,high=90,resolution=64,weight=0.8,start=0.1,end=0.9,basis=steps,curve=0 1;1 0.5,"
@@ -346,13 +356,19 @@ ROWS: dict[str, Row] = {
 }  # fmt: skip
 
 REFUSED: dict[str, Row] = {
-    "a reference, which nothing reads": Row(
-        cli="preprocessor=reference_only", choice={"preprocessor": "reference_only", "fidelity": 0.5},
-        client={"module": "reference_only"}, text="Module: reference_only",
-    ),
     "what an image encoder sees": Row(
         cli="preprocessor=ip-adapter-auto", choice={"preprocessor": "image_embedding"},
         client={"module": "ip-adapter_clip_sd15"}, text="Module: ip-adapter_clip_sd15",
+    ),
+    "a change beyond the bounds": Row(
+        cli="reuse=change:1.5", node={"reuse": "change:1.5"}, client={"reuse": "change:1.5"},
+        text="Reuse: change%3A1.5",
+    ),
+    "reuse by a word that means nothing": Row(
+        cli="reuse=much", node={"reuse": "much"}, client={"reuse": "much"}, text="Reuse: much",
+    ),
+    "reuse from half a step": Row(
+        cli="reuse=0 1.5", node={"reuse": "0 1.5"}, client={"reuse": [0, 1.5]}, text="Reuse: 0 1.5",
     ),
     "a weight beyond the bounds": Row(
         cli="weight=10.5", node={"weight": 10.5}, client={"weight": 10.5}, text="Weight: 10.5"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from controlstack.core.resize import ResizeMode
+from controlstack.core.reuse.said import Level, Reuse
 from controlstack.core.schedule import Easing, Keyframe, RangeBasis
 from controlstack.core.unit import ControlMode
 from controlstack.units.blocks import BlockWeights
@@ -64,6 +65,10 @@ REQUESTS: list[dict[str, Any]] = [
     },
     {"delta_strength": 0.125},
     {"uncond_weight": 0.25},
+    {"reuse": Reuse(level=Level.STRONG)},
+    {"reuse": Reuse(steps=(0,))},
+    {"reuse": Reuse(steps=(0, 1, 12))},
+    {"reuse": Reuse(change=1 / 3)},
 ]
 
 

@@ -18,7 +18,9 @@ from ...models.files.loading import read_header
 from ...models.naming import to_ldm
 from ...models.registry import identify, load_control_model
 from ...pipelines.attached import base_of
+from .. import choices
 from ..choices import COPY, GAUSSIAN
+from ..data.hints import HintSource
 from ..settings import Settings, option
 from .copies import settings_of
 
@@ -32,6 +34,9 @@ class Recipe(ABC):
     rate: ClassVar[float] = 1e-5  # learning rate of the control network
     base_share: ClassVar[float] = 1.0  # of the rate, at which weights of the base are trained along
     times: ClassVar[str] = "uniform"  # how times of the noise are drawn
+    empty_prompts: ClassVar[float] = choices.EMPTY_PROMPTS  # share of prompts that are left out
+    empty_hints: ClassVar[float] = 0.0  # share of hints
+    reads_embeddings: ClassVar[bool] = False  # what an image encoder sees, no pictures
     starts: ClassVar[tuple[str, ...]] = ()  # what `--start` may be beside a file
     options: ClassVar[frozenset[str]] = frozenset()  # settings that this family alone has
     blocks: ClassVar[tuple[type[nn.Module], ...]]  # that gradient checkpointing computes again
@@ -62,6 +67,14 @@ class Recipe(ABC):
         """Return the family's settings that no shape tells, which are written into the file too."""
         return {}
 
+    def told(self, settings: Settings, batch: int) -> Mapping[str, object]:
+        """Return what the model is told of the hints of the batch-th batch."""
+        return {}
+
+    def without_hint(self, network: nn.Module, hint: Tensor) -> Tensor:
+        """Return what stands for no hint, of the shape of hints [B, ...]."""
+        return torch.zeros_like(hint)
+
     def unlocked(self, unet: Any, settings: Settings) -> Collection[str]:
         """Return the names of the U-Net's weights that are trained along."""
         return ()
@@ -77,7 +90,10 @@ class Recipe(ABC):
             raise ScheduleError(f"--start is '{settings.start}', expected {known} for {self.id}")
         for name in OWN - self.options:
             if getattr(settings, name):
-                raise ScheduleError(f"{option(name)} is of another family than {self.id}: leave it out")
+                said = OWN_OPTIONS.get(name, option(name))
+                raise ScheduleError(f"{said} is of another family than {self.id}: leave it out")
+        for source in settings.hint_sources:
+            self._check_hints(source)
 
     def continued(self, path: Path, unet: Any) -> nn.Module:
         """Return the network of a file, in fp32. ModelError where it is of another family, or made for another base."""
@@ -92,13 +108,26 @@ class Recipe(ABC):
         check_fits(model.name, model.base, base_of(unet))
         return model.network
 
+    def _check_hints(self, source: HintSource) -> None:
+        """Raise ScheduleError for hints that are pictures where the family reads embeddings, or the other way round."""
+        if self.reads_embeddings and source.embedding is None:
+            raise ScheduleError(
+                f"{self.id} learns from what an image encoder sees: name one with --hint, such as clip_h"
+            )
+        if not self.reads_embeddings and source.embedding is not None:
+            raise ScheduleError(
+                f"--hint {source.preprocessor} gives what an image encoder sees, and {self.id} reads pictures: choose "
+                "a preprocessor that gives pictures, such as canny"
+            )
+
     def check_model(self, model: ControlModel, path: Path) -> None:
         """Raise UnsupportedModelError for a network of the family that cannot be trained on; by default none."""
         return
 
 
-OWN = frozenset({"only_middle", "unlock"})  # settings that not every family has
-NEEDS_HEADS = frozenset({"controlnet"})
+OWN = frozenset({"only_middle", "unlock", "kinds"})  # settings that not every family has
+OWN_OPTIONS = {"kinds": "--kind"}  # where the command line calls a setting otherwise
+NEEDS_HEADS = frozenset({"controlnet", "union"})
 
 
 def _is_word(start: Path | str | None) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from ...core.errors import UnitError
 from ...core.resize import ResizeMode
+from ...core.reuse.said import OFF, Reuse
 from ...core.schedule import Keyframe, RangeBasis, Schedule
 from ...core.unit import ControlMode
 from ...models.union_kinds import OPTION as UNION_OPTION
@@ -33,6 +34,7 @@ from ..choices import (
 from ..request import AUTO, FIELDS, NONE, UnitRequest
 from ..text import Option
 from .names import OWN_SIZE, thresholds
+from .references import as_model, as_preprocessor
 
 NO_MODEL, NO_MODULE = "None", "none"
 FROM_PREPROCESSOR = -1  # "the preprocessor's own default", in processor_res and the thresholds
@@ -93,6 +95,7 @@ class UnitArgs:
     options: Mapping[str, Option] = field(default_factory=dict[str, Option])
     delta_strength: float = 1.0
     uncond_weight: float = 1.0
+    reuse: Reuse = OFF
     number: int | None = field(default=None, compare=False)  # among those of its request, for sentences
 
     @property
@@ -132,7 +135,7 @@ def request_of(args: UnitArgs, *, image: Any = None, inpaint_mask: Any = None, e
     options = dict(args.options)
     if args.union_control_type is not UnionType.UNKNOWN:
         options.setdefault(UNION_OPTION, args.union_control_type.value)  # said in the option's own words, it is exact
-    return UnitRequest(
+    said = UnitRequest(
         image=image,
         preprocessor=AUTO if is_auto(args.module) else find(args.module or NONE).id,
         parameters=numbers_of(args),
@@ -153,9 +156,11 @@ def request_of(args: UnitArgs, *, image: Any = None, inpaint_mask: Any = None, e
         options=options,
         delta_strength=args.delta_strength,
         uncond_weight=args.uncond_weight,
+        reuse=args.reuse,
         hires=args.hr_option,
         enabled=args.enabled,
     )
+    return as_model(said)
 
 
 def args_of(request: UnitRequest, side: int | None = None) -> UnitArgs:
@@ -163,6 +168,7 @@ def args_of(request: UnitRequest, side: int | None = None) -> UnitArgs:
 
     side: the short side of the hint in pixels, which other programs read where the request leaves it to the picture.
     """
+    request = as_preprocessor(request)
     options = dict(request.options)
     union = _union_type(options.get(UNION_OPTION))
     if union is not UnionType.UNKNOWN and options[UNION_OPTION] == union.value:
@@ -192,6 +198,7 @@ def args_of(request: UnitRequest, side: int | None = None) -> UnitArgs:
         options=options,
         delta_strength=request.delta_strength,
         uncond_weight=request.uncond_weight,
+        reuse=request.reuse,
     )
     if (_is_pixel_perfect(args), _resolution(args)) == (request.pixel_perfect, request.resolution):
         return args
@@ -349,4 +356,5 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "options": text.read_options,
     "delta_strength": text.read_number,
     "uncond_weight": text.read_number,
+    "reuse": text.read_reuse,
 }

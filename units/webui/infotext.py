@@ -32,9 +32,9 @@ _ALWAYS = (
 )  # fmt: skip
 _IF_SET = (
     "hr_option", "range_basis", "curve", "union_control_type", "advanced_weighting", "parameters", "block_weights",
-    "resolution", "preprocessor_seed", "options", "delta_strength", "uncond_weight",
+    "resolution", "preprocessor_seed", "options", "delta_strength", "uncond_weight", "reuse",
 )  # fmt: skip
-_TEXTS = ("module", "model", "curve", "parameters", "block_weights", "options")  # that may look like a number
+_TEXTS = ("module", "model", "curve", "parameters", "block_weights", "options", "reuse")  # that may look like a number
 _WRITERS: Mapping[str, Callable[[Any], str]] = {
     "resize_mode": RESIZES.label,
     "control_mode": MODES.label,
@@ -46,6 +46,7 @@ _WRITERS: Mapping[str, Callable[[Any], str]] = {
     "parameters": grammar.write_parameters,
     "block_weights": grammar.write_block_weights,
     "options": grammar.write_options,
+    "reuse": grammar.write_reuse,
 }
 _DEFAULTS = {each.name: getattr(UnitArgs(), each.name) for each in fields(UnitArgs)}
 

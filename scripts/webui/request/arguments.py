@@ -44,7 +44,7 @@ OPTIONAL = ("resolution", "preprocessor_seed")
 FIELDS = (
     "enabled", "low_vram", "pixel_perfect", "module", "model", "weight", "guidance_start", "guidance_end",
     "processor_res", *THRESHOLDS, "control_mode", "resize_mode", "range_basis", "hr_option", "curve",
-    "union_control_type", "inpaint_crop_input_image", "block_weights", *OPTIONAL, "delta_strength", "options",
+    "union_control_type", "inpaint_crop_input_image", "block_weights", *OPTIONAL, "delta_strength", "options", "reuse",
     "loopback", "input_mode", "image", "drawn", "mask", "effective_region_mask", "region_drawn", "batch_folder",
     "output_folder", "multi_images",
 )  # fmt: skip

@@ -128,6 +128,7 @@ def _step(call: Call, seen: Seen, present: Pass) -> Step:
         context=call.context,
         cond=seen.cond,
         progress=present.denoising.progress(lambda: 1 - float(call.timestep.flatten()[0]) / LAST_TIMESTEP),
+        steps=present.denoising.steps,
         y=call.y,
         pictures=pictures_of(seen.cond, each),
         evaluate=call.evaluate,

@@ -65,6 +65,11 @@ class Denoising:
         """Return True for each cond row among these, counted from the first of those that the network was given."""
         return tuple(self._first + row < self._cond_rows for row in rows)
 
+    @property
+    def steps(self) -> int | None:
+        """Return how many steps the pass has; None for a sampler that chooses them itself, or announces nothing."""
+        return self._steps if self._evaluations and self._order is not None else None
+
     def progress(self, noise: Callable[[], float]) -> Progress:
         """Return the progress in every basis; `noise` is called only if somebody reads it: it waits for the device."""
         lagging = min(1.0, self._host_step / self._steps)  # samplers that choose their steps count beyond them

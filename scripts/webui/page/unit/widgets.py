@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .....core.reuse.said import Level
 from .....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES
-from .....units.offer import ALL, TYPES
+from .....units.offer import ALL
 from .....units.webui.fields import NO_MODEL, NO_MODULE, InputMode, UnitArgs
+from .....units.webui.references import TYPES
 from ...request.arguments import FIELDS, THRESHOLDS
 from ...request.services import services
 from .. import choices
@@ -21,6 +23,7 @@ PICTURE_HEIGHT = 300  # pixels
 BASIS_INFO = (
     "webui: as sd-webui-controlnet does; steps: exact parts of the steps; noise: along the noise schedule, as Forge"
 )
+REUSES = ["off", *(level.value for level in Level)]
 SLIDERS = ("processor_res", *THRESHOLDS)
 
 
@@ -256,6 +259,12 @@ def _more(page: UnitPage) -> None:
             tooltip="Of the chosen model, by name, with semicolons between; union_control_type=depth+tile:0.5 are two "
             "kinds of hints in one pass",
             visible=False,  # until a model is chosen that has some
+        )  # fmt: skip
+        page.fields["reuse"] = gr.Dropdown(
+            label="Reuse Across Steps", choices=REUSES, value=defaults["reuse"], allow_custom_value=True,
+            elem_id=page.id("controlnet_reuse_dropdown"),
+            tooltip="Add again on later steps what was computed before, which is faster: off, light, strong, the steps "
+            "that are computed (0 1 2 5 9), or change:0.1",
         )  # fmt: skip
         with FormRow():
             page.fields["resolution"] = gr.Textbox(

@@ -1,0 +1,186 @@
+"""What units added at earlier steps of a run, kept so that later steps can add it again: `Residuals`.
+
+Residuals are kept as the model gave them, before weight, mask and rows: those of the moment are applied to them as to
+new ones. Two sets are kept for each unit and each row of the host's batch, and a step that is not computed gets the
+straight line through both, at its own place on the noise schedule:
+
+    r(t) = r1 + (r1 - r0) * (t - t1) / (t1 - t0)
+
+One set is one straight line as well: it stays as it is. What is reused was computed in the same pass of the sampler,
+at an earlier step, for the same unit, part of the picture, size, picture and prompt. Where there is no such thing, the
+step is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..network.effects import Effect
+from ..network.points import PROMPT, Point
+from ..network.rows import take_rows
+from ..schedule import RangeBasis
+from ..step import Step
+from ..unit import ControlUnit
+
+NO_STEP = "the sampler does not say which step it is at"
+NO_RESIDUALS = "its model adds no residuals that could be reused"
+
+Maps = dict[Point, Tensor]  # residuals as the model gave them, [rows or 1, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Set:
+    """The residuals of one evaluation, its place on the noise schedule and, if they are compared, its latents."""
+
+    maps: Maps
+    place: float
+    x: Tensor | None
+
+
+class Line:
+    """The residuals of one unit for the same rows of one batch, at the last two computed evaluations."""
+
+    def __init__(self, prompt: object) -> None:
+        """Hold nothing yet. prompt: the object that stands for its values, or the context's tensor."""
+        self._prompt, self._version = prompt, _version(prompt)
+        self._last: _Set | None = None
+        self._before: _Set | None = None
+        self.step = 0  # at which it was used last
+
+    def is_of(self, prompt: object) -> bool:
+        """Return whether a prompt has the values of the line's. Of two tensors, waits for the device."""
+        if _version(self._prompt) != self._version:
+            return False
+        if self._prompt is prompt:
+            return True
+        if not isinstance(self._prompt, Tensor) or not isinstance(prompt, Tensor):
+            return False
+        return self._prompt.shape == prompt.shape and torch.equal(self._prompt, prompt)
+
+    @property
+    def empty(self) -> bool:
+        """Return whether nothing was computed yet."""
+        return self._last is None
+
+    def changed(self, x: Tensor, place: float) -> float:
+        """Return by what share latents and noise level have changed since the last computed evaluation.
+
+        It is the larger of both: |x - x1| / |x1| of the latents' Euclidean norms, and the way on the noise schedule.
+        Waits for the device.
+        """
+        assert self._last is not None and self._last.x is not None
+        before = self._last.x.float()
+        moved = (x.float() - before).square().sum() / before.square().sum()
+        return max(float(moved) ** 0.5, abs(place - self._last.place))
+
+    def put(self, maps: Maps, place: float, x: Tensor | None) -> None:
+        """Take over the residuals of an evaluation."""
+        self._before, self._last = self._last, _Set(maps, place, x)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that is held between steps."""
+        sets = [each for each in (self._before, self._last) if each is not None]
+        maps = [tensor for each in sets for tensor in each.maps.values()]
+        latents = [each.x for each in sets if each.x is not None]
+        return sum(tensor.numel() * tensor.element_size() for tensor in (*maps, *latents))
+
+    def at(self, place: float) -> Iterator[tuple[Point, Tensor]]:
+        """Yield the residuals at a place on the noise schedule."""
+        assert self._last is not None
+        last, before = self._last, self._before
+        way = 0.0 if before is None else last.place - before.place
+        for point, tensor in last.maps.items():
+            if before is None or not way or point not in before.maps:
+                yield point, tensor
+            else:
+                yield point, torch.lerp(before.maps[point], tensor, 1 + (place - last.place) / way)
+
+
+class Residuals:
+    """The memory of one run; it ends with the run."""
+
+    def __init__(self) -> None:
+        self._lines: dict[Hashable, list[Line]] = {}
+        self._step = 0
+        self.exact: dict[int, str] = {}  # number of a unit -> why it reuses nothing
+
+    def clear(self) -> None:
+        """Forget all residuals."""
+        self._lines.clear()
+
+    def begin(self, step: Step) -> None:
+        """Begin an evaluation: drop what the last step did not use, and everything where the run has begun anew."""
+        now = _index(step)
+        if now is None or now < self._step:
+            self.clear()
+        elif now > self._step:
+            found = {key: [line for line in lines if line.step >= self._step] for key, lines in self._lines.items()}
+            self._lines = {key: lines for key, lines in found.items() if lines}
+        self._step = now or 0
+
+    def line(self, number: int, unit: ControlUnit, rows: tuple[int, ...], step: Step) -> Line | None:
+        """Return where the residuals of these rows are kept; None for a unit that computes every step.
+
+        number: of the unit in its stack.
+        """
+        if not unit.reuse or number in self.exact:
+            return None
+        if _index(step) is None:
+            self.exact[number] = NO_STEP
+            return None
+        pictures = None if step.pictures is None else tuple(step.pictures[row] for row in rows)
+        key = (number, rows, step.cond, pictures, step.window, tuple(step.x.shape), step.x.dtype, step.x.device)
+        prompt = step.context if step.prompt is None else step.prompt
+        lines = self._lines.setdefault(key, [])
+        found = next((line for line in lines if line.is_of(prompt)), None)
+        if found is None:
+            found = Line(prompt)
+            lines.append(found)
+        found.step = self._step
+        return found
+
+    def computes(self, line: Line, unit: ControlUnit, rows: tuple[int, ...], step: Step) -> bool:
+        """Return whether a unit computes at this evaluation; the first step of a pass is always computed."""
+        index, count = _index(step), step.steps
+        if not index or count is None or line.empty:
+            return True
+        if unit.reuse.change is not None:
+            return line.changed(take_rows(step.x, rows), _place(step)) >= unit.reuse.change
+        return unit.reuse.computes(index, count)
+
+    def keep(self, line: Line, unit: ControlUnit, rows: tuple[int, ...], step: Step, maps: Maps) -> None:
+        """Keep what a unit has computed at this evaluation."""
+        compared = unit.reuse.change is not None
+        line.put(maps, _place(step), take_rows(step.x, rows).clone() if compared else None)
+
+    def reused(self, line: Line, step: Step) -> Iterator[tuple[Point, Tensor]]:
+        """Yield what a unit adds at an evaluation that it does not compute."""
+        return line.at(_place(step))
+
+    @property
+    def bytes(self) -> int:
+        """Memory that is held between steps."""
+        return sum(line.bytes for lines in self._lines.values() for line in lines)
+
+
+def is_residual(point: Point, effect: Effect) -> bool:
+    """Return whether an effect can be added at another step: a tensor in the network, and no function."""
+    return isinstance(effect, Tensor) and point != PROMPT
+
+
+def _index(step: Step) -> int | None:
+    """Return the number of the step in its pass, from 0; None where nobody knows."""
+    return None if step.steps is None else round(step.progress[RangeBasis.STEPS] * step.steps)
+
+
+def _place(step: Step) -> float:
+    return step.progress[RangeBasis.NOISE]
+
+
+def _version(prompt: object) -> int:
+    return prompt._version if isinstance(prompt, Tensor) and not prompt.is_inference() else 0

@@ -1,0 +1,73 @@
+"""Which steps of a run a unit computes, and on which it adds again what it computed before: `Reuse`, a value.
+
+Residuals of neighbouring steps are alike (Ma, Fang and Wang, "DeepCache", CVPR 2024, observe it of the U-Net's own
+features). They change most in the first steps, in which the composition is formed, so a schedule computes all of those
+and then fewer and fewer. The two schedules with a name were chosen by `benchmarks/reuse.py`: docs/performance.md shows
+what each of them saves and loses.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+from ..errors import UnitError
+
+
+class Level(Enum):
+    """Schedules with a name."""
+
+    LIGHT = "light"
+    STRONG = "strong"
+
+
+LARGEST_STEP = 9999
+MOST_CHANGE = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reuse:
+    """At most one of three; none of them computes every step.
+
+    steps: the ones that are computed, counted from 0, in rising order. change: compute where latents or noise level
+    have changed by so much, a share, since the last computed step; 0 computes every step.
+    """
+
+    level: Level | None = None
+    steps: tuple[int, ...] | None = None
+    change: float | None = None
+
+    def __post_init__(self) -> None:
+        said = [each for each in (self.level, self.steps, self.change) if each is not None]
+        if len(said) > 1 or self.steps == ():
+            raise UnitError("reuse is one of three: a level, a list of the steps that are computed, or a change")
+        if self.steps is not None and (
+            list(self.steps) != sorted(set(self.steps)) or not 0 <= self.steps[0] <= self.steps[-1] <= LARGEST_STEP
+        ):
+            raise UnitError(
+                f"reuse names the steps {' '.join(map(str, self.steps))}, expected each once, in rising order, "
+                f"from 0 to {LARGEST_STEP}"
+            )
+        if self.change is not None and not 0 <= self.change <= MOST_CHANGE:  # NaN fails too
+            raise UnitError(f"reuse has the change {self.change:g}, expected 0 to {MOST_CHANGE:g}")
+
+    def __bool__(self) -> bool:
+        """Return whether anything may be reused."""
+        return self != OFF
+
+    def computes(self, index: int, count: int) -> bool:
+        """Return whether step `index` of `count` is computed, where that does not depend on what is sampled."""
+        if self.steps is not None:
+            return index in self.steps
+        return self.level is None or index in computed(self.level, count)
+
+
+OFF = Reuse()
+
+
+def computed(level: Level, count: int) -> frozenset[int]:
+    """Return the steps of `count` that a schedule computes."""
+    head, stride = {Level.LIGHT: (0.3, 2), Level.STRONG: (0.2, 3)}[level]
+    first = math.ceil(head * count)
+    return frozenset((*range(first), *range(first, count, stride)))
