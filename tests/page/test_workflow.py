@@ -31,7 +31,8 @@ SAID: dict[str, Any] = {"prompt": "a house", "negative": "rain", "seed": 3, "wid
 UNITS: list[dict[str, Any]] = [
     {
         "image": PICTURE, "preprocessor": "canny", "parameters": {"low": 50}, "model": "canny", "weight": 0.5,
-        "end": 0.6, "curve": "0: 1; 1: 0.2", "effect_mask": MASK, "pixel_perfect": True, "basis": "noise", "mode": "prompt",
+        "end": 0.6, "curve": "0: 1; 1: 0.2", "effect_mask": MASK, "pixel_perfect": True, "basis": "noise",
+        "mode": "prompt",
     },
     {"image": PICTURE, "preprocessor": "auto", "model": "color", "block_weights": "soft:0.8", "enabled": False},
     {"image": PICTURE, "preprocessor": "none", "model": "color", "block_weights": "1, 0.5", "resize": "stretch"},
