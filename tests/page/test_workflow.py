@@ -31,7 +31,8 @@ SAID: dict[str, Any] = {"prompt": "a house", "negative": "rain", "seed": 3, "wid
 UNITS: list[dict[str, Any]] = [
     {
         "image": PICTURE, "preprocessor": "canny", "parameters": {"low": 50}, "model": "canny", "weight": 0.5,
-        "end": 0.6, "curve": "0: 1; 1: 0.2", "effect_mask": MASK, "pixel_perfect": True, "basis": "noise", "mode": "prompt",
+        "end": 0.6, "curve": "0: 1; 1: 0.2", "effect_mask": MASK, "pixel_perfect": True, "basis": "noise",
+        "mode": "prompt",
     },
     {"image": PICTURE, "preprocessor": "auto", "model": "color", "block_weights": "soft:0.8", "enabled": False},
     {"image": PICTURE, "preprocessor": "none", "model": "color", "block_weights": "1, 0.5", "resize": "stretch"},
@@ -63,7 +64,7 @@ def test_choices_and_numbers_are_those_of_the_nodes(drawn: dict[str, Any]) -> No
         assert own <= {each.name for each in find(unit["preprocessor"]).parameters}
     first, second = of_kind(drawn, "ControlStackControlUnit")
     assert (first["weight"], first["end"], first["preprocessor.low"]) == (0.5, 0.6, 50)
-    assert second["resize"] == "stretch" or second["resize"] == ResizeMode.STRETCH.value
+    assert (second["resize"], second["preprocessor"], second["weight"]) == ("just resize", "none", 1.0)
 
 
 def test_every_link_leads_to_an_output(drawn: dict[str, Any]) -> None:
