@@ -31,6 +31,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         raise HostError(f"cannot write '{path}': {error}") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all. HostError if it cannot be written."""
+    try:
+        with replacing(path) as fresh:
+            fresh.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise HostError(f"cannot write '{path}': {error.strerror or error}") from error
+
+
 def replace_folder(folder: Path, save: Callable[[Path], object]) -> None:
     """Save beside the folder, then swap the two, so that nobody finds it half-written.
 
