@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ..core.control import ControlModel
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..core.control import ControlModel
 
 
 def extra_cost(model: ControlModel) -> str:

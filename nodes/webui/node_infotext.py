@@ -15,7 +15,7 @@ from ...units.hint import Size
 from ...units.offer import preprocessor_of
 from ...units.request import UnitRequest
 from ...units.webui.infotext import parse_generation
-from ..hints import as_read, make_hint, size_of
+from ..hinting.hints import as_read, make_hint, size_of
 from ..host.files import files
 from ..host.loading import load
 from ..host.member import name_of

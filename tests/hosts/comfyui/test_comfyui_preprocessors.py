@@ -101,6 +101,8 @@ def test_nodes_of_an_old_graph_are_replaced(comfyui: Host) -> None:
     old = drawn("CannyEdgePreprocessor", low_threshold=20, high_threshold=40)
     new = drawn("ControlStackPreprocess", preprocessor="canny", **{"preprocessor.low": 20, "preprocessor.high": 40})
     assert np.array_equal(old, new) and old.any()
+    by_name = drawn("AIO_Preprocessor", preprocessor="CannyEdgePreprocessor")
+    assert np.array_equal(by_name, drawn("ControlStackPreprocess", preprocessor="canny"))
     known = {each.id: {own.name for own in each.parameters} for each in REGISTRY}
     told = [each for given in comfyui.get("node_replacements").values() for each in given]
     ours = [each["input_mapping"] for each in told if each["new_node_id"] == "ControlStackPreprocess"]
