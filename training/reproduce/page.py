@@ -37,6 +37,8 @@ def page(results: Mapping[str, Any], experiments: Sequence[Experiment], images: 
     for each in done:
         pictures = results["experiments"][each.name]["pictures"]
         parts += [_section(each, told[each.name], pictures, images)]
+    if missing := [each.title for each in experiments if each not in done]:
+        parts.append(f"## Not run yet\n\n{'; '.join(missing)}.\n")
     return "\n".join(parts)
 
 
