@@ -24,6 +24,7 @@ from .loras import applied
 from .quiet import quiet
 from .request import DEFAULT_PROMPT, WHITE, Request
 from .schedulers import make_scheduler
+from .shares import check_shares, check_together
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -89,6 +90,8 @@ def generate(
     Raises HostError for pictures that are not finite: values outgrew the dtype.
     """
     check_units(units, base.pipeline.unet)
+    check_shares(units, request.batch)
+    check_together(request)
     seeds = tuple(request.seed + k for k in range(request.batch))
     watcher = _Watch(progress=progress, latents=watch)
     with applied(base.pipeline, request.loras):
@@ -101,8 +104,17 @@ def generate(
         images, _, high = _draw(
             base, request, _of(units, HiresOption.HIGH), _second(request, images), settings, watcher
         )
-    both = zip(low, high, strict=True)
-    return Result(images, seeds, tuple(Firing(a.fired + b.fired, a.steps + b.steps) for a, b in both))
+    return Result(images, seeds, tuple(_together(*both) for both in zip(low, high, strict=True)))
+
+
+def _together(first: Firing, second: Firing) -> Firing:
+    """Return what a unit did in both passes."""
+    return Firing(
+        fired=first.fired + second.fired,
+        steps=first.steps + second.steps,
+        reused=first.reused + second.reused,
+        exact=first.exact or second.exact,
+    )
 
 
 def _of(units: Sequence[ControlUnit], part: HiresOption) -> list[ControlUnit]:

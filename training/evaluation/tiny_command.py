@@ -35,6 +35,8 @@ def evaluate_tiny(args: argparse.Namespace) -> int:
 
     for path in filter(None, (args.json, args.page)):
         check_folder(path.parent)
+    if not (args.tiny / "base").is_dir():
+        raise ModelError(f"'{args.tiny}' holds no folder 'base': give a tiny world as --tiny, or leave --tiny out")
     trial = make_trial(args.scenes)
     base = load_base(args.tiny / "base")
     folder = args.tiny / "controls"
