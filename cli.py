@@ -16,8 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     from .core.errors import ControlError
 
-    args = _parser().parse_args(argv)
     try:
+        args = _parse(sys.argv[1:] if argv is None else argv)
         return args.run(args)
     except ControlError as error:
         print(f"controlstack: {error}", file=sys.stderr)
@@ -25,6 +25,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("controlstack: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return what a command line says, with the settings of a file where it names one."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if getattr(args, "settings", None) is None:
+        return args
+    from .standalone.settings import with_settings
+
+    return parser.parse_args(with_settings(argv, args))
 
 
 def _parser() -> argparse.ArgumentParser:

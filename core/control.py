@@ -27,6 +27,7 @@ class HintSpace(Enum):
 
     PICTURE = "picture"  # RGB in 0..1, [N, C, H, W]
     LATENTS = "latents"  # of the picture, by the base model's autoencoder, [N, C, h, w]
+    INPAINTING = "inpainting"  # the hole [N, 1, h, w], and behind it latents of the picture with the hole in grey
     EMBEDDING = "embedding"  # what an encoder saw in a picture, [N, T, D]
 
 
@@ -55,6 +56,9 @@ class ControlModel(Protocol):
     source: str = ""  # the file that it was loaded from
     delta: WeightDelta | None = None  # what it changes in the weights of the base network for the whole run
     follows: bool = False  # part of its weights are the base network's own
+    gives_tokens: bool = False  # others of the run may read its tokens in place of the prompt; see `tokens`
+    reads_tokens: bool = False  # it reads the tokens of another one in place of the prompt
+    evaluations: int = 0  # of the base network that each of its steps costs more
 
     @property
     def sameness(self) -> Hashable:
@@ -108,6 +112,13 @@ class ControlModel(Protocol):
         Of latents and embeddings see `HintSpace`.
         """
         return (hint,)
+
+    def tokens(self, hint: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens that stand for a hint, and those that stand for none, each [N or 1, T, D].
+
+        It is asked for of models with `gives_tokens`.
+        """
+        return hint, hint
 
     def encode(self, context: Tensor) -> Prompt:
         """Compute what depends on the prompt alone: context [B, T, D] -> tensors [B, ...]."""

@@ -12,6 +12,9 @@ class Encoder(Enum):
     CLIP_L = "CLIP ViT-L/14"
     CLIP_H = "CLIP ViT-H/14"
     CLIP_G = "CLIP ViT-bigG/14"
+    BUFFALO = "InsightFace buffalo_l"  # recognises faces
+    ANTELOPE = "InsightFace antelopev2"
+    COLOURS = "colour histogram"
 
 
 class Values(Enum):
@@ -20,6 +23,10 @@ class Values(Enum):
     LAST_STATES = "last hidden states"
     STATES = "penultimate hidden states"  # with those of a grey picture beside them: [N, T, 2 D]
     IMAGE = "image embedding"  # one token, projected to the width that text shares
+    FACE = "face embedding"  # one token of length 1
+    RAW_FACE = "raw face embedding"  # one token, of any length
+    # One token, filled up with zeros, and behind it what CLIP ViT-H/14 sees of the face, as STATES: [N, 1 + T, 2 D].
+    FACE_STATES = "face embedding, with hidden states of CLIP,"
 
 
 @dataclass(frozen=True, slots=True)

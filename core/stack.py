@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import HintError
+from .errors import HintError, UnitError
 from .host import Host, PlainHost
 from .kept import Kept, hint_key, hints_of, pictures_of
 from .network.effects import Accumulator, Effects, Shift, Watch, add_rows
@@ -101,6 +101,7 @@ class ControlStack:
         self._reused: list[set[float]] = [set() for _ in self.units]
         self._steps: set[float] = set()
         self._kept = Kept(self._host)
+        self._giver = _giver(self.units)
         self._residuals = Residuals()
 
     @torch.no_grad()
@@ -160,10 +161,11 @@ class ControlStack:
         if model.follows and self._host.follow(model):
             self._kept.clear()  # what was computed with other weights
             self._residuals.clear()
+        told = self._told(group[0].unit, step, rows)
         kept = [_Keeping(active, part, {}) for part, active in enumerate(group) if active.line is not None]
         with self._host.ready(model):
             prepared = self._kept.prepared([active.unit for active in group], group[0].rows, step)
-            prompt = self._kept.prompt(group[0].unit, step, rows)
+            prompt = self._kept.prompt(group[0].unit, step, rows, told)
             seen = replace(step.rows(rows), twins=lambda: _twins(group, step) if same() else None)
             for point, effect in model(seen, prepared, prompt, wanted):
                 if kept and not is_residual(point, effect):
@@ -198,12 +200,18 @@ class ControlStack:
         self._residuals.exact.update((each.active.number, NO_RESIDUALS) for each in kept)
         kept.clear()
 
+    def _told(self, unit: ControlUnit, step: Step, rows: tuple[int, ...]) -> Tensor | None:
+        """Return what a unit's model reads in place of the prompt; None: the prompt."""
+        if self._giver is None or not unit.model.reads_tokens:
+            return None
+        return self._kept.tokens(self._giver, step, rows)
+
     def _add_tensor(
         self, point: Point, tensor: Tensor, shares: Sequence[_Share], count: int, step: Step, total: Accumulator
     ) -> None:
         parts = tensor.chunk(count)
         for active, scale, part in shares:
-            weighed = _by_prompt(self._masked(parts[part], active, step, point), active, step)
+            weighed = self._by_prompt(self._masked(parts[part], active, step, point), active, step)
             total.add(point, weighed.to(step.x.dtype), scale, active.rows)
             del weighed
 
@@ -217,11 +225,18 @@ class ControlStack:
             with self._host.ready(model):
                 parts = shift.function(take_rows(h, rows * count)).chunk(count)
             for active, scale, part in shares:
-                weighed = _by_prompt(self._masked(parts[part], active, step, None), active, step).to(h.dtype)
+                weighed = self._by_prompt(self._masked(parts[part], active, step, None), active, step).to(h.dtype)
                 add_rows(result, weighed * scale, active.rows)
             return result
 
         return change
+
+    def _by_prompt(self, tensor: Tensor, active: _Active, step: Step) -> Tensor:
+        """Weigh the rows of the negative prompt by the unit's factor for them."""
+        factor = active.unit.uncond_weight
+        if factor == 1 or all(step.cond[row] for row in active.rows):
+            return tensor
+        return tensor * self._kept.factors(tuple(1.0 if step.cond[row] else factor for row in active.rows), tensor)
 
     def _masked(self, tensor: Tensor, active: _Active, step: Step, point: Point | None) -> Tensor:
         """Weigh what a unit adds by its mask. HintError for what a mask cannot reach."""
@@ -232,6 +247,26 @@ class ControlStack:
                 f"'{active.unit.model.name}' adds to the prompt, which has no place in the picture: leave its mask out"
             )
         return tensor * self._kept.mask(active.unit, active.rows, step, tensor)
+
+
+def _giver(units: Sequence[ControlUnit]) -> ControlUnit | None:
+    """Return the first unit that gives tokens, where others read them; UnitError where one is needed and missing."""
+    giver = next((unit for unit in units if unit.model.gives_tokens), None)
+    reader = next((unit for unit in units if unit.model.reads_tokens and unit.acts), None)
+    if reader is None or giver is None:
+        if reader is not None:
+            raise UnitError(
+                f"'{reader.model.name}' reads the tokens of a face in place of the prompt, and no unit gives some: add "
+                "a unit with the adapter of InstantID and a picture of the face, or set the option 'context' to prompt"
+            )
+        return None
+    width, wanted = giver.model.base.context, reader.model.base.context
+    if width != wanted:
+        raise UnitError(
+            f"'{reader.model.name}' reads tokens {wanted} wide in place of the prompt, and '{giver.model.name}' gives "
+            f"some {width} wide: choose two models of InstantID"
+        )
+    return giver
 
 
 def _keep(point: Point, tensor: Tensor, kept: Sequence[_Keeping], count: int) -> None:
@@ -247,18 +282,9 @@ def _watched(watch: Watch, rows: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
 
     def look(h: Tensor) -> Tensor:
         watch.function(take_rows(h, rows))
-        return torch.zeros_like(h)
+        return h.new_zeros(()).expand_as(h)  # of which no copy for each pixel is made
 
     return look
-
-
-def _by_prompt(tensor: Tensor, active: _Active, step: Step) -> Tensor:
-    """Weigh the rows of the negative prompt by the unit's factor for them."""
-    factor = active.unit.uncond_weight
-    if factor == 1 or all(step.cond[row] for row in active.rows):
-        return tensor
-    factors = tensor.new_tensor([1.0 if step.cond[row] else factor for row in active.rows])
-    return tensor * factors.reshape(-1, *[1] * (tensor.ndim - 1))
 
 
 def _twins(group: Sequence[_Active], step: Step) -> Twins | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core.errors import DamagedModelError, IncompatibleModelError, ModelError
 from ..core.network.effects import WeightDelta
 from .files.finding import PICKLES, SAFETENSORS
-from .files.loading import open_model, read_header
+from .files.loading import Header, open_model, read_header
 from .files.precision import unscale
 from .guard import shown
 from .naming import to_ldm
@@ -28,6 +28,7 @@ INCREMENTS = "_weight_increasements"  # behind the name, as the trainings write 
 OWN_NAMES = ("controlnet", "controlnext")  # in whose place a companion has the other
 OTHER = "unet"
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.", "unet.")
+PAIR = "controlstack.pair"  # in the metadata of both files: what tells pairs apart
 COMPARED = 4  # weights that tell whole ones from differences
 ALIKE = 0.5  # a whole weight is nearer to the base's than this share of its own length; a difference is not
 
@@ -48,13 +49,14 @@ def names_of(path: Path) -> frozenset[str]:
     return frozenset(_bare(read_header(path).shapes))
 
 
-def read_delta(path: Path, holds: str | None, base: Mapping[str, Tensor] | None) -> WeightDelta:
-    """Return what a companion changes in the base.
+def read_delta(path: Path, control: Header, holds: str | None, base: Mapping[str, Tensor] | None) -> WeightDelta:
+    """Return what the companion of a control changes in the base. ModelError for two files that are no pair.
 
     holds: 'weights' or 'increments'; None: it is seen by comparing with the base, or by the file's name. base: weights
     of the base U-Net by bare ldm names, which whole weights need.
     """
     with open_model(path) as file:
+        _check_pair(control, file.header)
         state = _bare(unscale(file.tensors(), file.header.name, None))
     if not state or not all(each.is_floating_point() for each in state.values()):
         raise DamagedModelError(f"'{shown(path.name)}' holds no weights of a base model: get the file again")
@@ -67,6 +69,16 @@ def read_delta(path: Path, holds: str | None, base: Mapping[str, Tensor] | None)
     if base is None:
         raise ModelError(f"'{shown(path.name)}' holds whole weights: load the control together with its base model")
     return WeightDelta(tensors=dict(_differences(state, base)))
+
+
+def _check_pair(control: Header, companion: Header) -> None:
+    """Raise ModelError for files of which both say with what they were written, and it is not each other."""
+    marks = {header.metadata.get(PAIR) for header in (control, companion)} - {None}
+    if len(marks) > 1:
+        raise ModelError(
+            f"'{shown(control.name)}' and '{shown(companion.name)}' were not written together, by one training at one "
+            "step: take both from one snapshot, or go on with --resume, which writes both"
+        )
 
 
 def _stems(stem: str) -> Iterator[str]:

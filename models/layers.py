@@ -170,14 +170,17 @@ class SpatialTransformer(nn.Module):
     `linear`: SD 2.x and SDXL project with linear layers, SD 1.x with 1x1 convolutions.
     """
 
-    def __init__(self, width: int, context: int, depth: int, heads: int, linear: bool, kit: Kit) -> None:
+    def __init__(
+        self, width: int, context: int, depth: int, heads: int, linear: bool, kit: Kit, inner: int | None = None
+    ) -> None:
+        """inner: width of the blocks, where that is not the pixels'."""
         super().__init__()
-        self._linear, ops = linear, kit.ops
+        self._linear, ops, inner = linear, kit.ops, width if inner is None else inner
         self.norm = ops.GroupNorm(kit.groups, width, eps=TRANSFORMER_EPS)
-        self.proj_in = ops.Linear(width, width) if linear else ops.Conv2d(width, width, 1)
-        blocks = [TransformerBlock(width, context, heads, kit) for _ in range(depth)]
+        self.proj_in = ops.Linear(width, inner) if linear else ops.Conv2d(width, inner, 1)
+        blocks = [TransformerBlock(inner, context, heads, kit) for _ in range(depth)]
         self.transformer_blocks = nn.ModuleList(blocks)
-        self.proj_out = ops.Linear(width, width) if linear else ops.Conv2d(width, width, 1)
+        self.proj_out = ops.Linear(inner, width) if linear else ops.Conv2d(inner, width, 1)
 
     def project(self, context: Tensor) -> Iterator[Tensor]:
         """Yield keys and values of the prompt [B, T, D] for each block in turn: k, v, k, v ... each [B, T, width]."""

@@ -15,7 +15,6 @@ WRAPPERS = (  # prefixes; where several are there, the averages of a training co
     "params_ema.", "ema.", "ema_model.", "params.", "state_dict.", "controlnet.", "model.", "module.", "_orig_mod.",
     "adapter.",
 )  # fmt: skip
-REFERENCES = ("reference_only", "reference_adain", "reference_adain+attn")  # models that have no file
 DEPTH = 3  # at most so many wrappers, one inside the other
 DIFFERENCE = "difference"  # a name that marks a file of differences to the base model's weights
 QUANTISED = frozenset({  # last part of a name: the weights beside it are no plain numbers

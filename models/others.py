@@ -16,7 +16,6 @@ Shapes = Mapping[str, tuple[int, ...]]
 Test = Callable[["Names"], bool]
 
 FEW = 3  # names in a message
-FACE = 512  # numbers of a face, as InsightFace gives them
 HOST = "in ComfyUI load it with 'Load ControlNet Model', whose output ControlStack's units take"
 PATCH = "in ComfyUI load it with 'Load Model Patch' and the node of its name"
 BASE = "load it as the base model"
@@ -66,11 +65,6 @@ class Names:
 
 # Control networks of other kinds. They are asked for first, since some of them look like ours.
 CONTROLS: tuple[tuple[Test, str], ...] = (
-    (
-        lambda n: n.width("image_proj.proj_in.weight") == FACE and n.under("ip_adapter"),
-        "the adapter of InstantID, which reads a face recognition and is not supported: use its own loader, or an "
-        "IP-Adapter of the kind plus-face",
-    ),
     (
         lambda n: n.under("lllite_conditioning1") or n.under("lllite_modules") or n.first("lllite_dit_"),
         "a ControlLLLite model for Anima, which is not supported: in ComfyUI use its own node",
@@ -127,12 +121,12 @@ CONTROLS: tuple[tuple[Test, str], ...] = (
         "a ControlNet for Stable Video Diffusion, which is not supported: use its own nodes",
     ),
     (
-        lambda n: (
-            n.part("base_to_ctrl", "ctrl_to_base")
-            or n.under("control_to_base_for_conv_in")
-            or n.part("enc_zero_convs_out", "enc_zero_convs_in")
-        ),
-        "a ControlNet-XS model, which is not supported: use a ControlNet",
+        lambda n: n.under("base_conv_in") and n.part("base_to_ctrl"),
+        "a ControlNet-XS fused with its base model: get the adapter alone, as diffusers saves a ControlNetXSAdapter",
+    ),
+    (
+        lambda n: n.part("enc_zero_convs_out", "enc_zero_convs_in"),
+        "a ControlNet-XS in its project's own names: get it in those of diffusers (ControlNetXSAdapter)",
     ),
     (
         lambda n: n.under("brushnet_down_blocks") or n.under("conv_in_condition"),
@@ -154,19 +148,10 @@ CONTROLS: tuple[tuple[Test, str], ...] = (
         lambda n: (n.has("backbone.0.0.weight") and n.under("cnet_proj")) or n.under("backbone", "projections"),
         f"a Stable Cascade ControlNet: {HOST}",
     ),
-    (
-        lambda n: (n.has("head") and n.width("head") == 5) or (n.has("head.weight") and n.width("head.weight") == 5),
-        "the inpaint head of Fooocus, which is not supported: use an inpaint ControlNet",
-    ),
 )
 
 # What is no control network, or none that adds to the U-Net's blocks.
 OTHERS: tuple[tuple[Test, str], ...] = (
-    (
-        lambda n: n.part("perceiver_resampler") or n.width("image_proj.proj.0.weight") == FACE,
-        "an IP-Adapter of the kind FaceID, which reads a face recognition and is not supported: use its own loader, or "
-        "one of the kind plus-face",
-    ),
     (
         lambda n: n.under("image_proj") or n.part("ip_adapter", "ip_adapter_proj_model", "adapter_modules"),
         "an IP-Adapter of a kind that is not supported: use its own loader",
@@ -195,7 +180,7 @@ OTHERS: tuple[tuple[Test, str], ...] = (
     ),
     (
         lambda n: n.base("input_blocks.0.0.weight"),  # names below a weight: its 8-bit values and their bounds
-        "the inpaint patch of Fooocus for the base model, which is not supported: use an inpaint ControlNet",
+        "the inpaint patch of Fooocus for the base model: choose fooocus_inpaint_head, and put the two into one folder",
     ),
     (lambda n: n.first("lora_", "lycoris_") or n.part(*LORA_PARTS), LORA),
     (

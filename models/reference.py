@@ -24,20 +24,11 @@ from ..core.control import ControlModel, HintSpace, Prepared, Prompt
 from ..core.network.base import Base
 from ..core.network.effects import Effect, Shift, Watch
 from ..core.network.points import MIDDLE, Block, Part, Point, stream
-from ..core.options import Option
 from ..core.step import Step
-from .names import REFERENCES
+from .reference_kinds import FIDELITY, REFERENCES
 
 KINDS = REFERENCES
 ONLY, ADAIN, BOTH = KINDS
-FIDELITY = Option(
-    name="fidelity",
-    label="Style fidelity",
-    meaning="how much of the unconditioned answer stays as it would be without the reference",
-    default=0.5,
-    least=0.0,
-    most=1.0,
-)
 # Blocks whose statistics move at the weight 1, by the number of input blocks (hook.py: `gn_weight` * 2 below 1).
 INPUTS, OUTPUTS = {12: (10, 11), 9: (8,)}, {12: 4, 9: 3}
 XL_INPUTS = 9
@@ -53,6 +44,7 @@ class ReferenceModel(ControlModel):
 
     hint_space, hint_channels = HintSpace.LATENTS, 4
     offers = (FIDELITY,)
+    evaluations = 1
 
     def __init__(self, kind: str, names: Collection[str]) -> None:
         """kind: one of `KINDS`. names: of the base U-Net's weights, by bare ldm names."""

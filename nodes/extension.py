@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .hinting.node_kinds import HINTS
+from .hinting.node_pose import DrawPose
+from .hinting.node_preprocess import Preprocess
+from .hinting.replaced import PreprocessByOtherName, replace_others
 from .node_apply import ApplyControlUnits
 from .node_model import LoadControlModel
 from .node_one import ControlInOne
-from .node_pose import DrawPose
-from .node_preprocess import Preprocess
+from .node_patch import PatchControl
+from .node_reference import ReferenceControl
 from .node_unit import ControlUnit
-from .replaced import replace_others
 from .reports.node_report import ControlReport
 from .shapes.node_frames import ControlKeyframe, FrameWeights
 from .shapes.node_shape import BlockWeightsNode, ControlSchedule
@@ -21,7 +24,11 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     LoadControlModel,
     ControlUnit,
     ApplyControlUnits,
+    PatchControl,
+    ReferenceControl,
     Preprocess,
+    *HINTS,
+    PreprocessByOtherName,
     DrawPose,
     ControlSchedule,
     ControlKeyframe,

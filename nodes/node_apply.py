@@ -14,7 +14,7 @@ from .host.control import StackControl
 from .host.parts.area import with_area
 from .reports.report import Report, lines
 from .reports.telling import tell
-from .schema import UnitsType, schema
+from .schema import UnitsType, prompt_inputs, prompt_outputs, schema
 from .spec import Units
 
 Conditioning = list[list[Any]]
@@ -32,8 +32,7 @@ class ApplyControlUnits(io.ComfyNode):
             "before or after it. After a run it shows on how many steps each unit acted.",
             aliases=("apply controlnet", "controlnet apply advanced", "multi controlnet", "controlnet stack"),
             inputs=[
-                io.Conditioning.Input("positive", tooltip="What the picture should show."),
-                io.Conditioning.Input("negative", tooltip="What it should not show."),
+                *prompt_inputs(),
                 UnitsType.Input(
                     "units", optional=True, tooltip="From Control Unit; any number. Without one the prompts pass."
                 ),
@@ -45,10 +44,7 @@ class ApplyControlUnits(io.ComfyNode):
                     "anything is sampled. Without it the sampler refuses, before its first step.",
                 ),
             ],
-            outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="The prompt under control."),
-                io.Conditioning.Output(display_name="negative", tooltip="The negative prompt under control."),
-            ],
+            outputs=prompt_outputs(),
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 

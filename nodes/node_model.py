@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..models.reference_kinds import REFERENCES
 from .graph import shown_node
 from .host.files import files, path_of
 from .host.loading import load
@@ -31,12 +32,16 @@ class LoadControlModel(io.ComfyNode):
             ),
             inputs=[
                 io.Combo.Input(
-                    "name", options=files(), tooltip="A file of the controlnet, t2i_adapter or ipadapter folder."
+                    "name",
+                    options=files(),
+                    tooltip="A file of the controlnet, t2i_adapter or ipadapter folder, or a reference, which has no "
+                    "file: the model then looks at another picture.",
                 ),
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="Only for files that hold differences to their base model: the checkpoint to add them to.",
+                    tooltip="Only for references, and for files that hold differences to their base model: the model "
+                    "that is sampled.",
                 ),
             ],
             outputs=[io.ControlNet.Output(display_name="control_net", tooltip="The loaded control model.")],
@@ -46,6 +51,8 @@ class LoadControlModel(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, name: str, model: Any = None) -> tuple[str, float, int]:  # noqa: ARG003
         """Return what tells files apart: one that was replaced under the same name is loaded again."""
+        if name in REFERENCES:
+            return name, 0.0, 0
         found = path_of(name).stat()
         return name, found.st_mtime, found.st_size
 

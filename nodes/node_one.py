@@ -16,7 +16,7 @@ from .host.files import files
 from .node_apply import ApplyControlUnits
 from .node_model import LoadControlModel
 from .node_unit import ControlUnit
-from .schema import schema
+from .schema import number, place, prompt_inputs, prompt_outputs, schema
 
 # What it does not ask for: as the host's own Apply node has it.
 USUAL = {
@@ -33,7 +33,6 @@ class ControlInOne(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        share = {"min": 0.0, "max": 1.0, "step": 0.001}
         return schema(
             "ControlInOne",
             display_name="ControlNet in One Node",
@@ -41,22 +40,18 @@ class ControlInOne(io.ComfyNode):
             "prompts. For several controls, masks, schedules and modes use Control Unit and Apply Control Units.",
             aliases=("apply controlnet", "easy controlnet", "controlnet simple", *words()),
             inputs=[
-                io.Conditioning.Input("positive", tooltip="What the picture should show."),
-                io.Conditioning.Input("negative", tooltip="What it should not show."),
+                *prompt_inputs(),
                 io.Image.Input("image", tooltip="The picture that the hint is made of."),
                 io.Combo.Input("control_net", options=files(), tooltip="A file of the controlnet folder."),
                 preprocessor_input("What makes the hint of the picture; none takes it as it is.", auto=True),
-                io.Float.Input(
-                    "weight", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip="How strongly the control acts."
-                ),
-                io.Float.Input("start", default=0.0, tooltip="Where in the run it begins to act.", **share),
-                io.Float.Input("end", default=1.0, tooltip="Where in the run it stops.", **share),
+                number("weight", "How strongly the control acts."),
+                place("start", 0.0, "Where in the run it begins to act."),
+                place("end", 1.0, "Where in the run it stops."),
                 io.Vae.Input("vae", optional=True, tooltip="For control models that read hints as latents."),
                 io.Model.Input("model", optional=True, tooltip="The model that will be sampled, to check the fit."),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="The prompt under control."),
-                io.Conditioning.Output(display_name="negative", tooltip="The negative prompt under control."),
+                *prompt_outputs(),
                 io.Image.Output(display_name="hint", tooltip="What the control model reads."),
             ],
             enable_expand=True,

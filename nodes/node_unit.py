@@ -22,10 +22,10 @@ from ..units.request import FIELDS, NONE, UnitRequest
 from ..units.text import read_options, read_reuse
 from .choice import RESOLUTION, preprocessor_input, unusable, words
 from .graph import file_behind
-from .hints import as_read, asked, card, embedding_of, make_hint, rgb, size_of
+from .hinting.hints import as_read, asked, card, embedding_of, make_hint, rgb, size_of
 from .host.files import files
 from .host.member import count_blocks, name_of, reads_embedding, says, told
-from .schema import BlockWeightsType, ScheduleType, UnitsType, schema
+from .schema import BlockWeightsType, ScheduleType, UnitsType, number, place, schema
 from .shapes.moments import Moments, curve_of, units_of
 from .spec import Units, UnitSpec
 
@@ -179,7 +179,7 @@ def _inputs() -> list[io.Input]:
             "image", optional=True, lazy=True, tooltip="One picture for all, or one for each picture of the batch."
         ),
         preprocessor_input("What makes the hint of the picture; none takes it as it is.", auto=True),
-        *_when_and_how_much(),
+        *when_and_how_much(),
         *_how(),
         RESOLUTION,
         io.Boolean.Input("enabled", default=True, tooltip="Off: the unit and everything before it is not run."),
@@ -187,19 +187,12 @@ def _inputs() -> list[io.Input]:
     ]
 
 
-def _when_and_how_much() -> list[io.Input]:
-    share = {"min": 0.0, "max": 1.0, "step": 0.001}
+def when_and_how_much() -> list[io.Input]:
+    """Return the inputs of a weight and of a range."""
     return [
-        io.Float.Input(
-            "weight",
-            default=1.0,
-            min=FIELDS["weight"].least,
-            max=FIELDS["weight"].most,
-            step=0.01,
-            tooltip="How strongly the unit acts.",
-        ),
-        io.Float.Input("start", default=0.0, tooltip="Where in the run it begins to act.", **share),
-        io.Float.Input("end", default=1.0, tooltip="Where in the run it stops.", **share),
+        number("weight", "How strongly the unit acts."),
+        place("start", 0.0, "Where in the run it begins to act."),
+        place("end", 1.0, "Where in the run it stops."),
         io.Combo.Input(
             "basis",
             options=[each.value for each in (RangeBasis.NOISE, RangeBasis.STEPS, RangeBasis.WEBUI)],
@@ -267,23 +260,17 @@ def _optional() -> list[io.Input]:
             tooltip="Options of the model's family, such as union_control_type=Depth; a model that lacks one "
             "refuses it.",
         ),
-        io.Float.Input(
+        number(
             "delta_strength",
+            "Strength of the model's changes to the weights of the base model, if it brings any.",
+            field="delta_strength",
             optional=True,
-            default=1.0,
-            min=FIELDS["delta_strength"].least,
-            max=FIELDS["delta_strength"].most,
-            step=0.01,
-            tooltip="Strength of the model's changes to the weights of the base model, if it brings any.",
         ),
-        io.Float.Input(
+        number(
             "uncond_weight",
+            "Factor of the weight on the negative prompt; at 0 the unit acts on the positive prompt alone.",
+            field="uncond_weight",
             optional=True,
-            default=1.0,
-            min=FIELDS["uncond_weight"].least,
-            max=FIELDS["uncond_weight"].most,
-            step=0.01,
-            tooltip="Factor of the weight on the negative prompt; at 0 the unit acts on the positive prompt alone.",
         ),
         io.String.Input(
             "reuse",

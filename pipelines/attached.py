@@ -75,7 +75,7 @@ def locate_in(unet: Any) -> Locate:
         if point.block is Block.MIDDLE and point.part is Part.STREAM:
             return Site(unet.mid_block, Value.OUTPUT)
         if point.part is Part.ONWARD:
-            return Site([*encoder, middle][point.index + 1][0], Value.INPUT)
+            return Site([*encoder, *middle][point.index + 1][0], Value.INPUT)
         layers = blocks[point.block][point.index]
         if point.part is Part.STREAM:
             return Site(layers[-1], Value.OUTPUT)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,92 +11,29 @@ import torch
 from numpy.typing import NDArray
 
 from ..core.errors import HostError
-from ..core.network.base import LATENT
 from ..core.stack import ControlStack, Firing
 from ..core.unit import ControlUnit
-from ..preprocessors import MAX_PIXELS
+from ..units.choices import HiresOption
+from ..units.make import acts_in
+from ..units.request import UnitRequest
 from .attached import Injection, check_units
 from .bases import Base
+from .clip.encoding import encode
 from .folders import INPAINTING
+from .loras import applied
 from .quiet import quiet
-from .schedulers import make_scheduler, scheduler_name
+from .request import DEFAULT_PROMPT, WHITE, Request
+from .schedulers import make_scheduler
+from .shares import check_shares, check_together
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
+__all__ = ["DEFAULT_PROMPT", "Request", "Result", "generate"]
+
 Image = NDArray[np.uint8]
 HIGHEST_ETA = 1 - 1e-6  # where a schedule ends without signal: at 1, rounding makes DDIM take the root of a negative
-LAST_SEED = 2**63 - 1  # of torch's generators
-WHITE, GREY = 255, 128  # of a mask's redrawn part, and of no picture
-DEFAULT_PROMPT = "a professional, detailed, high-quality image"  # ControlNet paper, section 4.1, "default prompt"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What the user asks for, apart from the units."""
-
-    prompt: str | tuple[str, ...] = ""  # one for all pictures, or one for each
-    negative: str = ""
-    steps: int = 20
-    guidance: float = 7.5
-    seed: int = 0
-    batch: int = 1
-    width: int = 512
-    height: int = 512
-    scheduler: str = "unipc"
-    eta: float = 0.0  # of DDIM
-    image: Image | None = None  # start from this picture, [H, W, 3]
-    mask: Image | None = None  # redraw only this part of the picture, [H, W]: 255 is redrawn, 0 is kept
-    strength: float = 0.75  # of what is redrawn: how far it may go from the picture
-
-    def __post_init__(self) -> None:
-        for name, value in (("steps", self.steps), ("batch", self.batch)):
-            if value < 1:
-                raise HostError(f"{name} is {value}, expected 1 or more")
-        for name, value in (("width", self.width), ("height", self.height)):
-            if value < LATENT or value % LATENT:
-                near = max(LATENT, round(value / LATENT) * LATENT)
-                raise HostError(f"{name} is {value}, expected a multiple of {LATENT}: take {near}")
-        if self.width * self.height > MAX_PIXELS:
-            raise HostError(f"{self.width}x{self.height} has too many pixels, expected at most {MAX_PIXELS:,}")
-        if not isinstance(self.prompt, str) and len(self.prompt) != self.batch:
-            raise HostError(f"{len(self.prompt)} prompts for {self.batch} pictures: give one prompt, or one for each")
-        if not 0 < self.strength <= 1:
-            raise HostError(f"strength is {self.strength}, expected more than 0 and at most 1")
-        if self.image is not None and self.steps * self.strength < 1:
-            raise HostError(
-                f"{self.steps} steps at strength {self.strength} leave none to run, expected 1 or more: raise either"
-            )
-        self._check_mask()
-        self._check_sampling()
-
-    def _check_mask(self) -> None:
-        if self.mask is None:
-            return
-        if self.image is None:
-            raise HostError("a mask says which part of a picture is redrawn, but there is no picture: add --image")
-        if self.mask.ndim != 2:
-            raise HostError(f"the mask is an array {list(self.mask.shape)}, expected [H, W]: give its brightness alone")
-        wrong, right = (f"{width}x{height}" for height, width in (self.mask.shape, self.image.shape[:2]))
-        if wrong != right:
-            raise HostError(f"the mask is {wrong}, expected the picture's size, {right}: give one of that size")
-        if self.mask.max() < WHITE / 2:
-            raise HostError("the mask is black everywhere, so nothing would be redrawn: paint white what is to change")
-
-    def _check_sampling(self) -> None:
-        if not math.isfinite(self.guidance):
-            raise HostError(f"guidance is {self.guidance}, expected a finite number")
-        if not 0 <= self.seed <= LAST_SEED - self.batch:
-            raise HostError(f"seed is {self.seed}, expected 0 to {LAST_SEED - self.batch}")
-        if not 0 <= self.eta <= 1:  # NaN fails too
-            raise HostError(f"eta is {self.eta}, expected 0 (DDIM) to 1 (DDPM)")
-        if scheduler_name(self.scheduler) != "ddim" and self.eta:
-            raise HostError(f"eta is {self.eta}, but '{self.scheduler}' has none, expected the scheduler ddim")
-
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """Return the prompt of each picture."""
-        return (self.prompt,) * self.batch if isinstance(self.prompt, str) else self.prompt
+GREY = 128  # of no picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +43,34 @@ class Result:
     images: Image
     seeds: tuple[int, ...]
     firings: tuple[Firing, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    """One run over the steps: of pictures there are one or two."""
+
+    size: tuple[int, int]  # width, height
+    steps: int
+    pictures: Sequence[PillowImage] = ()  # to start from, one for each
+    strength: float = 1.0
+    mask: PillowImage | None = None  # what is redrawn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Watch:
+    """Who is told about steps: how many are done, and what the latents [N, 4, h, w] are."""
+
+    progress: Callable[[int], None] | None
+    latents: Callable[[torch.Tensor], None] | None
+    before: int = 0  # steps of the pass before
+
+    def told(self, _pipeline: Any, step: int, _time: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Tell about a step, as diffusers calls it after each."""
+        if self.latents is not None:
+            self.latents(kwargs["latents"])
+        if self.progress is not None:
+            self.progress(self.before + step + 1)
+        return kwargs
 
 
 def generate(
@@ -121,19 +85,95 @@ def generate(
     progress: told after each step how many are done. watch: shown the latents [N, 4, h, w] after each step.
 
     What a mask keeps is the given picture's, pixel by pixel; grey mixes. A model for inpainting without a picture draws
-    all of one. Each picture has its own seed, so picture k of a batch is the single picture of seed + k.
+    all of one. Each picture has its own seed, so picture k of a batch is the single picture of seed + k. A hires pass
+    begins from the enlarged pictures; hints are fitted to their size, and a unit acts in the passes that it is for.
     Raises HostError for pictures that are not finite: values outgrew the dtype.
     """
-    pipeline = _pipeline_for(base.pipeline, request)
-    check_units(units, pipeline.unet)
+    check_units(units, base.pipeline.unet)
+    check_shares(units, request.batch)
+    check_together(request)
+    seeds = tuple(request.seed + k for k in range(request.batch))
+    watcher = _Watch(progress=progress, latents=watch)
+    with applied(base.pipeline, request.loras):
+        words = encode(base.pipeline, request.prompts, request.negative, request.clip_skip)
+        settings = {**words, "guidance_scale": request.guidance}
+        if request.hires == 1:
+            return Result(*_draw(base, request, units, _first(request), settings, watcher))
+        images, _, low = _draw(base, request, _of(units, HiresOption.LOW), _first(request), settings, watcher)
+        watcher = replace(watcher, before=request.steps_of_first)
+        images, _, high = _draw(
+            base, request, _of(units, HiresOption.HIGH), _second(request, images), settings, watcher
+        )
+    return Result(images, seeds, tuple(_together(*both) for both in zip(low, high, strict=True)))
+
+
+def _together(first: Firing, second: Firing) -> Firing:
+    """Return what a unit did in both passes."""
+    return Firing(
+        fired=first.fired + second.fired,
+        steps=first.steps + second.steps,
+        reused=first.reused + second.reused,
+        exact=first.exact or second.exact,
+    )
+
+
+def _of(units: Sequence[ControlUnit], part: HiresOption) -> list[ControlUnit]:
+    """Return the units of a pass; those of the other one do not act in it."""
+    return [
+        each if not isinstance(each.origin, UnitRequest) or acts_in(each.origin, part) else replace(each, weight=0.0)
+        for each in units
+    ]
+
+
+def _first(request: Request) -> _Pass:
+    from PIL import Image as Pillow
+
+    size = (request.width, request.height)
+    if request.image is None:
+        return _Pass(size=size, steps=request.steps)
+    picture = Pillow.fromarray(request.image).resize(size, Pillow.Resampling.LANCZOS)
+    mask = None
+    if request.mask is not None:
+        mask = Pillow.fromarray(request.mask).resize(size, Pillow.Resampling.BILINEAR)
+    pictures = [picture] * request.batch
+    return _Pass(size=size, steps=request.steps, pictures=pictures, strength=request.strength, mask=mask)
+
+
+def _second(request: Request, images: Image) -> _Pass:
+    """Return the hires pass, which begins from the enlarged pictures of the first one."""
+    from PIL import Image as Pillow
+
+    size = request.final_size
+    pictures = [Pillow.fromarray(each).resize(size, Pillow.Resampling.LANCZOS) for each in images]
+    steps = request.hires_steps or request.steps
+    return _Pass(size=size, steps=steps, pictures=pictures, strength=request.hires_strength)
+
+
+def _draw(
+    base: Base,
+    request: Request,
+    units: Sequence[ControlUnit],
+    one: _Pass,
+    settings: Mapping[str, Any],
+    watcher: _Watch,
+) -> tuple[Image, tuple[int, ...], tuple[Firing, ...]]:
+    """Return the pictures [N, H, W, 3] of a pass, their seeds, and on how many steps each unit acted."""
+    pipeline = _pipeline_for(base.pipeline, one)
     stack = ControlStack(units, base)
     seeds = tuple(request.seed + k for k in range(request.batch))
     before = pipeline.scheduler
     pipeline.scheduler = make_scheduler(request.scheduler, before.config)
+    eta = min(request.eta, HIGHEST_ETA) if before.config.get("rescale_betas_zero_snr") else request.eta
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     try:
         with Injection(pipeline, stack, request.batch):
             images = pipeline(
-                **_arguments(pipeline, request, seeds, before.config), callback_on_step_end=_reporter(progress, watch)
+                **settings,
+                **_arguments(pipeline, one, request.batch),
+                eta=eta,
+                generator=generators,
+                output_type="np",
+                callback_on_step_end=watcher.told,
             ).images
     finally:
         pipeline.scheduler = before
@@ -142,14 +182,13 @@ def generate(
             f"the picture holds NaN or infinite values: the base model computes in {pipeline.unet.dtype}, "
             "expected a dtype that holds its values: give --dtype fp32 or bf16"
         )
-    drawn = np.rint(_kept(request, np.asarray(images) * 255)).astype(np.uint8)
-    return Result(drawn, seeds, stack.firings())
+    return np.rint(_kept(one, np.asarray(images) * 255)).astype(np.uint8), seeds, stack.firings()
 
 
-def _pipeline_for(pipeline: Any, request: Request) -> Any:
-    """Return the same networks behind the pipeline that the request needs."""
-    inpaints = request.mask is not None or _reads_mask(pipeline)
-    if request.image is None and not inpaints:
+def _pipeline_for(pipeline: Any, one: _Pass) -> Any:
+    """Return the same networks behind the pipeline that a pass needs."""
+    inpaints = one.mask is not None or _reads_mask(pipeline)
+    if not one.pictures and not inpaints:
         return pipeline
     from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
 
@@ -163,64 +202,25 @@ def _reads_mask(pipeline: Any) -> bool:
     return pipeline.unet.config["in_channels"] == INPAINTING
 
 
-def _kept(request: Request, drawn: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+def _kept(one: _Pass, drawn: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     """Return pictures [N, H, W, 3] in 0..255 with what the mask keeps of the given picture."""
-    if request.mask is None:
+    if one.mask is None:
         return drawn
-    share = np.asarray(_mask(request))[..., None] / WHITE
-    return share * drawn + (1 - share) * np.asarray(_picture(request))
+    share = np.asarray(one.mask)[..., None] / WHITE
+    return share * drawn + (1 - share) * np.asarray(one.pictures[0])
 
 
-def _arguments(pipeline: Any, request: Request, seeds: Sequence[int], scheduler: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the pipeline is called with; without a picture, models for inpainting redraw all of a grey one."""
-    arguments: dict[str, Any] = {
-        "prompt": list(request.prompts),
-        "negative_prompt": [request.negative] * request.batch,
-        "num_inference_steps": request.steps,
-        "guidance_scale": request.guidance,
-        "eta": min(request.eta, HIGHEST_ETA) if scheduler.get("rescale_betas_zero_snr") else request.eta,
-        "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
-        "output_type": "np",
-    }
-    size = {"width": request.width, "height": request.height}
-    inpaints = request.mask is not None or _reads_mask(pipeline)
-    if request.image is None and not inpaints:
-        return {**arguments, **size}
-    strength = 1.0 if request.image is None else request.strength
-    arguments |= {"image": [_picture(request)] * request.batch, "strength": strength}
-    return {**arguments, **size, "mask_image": [_mask(request)] * request.batch} if inpaints else arguments
-
-
-def _picture(request: Request) -> PillowImage:
-    """Return the picture to start from, at the request's size; grey without one."""
+def _arguments(pipeline: Any, one: _Pass, batch: int) -> dict[str, Any]:
+    """Return a pass as arguments of the pipeline; models for inpainting redraw all of a grey picture without one."""
     from PIL import Image as Pillow
 
-    size = (request.width, request.height)
-    if request.image is None:
-        return Pillow.new("RGB", size, (GREY,) * 3)
-    return Pillow.fromarray(request.image).resize(size, Pillow.Resampling.LANCZOS)
-
-
-def _mask(request: Request) -> PillowImage:
-    """Return what is redrawn, at the request's size; all without a mask."""
-    from PIL import Image as Pillow
-
-    size = (request.width, request.height)
-    if request.mask is None:
-        return Pillow.new("L", size, WHITE)
-    return Pillow.fromarray(request.mask).resize(size, Pillow.Resampling.BILINEAR)
-
-
-def _reporter(
-    progress: Callable[[int], None] | None, watch: Callable[[torch.Tensor], None] | None
-) -> Callable[..., dict[str, Any]]:
-    """Return the callback that diffusers calls after each step."""
-
-    def report(_pipeline: Any, step: int, _time: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if watch is not None:
-            watch(kwargs["latents"])
-        if progress is not None:
-            progress(step + 1)
-        return kwargs
-
-    return report
+    width, height = one.size
+    size = {"width": width, "height": height}
+    steps = {"num_inference_steps": one.steps}
+    inpaints = one.mask is not None or _reads_mask(pipeline)
+    if not one.pictures and not inpaints:
+        return {**steps, **size}
+    pictures = one.pictures or [Pillow.new("RGB", one.size, (GREY,) * 3)] * batch
+    given = {**steps, "image": [*pictures], "strength": one.strength}
+    mask = one.mask or Pillow.new("L", one.size, WHITE)
+    return {**given, **size, "mask_image": [mask] * batch} if inpaints else given

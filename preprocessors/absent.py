@@ -14,8 +14,7 @@ from .perform import Preprocessor
 if TYPE_CHECKING:
     from .resize import Image
 
-INSIGHTFACE = "it needs the face recognition of insightface, whose models are not free for most uses"
-FACES = f"{INSIGHTFACE}; nothing here does its work"
+FACES = "PuLID's adapters are not read here; choose face_id_plus with an IP-Adapter of the kind FaceID plusv2"
 REVISION = "Revision acts through SDXL's vector condition, which units cannot change; choose clip_g for an IP-Adapter"
 TORCHSCRIPT = "its TorchScript network needs an operator that few machines have"
 
@@ -55,11 +54,7 @@ ABSENT: tuple[Preprocessor, ...] = (
             "depth_metric3d"),
     _absent("softedge_diffusionedge", "SoftEdge", "DiffusionEdge needs packages that nobody maintains; choose "
             "softedge_teed, which is sharp too", "diffusion_edge"),
-    _absent("ip-adapter_face_id", "IP-Adapter", FACES),
-    _absent("ip-adapter_face_id_plus", "IP-Adapter", FACES),
     _absent("revision_clipvision", "Revision", REVISION),
     _absent("revision_ignore_prompt", "Revision", REVISION),
     _absent("ip-adapter_pulid", "IP-Adapter", FACES, "facexlib", "EVA02-CLIP"),
-    _absent("instant_id_face_embedding", "Instant-ID", FACES),
-    _absent("instant_id_face_keypoints", "Instant-ID", f"{INSIGHTFACE}; choose openpose_faceonly"),
 )  # fmt: skip

@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import tempfile
 import warnings
 import zlib
 from collections.abc import Generator, Mapping
@@ -49,6 +50,7 @@ DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, Typ
 TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")  # Pillow's modes with an alpha channel
 WHITE, BLACK = 255, 0
 ANIMATED = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff", ".avif")  # of files that may hold several pictures
+ORIENTATION, ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF
 SIXTEEN_TO_EIGHT = 257  # 65535 / 255
 
 
@@ -58,6 +60,19 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     HintError if there is no such file, or it is no picture, damaged, of another format, or over `MAX_PIXELS`.
     """
     return _read(Path(path), "RGB", WHITE)
+
+
+def image_size(source: Path | bytes, name: str) -> tuple[int, int]:
+    """Return (height, width) of an upright picture, by the header of its file alone. Errors as `read_image`."""
+    if isinstance(source, Path):
+        _check_file(source)
+    with _opened(source if isinstance(source, Path) else io.BytesIO(source), name) as picture:
+        width, height = picture.size
+        try:
+            turned = picture.getexif().get(ORIENTATION, 1) in ON_ITS_SIDE
+        except DAMAGED as error:
+            raise HintError(f"{name} is damaged or truncated ({error}): export or download it again") from error
+    return (width, height) if turned else (height, width)
 
 
 def count_frames(path: str | os.PathLike[str]) -> int:
@@ -140,8 +155,15 @@ def check_folder(folder: Path) -> None:
     """
     place = folder.absolute()
     above = next(each for each in (place, *place.parents) if each.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise HintError(f"cannot make the folder {folder}: {above} is no folder, or may not be written")
+    if not above.is_dir():
+        raise HintError(f"cannot make the folder {folder}: {above} is a file")
+    try:  # rights do not tell: a file system may be read-only or full, or hold no files of ours at all
+        with tempfile.TemporaryDirectory(prefix=".controlstack-", dir=above):
+            pass
+    except OSError as error:
+        raise HintError(
+            f"cannot make the folder {folder}: {above} cannot be written ({error.strerror or error})"
+        ) from error
     clear_leftovers(folder)
 
 

@@ -8,7 +8,8 @@ from ..core.embedding import Embedding
 from ..core.errors import PreprocessorError
 from .absent import ABSENT
 from .declaration import nearest
-from .encoders import clip
+from .encoders import clip, colours
+from .encoders import faces as faces_known
 from .lines import edges, linearts, softedge, strokes
 from .perform import Preprocessor
 from .pictures import color, inpaint, lama, ready, tiles
@@ -96,6 +97,8 @@ REGISTRY: tuple[Preprocessor, ...] = (
     clip.CLIP_H_IMAGE,
     clip.CLIP_H_STATES,
     clip.CLIP_G_IMAGE,
+    colours.COLOURS,
+    faces_known.FACE_ID_PLUS,
 )
 SHOWN = 100  # characters of a name in a message
 

@@ -66,6 +66,11 @@ def scaled_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
     return max(1, round(size[0] * k)), max(1, round(size[1] * k))
 
 
+def scale_photograph(image: Image, size: tuple[int, int]) -> Image:
+    """Return a photograph [H, W, 3] at `size` (height, width): area down, cubic up; at its own size as it is."""
+    return image if image.shape[:2] == size else _filter(image, size)
+
+
 def scale_short_side(image: Image, resolution: int) -> Image:
     """Return a photograph [H, W, 3] with its short side at `resolution` pixels: area down, cubic up."""
     return _filter(image, scaled_size((image.shape[0], image.shape[1]), resolution))

@@ -33,6 +33,7 @@ PREPROCESS = """examples:
   controlstack preprocess dw_openpose_full photos/ clip.mp4 --resolution 512 --poses --frames --resume --download
 """
 GET = """examples:
+  controlstack get sd15 controlnet-canny
   controlstack get preprocessors
   controlstack get dw_openpose_full depth_anything_v2
 """
@@ -41,7 +42,7 @@ INSPECT = """examples:
   controlstack inspect models/controlnet-depth --json
 """
 UNITS = """examples:
-  controlstack units
+  controlstack units --options
   controlstack generate --base sd15 --unit "image=a.png,preprocessor=canny,model=canny.safetensors,curve=0: 1; 1: 0.2"
 """
 
@@ -72,9 +73,16 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     _add_size(parser)
     _add_sampling(parser)
     _add_start(parser)
+    _add_hires(parser)
     _add_machine(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--output", type=Path, default=Path("output"), metavar="FOLDER", help="where pictures go")
+    group.add_argument(
+        "--settings",
+        type=Path,
+        metavar="FILE.toml",
+        help="take what is not said here from this file, as every run writes one",
+    )
     group.add_argument(
         "--resume", action="store_true", help="of folders and videos, skip what was drawn from the same before"
     )
@@ -82,8 +90,15 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
 
 def _add_base(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("base model").add_argument
-    add("--base", type=Path, required=True, metavar="PATH", help="diffusers folder or checkpoint file")
+    add("--base", type=Path, metavar="PATH", help="folder, file, or name such as sd15; must be said, or in --settings")
     add("--prediction", choices=("epsilon", "v_prediction"), help="what a checkpoint file predicts, if it does not say")
+    add(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE:WEIGHT",
+        help="a LoRA of the base model, such as detail.safetensors:0.8; repeat it for others",
+    )
 
 
 def _add_prompts(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +113,7 @@ def _add_prompts(parser: argparse.ArgumentParser) -> None:
     )
     add("--added-prompt", default="", metavar="TEXT", help="words after the prompt")
     add("--negative", default="", metavar="TEXT", help="what the picture should not show")
+    add("--clip-skip", type=int, default=1, metavar="N", help="layer of CLIP from the end, of SD 1.x; 1 is the last")
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +138,13 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
     add("--image", type=Path, metavar="PATH", help="a picture, a folder, a pattern or a video")
     add("--mask", type=Path, metavar="PATH", help="redraw only what is white in this picture, of the size of --image")
     add("--strength", type=float, default=0.75, metavar="0..1", help="how far the picture may change")
+
+
+def _add_hires(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("hires pass: draw each picture again, enlarged").add_argument
+    add("--hires", type=float, default=1.0, metavar="FACTOR", help="such as 1.5; 1 is no such pass")
+    add("--hires-steps", type=int, default=0, metavar="N", help="0 is as many as --steps")
+    add("--hires-strength", type=float, default=0.5, metavar="0..1", help="how far the picture may change")
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
@@ -167,8 +190,9 @@ def add_preprocess(parser: argparse.ArgumentParser) -> None:
 def add_get(parser: argparse.ArgumentParser) -> None:
     """Add the options of `get`."""
     parser.epilog = GET
-    told = f"{PACKAGES}: every package that they use; or the name of one: its weights"
-    parser.add_argument("what", nargs="+", metavar="NAME", help=told)
+    told = f"a model of the list, owner/name of the hub, a preprocessor (its weights), or {PACKAGES} (all packages)"
+    parser.add_argument("what", nargs="*", metavar="NAME", help=told)
+    parser.add_argument("--list", action="store_true", help="say which models have a name, how large, which licence")
 
 
 def add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -176,8 +200,12 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.epilog = INSPECT
     parser.add_argument("file", type=Path, help="a control model: a file, or a folder of diffusers")
     parser.add_argument("--json", action="store_true", help="print everything, for programs")
+    parser.add_argument(
+        "--values", action="store_true", help="read all weights too, and refuse those that are not finite"
+    )
 
 
 def add_units(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `units`, of which there are none."""
+    """Add the options of `units`."""
     parser.epilog = UNITS
+    parser.add_argument("--options", action="store_true", help="show the options of families of models, too")

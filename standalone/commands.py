@@ -13,10 +13,12 @@ from .arguments import AUTO, PACKAGES
 from .generating import run_generate
 from .page.serving import add_parser as add_serve
 from .page.serving import run_serve
+from .report import counted
 
 if TYPE_CHECKING:
     from ..preprocessors.perform import Runtime
 
+STANDARD_INPUT = "-"  # as other programs call it
 SHOWN = 5  # names in a message
 
 
@@ -37,21 +39,45 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         parser = commands.add_parser(name, help=told, description=f"{told[0].upper()}{told[1:]}.")
         add(parser)
         parser.formatter_class = arguments.Help
-        parser.set_defaults(run=run)
+        parser.set_defaults(run=run, parser=parser)
 
 
 def _get(args: argparse.Namespace) -> int:
+    from ..core.errors import PreprocessorError
     from ..preprocessors import find
     from ..preprocessors.networks.store import Store, default_folder
-    from .availability import download_missing, get_packages
+    from .availability import download_missing, get_packages, models_table
+    from .hub.places import is_name
 
-    wanted = [find(name) for name in args.what if name != PACKAGES]  # names fail before anything is fetched
+    if args.list or not args.what:
+        for line in models_table():
+            print(line)
+        return 0
+    models = [name for name in args.what if is_name(name)]
+    try:
+        wanted = [find(name) for name in args.what if name not in (PACKAGES, *models)]
+    except PreprocessorError as error:  # before anything is fetched
+        raise PreprocessorError(f"{error}; models: controlstack get --list, or owner/name of the hub") from error
     code = get_packages() if PACKAGES in args.what else 0
     store = Store(default_folder())
     for each in wanted:
         download_missing(each, store)
         print(f"{each.id}: its weights are there")
+    for name in models:
+        _get_model(name)
     return code
+
+
+def _get_model(name: str) -> None:
+    from .hub.catalogue import find_known
+    from .hub.fetching import fetch_model
+    from .hub.places import find_model
+    from .progress import download_bar
+
+    known = find_known(name)
+    if find_model(name) is None and known is not None:
+        print(f"{known.about}, {known.size}, {known.licence}, from {known.repository}")
+    print(f"{name}: {find_model(name) or fetch_model(name, download_bar)}")
 
 
 def _again(args: argparse.Namespace) -> int:
@@ -63,7 +89,7 @@ def _again(args: argparse.Namespace) -> int:
     from .again import draw_again
 
     written = draw_again(args.picture, args.output, base=args.base, device=args.device)
-    print(f"wrote {len(written)} pictures to {args.output}: {', '.join(path.name for path in written)}")
+    print(f"wrote {counted(len(written), 'picture')} to {args.output}: {', '.join(path.name for path in written)}")
     return 0
 
 
@@ -74,11 +100,16 @@ def _demo(args: argparse.Namespace) -> int:
     return 0
 
 
-def _units(_args: argparse.Namespace) -> int:
-    from ..units import options
+def _units(args: argparse.Namespace) -> int:
     from ..units.request import describe
 
-    print(describe(), options.describe(), sep="\n\n")
+    print(describe())
+    if not args.options:
+        print("\nWhat families of models are told beside that: controlstack units --options")
+        return 0
+    from ..units import options  # torch: seconds
+
+    print(f"\n{options.describe()}")
     return 0
 
 
@@ -87,9 +118,12 @@ def _inspect(args: argparse.Namespace) -> int:
 
     _check_path(args.file, "model")
 
+    from ..models.files.loading import read_tensors
     from ..models.registry import inspect
 
     found = asdict(inspect(args.file))
+    if args.values:
+        found["values"] = f"{len(read_tensors(args.file))} weights were read, and all are finite"
     if args.json:
         print(json.dumps(found, indent=2))
         return 0
@@ -102,6 +136,8 @@ def _check_path(path: Path, what: str) -> None:
     """Raise FileError for a path that leads nowhere, before anything that takes seconds is imported."""
     from ..core.errors import FileError
 
+    if str(path) == STANDARD_INPUT:
+        raise FileError(f"a {what} cannot be read from standard input ({path}): write it into a file, and give that")
     if not path.exists():
         raise FileError(f"there is no {what} {path}: check the path")
 
@@ -118,17 +154,24 @@ def _preprocess(args: argparse.Namespace) -> int:
     from ..core.errors import PreprocessorError
     from ..preprocessors import find
     from .availability import download_missing, table
+    from .idle import check_used
     from .media.sources import is_pattern
     from .units import parse_parameters
 
     runtime = _runtime(args)
     if args.list:
-        for line in table(runtime, [args.preprocessor] if args.preprocessor else []):
-            print(line)
+        words = [args.preprocessor] if args.preprocessor else []
+        lines = list(table(runtime, words))
+        if not lines:
+            raise PreprocessorError(
+                f"no preprocessor has '{words[0]}' in its name or control type: leave the word out to see all"
+            )
+        print("\n".join(lines))
         return 0
     if args.preprocessor is None or not args.sources:
         raise PreprocessorError("expected a preprocessor and pictures: controlstack preprocess canny photo.png")
     preprocessor = find(args.preprocessor)
+    check_used(args, preprocessor)
     if len(args.sources) == 1 and not is_pattern(args.sources[0]):
         _check_path(args.sources[0].expanduser(), "picture")
     from .preprocessing import Job, run_job
@@ -151,7 +194,7 @@ def _preprocess(args: argparse.Namespace) -> int:
     there = f", {done.skipped} were there" if done.skipped else ""
     hints = f", left out {done.hints} that are hints already" if done.hints else ""
     others = f", left out {done.left_out}, which are no pictures that can be read here" if done.left_out else ""
-    print(f"wrote {done.written} hints to {args.output}{there}{hints}{others}")
+    print(f"wrote {counted(done.written, 'hint')} to {args.output}{there}{hints}{others}")
     if done.black:
         print(f"WARNING: {preprocessor.id} found nothing, so the hint is black, in {_names(done.black)}")
     return 0
@@ -164,9 +207,12 @@ def _names(paths: Sequence[Path]) -> str:
 
 
 def _runtime(args: argparse.Namespace) -> Runtime:
-    from ..preprocessors.networks.pool import PlainManager, Pool
+    from ..core.errors import FileError
+    from ..preprocessors.networks.pool import PlainManager, Pool, find_device
     from ..preprocessors.networks.store import Store, default_folder
     from ..preprocessors.perform import Runtime
 
-    device = None if args.device == AUTO else args.device
+    if missing := next((folder for folder in args.weights if not folder.is_dir()), None):
+        raise FileError(f"there is no folder {missing}: give one that holds weights as --weights")
+    device = None if args.device == AUTO else str(find_device(args.device))
     return Runtime(store=Store(default_folder(), args.weights), pool=Pool(PlainManager(device)))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .asked import make_request, split
+from .asked import check_at_once, make_request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..core.stack import Firing
     from ..pipelines.bases import Base
-    from ..pipelines.drawing import Request
+    from ..pipelines.request import Request
     from ..units.ready import Ready
     from ..units.request import UnitRequest
 
@@ -41,13 +41,16 @@ class Done:
 def run_generate(args: argparse.Namespace) -> int:
     """Draw and write pictures; an interrupt keeps those that are finished. Everything is checked before the first."""
     from ..preprocessors.images import check_folder
+    from .idle import check_generate
     from .series import find_series, run_series
     from .units import load_models, make_units, parse_unit
 
     check_folder(args.output)
     units = [parse_unit(text) for text in args.unit]
-    check_paths(args, units)
+    args, units = with_paths(args, units)
+    check_at_once(args.at_once)
     series = find_series(args, units)
+    check_generate(args, many=series is not None)
 
     from ..pipelines.bases import DTYPES, Offload, UnetState, load_base  # torch and diffusers: seconds
 
@@ -67,64 +70,81 @@ def run_generate(args: argparse.Namespace) -> int:
         run_series(series, args, units, load(), models)
         return 0
     request = make_request(args, units)
-    parts = split(request, args.at_once)
     models = load_models(units, dtype, UnetState(load))  # small files fail first
     loaded = make_units(units, models, (request.height, request.width))
     sources = {name: path for name, path in (("image", args.image), ("mask", args.mask)) if path is not None}
-    _draw(load(), request, parts, loaded, args.output, sources)
+    _draw(load(), request, loaded, args, sources)
     return 0
 
 
-def check_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> None:
-    """Raise FileError for the first path that leads nowhere, before anything that takes seconds is imported."""
-    from ..core.errors import FileError
-    from ..models.names import REFERENCES
+def with_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> tuple[argparse.Namespace, list[UnitRequest]]:
+    """Return arguments and units with paths of models instead of names such as `sd15`.
+
+    FileError for the first path that leads nowhere, before anything that takes seconds is imported.
+    """
+    from ..core.errors import FileError, HostError
+    from ..models.reference_kinds import REFERENCES
+    from ..pipelines.lora_file import Lora, read_lora
+    from .hub.places import located
     from .media.sources import is_pattern
 
-    wanted = [("checkpoint", args.base), ("picture", args.image), ("picture", args.mask)]
+    if args.base is None:
+        raise HostError("there is no base model: give a diffusers folder or a checkpoint file as --base")
+    wanted = [("picture", args.image), ("picture", args.mask)]
     for unit in units:
         images = unit.image if isinstance(unit.image, tuple) else (unit.image,)
         wanted += [("picture", each) for each in (*images, unit.effect_mask, unit.inpaint_mask)]
-        if unit.model not in REFERENCES:
-            wanted.append(("model file", Path(unit.model)))
+    base = located(args.base, "checkpoint")
     for what, path in wanted:
         if isinstance(path, Path) and not path.exists() and not is_pattern(path):
             raise FileError(f"there is no {what} {path}: check the path")
+    loras = [read_lora(text) for text in args.lora]
+    named = [str(Lora(str(located(Path(each.path), "LoRA")), each.weight)) for each in loras]
+    found = [
+        unit if unit.model in REFERENCES else replace(unit, model=str(located(Path(unit.model), "model file")))
+        for unit in units
+    ]
+    return argparse.Namespace(**{**vars(args), "base": base, "lora": named}), found
 
 
 def _draw(
     base: Base,
     request: Request,
-    parts: Sequence[Request],
     loaded: Sequence[Ready],
-    folder: Path,
+    args: argparse.Namespace,
     sources: Mapping[str, Path],
 ) -> None:
-    """Draw the parts of a request and write each part's pictures; hints and sheet in the end, also if that is early.
+    """Draw a request and write its pictures part by part; hints and sheet in the end, also if that is early.
 
     sources: the files of the request's `image` and `mask`.
     """
     from ..pipelines.drawing import generate
+    from ..pipelines.shares import check_shares, parts
     from ..preprocessors.images import make_folder
     from .progress import steps_bar
     from .record import Digests, write_pictures
+    from .settings import write_settings
 
-    done, digests = Done(), Digests()
+    done, digests, folder = Done(), Digests(), args.output
     units = [each.unit for each in loaded]
+    check_shares(units, request.batch)
+    shares = list(parts(request, units, args.at_once))
     models = (Path(unit.model.source) for unit in units if unit.model.source)  # a reference has none
     digests.begin(path for path in (base.source, *models) if path is not None)
     try:
-        with steps_bar(request.steps * len(parts), shown=sys.stderr.isatty()) as report:
-            for k, part in enumerate(parts):
-                before = k * request.steps
-                result = generate(base, part, units, lambda step, b=before: report(b + step))
+        with steps_bar(request.all_steps * len(shares), shown=sys.stderr.isatty()) as report:
+            for k, (part, own) in enumerate(shares):
+                before = k * request.all_steps
+                result = generate(base, part, own, lambda step, b=before: report(b + step))
                 done.firings = result.firings
                 make_folder(folder)
-                done.files += write_pictures(folder, base, part, units, result, sources=sources, digests=digests)
+                done.files += write_pictures(folder, base, part, own, result, sources=sources, digests=digests)
                 done.images.extend(result.images)
                 done.seeds.extend(result.seeds)
     finally:
         if done.images:
+            used = {"seed": request.seed, "width": request.width, "height": request.height}
+            write_settings(folder / f"{done.files[0].stem}-settings.toml", args, **used)
             _write_rest(folder, request, loaded, done)
 
 
@@ -134,7 +154,7 @@ def _write_rest(folder: Path, request: Request, loaded: Sequence[Ready], done: D
     from ..preprocessors.images import write_image
     from ..preprocessors.resize import gray_to_rgb
     from ..units.hint import beside_each_other, visible
-    from .report import describe
+    from .report import counted, describe
 
     first = done.files[0].stem
     for k, each in enumerate(loaded):
@@ -147,7 +167,7 @@ def _write_rest(folder: Path, request: Request, loaded: Sequence[Ready], done: D
     for line in describe(loaded, done.firings):
         print(line)
     seeds = str(done.seeds[0]) if len(done.seeds) == 1 else f"{done.seeds[0]} to {done.seeds[-1]}"
-    print(f"wrote {len(done.images)} pictures to {folder}, from {first}.png, seed {seeds}")
+    print(f"wrote {counted(len(done.images), 'picture')} to {folder}, from {first}.png, seed {seeds}")
 
 
 def _cells_of(number: int, each: Ready, size: tuple[int, int]) -> list[tuple[str, Image]]:

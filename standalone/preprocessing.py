@@ -181,7 +181,11 @@ class _Worker:
         """Return the hint of a picture, or of poses in a file of one frame."""
         if task.source.suffix.lower() == POSES:
             return next(draw_file(task.source, self.job.preprocessor, self.job.resolution, self.settings))
-        return self._made(read_image(task.source), task.target)
+        image = read_image(task.source)
+        if self.mask is not None and self.mask.shape != image.shape[:2]:
+            wrong, right = (f"{wide}x{high}" for high, wide in (self.mask.shape, image.shape[:2]))
+            raise HintError(f"the mask is {wrong}, expected the size of {task.source}, {right}: give one of that size")
+        return self._made(image, task.target)
 
     def _frames_to_folder(self, task: Task) -> bool:
         """Make one hint of each frame of an animation, page, or frame of poses; resumed one by one."""

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import HostError
-from ..pipelines.drawing import DEFAULT_PROMPT
 from ..pipelines.quiet import quiet
+from ..pipelines.request import DEFAULT_PROMPT
 
 Image = NDArray[np.uint8]
 LONGEST = 40  # tokens of a caption

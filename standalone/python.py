@@ -27,14 +27,17 @@ from ..models.registry import load_control_model as load_model_file
 from ..pipelines.attached import Injection, check_units
 from ..pipelines.bases import DTYPES, Base, Offload, UnetState
 from ..pipelines.bases import load_base as load_base_file
-from ..pipelines.drawing import Request, Result
+from ..pipelines.drawing import Result
 from ..pipelines.drawing import generate as draw
+from ..pipelines.lora_file import Lora, read_lora
+from ..pipelines.request import Request
 from ..preprocessors import Output, find
 from ..preprocessors.images import convert_image, read_image, read_mask
 from ..units.convention import said_by
 from ..units.hint import cards, visible
 from ..units.ready import ready
 from ..units.request import read_request
+from .hub.places import located
 from .progress import steps_bar
 
 if TYPE_CHECKING:
@@ -61,7 +64,11 @@ def load_base(
     'v_prediction', for files that do not say it.
     """
     return load_base_file(
-        Path(path), device=device, dtype=_dtype(dtype), offload=_offload(offload), prediction=prediction
+        located(Path(path), "base model"),
+        device=device,
+        dtype=_dtype(dtype),
+        offload=_offload(offload),
+        prediction=prediction,
     )
 
 
@@ -79,7 +86,10 @@ def load_control_model(
     """
     state = None if base is None else UnetState(lambda: base)
     return load_model_file(
-        Path(path), settings=settings, base_state=state, dtype=None if dtype is None else _dtype(dtype)
+        located(Path(path), "control model"),
+        settings=settings,
+        base_state=state,
+        dtype=None if dtype is None else _dtype(dtype),
     )
 
 
@@ -151,6 +161,7 @@ def generate(  # noqa: PLR0913 - a script has one argument for each thing that i
     batch: int | None = None,
     image: Source | None = None,
     mask: Source | None = None,
+    loras: Sequence[str | Path | tuple[str | Path, float]] = (),
     progress: bool = False,
     **settings: Any,
 ) -> Drawing:
@@ -158,7 +169,9 @@ def generate(  # noqa: PLR0913 - a script has one argument for each thing that i
 
     prompt: one for all pictures, or one for each. batch: how many pictures; None is as many as prompts. Picture k has
     the seed `seed` + k. image: a picture to start from; mask: which part of it is redrawn, in white. progress: show a
-    bar. settings: steps, guidance, width, height, scheduler, eta, strength, as `controlstack generate` has them.
+    bar. loras: of the base model, as "detail.safetensors:0.8" or (path, weight). settings: steps, guidance, width,
+    height, scheduler, eta, strength, clip_skip, hires, hires_steps and hires_strength, as `controlstack generate` has
+    them.
     """
     prompts = prompt if isinstance(prompt, str) else tuple(prompt)
     count = batch if batch is not None else 1 if isinstance(prompts, str) else len(prompts)
@@ -170,9 +183,10 @@ def generate(  # noqa: PLR0913 - a script has one argument for each thing that i
         batch=count,
         image=start,
         mask=_optional_mask(mask),
+        loras=tuple(map(_lora, loras)),
         **{**_sides(base), **settings},
     )
-    with steps_bar(request.steps, shown=progress) as report:
+    with steps_bar(request.all_steps, shown=progress) as report:
         return Drawing(base, request, tuple(units), draw(base, request, units, report))
 
 
@@ -297,6 +311,10 @@ def _mask(source: Source) -> Pixels:
 
 def _optional_mask(source: Source | None) -> Pixels | None:
     return None if source is None else _mask(source)
+
+
+def _lora(said: str | Path | tuple[str | Path, float]) -> Lora:
+    return Lora(str(said[0]), said[1]) if isinstance(said, tuple) else read_lora(str(said))
 
 
 def _sides(base: Base) -> dict[str, int]:

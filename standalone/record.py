@@ -23,12 +23,15 @@ from ..core.errors import FileError
 from ..core.files import parse_json
 from ..core.stack import Firing
 from ..core.unit import ControlUnit
-from ..pipelines.drawing import Request, Result
+from ..pipelines.drawing import Result
+from ..pipelines.lora_file import Lora
+from ..pipelines.request import Request
 from ..preprocessors.images import read_image, read_mask, write_image
 from ..units.record import from_record, pixels_of, plain_pixels, to_record
 from ..units.request import UnitRequest
 from ..units.webui.fields import UnitArgs, args_of
 from ..units.webui.infotext import write as write_infotext
+from .record_checks import check_record
 
 if TYPE_CHECKING:
     from ..pipelines.bases import Base
@@ -164,6 +167,7 @@ def read_picture_record(path: Path) -> Remembered:
             f"'{path}' has a record of format {record.get('format')}, expected {FORMAT}: it was written by "
             "another version of ControlStack, which can draw it again"
         )
+    check_record(path, record)
     try:
         units = tuple(_read_unit(path, number, each) for number, each in enumerate(record["units"], start=1))
         return Remembered(
@@ -174,8 +178,11 @@ def read_picture_record(path: Path) -> Remembered:
             dtypes=tuple(str(each["dtype"]) for each in record["units"]),
             files=dict(record["files"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f"the record in '{path}' is incomplete ({error}): the picture cannot be made again") from error
+    except (KeyError, TypeError, ValueError) as error:  # deeper inside, such as in a unit's picture
+        raise FileError(
+            f"the record in '{path}' holds a value that none of ours has: it was changed, and the picture cannot be "
+            "made again"
+        ) from error
 
 
 def check_files(remembered: Remembered, *, replaced: Sequence[str] = ()) -> None:
@@ -206,10 +213,27 @@ def infotext_of(request: Request, k: int, units: Sequence[UnitRequest]) -> str:
         "CFG scale": request.guidance,
         "Seed": request.seed + k,
         "Size": f"{request.width}x{request.height}",
+        **_webui_passes(request),
         **{name: json.dumps(text) for name, text in write_infotext(said).items()},
     }
-    lines = [request.prompts[k], *([f"Negative prompt: {request.negative}"] if request.negative else [])]
+    tags = "".join(f"<lora:{each.name}:{each.weight:g}>" for each in request.loras)  # as WebUIs name LoRAs
+    lines = [request.prompts[k] + tags, *([f"Negative prompt: {request.negative}"] if request.negative else [])]
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])
+
+
+def _webui_passes(request: Request) -> dict[str, Any]:
+    """Return clip skip and the hires pass as WebUIs write them."""
+    said: dict[str, Any] = {} if request.clip_skip == 1 else {"Clip skip": request.clip_skip}
+    if request.image is not None:
+        said["Denoising strength"] = request.strength
+    if request.hires > 1:
+        said |= {
+            "Denoising strength": request.hires_strength,
+            "Hires upscale": request.hires,
+            "Hires upscaler": "Lanczos",
+        }
+        said |= {"Hires steps": request.hires_steps} if request.hires_steps else {}
+    return said
 
 
 def _in_webui(request: UnitRequest) -> UnitArgs:
@@ -230,6 +254,7 @@ def _base(base: Base) -> dict[str, Any]:
 
 def _request(request: Request, sources: Mapping[str, Path]) -> dict[str, Any]:
     plain = {each.name: getattr(request, each.name) for each in fields(request) if each.name not in PICTURES}
+    plain["loras"] = [{"path": str(Path(each.path).resolve()), "weight": each.weight} for each in request.loras]
     for name in PICTURES:
         pixels = getattr(request, name)
         if pixels is not None:
@@ -241,6 +266,7 @@ def _read_request(plain: Mapping[str, Any]) -> Request:
     values = dict(plain)
     prompt = values["prompt"]
     values["prompt"] = prompt if isinstance(prompt, str) else tuple(prompt)
+    values["loras"] = tuple(Lora(str(each["path"]), float(each["weight"])) for each in values.get("loras", ()))
     for name, read in zip(PICTURES, (read_image, read_mask), strict=True):
         if isinstance(values.get(name), str):
             values[name] = read(values[name])
@@ -282,6 +308,7 @@ def _read_unit(path: Path, number: int, record: Mapping[str, Any]) -> UnitReques
 def _paths(record: Mapping[str, Any]) -> set[str]:
     said = [each["said"] for each in record["units"] if "said" in each]
     named = [each.get(name) for each in said for name in (*UNIT_PICTURES, "model")]
+    named += [each["path"] for each in record["request"]["loras"]]
     named += [record["base"]["path"], *(record["request"].get(name) for name in PICTURES)]
     named += [each for several in named if isinstance(several, list) for each in several]
     return {each for each in named if isinstance(each, str) and each}

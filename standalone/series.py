@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import FileError, HintError
-from .media.sources import Files, Film, Frame, many
+from .media.sources import Files, Film, Frame, many, numbered
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..core.control import ControlModel
     from ..pipelines.bases import Base
-    from ..pipelines.drawing import Request
+    from ..pipelines.request import Request
     from ..units.request import UnitRequest
     from .record import Digests
 
@@ -35,6 +35,7 @@ KEY = "controlstack-series"  # of the text in a PNG file that says what it was m
 PICTURES = ("image", "mask")  # of the request
 UNIT_PICTURES = ("image", "effect_mask", "inpaint_mask")
 SHOWN = 5  # failures that are told in full
+SETTINGS = "settings.toml"  # beside the folders of results
 
 Slot = tuple[int | None, str]  # of a unit, or of the request; and which of its pictures
 
@@ -72,7 +73,7 @@ def find_series(args: argparse.Namespace, units: Sequence[UnitRequest]) -> Serie
     slots: list[tuple[Slot, Any]] = [((None, name), getattr(args, name)) for name in PICTURES]
     slots += [((k, name), getattr(unit, name)) for k, unit in enumerate(units) for name in UNIT_PICTURES]
     paths = {slot: path for slot, path in slots if isinstance(path, Path)}
-    found = {slot: source for slot, path in paths.items() if (source := many(path, args.output)) is not None}
+    found = {slot: source for slot, path in paths.items() if (source := _source(slot, path, args, units)) is not None}
     if not found:
         return None
     counts = {each.said: len(each.frames) for each in found.values() if isinstance(each, Files)}
@@ -82,15 +83,29 @@ def find_series(args: argparse.Namespace, units: Sequence[UnitRequest]) -> Serie
     return Series(found)
 
 
+def _source(slot: Slot, path: Path, args: argparse.Namespace, units: Sequence[UnitRequest]) -> Files | Film | None:
+    """Return the pictures that a path means; a pose file with several frames is drawn by its unit's preprocessor."""
+    from .units import pose_frames
+
+    number, name = slot
+    drawn = pose_frames(units[number]) if number is not None and name == "image" else []
+    if len(drawn) > 1:
+        return Files(path, numbered(path, drawn))
+    return None if drawn else many(path, args.output)
+
+
 def with_pictures(
     args: argparse.Namespace, units: Sequence[UnitRequest], pictures: Mapping[Slot, Path | Image]
 ) -> tuple[argparse.Namespace, list[UnitRequest]]:
     """Return arguments and units of one item."""
+    from .units import with_image
+
     own = {name: each for (unit, name), each in pictures.items() if unit is None}
-    return argparse.Namespace(**{**vars(args), **own}), [
-        replace(unit, **{name: each for (which, name), each in pictures.items() if which == k})
-        for k, unit in enumerate(units)
-    ]
+    made = list(units)
+    for (k, name), each in pictures.items():
+        if k is not None:
+            made[k] = with_image(made[k], each) if name == "image" else replace(made[k], **{name: each})
+    return argparse.Namespace(**{**vars(args), **own}), made
 
 
 @dataclass
@@ -125,18 +140,19 @@ class Drawer:
         self, args: argparse.Namespace, request: Request, units: Sequence[UnitRequest], key: str, targets: list[Path]
     ) -> None:
         from ..pipelines.drawing import generate
+        from ..pipelines.shares import check_shares, parts
         from ..preprocessors.images import make_folder, write_image
-        from .asked import split
         from .record import make_texts
         from .units import make_units
 
         loaded = [each.unit for each in make_units(units, self.models, (request.height, request.width))]
         sources = {name: path for name in PICTURES if isinstance(path := getattr(args, name), Path)}
         make_folder(targets[0].parent)
+        check_shares(loaded, request.batch)
         first = 0
-        for part in split(request, self.args.at_once):
-            result = generate(self.base, part, loaded)
-            texts = make_texts(self.base, part, loaded, result.firings, sources, self.digests)
+        for part, own in parts(request, loaded, self.args.at_once):
+            result = generate(self.base, part, own)
+            texts = make_texts(self.base, part, own, result.firings, sources, self.digests)
             for k, image in enumerate(result.images):
                 write_image(targets[first + k], image, {**texts(k), KEY: key})
             first += len(result.images)
@@ -153,6 +169,7 @@ class Drawer:
         for image in (unit.image for unit in units):
             paths += image if isinstance(image, tuple) else (image,)
         paths += [getattr(self.args, name) for name in PICTURES]
+        paths += [each.path for each in request.loras]
         files = [Path(each) for each in paths if isinstance(each, (str, Path)) and Path(each).is_file()]
         files += [each for each in pictures.values() if isinstance(each, Path)]
         files += [self.base.source] if self.base.source is not None else []
@@ -177,6 +194,8 @@ def run_series(
     from .asked import RANDOM_SEED, chance
     from .progress import bar
     from .record import Digests
+    from .report import counted
+    from .settings import write_settings
 
     any_seed = args.seed == RANDOM_SEED
     shared = argparse.Namespace(**{**vars(args), "seed": chance() if any_seed else args.seed})
@@ -195,8 +214,10 @@ def run_series(
         if isinstance(series.leading, Film) and not drawer.failures:
             _write_film(args.output, series.leading, names)
     finally:
+        if drawer.written:
+            write_settings(args.output / SETTINGS, args, seed=shared.seed)
         there = f", {drawer.skipped} were there" if drawer.skipped else ""
-        print(f"wrote {drawer.written} pictures to {args.output}{there}, seed {shared.seed}")
+        print(f"wrote {counted(drawer.written, 'picture')} to {args.output}{there}, seed {shared.seed}")
     if drawer.failures:
         more = f"; and {len(drawer.failures) - SHOWN} more" if len(drawer.failures) > SHOWN else ""
         told = "; ".join(str(error) for error in drawer.failures[:SHOWN])

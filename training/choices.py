@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-FAMILIES = ("controlnet", "controlnet-lite", "controlnext", "t2i-adapter")
+FAMILIES = ("controlnet", "controlnet-lite", "controlnext", "t2i-adapter", "lllite", "ip-adapter", "union")
 COPY, GAUSSIAN = "copy", "gaussian"  # starts that are no files
 UNLOCKS = ("decoder", "all")  # parts of the base
 OPTIMISERS = ("adamw", "adamw-8bit", "sgd")

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import DivergedError, HostError
-from .data.encoding import Row
+from .data.encoding import Row, hint_of, size_of
 from .run import Run
 from .settings import Settings
 from .words import emptied, words_of
@@ -53,8 +53,11 @@ def rate_of(settings: Settings) -> Callable[[int], float]:
     return lambda step: min(1.0, (step + 1) / max(1, settings.warm_up)) * float(curve(step))
 
 
-def loss_of(run: Run, batch: Row) -> Tensor:
-    """Return the mean squared error of the controlled base against the noise, or v, at random times."""
+def loss_of(run: Run, batch: Row, number: int = 0) -> Tensor:
+    """Return the mean squared error of the controlled base against the noise, or v, at random times.
+
+    number: of the batch, from the training's begin.
+    """
     base, settings, device = run.base, run.settings, run.accelerator.device
     latents = batch["latents"].to(device)
     noise = _share(run, lambda rows: torch.randn((rows, *latents.shape[1:]), generator=run.generator)).to(device)
@@ -64,11 +67,13 @@ def loss_of(run: Run, batch: Row) -> Tensor:
         offset = _share(run, lambda rows: torch.randn((rows, latents.shape[1], 1, 1), generator=run.generator))
         noise = noise + settings.noise_offset * offset.to(device)
     noisy = base.scheduler.add_noise(latents, noise, time)
-    words = emptied(batch, run.encoder.words(""), dropped(run, settings.empty_prompts))
-    hint = batch["hint"].to(device, torch.float32) / 255
+    words = emptied(batch, run.encoder.words(""), dropped(run, settings.empty_prompts or 0.0))
+    hint = hint_of(batch, device)
     if settings.empty_hints:
-        hint = hint * ~dropped(run, settings.empty_hints).to(device)[:, None, None, None]
-    predicted = run.trainee(noisy, time, hint, words_of(words, (hint.shape[2], hint.shape[3]), device))
+        empty = dropped(run, settings.empty_hints).to(device).view(-1, *(1,) * (hint.ndim - 1))
+        hint = torch.where(empty, run.recipe.without_hint(run.network, hint), hint)
+    told = run.recipe.told(settings, number)
+    predicted = run.trainee(noisy, time, hint, words_of(words, size_of(batch), device), told)
     errors = F.mse_loss(predicted.float(), target_of(base.scheduler, latents, noise, time).float(), reduction="none")
     if not settings.min_snr:
         return errors.mean()
@@ -116,7 +121,8 @@ def _step(run: Run) -> float:
     losses: list[Tensor] = []
     for part in range(settings.accumulate):
         with accelerator.accumulate(run.trainee):
-            loss = loss_of(run, _batch(run, part))
+            number = run.step * settings.accumulate + part
+            loss = loss_of(run, _batch(run, number), number)
             accelerator.backward(loss)
             losses.append(loss.detach())
             if accelerator.sync_gradients:
@@ -148,12 +154,12 @@ def _share(run: Run, draw: Callable[[int], Tensor]) -> Tensor:
     return draw(count * run.accelerator.num_processes)[count * run.accelerator.process_index :][:count]
 
 
-def _batch(run: Run, part: int) -> Row:
-    """Return this process's share of the part-th batch of the current step, and let the next one be read."""
+def _batch(run: Run, number: int) -> Row:
+    """Return this process's share of the number-th batch, and let the next one be read; sources take turns."""
     settings, accelerator = run.settings, run.accelerator
-    number = run.step * settings.accumulate + part
     first = (number * accelerator.num_processes + accelerator.process_index) * settings.batch
     later = first + accelerator.num_processes * settings.batch
-    run.examples.expect(first, settings.batch, settings.seed)
-    run.examples.expect(later, settings.batch, settings.seed)
-    return run.examples.batch(first, settings.batch, settings.seed)
+    source, following = (each % len(settings.hint_sources) for each in (number, number + 1))
+    run.examples.expect(first, settings.batch, settings.seed, source)
+    run.examples.expect(later, settings.batch, settings.seed, following)
+    return run.examples.batch(first, settings.batch, settings.seed, source)

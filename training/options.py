@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,10 @@ from . import choices
 from .choices import COPY, GAUSSIAN, OPTIMISERS, PRECISIONS, SCHEDULES, TIMES, UNLOCKS
 
 if TYPE_CHECKING:
+    from .data.hints import Kind
     from .settings import Settings
+
+COLUMN = "column:"  # before the name of a column that holds hints
 
 EXAMPLE = """\
 example, one card and a folder of pictures:
@@ -36,8 +41,13 @@ def settings_of(args: argparse.Namespace) -> Settings:
     from .data.hints import HintSource
     from .settings import Settings
 
-    names = [name for name in Settings.__slots__ if hasattr(args, name) and name not in ("hints", "start", "schedule")]
+    names = [
+        name
+        for name in Settings.__slots__
+        if hasattr(args, name) and name not in ("hints", "kinds", "start", "schedule")
+    ]
     given = {name: getattr(args, name) for name in names}
+    given["steps"] = _steps_of(args)
     for name in ("sample_prompts", "sample_hints", "trackers"):
         given[name] = tuple(given[name])
     return Settings(
@@ -45,7 +55,49 @@ def settings_of(args: argparse.Namespace) -> Settings:
         start=args.start if args.start in (None, COPY, GAUSSIAN) else Path(args.start),
         schedule="cosine" if args.cosine else args.schedule,
         hints=HintSource(args.hint_column, args.hint, parameters_of(args.hint_parameters)),
+        kinds=tuple(map(kind_of, args.kinds)),
     )
+
+
+def check_changes(names: Sequence[str], *, resumed: bool) -> None:
+    """Raise ScheduleError for a --change that changes nothing: of no setting, or without --resume."""
+    from ..core.errors import ScheduleError
+    from .settings import Settings
+
+    if names and not resumed:
+        raise ScheduleError("--change says what a resumed training may have otherwise: add --resume, or leave it out")
+    known = [name.replace("_", "-") for name in Settings.__slots__]
+    for name in names:
+        if name.lstrip("-").replace("_", "-") not in known:
+            near = get_close_matches(name, known, n=3) or known
+            raise ScheduleError(f"--change is '{name}', expected a setting: did you mean {' or '.join(near)}?")
+
+
+def _steps_of(args: argparse.Namespace) -> int:
+    """Return the steps that were said, or the usual ones. ScheduleError where the epochs say another number."""
+    from ..core.errors import ScheduleError
+
+    if args.steps is not None and args.epochs:
+        raise ScheduleError(
+            f"--steps {args.steps} and --epochs {args.epochs:g} both say how long: leave one of them out"
+        )
+    return choices.STEPS if args.steps is None else args.steps
+
+
+def kind_of(text: str) -> Kind:
+    """Return `KIND=SOURCE` read: SOURCE is `column:NAME`, or a preprocessor with its parameters in brackets."""
+    from ..core.errors import HintError
+    from ..models.union_kinds import OPTION, offers
+    from .data.hints import HintSource, Kind
+
+    word, equals, source = text.partition("=")
+    kind = offers()[0].find(word)
+    if not equals or kind is None:
+        raise HintError(f"--kind is '{text}', expected KIND=SOURCE with one of {offers()[0].expected} ({OPTION})")
+    if source.startswith(COLUMN):
+        return Kind(kind, HintSource(source[len(COLUMN) :]))
+    name, _, rest = source.partition("(")
+    return Kind(kind, HintSource(None, name, parameters_of(rest.removesuffix(")"))))
 
 
 def parameters_of(text: str) -> dict[str, float]:
@@ -90,6 +142,14 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         help="folder, or listing, of pictures with hints and words; docs/training.md",
     )
     add("--hint", metavar="NAME", help="preprocessor that makes the hints from the pictures, such as canny")
+    add(
+        "--kind",
+        dest="kinds",
+        action="append",
+        default=[],
+        metavar="KIND=SOURCE",
+        help="one kind of a union's hints, such as canny=canny(low=50,high=100) or depth=column:NAME; repeat",
+    )
     add("--hint-parameters", default="", metavar="NAME=VALUE,...", help="its parameters")
     add("--picture-column", metavar="NAME", help="column of the data that names the pictures")
     add("--hint-column", metavar="NAME", help="column that names the hints, or their folder")
@@ -97,6 +157,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add("--check", action="store_true", help="read every example first, hints too; small sets are always read")
     add("--skip-bad", action="store_true", help="leave out examples that cannot be used, and count them")
     add("--resolution", type=int, default=0, metavar="PIXELS", help="cut pictures and hints to squares; default: not")
+    add(
+        "--buckets",
+        action="store_true",
+        help="cut to sizes near the pictures' own shapes, of the square's area at most",
+    )
     add("--random-crop", action="store_true", help="cut any square, not the middle one")
     add("--mirror", action="store_true", help="show half of the examples mirrored; not for hints with left and right")
     add("--workers", type=int, default=0, metavar="N", help="threads that read pictures ahead (default: %(default)s)")
@@ -105,7 +170,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_learning(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("learning").add_argument
-    add("--steps", type=int, default=choices.STEPS, help="of the optimiser (default: %(default)s)")
+    add("--steps", type=int, help=f"of the optimiser (default: {choices.STEPS})")
     add("--epochs", type=float, default=0.0, metavar="N", help="passes over the data, instead of --steps")
     add("--batch", type=int, default=choices.BATCH, help="examples at once (default: %(default)s)")
     add("--accumulate", type=int, default=1, help="batches per step of the optimiser (default: %(default)s)")
@@ -118,16 +183,14 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
     add(
         "--empty-prompts",
         type=float,
-        default=choices.EMPTY_PROMPTS,
         metavar="SHARE",
-        help="prompts that are emptied (default: %(default)s)",
+        help="prompts that are emptied; default: the family's, 0.5 of a ControlNet",
     )
     add(
         "--empty-hints",
         type=float,
-        default=0.0,
         metavar="SHARE",
-        help="hints that are blacked out (default: %(default)s)",
+        help="hints that are blacked out; default: the family's, none of a ControlNet",
     )
     add("--times", choices=TIMES, help="density of the times; default: the family's")
     add(

@@ -11,7 +11,7 @@ from ..core.errors import HintError, ScheduleError
 from ..core.network.base import LATENT
 from . import choices
 from .choices import OPTIMISERS, SCHEDULES, TIMES, UNLOCKS
-from .data.hints import HintSource
+from .data.hints import HintSource, Kind
 
 LAST_SEED = 2**32 - 1  # of numpy's global generator, which accelerate seeds too
 FROM_ONE = ("steps", "batch", "accumulate", "save_every", "keep", "sample_steps")  # whole numbers
@@ -31,11 +31,13 @@ class Settings:
     family: str = choices.FAMILIES[0]
     start: Path | str | None = None  # choices.COPY, GAUSSIAN, or a file to go on from; None: the family's
     hints: HintSource = field(default_factory=HintSource)
+    kinds: tuple[Kind, ...] = ()  # of a union, in place of `hints`
     picture_column: str | None = None
     caption_column: str | None = None
     check: bool = False  # read every example whole before the first step, however many there are
     skip_bad: bool = False  # leave bad examples out
     resolution: int = 0  # pictures are cut to squares of so many pixels; 0: they stay as they are
+    buckets: bool = False  # cut to sizes near their own shapes, of no more area than the square
     random_crop: bool = False  # any square of the picture, not its middle
     mirror: bool = False  # half of the examples, left to right
     workers: int = 0  # threads that read pictures ahead
@@ -50,8 +52,8 @@ class Settings:
     unlock_rate: float | None = None  # its learning rate; None: the family's, for unlocked parts the learning rate
     schedule: str = SCHEDULES[0]
     warm_up: int = choices.WARM_UP  # steps
-    empty_prompts: float = choices.EMPTY_PROMPTS
-    empty_hints: float = 0.0
+    empty_prompts: float | None = None  # share; None: the family's
+    empty_hints: float | None = None
     times: str | None = None  # how times of the noise are drawn; None: as the family's paper does
     min_snr: float = 0.0  # gamma of Hang et al. 2023; 0: none
     noise_offset: float = 0.0
@@ -75,15 +77,23 @@ class Settings:
     def __post_init__(self) -> None:
         _check_numbers(self)
         _check_words(self)
+        if self.kinds:
+            _check_kinds(self)
         if self.resolution < 0 or self.resolution % LATENT:
             raise HintError(f"--resolution is {self.resolution}, expected a multiple of {LATENT} pixels")
-        if self.random_crop and not self.resolution:
-            raise HintError("--random-crop needs the size of the squares: give --resolution, such as 512")
+        for name in ("random_crop", "buckets"):
+            if getattr(self, name) and not self.resolution:
+                raise HintError(f"{option(name)} needs the size of the squares: give --resolution, such as 512")
         if len(self.sample_prompts) != len(self.sample_hints):
             raise HintError(
                 f"there are {len(self.sample_prompts)} --sample-prompt and {len(self.sample_hints)} --sample-hint, "
                 "expected as many of each"
             )
+
+    @property
+    def hint_sources(self) -> tuple[HintSource, ...]:
+        """Return where hints come from: one source, or one for each kind of hint."""
+        return tuple(each.hints for each in self.kinds) or (self.hints,)
 
     @property
     def holds_out(self) -> bool:
@@ -100,8 +110,8 @@ def _check_numbers(settings: Settings) -> None:
         "learning_rate": (rates[0] is None or 0 < rates[0] < math.inf, "more than 0"),
         "unlock_rate": (rates[1] is None or 0 < rates[1] < math.inf, "more than 0"),
         "epochs": (0 <= settings.epochs < math.inf, "0 or more"),
-        "empty_prompts": (0 <= settings.empty_prompts <= 1, "0 to 1"),
-        "empty_hints": (0 <= settings.empty_hints <= 1, "0 to 1"),
+        "empty_prompts": (settings.empty_prompts is None or 0 <= settings.empty_prompts <= 1, "0 to 1"),
+        "empty_hints": (settings.empty_hints is None or 0 <= settings.empty_hints <= 1, "0 to 1"),
         "min_snr": (0 <= settings.min_snr < math.inf, "0 (none) or more"),
         "noise_offset": (0 <= settings.noise_offset < math.inf, "0 (none) or more"),
         "max_grad_norm": (settings.max_grad_norm > 0, "more than 0"),
@@ -112,6 +122,17 @@ def _check_numbers(settings: Settings) -> None:
     for name, (good, expected) in bounds.items():
         if not good:
             raise ScheduleError(f"{option(name)} is {getattr(settings, name)}, expected {expected}")
+
+
+def _check_kinds(settings: Settings) -> None:
+    """Raise HintError for kinds of hints that cannot be told apart, or that one example cannot have."""
+    names = [each.kind for each in settings.kinds]
+    if len(set(names)) < len(names):
+        raise HintError(f"--kind names {', '.join(names)}: expected each kind once")
+    if (settings.hints.column, settings.hints.preprocessor) != (None, None):
+        raise HintError("--kind says where hints come from, and so do --hint or --hint-column: leave those out")
+    if sum(each.hints.preprocessor is None for each in settings.kinds) > 1:
+        raise HintError("--kind reads hints from two columns, expected one: an example has one hint beside its picture")
 
 
 def _check_words(settings: Settings) -> None:
@@ -138,6 +159,7 @@ def record(settings: Settings, digests: Mapping[str, str]) -> dict[str, str]:
     fields["samples"] = settings.holds_out  # what counts is which examples are held out
     for name in ("sample_prompts", "sample_hints"):
         del fields[name]
+    fields["kinds"] = " ".join(map(str, settings.kinds))
     if settings.schedule == SCHEDULES[0]:
         del fields["steps"]  # nothing but the end depends on it
     return {**{name: str(value) for name, value in fields.items()}, **digests}

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.errors import HintError, HostError, MissingDependencyError
 from ..pipelines.bases import load_pipeline
 from ..pipelines.quiet import quiet
+from .data.buckets import Buckets
 from .data.checking import Checked, check, depth_for, refuse
 from .data.encoding import Encoder, Store, add_weights
-from .data.example import Example
+from .data.example import Example, shape_of
 from .data.examples import Examples, Variety
 from .data.hints import Reader
 from .data.listings import read_listing
@@ -49,16 +50,16 @@ def start(settings: Settings, bar: Bar = no_bar) -> Run:
     accelerator = _accelerator(settings)
     checked = _checked(settings, accelerator, bar)
     examples, held_out = _split(checked.examples, settings)
-    settings = _with_steps(settings, len(examples), accelerator.num_processes)
+    reader = Reader(settings.hint_sources, settings.resolution, settings.buckets)
+    buckets = _buckets(examples, reader, settings.batch * accelerator.num_processes)
+    settings = _with_steps(settings, len(examples) if buckets is None else buckets.epoch(), accelerator.num_processes)
     base = load_frozen(settings.base, accelerator.device, HALF.get(settings.mixed_precision, torch.float32))
     encoder = Encoder(base, accelerator.device)
     digests = {"base": _digest_of(base), "data": _digest(checked.examples)}
-    trainee = _trainee(recipe, base, settings)
-    before = {name: each.detach().cpu().clone() for name, each in names_of_base(trainee).items()}
+    trainee, before = _trainee(recipe, base, settings)
     generator = torch.Generator().manual_seed(settings.seed)
     average = Average(settings.ema) if settings.ema else None
     prepared, optimiser = accelerator.prepare(trainee.to(accelerator.device), _optimiser(trainee, settings, recipe))
-    reader = Reader(settings.hints, settings.resolution)
     shown: dict[str, Any] = {"reader": reader, "encoder": encoder}
     run = Run(
         settings=settings,
@@ -77,6 +78,7 @@ def start(settings: Settings, bar: Bar = no_bar) -> Run:
             variety=Variety(settings.mirror, settings.random_crop),
             store=_store(settings, encoder, reader),
             workers=settings.workers,
+            buckets=buckets,
         ),
         held_out=Examples(held_out, **shown),
         generator=generator,
@@ -95,6 +97,8 @@ def with_rates(settings: Settings, recipe: Recipe) -> Settings:
         settings,
         learning_rate=rate,
         times=settings.times or recipe.times,
+        empty_prompts=recipe.empty_prompts if settings.empty_prompts is None else settings.empty_prompts,
+        empty_hints=recipe.empty_hints if settings.empty_hints is None else settings.empty_hints,
     )
 
 
@@ -157,13 +161,15 @@ def _checked(settings: Settings, accelerator: Any, bar: Bar) -> Checked:
     """Return the examples that can be used; the first process reads them, the others hear what it found."""
     from accelerate.utils import broadcast_object_list
 
-    columns = settings.hints.columns(settings.picture_column, settings.caption_column)
+    sources = settings.hint_sources
+    of_files = next((each for each in sources if each.preprocessor is None), sources[0])
+    columns = of_files.columns(settings.picture_column, settings.caption_column)
     listing = read_listing(settings.data, columns)
     found: list[Any] = [None]
     if accelerator.is_main_process:
         depth = depth_for(listing.examples, settings.check)
         alike = settings.batch > 1 and not settings.resolution
-        reader = Reader(settings.hints, settings.resolution)
+        reader = Reader(sources, settings.resolution, settings.buckets)
         found = [check(bar(listing.examples, "examples checked"), reader, depth, alike=alike)]
     broadcast_object_list(found)
     checked: Checked = found[0]
@@ -187,6 +193,13 @@ def _split(examples: Sequence[Example], settings: Settings) -> tuple[Sequence[Ex
     return examples[:-HELD_OUT], examples[-HELD_OUT:]
 
 
+def _buckets(examples: Sequence[Example], reader: Reader, together: int) -> Buckets | None:
+    """Return the size of each example, by the headers of the pictures; None where all are cut alike."""
+    if not reader.buckets:
+        return None
+    return Buckets([reader.size(shape_of(each.picture)) for each in examples], together)
+
+
 def _with_steps(settings: Settings, examples: int, processes: int) -> Settings:
     """Return the settings with as many steps as the epochs have."""
     if not settings.epochs:
@@ -195,19 +208,24 @@ def _with_steps(settings: Settings, examples: int, processes: int) -> Settings:
     return replace(settings, steps=max(1, math.ceil(settings.epochs * examples / a_step)))
 
 
-def _trainee(recipe: Recipe, base: Any, settings: Settings) -> Trainee:
-    """Return base and control, with the parts of the base that are trained along in fp32."""
+def _trainee(recipe: Recipe, base: Any, settings: Settings) -> tuple[Trainee, dict[str, Tensor]]:
+    """Return base and control, and the weights of the base that are trained along, in fp32, as the base has them.
+
+    A file to go on from may have changed them already.
+    """
     unet = base.unet
     unlocked = frozenset(recipe.unlocked(unet, settings))
+    before: dict[str, Tensor] = {}
     for name, weight in unet.named_parameters():
         if name in unlocked:
             weight.data = weight.data.float()
+            before[name] = weight.detach().cpu().clone()
     network = recipe.network(unet, settings)
     trainee = Trainee(unet, network, recipe.model(network, unet, settings), unlocked)
     if settings.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         recompute(network, recipe.blocks)
-    return trainee
+    return trainee, before
 
 
 def _optimiser(trainee: Trainee, settings: Settings, recipe: Recipe) -> torch.optim.Optimizer:

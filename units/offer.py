@@ -25,10 +25,12 @@ ALL = "All"
 TYPES: tuple[str, ...] = (  # control types in the order in which users of sd-webui-controlnet know them
     ALL, "Canny", "Depth", "NormalMap", "OpenPose", "MLSD", "Lineart", "SoftEdge", "Scribble", "Segmentation",
     "Shuffle", "Tile", "Blur", "Inpaint", "InstructP2P", "Recolor", "T2I-Adapter", "IP-Adapter",
+    "Instant-ID",
 )  # fmt: skip
 _WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({  # in file names that mean a type; sd-webui-controlnet
     "Blur": ("blur", "tile"),
     "InstructP2P": ("instructp2p", "ip2p"),
+    "Instant-ID": ("instant_id", "instant-id", "instantid"),
     "IP-Adapter": ("ip-adapter", "ip_adapter", "ipadapter"),
     "NormalMap": ("normal",),
     "Recolor": ("recolor", "luminance", "intensity"),
@@ -42,6 +44,7 @@ _FURTHER: Mapping[str, tuple[str, ...]] = MappingProxyType({"Blur": ("blur_gauss
 _DEFAULTS: Mapping[str, str] = MappingProxyType({"Inpaint": "inpaint_only"})  # where that is not the first one
 UNIONS = ("union", "promax")  # in file names of models for several types, as in sd-webui-controlnet
 _ADAPTERS = "IP-Adapter"  # whose names hold the word of another type
+_OF_ADAPTERS = (_ADAPTERS, "Instant-ID")  # types that an adapter may be of
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ def models_of_type(control_type: str, models: Sequence[str]) -> list[str]:
     if control_type == ALL:
         return list(models)
     words = _WORDS.get(control_type, (control_type.lower(),))
-    others = () if control_type == _ADAPTERS else _WORDS[_ADAPTERS]
+    others = () if control_type in _OF_ADAPTERS else _WORDS[_ADAPTERS]
     named = [
         name
         for name in models

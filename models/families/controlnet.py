@@ -25,6 +25,7 @@ from ...core.errors import ModelError, UnsupportedModelError
 from ...core.network.base import SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT, Base
 from ...core.network.points import MIDDLE, Point, skip
 from ...core.network.rows import Twins
+from ...core.options import Option
 from ...core.step import Step
 from ..companions import companion_of, read_delta
 from ..family import Family, Shapes
@@ -54,11 +55,19 @@ SOFT_BASE = 0.825  # guess mode, lllyasviel/ControlNet gradio_canny2image.py: st
 SOFT_LENGTH = 13  # the list belongs to SD 1.x; for SDXL sd-webui-controlnet cuts it to 10, and users rely on that
 STANDARD_HINT_STEM = (16, 16, 32, 32, 96, 96, 256)  # channels of the hint encoder, cldm.py `input_hint_block`
 # Attention heads leave no trace in the shapes. SD 1.x has 8 of them, its successors make them 64 channels wide.
-_HEADS: dict[int, tuple[int | None, int | None]] = {
+HEADS: dict[int, tuple[int | None, int | None]] = {
     SD1_CONTEXT: (8, None),
     SD2_CONTEXT: (None, 64),
     SDXL_CONTEXT: (None, 64),
 }
+CONTEXT = Option(  # InstantID's ControlNet has the names and shapes of any other for SDXL
+    name="context",
+    label="Context",
+    meaning="what it reads beside the hint: the prompt, or the tokens of the unit with InstantID's adapter (face)",
+    default="prompt",
+    words={"prompt": (), "face": ("Instant-ID",)},
+    of_hint=True,
+)
 MOST = 4096  # heads, channels or groups; no network is as wide as their product
 
 T = TypeVar("T")
@@ -123,7 +132,7 @@ class ControlNetConfig:
             channels=channels,
             latent_channels=latent_channels,
             blocks=tuple(_blocks(shapes)),
-            middle_depth=_depth(shapes, "middle_block.1"),
+            middle_depth=depth_of(shapes, "middle_block.1"),
             middle_second="middle_block.2.in_layers.0.weight" in shapes,
             context=context,
             label=shapes["label_emb.0.0.weight"][1] if "label_emb.0.0.weight" in shapes else None,
@@ -191,7 +200,7 @@ class ControlNet(nn.Module):
         emb = emb if kinds is None else emb + kinds
         left, keys_and_values, h = len(points), iter(prompt), x
         for i, block in enumerate(self.input_blocks):
-            h = _run(cast(nn.ModuleList, block), h, emb, keys_and_values, widen)
+            h = run_block(cast(nn.ModuleList, block), h, emb, keys_and_values, widen)
             if i == 0:
                 h = h + features
             if (point := skip(i)) in points:
@@ -199,7 +208,7 @@ class ControlNet(nn.Module):
                 left -= 1
             if not left:
                 return
-        h = _run(self.middle_block, h, emb, keys_and_values, widen)
+        h = run_block(self.middle_block, h, emb, keys_and_values, widen)
         yield MIDDLE, widen(self.middle_block_out(h))
 
     def forward(
@@ -246,6 +255,12 @@ class ControlNetModel(ControlModel):
         self.soft_weights = (1.0,) if config.only_middle else _soft_weights(len(self.points))
         self.hint_channels = config.hint_channels
 
+    def bind(self, options: Mapping[str, object]) -> ControlModel:
+        """Return the same told these options."""
+        bound = super().bind(options)
+        bound.reads_tokens = CONTEXT.name in bound.options
+        return bound
+
     def prepare(self, hint: Tensor) -> Prepared:
         """Compute the features [N, channels, h, w] of a hint [N, hint_channels, 8h, 8w]."""
         hint = hint.flip(1) if self.bgr else hint
@@ -277,7 +292,8 @@ def _soft_weights(count: int) -> tuple[float, ...]:
     return tuple(SOFT_BASE ** (SOFT_LENGTH - 1 - i) for i in range(count))
 
 
-def _run(block: nn.ModuleList, h: Tensor, emb: Tensor, prompt: Iterator[Tensor], widen: Rows) -> Tensor:
+def run_block(block: nn.ModuleList, h: Tensor, emb: Tensor, prompt: Iterator[Tensor], widen: Rows = as_it_is) -> Tensor:
+    """Return what the layers of a block make of h [B, C, h, w]; prompt: yields keys and values of its transformers."""
     for layer in block:
         if isinstance(layer, ResBlock):
             h = layer(h, emb if len(h) == len(emb) else widen(emb))
@@ -328,7 +344,7 @@ def _blocks(shapes: Shapes) -> Iterator[Block]:
         if f"{name}.0.op.weight" in shapes:
             yield Block(shapes[f"{name}.0.op.weight"][0], down=True)
         else:
-            yield Block(shapes[f"{name}.0.in_layers.2.weight"][0], _depth(shapes, f"{name}.1"))
+            yield Block(shapes[f"{name}.0.in_layers.2.weight"][0], depth_of(shapes, f"{name}.1"))
 
 
 def count_children(shapes: Shapes, prefix: str, stride: int = 1) -> int:
@@ -337,7 +353,7 @@ def count_children(shapes: Shapes, prefix: str, stride: int = 1) -> int:
     return max(numbers, default=-stride) // stride + 1
 
 
-def _depth(shapes: Shapes, prefix: str) -> int:
+def depth_of(shapes: Shapes, prefix: str) -> int:
     """Return how many transformer blocks stand below a name."""
     start = f"{prefix}.transformer_blocks."
     return len({key[len(start) :].split(".")[0] for key in shapes if key.startswith(start)})
@@ -355,13 +371,13 @@ def _heads(settings: ControlNetSettings, context: int | None) -> tuple[int | Non
         return None, settings.head_channels
     if context is None:
         return None, None
-    if context not in _HEADS:
-        known = ", ".join(map(str, _HEADS))
+    if context not in HEADS:
+        known = ", ".join(map(str, HEADS))
         raise UnsupportedModelError(
             f"the context width is {context}, expected one of {known}: for another base model give the setting "
             "'heads' or 'head_channels' in the file's metadata or in a JSON file beside it"
         )
-    return _HEADS[context]
+    return HEADS[context]
 
 
 def _check_divisors(config: ControlNetConfig) -> None:
@@ -388,6 +404,7 @@ class ControlNetFamily(Family[ControlNet, ControlNetSettings]):
 
     id, title, settings = "controlnet", "ControlNet", ControlNetSettings
     bases, paper = "SD 1.x, SD 2.x, SDXL", "Zhang et al., ICCV 2023"
+    options = (CONTEXT,)
 
     def detect(self, shapes: Shapes) -> bool:
         return is_controlnet(shapes) and not is_union(shapes)
@@ -412,13 +429,16 @@ class ControlNetFamily(Family[ControlNet, ControlNetSettings]):
     def of_config(self, config: Mapping[str, Any]) -> dict[str, object]:
         """Return what the weights do not show. diffusers calls the number of heads `attention_head_dim`."""
         settings: dict[str, object] = {"norm_groups": config.get("norm_num_groups")}
-        settings |= _heads_of_config(config)
+        settings |= heads_of_config(config)
         if config.get("global_pool_conditions"):
             settings["global_average_pooling"] = True
         return settings | {"hint_order": config.get("controlnet_conditioning_channel_order")}
 
     def base(self, shapes: Shapes) -> Base:
         return base_of(shapes)
+
+    def offers(self, shapes: Shapes) -> tuple[Option, ...]:
+        return _offers(_context(shapes))
 
     def create(self, shapes: Shapes, settings: ControlNetSettings, kit: Kit) -> ControlNet:
         return ControlNet(ControlNetConfig.from_shapes(shapes, settings), kit.ops, kit.attention)
@@ -434,7 +454,9 @@ class ControlNetFamily(Family[ControlNet, ControlNetSettings]):
                 shown(name),
             )
             pool = True
-        return ControlNetModel(network, name=name, pool=bool(pool), bgr=settings.hint_order == "bgr", dtype=dtype)
+        model = ControlNetModel(network, name=name, pool=bool(pool), bgr=settings.hint_order == "bgr", dtype=dtype)
+        model.offers = _offers(network.config.context)
+        return model
 
     def join(
         self,
@@ -445,11 +467,15 @@ class ControlNetFamily(Family[ControlNet, ControlNetSettings]):
     ) -> ControlModel:
         """Return the model with what was added to the base's weights in its training, if the file names a companion."""
         if settings.companion is not None and (companion := companion_of(header.weights, settings.companion)):
-            model.delta = read_delta(companion, "increments", base_state)
+            model.delta = read_delta(companion, header, "increments", base_state)
         return model
 
 
 FAMILY = ControlNetFamily()
+
+
+def _offers(context: int | None) -> tuple[Option, ...]:
+    return (CONTEXT,) if context == SDXL_CONTEXT else ()
 
 
 def base_of(shapes: Shapes) -> Base:
@@ -459,7 +485,7 @@ def base_of(shapes: Shapes) -> Base:
     return Base(context=_context(shapes), label=label, blocks=widths)
 
 
-def _heads_of_config(config: Mapping[str, Any]) -> dict[str, object]:
+def heads_of_config(config: Mapping[str, Any]) -> dict[str, object]:
     """Return the heads of diffusers' configuration: one number, or one for each level."""
     heads: Any = config.get("num_attention_heads") or config.get("attention_head_dim")
     counts = cast("list[Any]", heads) if isinstance(heads, list) else [heads]

@@ -327,7 +327,7 @@ class ControlNeXtFamily(Family[ControlNeXt, ControlNeXtSettings]):
         if companion is None:
             return model
         place = Place.MIDDLE if network.old else _told(settings, companion, header.name)
-        delta = read_delta(companion, settings.companion_holds, base_state)
+        delta = read_delta(companion, header, settings.companion_holds, base_state)
         return ControlNeXtModel(
             network, name=model.name, place=place, delta=delta, dtype=cast(ControlNeXtModel, model).dtype
         )

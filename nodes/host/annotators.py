@@ -21,6 +21,7 @@ from ...preprocessors.perform import Runtime
 
 FOLDER = "controlnet_aux"  # below the host's models, and the name of extra model paths
 ENCODERS = "clip_vision"  # the host's folder of image encoders
+FACES = "insightface"  # where other packs keep the recognition of faces
 PEERS = ("comfyui_controlnet_aux/ckpts",)  # where other packs keep the same files, below the custom nodes
 OFFLINE = "HF_HUB_OFFLINE"  # set: nothing is downloaded
 
@@ -51,7 +52,7 @@ class HostManager:
         if not isinstance(network, nn.Module):
             return network
         device, rest = memory.get_torch_device(), memory.unet_offload_device()
-        return comfy.model_patcher.ModelPatcher(network, load_device=device, offload_device=rest)
+        return comfy.model_patcher.ModelPatcher(_Held(network), load_device=device, offload_device=rest)
 
     def ready(self, handle: Any) -> AbstractContextManager[object]:
         """Load all of the network to the device: its layers cannot be streamed."""
@@ -67,10 +68,18 @@ class HostManager:
         return int(memory.get_free_memory(memory.get_torch_device()))
 
 
+class _Held(nn.Module):
+    """A network as a patcher holds it: the host sets the `device` of what it moves, and that of others may be fixed."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+
 @contextmanager
 def _loaded(patcher: Any) -> Iterator[Any]:
     memory.load_models_gpu([patcher], force_full_load=True)
-    yield patcher.model
+    yield patcher.model.network
 
 
 def _folders() -> list[Path]:
@@ -79,7 +88,8 @@ def _folders() -> list[Path]:
     found = [Path(path) for path in folder_paths.get_folder_paths(FOLDER)]
     packs = [Path(path) / peer for path in folder_paths.get_folder_paths("custom_nodes") for peer in PEERS]
     encoders = [Path(path) for path in folder_paths.get_folder_paths(ENCODERS)]
-    return [*found, *encoders, *(path for path in packs if path.is_dir())]
+    faces = Path(folder_paths.models_dir) / FACES
+    return [*found, *encoders, faces, *(path for path in packs if path.is_dir())]
 
 
 def _report(done: int, total: int) -> None:

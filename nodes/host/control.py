@@ -211,6 +211,12 @@ class LoadedControl(StackControl):
         model = self.own.model.bind(told_by_host(self, self.own.model.offers))
         return (ControlUnit(model=model, hint=image[:, :3], weight=self.strength, schedule=schedule),)
 
+    def set_cond_hint(self, *said: Any, vae: Any = None, **more: Any) -> LoadedControl:
+        """Take what the host's Apply node says; the host itself keeps a VAE for controls of other classes alone."""
+        super().set_cond_hint(*said, vae=vae, **more)
+        self.vae = vae
+        return self
+
     def copy(self) -> LoadedControl:
         copied = LoadedControl(self.own)
         self.copy_to(copied)

@@ -7,6 +7,7 @@ from pathlib import Path
 import folder_paths
 
 from ...core.errors import HostError
+from ...models.reference_kinds import REFERENCES
 
 ADAPTERS = "ipadapter"  # which ComfyUI_IPAdapter_plus adds as well, and the host itself does not know
 FOLDERS = ("controlnet", "t2i_adapter", ADAPTERS)  # of the host; the second only where a user added it
@@ -14,11 +15,11 @@ SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".sft")  # a folder 
 
 
 def files() -> list[str]:
-    """Return the names that a user can choose from; extra model paths are among them."""
+    """Return the names that a user can choose from: files, also of extra model paths, and what has no file."""
     folder_paths.add_model_folder_path(ADAPTERS, str(Path(folder_paths.models_dir) / ADAPTERS))
     known = [folder for folder in FOLDERS if folder in folder_paths.folder_names_and_paths]
     found = {name for folder in known for name in folder_paths.get_filename_list(folder)}
-    return sorted(name for name in found if name.lower().endswith(SUFFIXES))
+    return [*sorted(name for name in found if name.lower().endswith(SUFFIXES)), *REFERENCES]
 
 
 def path_of(name: str) -> Path:

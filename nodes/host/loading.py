@@ -19,9 +19,11 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ...core.errors import UnsupportedModelError
+from ...core.errors import HostError, UnsupportedModelError
 from ...models.files.loading import Header, open_model
 from ...models.layers import Kit, Ops
+from ...models.reference import ReferenceModel
+from ...models.reference_kinds import REFERENCES
 from ...models.registry import load_open
 from ...units.convention import said_by
 from .control import LoadedControl
@@ -38,6 +40,8 @@ def load(name: str, base: Any = None) -> Any:
 
     base: the host's model patcher, whose weights "difference" files are added to.
     """
+    if name in REFERENCES:
+        return LoadedControl(_reference(name, base))
     path = path_of(name)
     try:
         return LoadedControl(_own(path, base, memory.get_torch_device()))
@@ -46,6 +50,16 @@ def load(name: str, base: Any = None) -> Any:
         if control is None:
             raise
         return control
+
+
+def _reference(name: str, base: Any) -> Own:
+    """Return a reference, which has no file; HostError without the base model, whose attention it acts on."""
+    if base is None:
+        raise HostError(
+            f"'{name}' has no file and acts on the attention of the base model: connect the model that is sampled to "
+            "the loader's input 'model'"
+        )
+    return Own(ReferenceModel(name, _weights(base)), None, lambda _: _reference(name, base))
 
 
 def _of_host(path: Path, base: Any) -> Any:

@@ -56,7 +56,7 @@ class Own:
     """A network of ours."""
 
     model: ControlModel
-    patcher: Any
+    patcher: Any  # None for a model without weights
     on: Callable[[Any], Own]
     says: str = ""  # what its file says about its hints, such as "canny(low=50,high=100)"
     control: None = None
@@ -64,7 +64,7 @@ class Own:
 
     @property
     def patchers(self) -> Sequence[Any]:
-        return (self.patcher,)
+        return () if self.patcher is None else (self.patcher,)
 
     def begin(self, model: Any, sigma_at: Callable[[float], float]) -> None:
         """Do nothing: a network of ours knows no run."""
@@ -104,6 +104,9 @@ class Foreign:
 def member_of(spec: UnitSpec, vae: Any) -> Member:
     """Return the member of one unit; raise what can be known to be wrong before a run."""
     own: Own | None = getattr(spec.control, "own", None)
+    latents = spec.control.latent_format is not None if own is None else own.model.hint_space is HintSpace.LATENTS
+    if latents and vae is None:
+        raise HostError(f"'{spec.name}' reads hints as latents and needs a VAE: connect one to Apply Control Units")
     return _foreign(spec, vae) if own is None else own
 
 
@@ -136,7 +139,7 @@ def described(control: Any) -> str:
     """Return in one line who loaded a CONTROL_NET, and what it is for."""
     own: Own | None = getattr(control, "own", None)
     if own is not None:
-        return f"loaded by ControlStack, for {own.model.base.name}"
+        return f"loaded by ControlStack, for {own.model.base.name if own.patcher else 'the connected model'}"
     network = getattr(control, "control_model", None) or control
     return f"loaded by ComfyUI's own loader ({type(network).__name__})"
 
@@ -162,8 +165,6 @@ def _foreign(spec: UnitSpec, vae: Any) -> Foreign:
     weighed = spec.request.block_weights is not None or spec.request.mode is not ControlMode.BALANCED
     if weighed and points_of(spec.control) is None:
         raise _unknown_blocks(spec.name)
-    if spec.control.latent_format is not None and vae is None:
-        raise HostError(f"'{spec.name}' reads hints as latents and needs a VAE: connect one to Apply Control Units")
     masked = reads_inpaint_mask(spec)
     model = ForeignModel(
         spec.control,

@@ -21,13 +21,14 @@ class UnitReport:
     curve: tuple[tuple[float, float], ...]
     seconds: float  # in its network, all steps together; units that share a network are timed together
     size: int  # bytes of its weights
+    more: str = ""  # what a step costs beside its network
 
     def __str__(self) -> str:
         line = f"{self.name}: fires on {self.firing} steps{self.firing.remark}"
         if not self.firing.fired:
             return f"{line} (it never acted: check its range and the steps of this pass)"
         each = self.seconds / max(1, self.firing.ran)
-        return f"{line}, {each:.2f} s each, {self.size / MEGABYTE:.0f} MB"
+        return f"{line}{self.more}, {each:.2f} s each, {self.size / MEGABYTE:.0f} MB"
 
 
 Report = tuple[UnitReport, ...]

@@ -13,7 +13,7 @@ from ...core.errors import ScheduleError, UnitError
 from ...core.schedule import Easing, Keyframe
 from ...units.blocks import BlockWeights
 from ...units.text import read_block_weights
-from ..schema import BlockWeightsType, ScheduleType, schema
+from ..schema import BlockWeightsType, ScheduleType, number, place, schema
 from .moments import Moment, Moments, curve_of
 from .node_shape import EASINGS
 
@@ -25,10 +25,9 @@ class FrameWeights(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        weight = {"min": -10.0, "max": 10.0, "step": 0.01}
         fade = [
-            io.Float.Input("first", default=1.0, tooltip="Factor of the weight for the first picture.", **weight),
-            io.Float.Input("last", default=0.0, tooltip="Factor of the weight for the last picture.", **weight),
+            number("first", "Factor of the weight for the first picture."),
+            number("last", "Factor of the weight for the last picture.", default=0.0),
             io.Int.Input("count", default=16, min=2, max=4096, tooltip="How many pictures the batch has."),
             io.Combo.Input("easing", options=list(EASINGS), default="linear", tooltip="The way between the two."),
         ]
@@ -69,12 +68,8 @@ class ControlKeyframe(io.ComfyNode):
             "of the unit's own. Chain keyframes, then connect the last to the schedule of Control Unit.",
             aliases=("timestep keyframe", "timestep keyframe interpolation", "mask per keyframe"),
             inputs=[
-                io.Float.Input(
-                    "at", default=0.0, min=0.0, max=1.0, step=0.001, tooltip="Where in the run, in the unit's basis."
-                ),
-                io.Float.Input(
-                    "weight", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip="Factor of the unit's weight here."
-                ),
+                place("at", 0.0, "Where in the run, in the unit's basis."),
+                number("weight", "Factor of the unit's weight here."),
                 io.Combo.Input(
                     "easing", options=list(EASINGS), default="hold", tooltip="The way to the next keyframe's weight."
                 ),

@@ -15,7 +15,7 @@ from ...units.hint import Size
 from ...units.offer import preprocessor_of
 from ...units.request import UnitRequest
 from ...units.webui.infotext import parse_generation
-from ..hints import as_read, make_hint, size_of
+from ..hinting.hints import as_read, make_hint, size_of
 from ..host.files import files
 from ..host.loading import load
 from ..host.member import name_of
@@ -50,6 +50,7 @@ class UnitsFromInfotext(io.ComfyNode):
                 UnitsType.Input("units", optional=True, tooltip="Units before these."),
                 io.Latent.Input("latent", optional=True, tooltip="The latents to be sampled, for pixel perfect units."),
                 io.Mask.Input("inpaint_mask", optional=True, tooltip="What is to be invented, for inpainting units."),
+                io.Model.Input("model", optional=True, tooltip="The model that is sampled, for references."),
             ],
             outputs=[
                 UnitsType.Output(display_name="units", tooltip="The units of the text."),
@@ -67,12 +68,13 @@ class UnitsFromInfotext(io.ComfyNode):
         units: Units = (),
         latent: Mapping[str, Any] | None = None,
         inpaint_mask: Tensor | None = None,
+        model: Any = None,
     ) -> io.NodeOutput:
         generation = parse_generation(infotext)
         found = read_units(generation.settings, PASSES[hires_pass])
         pictures = pictures_of(image, len(found)) if found else []
         names = [file_of(unit, files()) for unit in found]
-        models = {name: load(name) for name in dict.fromkeys(names)}
+        models = {name: load(name, model) for name in dict.fromkeys(names)}
         made = (
             _spec(
                 replace(unit, model=name_of(models[name], name)), models[name], picture, size_of(latent), inpaint_mask

@@ -47,9 +47,9 @@ class OnnxNetwork:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Return height and width of the pictures that it takes."""
-        height, width = self._input.shape[2:4]
-        return int(height), int(width)
+        """Return height and width of the pictures that it takes; 0 where it takes any."""
+        height, width = (side if isinstance(side, int) else 0 for side in self._input.shape[2:4])
+        return height, width
 
     @property
     def outputs(self) -> int:

@@ -16,9 +16,9 @@ else:
     from ..lazy import np
 
 
-NO_ATTENTION = (
-    "a reference acts through the base model's own attention, which units cannot do yet; choose a preprocessor whose "
-    "hint a control model reads, such as canny"
+NO_PREPROCESSOR = (
+    "a reference is a control model without a file, and no preprocessor: choose it as the model, with the preprocessor "
+    "none"
 )
 
 
@@ -64,7 +64,7 @@ def _reference_entry(kind: str, title: str, doc: str) -> Preprocessor:
         run=_reference,
         output=Output.RGB,
         control_types=("Reference",),
-        no_hint=NO_ATTENTION,
+        no_hint=NO_PREPROCESSOR,
         parameters=(
             Parameter(name="fidelity", label="Style fidelity (only for balanced mode)", default=0.5, minimum=0.0,
                       maximum=1.0, step=0.01, shapes_hint=False, doc="How closely the control follows the reference."),

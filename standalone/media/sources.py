@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,8 +104,13 @@ def _animation(path: Path) -> Files | None:
 
     if count_frames(path) < 2:
         return None
-    frames = enumerate(read_frames(path), start=1)
-    return Files(path, tuple(Frame(Path(path.stem, f"{number:0{DIGITS}d}"), frame) for number, frame in frames))
+    return Files(path, numbered(path, read_frames(path)))
+
+
+def numbered(path: Path, pictures: Iterable[Image]) -> tuple[Frame, ...]:
+    """Return the pictures of one file as frames, which go into a folder of its name."""
+    frames = enumerate(pictures, start=1)
+    return tuple(Frame(Path(path.stem, f"{number:0{DIGITS}d}"), frame) for number, frame in frames)
 
 
 def _in_folder(folder: Path, output: Path) -> Files:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...core.errors import ControlError, HintError, UnitError
-from ...pipelines.drawing import Request
+from ...pipelines.request import Request
 from ...pipelines.schedulers import NAMES
 from ...preprocessors.images import decode_image
 from ...units.hint import visible
@@ -71,6 +71,7 @@ def what_is_offered(studio: Studio) -> dict[str, Any]:
     models = studio.library.models.values()
     return {
         "bases": list(studio.library.bases),
+        "loras": list(studio.library.loras),
         "models": [{"name": each.name, "family": each.family, "hint": each.says} for each in models],
         "preprocessors": [
             {

@@ -15,7 +15,7 @@ import gradio as gr
 
 from ...core.errors import ControlError
 from ...pipelines import tiny_world
-from ...pipelines.drawing import Request
+from ...pipelines.request import LARGEST_HIRES, Request
 from ...pipelines.schedulers import NAMES
 from ...preprocessors.images import read_image
 from ..studio import offers
@@ -23,12 +23,12 @@ from ..studio.comparing import axes
 from ..studio.copies import FORMS
 from ..studio.restoring import Restored, restore
 from ..studio.running import Studio
-from ..studio.said import ETA_OF, MOST_PICTURES, MOST_SIDE, SEEDS
+from ..studio.said import EACH_LINE, ETA_OF, MOST_PICTURES, MOST_SIDE, SEEDS
 from . import card_events, results, run_events
 from .api import add_endpoints
 from .cards import build_card, new_unit
 from .run_events import Form, Outputs, Sessions, the_job
-from .words import t
+from .words import Say, language_of, speaker, t
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 STEPS, GUIDANCE = 20, 7.5
@@ -44,6 +44,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         state = gr.State([new_unit(offers.initial(studio.library))])
         last = gr.State([])
         wrong = gr.State(None)
+        language = gr.State("en")
         with gr.Row(elem_classes=["cs-columns"]):
             with gr.Column(scale=6, min_width=340):
                 outer = _words()
@@ -58,16 +59,21 @@ def build_page(studio: Studio) -> gr.Blocks:
         shown["stop"].click(_stop(sessions), None, None, queue=False, **QUIET)
         with slot:
 
-            @gr.render(inputs=[state], show_progress="hidden")
-            def draw_cards(units: Sequence[Any]) -> None:
-                steps = _usual(studio)["steps"]
-                plans = [card_events.first_plan(studio.library, unit["said"], steps) for unit in units]
+            @gr.render(inputs=[state, language], show_progress="hidden")
+            def draw_cards(units: Sequence[Any], spoken: str) -> None:
+                steps, say = _usual(studio)["steps"], speaker(spoken)
+                plans = [card_events.first_plan(studio.library, unit["said"], steps, say) for unit in units]
                 numbered = zip(units, range(1, len(units) + 1), plans, strict=True)
                 cards = [build_card(studio.library, *each) for each in numbered]
                 _connect(_Page(studio, sessions, outer, shown, tools, state, last, add, wrong), cards)
 
+        page.load(_language, None, language, **QUIET)
         add_endpoints(studio)
     return page
+
+
+def _language(request: gr.Request) -> str:
+    return language_of(request)
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,11 @@ def _words() -> dict[str, Any]:
     with gr.Accordion(t("More words"), open=False):
         added = gr.Textbox(label=t("Added prompt"), elem_id="added")
         negative = gr.Textbox(label=t("Negative prompt"), elem_id="negative")
-    return {"prompt": prompt, "added": added, "negative": negative}
+        each_line = gr.Checkbox(label=t("A picture for each line of the prompt"), value=False, elem_id="each-line")
+        clip_skip = gr.Slider(
+            1, 12, value=1, step=1, label=t("Clip skip"), info=t("Of SD 1.x; 1 is the last layer"), elem_id="clip-skip"
+        )
+    return {"prompt": prompt, "added": added, "negative": negative, EACH_LINE: each_line, "clip_skip": clip_skip}
 
 
 def _settings(studio: Studio) -> dict[str, Any]:
@@ -133,7 +143,9 @@ def _settings(studio: Studio) -> dict[str, Any]:
                 found[name] = gr.Slider(
                     64, MOST_SIDE // 2, value=side, step=8, label=t(label), elem_id=name, min_width=140
                 )
-            found["batch"] = gr.Slider(1, MOST_PICTURES, value=1, step=1, label=t("Number of pictures"), min_width=140)
+            found["batch"] = gr.Slider(
+                1, MOST_PICTURES, value=1, step=1, label=t("Number of pictures"), elem_id="batch", min_width=140
+            )
         with gr.Row():
             found["steps"] = gr.Slider(
                 1, 150, value=usual["steps"], step=1, label=t("Steps"), elem_id="steps", min_width=140
@@ -153,6 +165,11 @@ def _settings(studio: Studio) -> dict[str, Any]:
             found["eta"] = gr.Slider(
                 0, 1, value=0, step=0.05, label=t("Eta"), min_width=140, visible=usual["scheduler"] == ETA_OF
             )
+        found["loras"] = gr.Dropdown(
+            list(library.loras), value=[], multiselect=True, allow_custom_value=True, label=t("LoRAs"), elem_id="loras",
+            info=t("A name, or a name with a weight: detail:0.8"), visible=bool(library.loras),
+        )  # fmt: skip
+    found |= _hires()
     with gr.Accordion(t("Start from a picture"), open=False, elem_id="start"):
         gr.Markdown(t("What you paint is redrawn; without paint the whole picture changes."), padding=True)
         found["start_from"] = gr.ImageEditor(
@@ -161,6 +178,25 @@ def _settings(studio: Studio) -> dict[str, Any]:
         )  # fmt: skip
         found["strength"] = gr.Slider(0.05, 1, value=Request().strength, step=0.05, label=t("Strength"))
     return found
+
+
+def _hires() -> dict[str, Any]:
+    said = Request()
+    with gr.Accordion(t("Draw it again, larger"), open=False, elem_id="second-pass"), gr.Row():
+        return {
+            "hires": gr.Slider(
+                1, LARGEST_HIRES / 2, value=1, step=0.05, label=t("Times larger"), info=t("1 is no second pass"),
+                elem_id="hires", min_width=140,
+            ),
+            "hires_steps": gr.Slider(
+                0, 150, value=0, step=1, label=t("Steps"), info=t("0 is as many as before"), elem_id="hires-steps",
+                min_width=140,
+            ),
+            "hires_strength": gr.Slider(
+                0.05, 1, value=said.hires_strength, step=0.05, label=t("Strength"), elem_id="hires-strength",
+                min_width=140,
+            ),
+        }  # fmt: skip
 
 
 def _usual(studio: Studio) -> dict[str, Any]:
@@ -229,7 +265,7 @@ def _connect_outer(studio: Studio, outer: dict[str, Any], state: Any, tools: Map
 def _connect_restoring(studio: Studio, outer: Mapping[str, Any], state: Any, tools: Mapping[str, Any]) -> None:
     outputs = [tools["remarks"], state, *outer.values()]
 
-    def show(path: str | None) -> list[Any]:
+    def show(request: gr.Request, path: str | None) -> list[Any]:
         nothing = [gr.skip() for _ in outputs[1:]]
         if path is None:
             return ["", *nothing]
@@ -237,13 +273,17 @@ def _connect_restoring(studio: Studio, outer: Mapping[str, Any], state: Any, too
             found = restore(Path(path), studio.library)
         except ControlError as error:
             return [results.trouble(str(error)), *nothing]
-        return [_remarks(found), [new_unit(each) for each in found.units], *_outer_values(found, outer)]
+        return [
+            _remarks(found, speaker(language_of(request))),
+            [new_unit(each) for each in found.units],
+            *_outer_values(found, outer),
+        ]
 
     tools["restore"].upload(show, tools["restore"], outputs, **QUIET)
 
 
-def _remarks(found: Restored) -> str:
-    said = "The settings are in place." if not found.remarks else ""
+def _remarks(found: Restored, say: Say) -> str:
+    said = say("The settings are in place.") if not found.remarks else ""
     return f"<p>{said}</p>" + "".join(map(results.trouble, found.remarks))
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..studio.running import Studio
 
 HOST, PORT = "127.0.0.1", 7860
+LAST_PORT = 2**16 - 1
 LARGEST = 32  # MB of an upload
 QUEUED = 64  # requests that wait
 
@@ -26,6 +27,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     add("--base", type=Path, action="append", default=[], help="diffusers folder or checkpoint file; may be repeated; "
         "default: the shipped tiny world")  # fmt: skip
     add("--models", type=Path, action="append", default=[], metavar="FOLDER", help="control models; may be repeated")
+    add("--loras", type=Path, action="append", default=[], metavar="FOLDER", help="LoRAs of the bases; may be repeated")
     add("--host", default=HOST, help="address to listen on; default: %(default)s, this machine alone")
     add("--port", type=int, default=PORT, help="default: %(default)s")
     add("--auth", action="append", default=[], metavar="NAME:PASSWORD", help="who may come in; may be repeated")
@@ -41,6 +43,7 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 def run_serve(args: argparse.Namespace) -> int:
     """Serve the page until an interrupt."""
     people = read_people(args.auth)
+    check_numbers(args)
     with tempfile.TemporaryDirectory(prefix="controlstack-") as folder:
         studio = make_studio(args, Path(folder))
         for sentence in studio.library.refusals:
@@ -55,6 +58,16 @@ def run_serve(args: argparse.Namespace) -> int:
     return 0
 
 
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raise HostError for a port that no machine has, or an upload of no size, before anything is loaded."""
+    from ...core.errors import HostError
+
+    if not 1 <= args.port <= LAST_PORT:
+        raise HostError(f"--port is {args.port}, expected 1 to {LAST_PORT}: the usual one is {PORT}")
+    if args.largest_upload < 1:
+        raise HostError(f"--largest-upload is {args.largest_upload}, expected 1 or more (MB): the usual is {LARGEST}")
+
+
 def make_studio(args: argparse.Namespace, folder: Path) -> Studio:
     """Return the studio of a command line. folder: where uploads and pictures lie."""
     from ...core.errors import MissingDependencyError
@@ -63,13 +76,16 @@ def make_studio(args: argparse.Namespace, folder: Path) -> Studio:
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    library = make_library(args.base, args.models)
+    library = make_library(args.base, args.models, args.loras)
     try:
         import gradio  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
             'the page needs gradio: run `python install.py serve`, or pip install "controlstack[page]"'
         ) from error
+    from ...preprocessors.networks.pool import find_device
+
+    find_device(args.device)
     from ..studio.running import Studio
 
     return Studio(

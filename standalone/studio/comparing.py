@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import HostError
-from ...pipelines.drawing import Request
+from ...pipelines.request import Request
 from ...pipelines.sheets import sheet
 from ...units.hint import visible
 from ...units.record import PICTURES
@@ -24,7 +24,7 @@ Image = NDArray[np.uint8]
 NOTHING = ""  # the axis that has no field
 MOST_CELLS = 100
 SHEET_SIDE = 256  # pixels of a picture's height
-NO_AXIS = ("image", "mask", *PICTURES, "parameters", "enabled")  # fields whose values nobody lists in a line
+NO_AXIS = ("image", "mask", "loras", *PICTURES, "parameters", "enabled")  # fields whose values nobody lists in a line
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,23 +8,28 @@ from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Any
 
-from ...pipelines.drawing import Request
+from ...pipelines.request import Request
 from ...units.record import PICTURES
 from ...units.request import FIELDS, UnitRequest
+from ...units.text import quoted
 from ..record import infotext_of
 from .library import Library
 from .said import Job
+from .workflow import workflow
 
 ARRAYS = ("image", "mask")
+OPTIONS = {"loras": "lora"}  # fields of a request whose option has another name
 
 
 def command_line(library: Library, job: Job) -> str:
     """Return the job as a `controlstack generate` line; pictures go by the names under which one saves them."""
     words = ["controlstack", "generate", "--base", str(library.base(job.base))]
     for name, value in _request(job.request):
-        words += [f"--{name}", f"{name}.png" if name in ARRAYS else str(value)]
+        several = value if isinstance(value, tuple) else (value,)
+        option = f"--{OPTIONS.get(name, name).replace('_', '-')}"
+        words += [word for each in several for word in (option, f"{name}.png" if name in ARRAYS else str(each))]
     for number, unit in zip(job.numbers, job.units, strict=True):
-        pairs = [f"{FIELDS[name].short or name}={value}" for name, value in _unit(library, number, unit)]
+        pairs = [f"{FIELDS[name].short or name}={quoted(str(value))}" for name, value in _unit(library, number, unit)]
         words += ["--unit", ",".join(pairs)]
     return shlex.join(words)
 
@@ -41,6 +46,8 @@ def script(library: Library, job: Job) -> str:
     said = {name: f"{name}.png" if name in ARRAYS else value for name, value in _request(job.request)}
     prompt = said.pop("prompt", "")
     said = {"width": job.request.width, "height": job.request.height, **said}
+    if "loras" in said:
+        said["loras"] = [str(each) for each in said["loras"]]
     settings = "".join(f", {name}={value!r}" for name, value in said.items())
     lines += ["]", f"drawing = cs.generate(base, {prompt!r}, units=units{settings})", 'drawing.save("pictures")']
     return "\n".join(lines)
@@ -53,13 +60,17 @@ def webui_text(library: Library, job: Job) -> str:
 
 
 FORMS: Mapping[str, Callable[[Library, Job], str]] = MappingProxyType(
-    {"Command line": command_line, "Python": script, "WebUI infotext": webui_text}
+    {"Command line": command_line, "Python": script, "ComfyUI workflow": workflow, "WebUI infotext": webui_text}
 )
 
 
 def _request(request: Request) -> Iterator[tuple[str, Any]]:
-    """Yield what a request says beside its defaults."""
+    """Yield what a request says beside its defaults, and what counts: how far a picture may change needs one."""
+    idle = {"strength"} if request.image is None else set[str]()
+    idle |= {"hires_steps", "hires_strength"} if request.hires == 1 else set()
     for each in fields(request):
+        if each.name in idle:
+            continue
         value = getattr(request, each.name)
         if each.name in ARRAYS:
             if value is not None:

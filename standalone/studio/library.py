@@ -7,7 +7,7 @@ is and what its hints show is read from its header; a file that cannot be used s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...core.errors import ControlError, HostError
@@ -49,6 +49,7 @@ class Library:
     bases: Mapping[str, Path]
     models: Mapping[str, Known]
     refusals: tuple[str, ...] = ()
+    loras: Mapping[str, Path] = field(default_factory=dict[str, Path])
 
     def base(self, name: str) -> Path:
         """Return the path of a base model. HostError for a name that is not offered."""
@@ -63,6 +64,19 @@ class Library:
             raise HostError(f"there is no control model '{name}' here: choose one of {known}")
         return self.models[name]
 
+    def lora(self, name: str) -> Path:
+        """Return the path of a LoRA. HostError for a name that is not offered."""
+        if name not in self.loras:
+            known = ", ".join(self.loras) or "none: start the server with --loras FOLDER"
+            raise HostError(f"there is no LoRA '{name}' here: choose one of {known}")
+        return self.loras[name]
+
+    def lora_of(self, path: str) -> str:
+        """Return the name of the LoRA with a file of this name, wherever it lay; empty if there is none."""
+        wanted = Path(path).name
+        found = [name for name, each in self.loras.items() if wanted in (each.name, each.stem, name)]
+        return found[0] if found else ""
+
     def name_of(self, path: str) -> str:
         """Return the name of the model with a file of this name, wherever it lay; empty if there is none."""
         file = Path(path).name
@@ -75,12 +89,12 @@ class Library:
         return tiny_world.BASE in self.bases.values()
 
 
-def make_library(bases: Sequence[Path], folders: Sequence[Path]) -> Library:
-    """Return what these base models and folders of control models offer; the shipped tiny world without any base.
+def make_library(bases: Sequence[Path], folders: Sequence[Path], loras: Sequence[Path] = ()) -> Library:
+    """Return what base models and folders of control models and LoRAs offer; the shipped tiny world without any base.
 
     HostError for a path that is not there, and for two base models of one name.
     """
-    if missing := [path for path in (*bases, *folders) if not path.exists()]:
+    if missing := [path for path in (*bases, *folders, *loras) if not path.exists()]:
         raise HostError(f"there is no '{missing[0]}': give a file or folder that is there")
     named = {path.stem if path.is_file() else path.resolve().name: path for path in bases}
     if len(named) < len(bases):
@@ -95,7 +109,8 @@ def make_library(bases: Sequence[Path], folders: Sequence[Path]) -> Library:
                 models[name] = _known(name, path)
             except ControlError as error:
                 refusals.append(str(error))
-    return Library(named, models, tuple(refusals))
+    added = {name: path for folder in loras for name, path in _files(folder)}
+    return Library(named, models, tuple(refusals), added)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -7,14 +7,15 @@ record holds their pixels, and models where this server offers a file of that na
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ...core.errors import ControlError, FileError, HostError
 from ...core.files import parse_json
-from ...pipelines.drawing import Request
+from ...pipelines.request import Request
 from ...pipelines.schedulers import scheduler_name
 from ...units.record import PICTURES, from_record, pixels_of
 from ...units.request import FIELDS, UnitRequest
@@ -24,7 +25,12 @@ from ..record import FORMAT, INFOTEXT, KEY
 from .library import Library
 
 HASH = re.compile(r"\s*\[[0-9a-f]+\]$")  # behind a model's name in texts of WebUIs
+LORA = re.compile(r"<lora:([^:<>]+)(?::([-+]?[0-9.]+))?[^<>]*>")  # name and weight in a prompt of WebUIs
 PIXELS = ("image", "mask")  # of a request
+NUMBERS: Mapping[str, tuple[str, type]] = MappingProxyType({  # in texts of WebUIs -> field and type
+    "Steps": ("steps", int), "CFG scale": ("guidance", float), "Seed": ("seed", int), "Clip skip": ("clip_skip", int),
+    "Hires upscale": ("hires", float), "Hires steps": ("hires_steps", int),
+})  # fmt: skip
 
 
 @dataclass
@@ -70,6 +76,8 @@ def _from_record(record: Any, library: Library) -> Restored:
         raise FileError(f"the picture has a record of another version than {FORMAT}: update ControlStack")
     found = Restored(_request_fields(record), [])
     found.request["base"] = _base_name(record["base"], library)
+    said = record["request"].get("loras", [])
+    found.request["loras"] = _loras([(each["path"], float(each["weight"])) for each in said], library, found.remarks)
     for number, each in enumerate(record["units"], start=1):
         if "said" not in each:
             found.remarks.append(f"unit {number} was made by a program and cannot be shown")
@@ -109,12 +117,22 @@ def _base_name(said: Mapping[str, Any], library: Library) -> str:
     return found[0] if found else next(iter(library.bases))
 
 
+def _loras(said: Sequence[tuple[str, float]], library: Library, remarks: list[str]) -> list[str]:
+    """Return LoRAs that are offered here, as a page names them."""
+    names = [(library.lora_of(path), path, weight) for path, weight in said]
+    remarks += [f"there is no LoRA '{Path(path).name}' here" for name, path, _ in names if not name]
+    return [f"{name}:{weight:g}" for name, _, weight in names if name]
+
+
 def _from_infotext(text: str, library: Library) -> Restored:
     said = infotext.parse_generation(text)
-    request: dict[str, Any] = {"prompt": said.prompt, "negative": said.negative, "batch": 1}
+    request: dict[str, Any] = {"prompt": LORA.sub("", said.prompt).strip(), "negative": said.negative, "batch": 1}
     remarks: list[str] = []
-    names = {"Steps": ("steps", int), "CFG scale": ("guidance", float), "Seed": ("seed", int)}
-    for name, (own, kind) in {**names, "Denoising strength": ("strength", float)}.items():
+    tags = [(each[1], float(each[2] or 1)) for each in LORA.finditer(said.prompt)]
+    request["loras"] = _loras(tags, library, remarks)
+    second = "Hires upscale" in said.settings
+    names = {**NUMBERS, "Denoising strength": ("hires_strength" if second else "strength", float)}
+    for name, (own, kind) in names.items():
         if name in said.settings:
             request[own] = kind(said.settings[name])
     if size := re.fullmatch(r"(\d+)x(\d+)", said.settings.get("Size", "")):

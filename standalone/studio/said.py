@@ -15,7 +15,8 @@ import numpy as np
 
 from ...core.errors import ControlError, HostError, UnitError
 from ...core.options import Option
-from ...pipelines.drawing import Request
+from ...pipelines.lora_file import Lora, read_lora
+from ...pipelines.request import Request
 from ...pipelines.schedulers import scheduler_name
 from ...units.record import PICTURES
 from ...units.request import FIELDS, NONE, UnitRequest, read_request
@@ -24,8 +25,10 @@ from ..asked import RANDOM_SEED, SEEDS
 from .library import Library
 
 OPTION = "option {}"  # of a card: the value of an option of its model, by the place among those of its file
+EACH_LINE = "each_line"  # of a page: whether each line of the prompt is a picture's
 RANGE = "range"  # of a card: start and end, by one widget
 MOST_PICTURES, MOST_STEPS, MOST_SIDE = 64, 1000, 4096  # that one request of a visitor may ask for
+LISTS = ("prompt", "loras")  # fields that may be several
 ETA_OF = "ddim"  # the one scheduler that takes eta
 
 
@@ -51,7 +54,7 @@ def make_job(library: Library, said: Mapping[str, Any], units: Sequence[Mapping[
     """Return the job of what was said; HostError, or UnitProblemError for what is wrong with a unit."""
     base = str(said.get("base") or next(iter(library.bases)))
     library.base(base)
-    request = make_request({name: value for name, value in said.items() if name != "base"})
+    request = make_request(library, {name: value for name, value in said.items() if name != "base"})
     read = [(number, _unit(library, number, each)) for number, each in enumerate(units, start=1)]
     active = [(number, each) for number, each in read if each.enabled]
     return Job(
@@ -62,20 +65,47 @@ def make_job(library: Library, said: Mapping[str, Any], units: Sequence[Mapping[
     )
 
 
-def make_request(said: Mapping[str, Any]) -> Request:
+def make_request(library: Library, said: Mapping[str, Any]) -> Request:
     """Return the request of what was said apart from units; a seed of -1 is drawn by chance."""
     known = {each.name: each for each in fields(Request)}
-    if unknown := [name for name in said if name not in (*known, "added")]:
+    if unknown := [name for name in said if name not in (*known, "added", EACH_LINE)]:
         raise HostError(f"a request has no '{unknown[0]}': it has {', '.join((*known, 'added', 'base', 'units'))}")
     given = {name: value for name, value in said.items() if value is not None}  # a field that nobody has seen is None
-    values = {name: _typed(name, value, known[name].default) for name, value in given.items() if name in known}
-    prompt = ", ".join(part for part in (values.get("prompt", ""), str(given.get("added", "")).strip()) if part)
+    plain = {name: value for name, value in given.items() if name in known and name not in LISTS}
+    values = {name: _typed(name, value, known[name].default) for name, value in plain.items()}
+    values["loras"] = tuple(_lora(library, each) for each in _listed("loras", given.get("loras", [])))
+    prompts = _prompts(given)
+    if len(prompts) > 1:
+        values["batch"] = len(prompts)
     if values.get("seed", RANDOM_SEED) == RANDOM_SEED:
         values["seed"] = secrets.randbelow(SEEDS)
     if scheduler_name(values.get("scheduler", ETA_OF)) != ETA_OF:
         values.pop("eta", None)  # the page hides it
     _check_limits(values)
-    return Request(**{**values, "prompt": prompt})
+    return Request(**{**values, "prompt": prompts if len(prompts) > 1 else "".join(prompts)})
+
+
+def _prompts(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return one prompt for all pictures or one for each, with the added words behind each."""
+    said, added = given.get("prompt", ""), str(given.get("added", "")).strip()
+    if isinstance(said, list):
+        several = [str(each) for each in _listed("prompt", said)]
+    else:
+        several = str(said).splitlines() if given.get(EACH_LINE) else [str(said)]
+    found = [each.strip() for each in several if each.strip()] or [""]
+    return tuple(", ".join(part for part in (each, added) if part) for each in found)
+
+
+def _listed(name: str, value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise HostError(f"{name} is {type(value).__name__}, expected a list of texts")
+    return value
+
+
+def _lora(library: Library, said: object) -> Lora:
+    """Return a LoRA that is offered; HostError for any other, so that no file can be named."""
+    named = read_lora(str(said))
+    return Lora(str(library.lora(named.path)), named.weight)
 
 
 def unit_request(library: Library, said: Mapping[str, Any]) -> UnitRequest:
@@ -138,3 +168,6 @@ def _check_limits(values: Mapping[str, Any]) -> None:
     for name, most in (("batch", MOST_PICTURES), ("steps", MOST_STEPS), ("width", MOST_SIDE), ("height", MOST_SIDE)):
         if values.get(name, 1) > most:
             raise HostError(f"{name} is {values[name]}, expected at most {most}")
+    side = max(values.get("width", 1), values.get("height", 1)) * values.get("hires", 1.0)
+    if side > MOST_SIDE:
+        raise HostError(f"the hires pass has sides of {side:g} pixels, expected at most {MOST_SIDE}")

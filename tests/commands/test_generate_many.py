@@ -28,7 +28,8 @@ def run(out: Path, *arguments: object) -> int:
 
 
 def files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return {each for each in found if not each.endswith("settings.toml")}
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_a_video_becomes_frames_and_a_video(tmp_path: Path, capsys: pytest.Captu
     assert "wrote 0 pictures" in capsys.readouterr().out
 
 
-def test_animations_and_poses_are_pictures_of_units(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_animations_and_poses_are_pictures_of_units(tmp_path: Path) -> None:
     from PIL import Image
 
     frames = [Image.open(IMAGES / f"scene-{number}.png").convert("RGB") for number in (1, 2)]
@@ -166,5 +167,7 @@ def test_animations_and_poses_are_pictures_of_units(tmp_path: Path, capsys: pyte
     assert run(tmp_path / "posed", "--unit", said) == 0
     assert read_image(tmp_path / "posed" / "00001-hint-1.png").any()
     poses.write_text(json.dumps([frame, frame]))
-    assert run(tmp_path / "posed", "--unit", said) == 2
-    assert "has 2 frames: make pictures of them by 'controlstack preprocess openpose" in capsys.readouterr().err
+    assert run(tmp_path / "frames", "--unit", said) == 0
+    assert files(tmp_path / "frames") == {"pose/000001.png", "pose/000002.png"}
+    first = read_image(tmp_path / "posed" / "00001.png")
+    assert np.array_equal(read_image(tmp_path / "frames" / "pose" / "000001.png"), first)

@@ -197,6 +197,13 @@ def test_masks_lie_beside_the_hint(tree: Path, tmp_path: Path, capsys: pytest.Ca
         (["canny", "{tree}", "--output", "{tree}/notes.txt/below"], "cannot make the folder"),
         (["densepose", "{tree}"], "dw_openpose_full"),
         (["canny"], "expected a preprocessor"),
+        (["canny", "-"], "standard input"),
+        (["canny", "{tree}", "--set", "low=1", "--set", "low=2"], "low is said twice"),
+        (["canny", "{tree}", "--seed", "5"], "--seed 5 changes nothing"),
+        (["canny", "{tree}", "--device", "banana"], "'banana'"),
+        (["canny", "{tree}", "--weights", "nowhere"], "--weights"),
+        (["none", "{tree}", "--resolution", "32"], "--resolution 32 changes nothing"),
+        (["inpaint_only", "{tree}/one.png", "--mask", "{tree}/sub/two.webp", "--output", "{tree}/out"], "the mask is"),
         ([], "expected a preprocessor"),
     ],
 )
@@ -219,6 +226,7 @@ def test_the_list_shows_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["recolor_luminance", "ready"], ["recolor_intensity", "ready"],
     ]  # fmt: skip
+    assert "zzz" in error_of(capsys, "--list", "zzz")
     assert run("--list", "reference_") == 0
     assert all(" not for units: " in line for line in capsys.readouterr().out.splitlines())
 
@@ -582,3 +590,11 @@ def test_hints_on_which_nothing_is_seen_are_said(tmp_path: Path, capsys: pytest.
     assert "photo" not in said
     assert run("openpose_full", tmp_path / "nobody.json", "--output", tmp_path / "out") == 0
     assert "black, in nobody-openpose_full.png" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
+def test_what_is_no_file_is_told(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tree / "gone.png").symlink_to(tree / "nowhere.png")
+    os.mkfifo(tree / "pipe.png")
+    assert run("canny", tree, "--output", tmp_path / "out") == 0
+    assert "left out 1 .txt and 1 broken link and 1 device or pipe" in capsys.readouterr().out

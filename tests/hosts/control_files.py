@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
+from controlstack.models.families.controlnet_lite import ControlNetLite, LiteConfig
 from controlstack.models.families.controlnext import ControlNeXt
 from controlstack.models.families.ip_adapter.family import FAMILY as IP_ADAPTER
 from controlstack.models.families.ip_adapter.family import IPAdapterSettings
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 HEADS = 4
+SEEN = 48  # width of what the small encoders see in a picture; the width of no real one
 GAIN = 0.7  # of a layer, relative to one that keeps the variance
 HINT_GAIN = 1.8  # of the hint encoder's layers: with less, residuals hardly depend on the hint, and any would pass
 RESIDUAL_GAIN = 0.6
@@ -90,7 +92,7 @@ def write_encoders(folder: Path) -> None:
 
     config = transformers.CLIPVisionConfig(
         hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=16, image_size=56, patch_size=14,
-        projection_dim=64,
+        projection_dim=SEEN,
     )  # fmt: skip
     network = transformers.CLIPVisionModelWithProjection(config)
     _fill(network, 11)
@@ -128,6 +130,15 @@ def write_lllite(folder: Path) -> None:
             file[f"{prefix}.weight"] = torch.randn(shape, generator=generator) * 2 / fan**0.5
             file[f"{prefix}.bias"] = torch.randn(shape[0], generator=generator) * 0.1
     save_file(file, folder / "lllite.safetensors")
+
+
+def write_lite(folder: Path) -> None:
+    """A ControlNet-Lite for the SD base models, `lite`."""
+    halvings = frozenset(i + 1 for i, block in enumerate(SD_BLOCKS) if block.down)
+    widths = (SD_BLOCKS[0].channels, *(block.channels for block in SD_BLOCKS))
+    network = ControlNetLite(LiteConfig(widths=widths, halvings=halvings), STANDARD)
+    _fill(network, 14)
+    _save(folder / "lite.safetensors", network, {})
 
 
 def write_unions(folder: Path, heads: int = HEADS) -> None:
@@ -198,7 +209,7 @@ def _ip_adapter(seed: int) -> nn.Module:
     """A plain IP-Adapter of the SD base models."""
     inside = [32, 32, 64, 64, 128, 128]
     widths = [*inside, *(width for width in (128, 64, 32) for _ in range(3)), 128]
-    shapes = {"image_proj.proj.weight": (4 * 64, 64)}
+    shapes = {"image_proj.proj.weight": (4 * 64, SEEN)}
     for number, width in enumerate(widths):
         shapes |= {f"ip_adapter.{2 * number + 1}.to_{part}_ip.weight": (width, 64) for part in "kv"}
     network = IP_ADAPTER.create(shapes, IPAdapterSettings(heads=HEADS), STANDARD)

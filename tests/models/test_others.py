@@ -35,7 +35,6 @@ CLASSES: dict[str, tuple[dict[str, Any], str]] = {  # a class of diffusers: (its
         "HunyuanDiT ControlNet",
     ),
     "SparseControlNetModel": ({}, "SparseCtrl"),
-    "ControlNetXSAdapter": ({}, "ControlNet-XS"),
     "UNetControlNetXSModel": ({}, "ControlNet-XS"),
     "WanVACETransformer3DModel": ({**SMALL, "vace_layers": [0]}, "Wan VACE"),
     "FluxTransformer2DModel": ({**SMALL, "num_single_layers": 1}, "FLUX.1 base model"),
@@ -88,7 +87,6 @@ NAMES: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {  # files of other p
         },
         "SUPIR",
     ),
-    "Fooocus": ({"head": (320, 5, 3, 3)}, "Fooocus"),
     "Krea 2": (
         {"diffusion_model.first.weight": (6144, 128), "diffusion_model.blocks.0.attn.wq.lora_A.weight": (4,)},
         "Control-LoRA for Krea 2",

@@ -52,6 +52,40 @@ def picture() -> Any:
     return read_image(tiny_world.IMAGES / "scene-1.png")
 
 
+def test_loras_come_by_name_alone(library: Library, tmp_path: Path) -> None:
+    write = tmp_path / "loras" / "sub" / "detail.safetensors"
+    write.parent.mkdir(parents=True)
+    write.write_bytes(b"")
+    found = make_library([], [], [tmp_path / "loras"])
+    job = make_job(found, {**SHORT, "loras": ["sub/detail:0.5", "sub/detail"]}, [])
+    assert [(each.path, each.weight) for each in job.request.loras] == [(str(write), 0.5), (str(write), 1.0)]
+    assert shlex.split(command_line(found, job))[-4:] == ["--lora", f"{write}:0.5", "--lora", f"{write}:1"]
+    assert f"loras=['{write}:0.5', '{write}:1']" in script(found, job)
+    assert "<lora:detail:0.5>" in webui_text(found, job)
+    for wrong in (str(write), "../detail", 7):
+        with pytest.raises(HostError, match="there is no LoRA"):
+            make_job(found, {**SHORT, "loras": [wrong]}, [])
+    with pytest.raises(HostError, match="expected a list"):
+        make_job(library, {**SHORT, "loras": "detail"}, [])
+
+
+def test_each_line_may_be_a_picture(library: Library) -> None:
+    said = {**SHORT, "prompt": "a house\n\n a tree ", "added": "at night", "each_line": True}
+    request = make_job(library, said, []).request
+    assert request.prompts == ("a house, at night", "a tree, at night")
+    assert make_job(library, {**SHORT, "prompt": ["a", "b", "c"]}, []).request.batch == 3
+    assert make_job(library, {**said, "each_line": False}, []).request.batch == 1
+    assert shlex.split(command_line(library, make_job(library, {**SHORT, "prompt": ["a", "b"]}, [])))[4:8] == [
+        "--prompt", "a", "--prompt", "b",
+    ]  # fmt: skip
+
+
+def test_a_hires_pass_has_its_limit(library: Library) -> None:
+    assert make_job(library, {**SHORT, "hires": 2}, []).request.final_size == (2 * SIDE, 2 * SIDE)
+    with pytest.raises(HostError, match="hires pass has sides"):
+        make_job(library, {**SHORT, "width": 4096, "height": 8, "hires": 2}, [])
+
+
 def units_of(picture: Any) -> list[dict[str, Any]]:
     canny = {"image": picture, "preprocessor": "canny", "parameters": {"low": 50, "high": 100}, "model": "canny"}
     return [{**canny, "range": [0.0, 0.5]}, {"image": picture, "preprocessor": "auto", "model": "color", "weight": 0.5}]

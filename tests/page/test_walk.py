@@ -53,6 +53,12 @@ class Page:
         found = self.page.locator(where).get_by_text(re.compile(sentence)).first
         found.wait_for(timeout=PATIENCE)
 
+    def long_run(self) -> None:
+        """Begin a run that does not end by itself while somebody looks for the button that stops it."""
+        self.page.locator("#steps input[type=number]").fill("150")
+        self.page.locator("#batch input[type=number]").fill("64")
+        self.page.click("#generate")
+
     @property
     def units(self) -> int:
         return self.page.locator(".cs-card").count()
@@ -138,8 +144,7 @@ def test_an_error_stands_beside_the_unit_that_caused_it(opened: Page, photo: Pat
 
 def test_a_stop_stops(opened: Page) -> None:
     opened.page.locator("#unit-1-enabled input").uncheck()
-    opened.page.locator("#steps input[type=number]").fill("150")
-    opened.page.click("#generate")
+    opened.long_run()
     opened.page.wait_for_selector("#progress progress[value]")
     opened.page.click("#stop")
     opened.says("#report", "Stopped")
@@ -203,11 +208,24 @@ def test_keys_alone_reach_and_press_the_button(opened: Page) -> None:
     opened.says("#report", "1 picture in")
 
 
-@pytest.mark.parametrize(("locale", "word"), [("de", "Bild erzeugen"), ("zh-CN", "生成")])
-def test_the_page_speaks_the_visitors_language(served: Any, chromium: Any, locale: str, word: str) -> None:
+@pytest.mark.parametrize(
+    ("locale", "word", "plan", "report"),
+    [
+        ("de", "Bild erzeugen", "wirkt auf 20 von 20 Schritten", "1 Bild in .* Startwert"),
+        ("zh-CN", "生成", "在 20 步中的 20 步起作用", "1 张图.*种子"),
+    ],
+)
+def test_the_page_speaks_the_visitors_language(
+    served: Any, chromium: Any, locale: str, word: str, plan: str, report: str
+) -> None:
     context = chromium.new_context(locale=locale)
     page = Page(context.new_page(), served.url)
     page.says("#generate", word)
+    page.says("#unit-1-plan", plan)
+    page.page.locator("#unit-1-enabled input").uncheck()
+    page.page.locator("#steps input[type=number]").fill("2")
+    page.page.click("#generate")
+    page.says("#report", report)
     context.close()
 
 
@@ -263,8 +281,7 @@ def test_every_control_has_a_name(opened: Page) -> None:
 
 def test_a_unit_may_be_added_while_a_run_goes_on(opened: Page) -> None:
     opened.page.locator("#unit-1-enabled input").uncheck()
-    opened.page.locator("#steps input[type=number]").fill("100")
-    opened.page.click("#generate")
+    opened.long_run()
     opened.page.wait_for_selector("#progress progress[value]")
     opened.page.click("#add-unit")
     opened.page.wait_for_selector("#unit-2-image")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from controlstack.preprocessors import REGISTRY, Preprocessor
-from controlstack.preprocessors.document import DOCS, PICTURES, has_picture, page, picture_path, write
+from controlstack.preprocessors.document import DOCS, PICTURES, files_of, has_picture, page, picture_path, write
 from controlstack.preprocessors.images import read_image
 
 LIMIT = 20_000  # bytes of a picture
@@ -40,3 +40,11 @@ def test_one_call_writes_everything(tmp_path: Path) -> None:
     for preprocessor in SHOWN:
         fresh, shown = (read_image(root / picture_path(preprocessor)).astype(int) for root in (tmp_path, DOCS))
         assert np.abs(fresh - shown).mean() < 4, preprocessor.id  # other versions of cv2 round differently
+
+
+@pytest.mark.parametrize("preprocessor", [each for each in REGISTRY if each.networks], ids=lambda each: each.id)
+def test_the_help_page_of_a_node_names_its_licence(preprocessor: Preprocessor) -> None:
+    told = (DOCS.parent / "web" / "docs" / "ControlStackPreprocess.md").read_text(encoding="utf-8").splitlines()
+    lines = [line for line in told if line.startswith("Weights, ")]
+    licensed = [line for line in lines if preprocessor.id in line.rpartition(": ")[2].rstrip(".").split(", ")]
+    assert len(licensed) == 1 and all(file.licence in licensed[0] for file in files_of(preprocessor.networks))

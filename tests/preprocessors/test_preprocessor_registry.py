@@ -305,7 +305,7 @@ def test_what_no_control_model_reads_is_known_and_not_offered() -> None:
         "reference_only", "reference_adain", "reference_adain+attn",
     ]  # fmt: skip
     for each in left_out:
-        with pytest.raises(PreprocessorError, match="units cannot"):
+        with pytest.raises(PreprocessorError, match="control model without a file"):
             each.check_gives_hint()
     for each in offered():
         each.check_gives_hint()

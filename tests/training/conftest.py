@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from controlstack.training.data.hints import HintSource
+from controlstack.training.data.hints import HintSource, Kind
 from controlstack.training.settings import Settings
 from controlstack.training.tiny import autoencoder, base
 from controlstack.training.tiny.scenes import write_dataset
@@ -28,3 +31,26 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(world: Path) -> Settings:
     hints = HintSource(preprocessor="canny")
     return Settings(base=world / "base", data=world / "data", hints=hints, steps=4, batch=2, learning_rate=1e-3)
+
+
+OWN: dict[str, dict[str, Any]] = {  # settings that a family needs
+    "ip-adapter": {"hints": HintSource(preprocessor="colours")},
+    "union": {
+        "hints": HintSource(),
+        "kinds": (
+            Kind("canny", HintSource(preprocessor="canny")),
+            Kind("depth", HintSource("depth_image")),
+            Kind("tile", HintSource(preprocessor="color_grid")),
+        ),
+    },
+}
+
+
+@pytest.fixture
+def of_family(settings: Settings) -> Callable[..., Settings]:
+    """Settings of a family, with hints that it reads: `of_family("union", steps=2)`."""
+
+    def made(family: str, **changes: Any) -> Settings:
+        return replace(settings, family=family, **{**OWN.get(family, {}), **changes})
+
+    return made

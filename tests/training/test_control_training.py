@@ -175,7 +175,7 @@ def test_pictures_of_any_size_are_cut_to_squares(settings: Settings, tmp_path: P
     _mixed_pictures(tmp_path)
     run = start(replace(settings, data=tmp_path, hints=HintSource(), resolution=64, steps=2))
     for example in run.checked.examples:
-        picture, hint = Reader(HintSource(), 64)(example)
+        picture, hint = Reader((HintSource(),), 64)(example)
         assert picture.shape == hint.shape == (64, 64, 3)
         assert np.abs(picture.astype(int) - hint).mean() < 8  # filters differ, places do not
     assert len(list(train(run))) == 2
@@ -208,7 +208,7 @@ def test_the_defaults_are_the_papers(settings: Settings) -> None:
     """Half of the prompts emptied (section 3.3), AdamW at 1e-5 (the published tutorial), all residuals trained."""
     plain = Settings(base=settings.base, data=settings.data, hints=settings.hints)
     run = start(plain)
-    assert (plain.empty_prompts, run.settings.learning_rate, plain.only_middle) == (0.5, 1e-5, False)
+    assert (run.settings.empty_prompts, run.settings.learning_rate, plain.only_middle) == (0.5, 1e-5, False)
     optimiser = run.optimiser
     assert isinstance(getattr(optimiser, "optimizer", optimiser), torch.optim.AdamW)
 

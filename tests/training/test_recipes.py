@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from controlstack.core.control import ControlModel
-from controlstack.core.errors import ScheduleError, UnsupportedModelError
+from controlstack.core.errors import ModelError, ScheduleError, UnsupportedModelError
 from controlstack.core.network.attach import Patches, change_weights
 from controlstack.core.network.effects import WeightDelta
 from controlstack.core.network.points import MIDDLE, Block, Part, onward
@@ -42,7 +43,7 @@ def inputs(run: Run) -> tuple[Tensor, Tensor, Tensor, Words]:
     return (
         torch.randn(2, 4, 16, 16, generator=generator),
         torch.tensor([10, 600]),
-        torch.rand(2, 3, 128, 128, generator=generator),
+        torch.rand(2, *((1, 64) if run.recipe.reads_embeddings else (3, 128, 128)), generator=generator),
         Words(torch.randn(2, 16, width, generator=generator)),
     )
 
@@ -51,7 +52,8 @@ def inputs(run: Run) -> tuple[Tensor, Tensor, Tensor, Words]:
 def added(run: Run) -> Tensor:
     """What the control adds to the base's prediction."""
     x, time, hint, words = inputs(run)
-    return run.plain(x, time, hint, words) - run.base.unet(x, time, words.context).sample
+    told = run.recipe.told(run.settings, 0)
+    return run.plain(x, time, hint, words, told) - run.base.unet(x, time, words.context).sample
 
 
 def moves(run: Run, steps: int) -> list[set[str]]:
@@ -61,7 +63,7 @@ def moves(run: Run, steps: int) -> list[set[str]]:
     for step in range(steps):
         before = {name: each.detach().clone() for name, each in run.plain.trained()}
         optimiser.zero_grad()
-        loss_of(run, run.examples.batch(2 * step, 2, seed=0)).backward()
+        loss_of(run, run.examples.batch(2 * step, 2, seed=0), number=0).backward()
         optimiser.step()
         run.plain.release()
         found.append({name for name, each in run.plain.trained() if not each.equal(before[name])})
@@ -74,10 +76,20 @@ def test_the_command_line_names_every_recipe() -> None:
 
 @pytest.mark.parametrize(
     ("family", "nothing"),
-    [("controlnet", True), ("controlnet-lite", True), ("controlnext", False), ("t2i-adapter", False)],
+    [
+        ("controlnet", True),
+        ("controlnet-lite", True),
+        ("controlnext", False),
+        ("t2i-adapter", False),
+        ("lllite", True),
+        ("ip-adapter", False),
+        ("union", True),
+    ],
 )
-def test_zero_convolutions_add_exactly_nothing_at_first(settings: Settings, family: str, nothing: bool) -> None:
-    difference = added(start(replace(settings, family=family)))
+def test_zero_convolutions_add_exactly_nothing_at_first(
+    of_family: Callable[..., Settings], family: str, nothing: bool
+) -> None:
+    difference = added(start(of_family(family)))
     assert bool((difference == 0).all()) is nothing
 
 
@@ -141,9 +153,9 @@ def _per_level(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @FAMILY
-def test_what_was_trained_is_what_draws(settings: Settings, tmp_path: Path, family: str) -> None:
+def test_what_was_trained_is_what_draws(of_family: Callable[..., Settings], tmp_path: Path, family: str) -> None:
     """The file of each family, loaded as any other, acts on the base as in its last step."""
-    run = start(replace(settings, family=family, steps=2))
+    run = start(of_family(family, steps=2))
     list(train(run))
     (path, *_) = write_model(run, tmp_path / "control.safetensors")
     assert metadata(run)["controlstack.family"] == family
@@ -162,12 +174,12 @@ def _drawn(run: Run, model: ControlModel) -> Tensor:
 
     x, time, hint, words = inputs(run)
     other = Trainee(run.base.unet, model.network, model)
-    return other(x, time, hint, words) - run.base.unet(x, time, words.context).sample
+    return other(x, time, hint, words, run.recipe.told(run.settings, 0)) - run.base.unet(x, time, words.context).sample
 
 
 @FAMILY
-def test_every_family_goes_on_bit_for_bit(settings: Settings, tmp_path: Path, family: str) -> None:
-    own = replace(settings, family=family, steps=3)
+def test_every_family_goes_on_bit_for_bit(of_family: Callable[..., Settings], tmp_path: Path, family: str) -> None:
+    own = of_family(family, steps=3)
     whole = start(own)
     losses = list(train(whole))
     first = start(replace(own, steps=1))
@@ -180,17 +192,23 @@ def test_every_family_goes_on_bit_for_bit(settings: Settings, tmp_path: Path, fa
     assert all(other[name].equal(each) for name, each in whole.plain.trained())
 
 
-def test_points_are_those_of_the_papers(settings: Settings) -> None:
+def test_points_are_those_of_the_papers(of_family: Callable[..., Settings]) -> None:
     models = {}
     for family in FAMILIES:
-        run = start(replace(settings, family=family))
+        run = start(of_family(family))
         models[family] = run.recipe.model(run.network, run.base.unet, run.settings)
-    for family in ("controlnet", "controlnet-lite"):
+    for family in ("controlnet", "controlnet-lite", "union"):
         *skips, middle = models[family].points
         assert [(point.block, point.part) for point in skips] == [(Block.INPUT, Part.SKIP)] * 12
         assert middle == MIDDLE
     assert [point.part for point in models["t2i-adapter"].points] == [Part.STREAM] * 4
     assert models["controlnext"].points == (onward(3),)
+    projections = {Part("attn1.q"), Part("attn1.k"), Part("attn1.v"), Part("attn2.q")}
+    assert [(point.block, point.index) for point in models["lllite"].points[::4]] == [
+        (Block.INPUT, index) for index in (1, 2, 4, 5, 7, 8)
+    ]
+    assert {point.part for point in models["lllite"].points} == projections
+    assert [point.part for point in models["ip-adapter"].points] == [Part.ATTN2_HEADS] * 16
 
 
 def test_controlnext_has_the_published_rates_and_size(settings: Settings) -> None:
@@ -314,3 +332,41 @@ def test_a_lite_control_draws(settings: Settings, tmp_path: Path) -> None:
     unit = ControlUnit(model=load_control_model(path), hint=torch.rand(1, 3, 128, 128))
     plain, drawn = (generate(base, request, units).images for units in ([], [unit]))
     assert (plain != drawn).any()
+
+
+def test_files_of_two_steps_are_no_pair(settings: Settings, tmp_path: Path) -> None:
+    """A process that is killed between the two files leaves the companion of one step beside the control of another."""
+    run = start(replace(settings, family="controlnext", steps=2, warm_up=0))
+    steps = train(run)
+    next(steps)
+    first = write_model(run, tmp_path / "first" / "control.safetensors")
+    next(steps)
+    second = write_model(run, tmp_path / "second" / "control.safetensors")
+    assert load_control_model(first[0]).delta is not None
+    second[1].replace(first[1])
+    with pytest.raises(ModelError, match="were not written together, by one training at one step"):
+        load_control_model(first[0])
+
+
+def test_a_controlnext_goes_on_with_what_its_companion_changed(settings: Settings, tmp_path: Path) -> None:
+    own = replace(settings, family="controlnext", steps=1, warm_up=0)
+    run = start(own)
+    list(train(run))
+    control, companion = write_model(run, tmp_path / "control.safetensors")
+    again = start(replace(own, start=control))
+    x, time, hint, words = inputs(run)
+    with torch.no_grad():
+        assert torch.allclose(again.plain(x, time, hint, words), run.plain(x, time, hint, words), atol=1e-6)
+    assert all(each.equal(load_file(companion)[name]) for name, each in again.base_delta().items())
+    companion.unlink()
+    with pytest.raises(ModelError, match="there is no 'control_unet_weight_increasements"):
+        start(replace(own, start=control))
+
+
+def test_what_was_unlocked_must_be_unlocked_again(settings: Settings, tmp_path: Path) -> None:
+    run = start(replace(settings, unlock="decoder", steps=1))
+    list(train(run))
+    (control, *_) = write_model(run, tmp_path / "control.safetensors")
+    with pytest.raises(UnsupportedModelError, match="give --unlock as in that training"):
+        start(replace(settings, start=control))
+    assert start(replace(settings, start=control, unlock="all")).base_delta().keys() > run.base_delta().keys()

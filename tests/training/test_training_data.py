@@ -276,19 +276,19 @@ def test_a_hint_of_another_size_is_scaled_or_refused_at_once(tmp_path: Path) -> 
     half = tmp_path / "half.png"
     cv2.imwrite(str(half), cv2.resize(cv2.imread(str(whole)), (48, 32), interpolation=cv2.INTER_AREA))
     example = Example(whole, half, "", "line 1")
-    image, hint = Reader(HintSource(), 64)(example)
+    image, hint = Reader((HintSource(),), 64)(example)
     assert image.shape == hint.shape == (64, 64, 3)
     assert np.abs(image.astype(int) - hint).mean() < 8  # the same place of the same picture
-    found = check([example], Reader(HintSource()), Depth.FILES, alike=False)
+    found = check([example], Reader((HintSource(),)), Depth.FILES, alike=False)
     assert "the hint is 48x32, its picture 96x64" in str(found.bad[0])
     odd = Example(picture(tmp_path / "odd.png", (60, 64)), None, "", "line 2")
-    found = check([odd], Reader(HintSource(preprocessor="canny")), Depth.FILES, alike=False)
+    found = check([odd], Reader((HintSource(preprocessor="canny"),)), Depth.FILES, alike=False)
     assert "multiples of 8" in str(found.bad[0])
 
 
 def test_a_mirrored_crop_shows_the_same_place_in_picture_and_hint(tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", (64, 128))
-    example, reader = Example(path, path, "", "line 1"), Reader(HintSource(), 64)
+    example, reader = Example(path, path, "", "line 1"), Reader((HintSource(),), 64)
     right, _ = reader(example, View(across=1.0))
     assert np.array_equal(right, cv2.imread(str(path))[:, 64:, ::-1])
     mirrored, hint = reader(example, View(mirrored=True, across=1.0))

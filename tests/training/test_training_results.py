@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from controlstack.core.errors import ControlError, HintError, HostError, ScheduleError
+from controlstack.preprocessors.images import write_image
 from controlstack.training import commands
 from controlstack.training.loop import train
-from controlstack.training.report.samples import draw, sample_sheet, samples_of
+from controlstack.training.report.samples import COLUMNS, draw, drawn_over_steps, sample_rows, samples_of
 from controlstack.training.run import Run
 from controlstack.training.settings import Settings
 from controlstack.training.start import HELD_OUT, start
@@ -94,7 +95,7 @@ def test_a_sheet_shows_what_was_learned_and_leaves_the_training_as_it_is(with_sa
     two = replace(with_samples, steps=2, sample_steps=2)
     run, silent = start(two), start(two)
     before = _drawn(run)
-    losses = [loss for loss in train(run) if sample_sheet(run).size]
+    losses = [loss for loss in train(run) if sample_rows(run)]
     assert losses == list(train(silent))
     assert _weights(run.network).equal(_weights(silent.network))
     assert not np.array_equal(before, _drawn(run))
@@ -114,11 +115,28 @@ def test_held_out_examples_are_not_trained_on(with_samples: Settings) -> None:
 def test_the_command_writes_a_sheet_every_n_steps(settings: Settings, tmp_path: Path) -> None:
     more = ("--steps", "4", "--samples", "2", "--sample-steps", "1", "--sample-guidance", "1")
     assert _command(settings, tmp_path / "control.safetensors", *more) == 0
-    sheets = sorted((tmp_path / "control.samples").iterdir())
-    assert [sheet.name for sheet in sheets] == ["000000.png", "000002.png", "000004.png"]
+    sheets = sorted((tmp_path / "control.samples").glob("*.png"))
+    assert [sheet.name for sheet in sheets] == ["000000.png", "000002.png", "000004.png", "steps.png"]
     height, width = cv2.imread(str(sheets[0])).shape[:2]
     assert height > HELD_OUT * SIDE  # a caption above each row
     assert width > 3 * SIDE
+    over_steps = cv2.imread(str(sheets[-1]))
+    assert over_steps.shape[1] > 5 * SIDE  # hint, picture, three steps
+    drawn = cv2.imread(str(tmp_path / "control.samples" / "drawn" / "000002-1.png"))
+    assert _contains(over_steps, drawn)
+
+
+def _contains(picture: np.ndarray, part: np.ndarray) -> bool:
+    return float(cv2.matchTemplate(picture, part, cv2.TM_SQDIFF_NORMED).min()) < 1e-4
+
+
+def test_of_many_steps_some_are_shown_evenly(tmp_path: Path) -> None:
+    for step in range(0, 5000, 100):
+        write_image(tmp_path / f"{step:06d}-1.png", np.zeros((8, 8, 3), np.uint8))
+    labels = [label for label, _ in drawn_over_steps(tmp_path, 1)]
+    assert len(labels) == COLUMNS
+    assert (labels[0], labels[-1]) == ("step 0", "step 4900")
+    assert drawn_over_steps(tmp_path, 0) == []
 
 
 def test_a_training_goes_on_from_another_control(settings: Settings, tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from controlstack import cli
 from controlstack.core.errors import HintError
 from controlstack.training.data.hints import HintSource
 from controlstack.training.loop import train
-from controlstack.training.report.bars import is_told
+from controlstack.training.report.bars import Steps, duration, is_told
 from controlstack.training.report.curve import Numbers
 from controlstack.training.report.opening import asked_processes, millions, opening, too_few_processes
-from controlstack.training.report.samples import sample_sheet, samples_of
+from controlstack.training.report.samples import sample_rows, samples_of
 from controlstack.training.settings import Settings
 from controlstack.training.start import start
 
@@ -65,6 +65,22 @@ def test_numbers_are_there_while_it_runs_and_go_back_with_the_state(tmp_path: Pa
     assert [line.split(",")[1] for line in path.read_text(encoding="utf-8").splitlines()[1:]] == ["0.5", "0.5", "0.25"]
 
 
+def test_a_log_says_how_long_the_rest_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = iter([100.0, 102.0, 104.0])
+    steps = Steps(3603, 0, None, clock=lambda: next(seconds))
+    for _ in range(3):
+        steps.show(0.5)
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == "step 1 of 3603: loss 0.5000"  # the first one also warms up
+    assert second == "step 2 of 3603: loss 0.5000, 2 h 0 min left"
+    assert third == "step 3 of 3603: loss 0.5000, 2 h 0 min left"
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.2, "1 s"), (40, "40 s"), (100, "2 min"), (12000, "3 h 20 min")])
+def test_times_are_said_as_people_say_them(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
 def test_a_log_has_few_lines() -> None:
     told = [step for step in range(1, 1235) if is_told(step, 1234)]
     assert told[:12] == [*range(1, 11), 20, 30]
@@ -93,9 +109,9 @@ def test_sheets_show_the_prompts_that_one_gives(settings: Settings, tmp_path: Pa
     made = next(samples_of(start(replace(own, hints=HintSource(preprocessor="canny")))))
     assert made.picture is not None
     assert not np.array_equal(made.hint, made.picture)
-    before = sample_sheet(run)
+    before = sample_rows(run)
     next(train(run))
-    assert before.shape == sample_sheet(run).shape
+    assert [len(row) for row in before] == [len(row) for row in sample_rows(run)] == [2, 2]
     with pytest.raises(HintError, match="1 --sample-prompt and 2 --sample-hint"):
         replace(own, sample_prompts=("one",))
 
@@ -103,9 +119,10 @@ def test_sheets_show_the_prompts_that_one_gives(settings: Settings, tmp_path: Pa
 def test_a_caption_stands_above_what_was_drawn(settings: Settings) -> None:
     own = replace(settings, samples=1, sample_steps=1)
     run = start(own)
-    sheet = sample_sheet(run)
-    run.losses.append(0.0)  # the sheet of another step says another number
-    assert not np.array_equal(sheet[:24], sample_sheet(run)[:24])
+    captions = [row[-1][0] for row in sample_rows(run)]
+    assert captions[0].startswith("step 0: a ")
+    run.losses.append(0.0)
+    assert [row[-1][0] for row in sample_rows(run)] == [each.replace("step 0", "step 1") for each in captions]
 
 
 @pytest.mark.parametrize(

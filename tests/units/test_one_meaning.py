@@ -356,10 +356,6 @@ ROWS: dict[str, Row] = {
 }  # fmt: skip
 
 REFUSED: dict[str, Row] = {
-    "a reference, which nothing reads": Row(
-        cli="preprocessor=reference_only", choice={"preprocessor": "reference_only", "fidelity": 0.5},
-        client={"module": "reference_only"}, text="Module: reference_only",
-    ),
     "what an image encoder sees": Row(
         cli="preprocessor=ip-adapter-auto", choice={"preprocessor": "image_embedding"},
         client={"module": "ip-adapter_clip_sd15"}, text="Module: ip-adapter_clip_sd15",

@@ -88,7 +88,7 @@ def _size(example: Example, reader: Reader, depth: Depth) -> tuple[int, ...]:
             raise HintError(f"{empty} is empty: export or download it again")
         return ()
     picture = reader(example)[0] if depth is Depth.HINTS else reader.files(example)[0]
-    return (reader.side, reader.side) if reader.side else picture.shape[:2]
+    return reader.size(picture.shape[:2])
 
 
 def _unequal(size: tuple[int, ...], first: tuple[int, ...]) -> str:

@@ -17,12 +17,14 @@ from torch import Tensor
 
 from ...core.errors import ControlError, HintError
 from ...core.files import replacing
+from ...core.network.base import LATENT
 from ...models.files.loading import read_tensors
 from ...pipelines.bases import latents_of
 from ..words import encode_words
 from .example import Image
 
-Row = dict[str, Tensor]  # latents [4, h, w], hint [3, H, W] uint8, context [T, D], and SDXL's pooled [P]
+# latents [4, h, w], hint [3, H, W] uint8 or an embedding [T, D], context [T, D], and SDXL's pooled [P]
+Row = dict[str, Tensor]
 SAMPLED = 16  # values of each weight that tell one network from another
 
 
@@ -33,10 +35,12 @@ class Encoder:
         self._base, self._device = base, device
         self._empty: Row | None = None
 
-    def row(self, picture: Image, hint: Image, prompt: str) -> Row:
-        """Encode a picture and a hint [H, W, 3] and a prompt, to the CPU."""
-        pixels = torch.from_numpy(np.ascontiguousarray(hint)).permute(2, 0, 1)  # uint8 until it is used
-        return {"latents": self._latents(picture), "hint": pixels, **self.words(prompt)}
+    def row(self, picture: Image, hint: Any, prompt: str) -> Row:
+        """Encode a picture [H, W, 3], a hint (a picture too, or an embedding [T, D]) and a prompt, to the CPU."""
+        kept = torch.from_numpy(np.ascontiguousarray(hint))
+        if kept.dtype == torch.uint8:  # a picture, which stays so until it is used
+            kept = kept.permute(2, 0, 1)
+        return {"latents": self._latents(picture), "hint": kept, **self.words(prompt)}
 
     def words(self, prompt: str) -> Row:
         """Return `context` [T, D] of a prompt, and SDXL's `pooled` [P]."""
@@ -76,7 +80,7 @@ class Store:
         """fingerprint: of what encodes, and how pictures are read."""
         self._folder, self._fingerprint = folder, fingerprint
 
-    def key(self, picture: Image, hint: Image, prompt: str) -> str:
+    def key(self, picture: Image, hint: Any, prompt: str) -> str:
         """Return the name of an encoding: a digest of all that it depends on."""
         digest = hashlib.sha256(f"{self._fingerprint} {picture.shape} {hint.shape} {prompt}".encode())
         digest.update(picture.tobytes())
@@ -109,9 +113,21 @@ class Store:
         return self._folder / key[:2] / f"{key}.safetensors"
 
 
+def size_of(row: Row) -> tuple[int, int]:
+    """Return (height, width) in pixels of the picture of a row, or of the pictures of a batch."""
+    height, width = row["latents"].shape[-2:]
+    return height * LATENT, width * LATENT
+
+
+def hint_of(row: Row, device: torch.device) -> Tensor:
+    """Return the hints of a batch as a model reads them: pictures in 0..1, embeddings as they are."""
+    hint = row["hint"].to(device)
+    return hint.float() / 255 if hint.dtype == torch.uint8 else hint.float()
+
+
 def stacked(rows: Sequence[Row]) -> Row:
     """Return rows as one batch: each tensor [N, ...]. HintError for pictures of several sizes."""
-    sizes = sorted({tuple(row["hint"].shape[1:]) for row in rows})
+    sizes = sorted({size_of(row) for row in rows})
     if len(sizes) > 1:
         found = " and ".join(f"{width}x{height}" for height, width in sizes)
         raise HintError(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import HintError
-from ...preprocessors.images import decode_image, read_image
+from ...preprocessors.images import decode_image, image_size, read_image
 
 Image = NDArray[np.uint8]
 
@@ -60,6 +60,13 @@ class Bad:
 def read_source(source: Source) -> Image:
     """Return a picture as uint8 RGB [H, W, 3]. HintError if it cannot be read."""
     return read_image(source) if isinstance(source, Path) else decode_image(source.read(), source.name)
+
+
+def shape_of(source: Source) -> tuple[int, int]:
+    """Return (height, width) of a picture by its header. HintError if it cannot be read."""
+    if isinstance(source, Path):
+        return image_size(source, str(source))
+    return image_size(source.read(), source.name)
 
 
 def size_of(source: Source) -> int:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from .buckets import Buckets
 from .encoding import Encoder, Row, Store, stacked
 from .example import Example, Image
 from .hints import PLAIN, Reader, View
@@ -50,8 +51,9 @@ class Examples:
         variety: Variety | None = None,
         store: Store | None = None,
         workers: int = 0,
+        buckets: Buckets | None = None,
     ) -> None:
-        """store: keeps encodings on disk. workers: threads that read pictures ahead."""
+        """store: keeps encodings on disk. workers: threads that read pictures ahead. buckets: None for one size."""
         self._examples, self._reader, self._encoder = examples, reader, encoder
         self._variety, self._store = variety or Variety(), store
         self._pool = ThreadPoolExecutor(workers) if workers else None
@@ -59,27 +61,32 @@ class Examples:
         self._kept: dict[tuple[int, View], Row] = {}
         self._room = KEPT
         self._epoch, self._order = -1, [0]
+        self._buckets = buckets
+        self.epoch = len(examples) if buckets is None else buckets.epoch()  # examples, of which some come twice
 
     def __len__(self) -> int:
         return len(self._examples)
 
-    def batch(self, start: int, count: int, seed: int) -> Row:
-        """Return the examples `start` to `start + count` of all epochs in a row, as one batch [count, ...]."""
-        return stacked([self.row(*self._pick(index, seed)) for index in range(start, start + count)])
+    def batch(self, start: int, count: int, seed: int, source: int = 0) -> Row:
+        """Return the examples `start` to `start + count` of all epochs in a row, as one batch [count, ...].
 
-    def expect(self, start: int, count: int, seed: int) -> None:
+        source: number of what the hints come from.
+        """
+        return stacked([self.row(*self._pick(index, seed, source)) for index in range(start, start + count)])
+
+    def expect(self, start: int, count: int, seed: int, source: int = 0) -> None:
         """Let workers read the pictures of a later batch; nothing without workers."""
         if self._pool is None:
             return
         for index in range(start, start + count):
-            pick, view = self._pick(index, seed)
+            pick, view = self._pick(index, seed, source)
             if (pick, view) not in self._kept and (pick, view) not in self._ahead:
                 self._ahead[pick, view] = self._pool.submit(self._reader, self._examples[pick], view)
 
     def pictures(self) -> Iterator[tuple[Image, Image, str]]:
-        """Yield (hint, picture, prompt) of each example in turn; pictures are [H, W, 3]."""
-        for example in self._examples:
-            picture, hint = self._reader(example)
+        """Yield (hint, picture, prompt) of each example in turn; pictures are [H, W, 3], and sources take turns."""
+        for number, example in enumerate(self._examples):
+            picture, hint = self._reader(example, View(source=number % len(self._reader.sources)))
             yield hint, picture, example.prompt
 
     def row(self, index: int, view: View = PLAIN) -> Row:
@@ -98,13 +105,18 @@ class Examples:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def _pick(self, index: int, seed: int) -> tuple[int, View]:
+    def _pick(self, index: int, seed: int, source: int) -> tuple[int, View]:
         """Return which example comes as the index-th, and how it is seen."""
-        epoch, place = divmod(index, len(self._examples))
+        epoch, place = divmod(index, self.epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(seed + epoch)
-            self._epoch, self._order = epoch, torch.randperm(len(self._examples), generator=generator).tolist()
-        return self._order[place], self._variety.view(seed, index)
+            self._epoch, self._order = epoch, self._shuffled(generator)
+        return self._order[place], replace(self._variety.view(seed, index), source=source)
+
+    def _shuffled(self, generator: torch.Generator) -> list[int]:
+        if self._buckets is None:
+            return torch.randperm(len(self._examples), generator=generator).tolist()
+        return self._buckets.order(generator)
 
     def _load(self, index: int, view: View) -> Row:
         example, ahead = self._examples[index], self._ahead.pop((index, view), None)

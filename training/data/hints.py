@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ...core.embedding import Embedding
 from ...core.errors import HintError
 from ...core.network.base import LATENT
 from ...core.resize import ResizeMode
-from ...preprocessors import find
-from ...preprocessors.resize import resize_image, scale_short_side, scaled_size
+from ...preprocessors import Output, Preprocessor, find
+from ...preprocessors.resize import resize_image, scale_photograph
+from .buckets import size_for
 from .columns import Columns
 from .example import Example, Image, read_source
 
@@ -33,6 +35,7 @@ class HintSource:
             )
         if self.preprocessor is not None:
             self._settings()
+            _check_preprocessor(find(self.preprocessor))
 
     def __str__(self) -> str:
         """Return what the metadata of a trained file says: `canny(low=100,high=200)`, or the column."""
@@ -44,8 +47,13 @@ class HintSource:
         """Return which columns of a listing are read. picture, caption: names that the user gave."""
         return Columns(picture, self.column, caption, self.preprocessor is None)
 
-    def make(self, picture: Image) -> Image:
-        """Return the hint [H, W, 3] that the preprocessor makes of a picture [H, W, 3]."""
+    @property
+    def embedding(self) -> Embedding | None:
+        """Return whose embedding the hints are; None where they are pictures."""
+        return None if self.preprocessor is None else find(self.preprocessor).embedding
+
+    def make(self, picture: Image) -> Any:
+        """Return what the preprocessor makes of a picture [H, W, 3]: a hint of that shape, or floats [T, D]."""
         assert self.preprocessor is not None
         parameters: dict[str, Any] = dict(self.parameters or {})
         return find(self.preprocessor)(picture, **parameters)
@@ -54,13 +62,38 @@ class HintSource:
         return find(self.preprocessor or "").settings(dict(self.parameters or {}))
 
 
+def _check_preprocessor(preprocessor: Preprocessor) -> None:
+    """Raise PreprocessorError or HintError for what makes no hint of a picture alone, of the picture's size."""
+    preprocessor.check_gives_hint()
+    if preprocessor.takes_mask or preprocessor.output is Output.MASKED:
+        raise HintError(
+            f"--hint {preprocessor.id} marks what is to be invented by a mask, and the examples of a training have "
+            "none: make the hints as pictures first, and name their column as --hint-column"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One of several kinds of hints that a network learns, and where hints of it come from."""
+
+    kind: str
+    hints: HintSource
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.hints}"
+
+
 @dataclass(frozen=True, slots=True)
 class View:
-    """How an example is seen this time: mirrored or not, and which square of it, from 0 (left, top) to 1."""
+    """How an example is seen this time: mirrored or not, which square of it from 0 (left, top) to 1, by which source.
+
+    source: number of what its hint comes from.
+    """
 
     mirrored: bool = False
     across: float = 0.5
     down: float = 0.5
+    source: int = 0
 
 
 PLAIN = View()
@@ -70,21 +103,32 @@ PLAIN = View()
 class Reader:
     """Reads examples. side: of the squares that they are cut to, in pixels; 0 leaves them as they are."""
 
-    hints: HintSource
+    sources: tuple[HintSource, ...]  # of hints; a view names one
     side: int = 0
+    buckets: bool = False  # they are cut to sizes near their own shape, of no more area than the square
 
-    def __call__(self, example: Example, view: View = PLAIN) -> tuple[Image, Image]:
-        """Return (picture, hint), both [H, W, 3] of one size. HintError if they cannot be read or do not fit.
+    def __call__(self, example: Example, view: View = PLAIN) -> tuple[Image, Any]:
+        """Return (picture, hint), both [H, W, 3] of one size; of an encoder the hint is floats [T, D].
+
+        HintError if they cannot be read or do not fit.
 
         A preprocessor sees the picture as it was cut and mirrored.
         """
         picture, hint = self.files(example)
-        size = _scaled(picture, self.side)
-        picture = _mirrored(_square(picture, self.side, view), view)
-        if hint is None:
-            return picture, self.hints.make(picture)
-        fitted = resize_image(hint, size, ResizeMode.JUST_RESIZE)  # its own shape may differ a little
-        return picture, _mirrored(_cut(fitted, self.side, view), view)
+        target = self.size(picture.shape[:2])
+        covering = _covering(picture.shape[:2], target)
+        picture = _mirrored(_cut(scale_photograph(picture, covering), target, view), view)
+        source = self.sources[view.source]
+        if hint is None or source.preprocessor is not None:
+            return picture, source.make(picture)
+        fitted = resize_image(hint, covering, ResizeMode.JUST_RESIZE)  # its own shape may differ a little
+        return picture, _mirrored(_cut(fitted, target, view), view)
+
+    def size(self, picture: tuple[int, int]) -> tuple[int, int]:
+        """Return (height, width) that a picture of this size is cut to."""
+        if not self.side:
+            return picture
+        return size_for(picture, self.side) if self.buckets else (self.side, self.side)
 
     def files(self, example: Example) -> tuple[Image, Image | None]:
         """Return the pictures in an example's files; the hint is None where a preprocessor makes it.
@@ -110,25 +154,19 @@ class Reader:
         return picture, hint
 
 
-def _scaled(picture: Image, side: int) -> tuple[int, int]:
-    """Return (height, width) of a picture whose short side became `side`; its own size for 0."""
-    height, width = picture.shape[:2]
-    return scaled_size((height, width), side) if side else (height, width)
+def _covering(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """Return the smallest (height, width) of the shape of `size` that covers `target`."""
+    k = max(target[0] / size[0], target[1] / size[1])
+    return max(target[0], round(size[0] * k)), max(target[1], round(size[1] * k))
 
 
-def _square(picture: Image, side: int, view: View) -> Image:
-    """Return a square of a photograph, scaled to `side` pixels; itself for 0. `resize_image` is for drawings."""
-    return _cut(scale_short_side(picture, side), side, view) if side else picture
-
-
-def _cut(picture: Image, side: int, view: View) -> Image:
-    """Return the square of `side` pixels that a view shows; the picture itself for 0."""
-    if not side:
-        return picture
+def _cut(picture: Image, target: tuple[int, int], view: View) -> Image:
+    """Return the part (height, width) of a picture that a view shows."""
     top, left = (
-        int(place * (length - side)) for place, length in zip((view.down, view.across), picture.shape, strict=False)
+        int(place * (length - wanted))
+        for place, length, wanted in zip((view.down, view.across), picture.shape, target, strict=False)
     )
-    return np.ascontiguousarray(picture[top : top + side, left : left + side])
+    return np.ascontiguousarray(picture[top : top + target[0], left : left + target[1]])
 
 
 def _mirrored(picture: Image, view: View) -> Image:

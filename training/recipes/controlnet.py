@@ -32,10 +32,13 @@ class ControlNetRecipe(Recipe):
 
     def create(self, unet: Any, settings: Settings) -> ControlNet:
         network = copy_of_encoder(unet, only_middle=settings.only_middle)
-        outputs = [*network.zero_convs.modules(), *network.middle_block_out.modules()]
-        fill_zero_convolutions(outputs, settings.start)
-        fill_zero_convolutions([network.input_hint_block[-1]], settings.start)
+        self.fill_outputs(network, settings)
         return network
+
+    def fill_outputs(self, network: ControlNet, settings: Settings) -> None:
+        """Set the convolutions behind which nothing enters the base at first, as `--start` says."""
+        outputs = [*network.zero_convs.modules(), *network.middle_block_out.modules()]
+        fill_zero_convolutions([*outputs, network.input_hint_block[-1]], settings.start)
 
     def model(self, network: nn.Module, unet: Any, settings: Settings) -> ControlModel:
         assert isinstance(network, ControlNet)

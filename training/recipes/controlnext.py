@@ -21,8 +21,10 @@ from ...pipelines.attached import WIDTHS_KEY
 from ..settings import Settings
 from .recipe import Recipe
 
+STANDARD_WIDTH, LEAST = 320, 1 / 4  # of the base's first level; a narrower base gets a narrower network
 TIME, EMBEDDING = 128, 256  # widths of the sinusoids and of the time embedding
-STEM = ((64, 3), (64, 64), (128, 64))  # (out, in) of the convolutions that read the hint
+HINT_CHANNELS = 3
+STEM = ((64, HINT_CHANNELS), (64, 64), (128, 64))  # (out, in) of the convolutions that read the hint
 STAGES = ((128, 128), (256, 128))  # of the residual blocks, each before a halving
 PROJECTION, OF_PROMPT = ".to_out.", ".attn2."  # in the names of the base's weights
 TEXT_TIME = "text_time"  # what diffusers calls SDXL's conditions
@@ -36,11 +38,17 @@ class ControlNeXtRecipe(Recipe):
     blocks = (TimedBlock,)
 
     def create(self, unet: Any, settings: Settings) -> ControlNeXt:
+        first = unet.config[WIDTHS_KEY][0]
+        share = max(LEAST, min(1.0, first / STANDARD_WIDTH))
+
+        def narrowed(*widths: int) -> tuple[int, ...]:
+            return tuple(HINT_CHANNELS if width == HINT_CHANNELS else int(width * share) for width in widths)
+
         shapes: dict[str, tuple[int, ...]] = {
-            "time_embedding.linear_1.weight": (EMBEDDING, TIME),
-            **{f"embedding.{3 * i}.weight": (*widths, 3, 3) for i, widths in enumerate(STEM)},
-            **{f"down_res.{i}.conv1.weight": (*widths, 3, 3) for i, widths in enumerate(STAGES)},
-            "mid_convs.1.weight": (unet.config[WIDTHS_KEY][0], STAGES[-1][0], 1, 1),
+            "time_embedding.linear_1.weight": narrowed(EMBEDDING, TIME),
+            **{f"embedding.{3 * i}.weight": (*narrowed(*widths), 3, 3) for i, widths in enumerate(STEM)},
+            **{f"down_res.{i}.conv1.weight": (*narrowed(*widths), 3, 3) for i, widths in enumerate(STAGES)},
+            "mid_convs.1.weight": (first, *narrowed(STAGES[-1][0]), 1, 1),
         }
         return ControlNeXt(shapes, STANDARD).to(torch.float32)
 

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from ...core.control import ControlModel
 from ...core.errors import ScheduleError, UnsupportedModelError
 from ...core.network.base import check_fits
+from ...core.network.effects import WeightDelta
 from ...models.family import Family
 from ...models.files.loading import read_header
 from ...models.naming import to_ldm
 from ...models.registry import identify, load_control_model
 from ...pipelines.attached import base_of
+from .. import choices
 from ..choices import COPY, GAUSSIAN
+from ..data.hints import HintSource
 from ..settings import Settings, option
 from .copies import settings_of
 
@@ -32,6 +35,9 @@ class Recipe(ABC):
     rate: ClassVar[float] = 1e-5  # learning rate of the control network
     base_share: ClassVar[float] = 1.0  # of the rate, at which weights of the base are trained along
     times: ClassVar[str] = "uniform"  # how times of the noise are drawn
+    empty_prompts: ClassVar[float] = choices.EMPTY_PROMPTS  # share of prompts that are left out
+    empty_hints: ClassVar[float] = 0.0  # share of hints
+    reads_embeddings: ClassVar[bool] = False  # what an image encoder sees, no pictures
     starts: ClassVar[tuple[str, ...]] = ()  # what `--start` may be beside a file
     options: ClassVar[frozenset[str]] = frozenset()  # settings that this family alone has
     blocks: ClassVar[tuple[type[nn.Module], ...]]  # that gradient checkpointing computes again
@@ -50,7 +56,7 @@ class Recipe(ABC):
         return (
             self.create(unet, settings)
             if _is_word(settings.start)
-            else self.continued(Path(settings.start or ""), unet)
+            else self.continued(Path(settings.start or ""), unet, settings)
         )
 
     def model(self, network: nn.Module, unet: Any, settings: Settings) -> ControlModel:
@@ -61,6 +67,14 @@ class Recipe(ABC):
     def given(self, unet: Any, settings: Settings) -> dict[str, Any]:
         """Return the family's settings that no shape tells, which are written into the file too."""
         return {}
+
+    def told(self, settings: Settings, batch: int) -> Mapping[str, object]:
+        """Return what the model is told of the hints of the batch-th batch."""
+        return {}
+
+    def without_hint(self, network: nn.Module, hint: Tensor) -> Tensor:
+        """Return what stands for no hint, of the shape of hints [B, ...]."""
+        return torch.zeros_like(hint)
 
     def unlocked(self, unet: Any, settings: Settings) -> Collection[str]:
         """Return the names of the U-Net's weights that are trained along."""
@@ -77,10 +91,16 @@ class Recipe(ABC):
             raise ScheduleError(f"--start is '{settings.start}', expected {known} for {self.id}")
         for name in OWN - self.options:
             if getattr(settings, name):
-                raise ScheduleError(f"{option(name)} is of another family than {self.id}: leave it out")
+                said = OWN_OPTIONS.get(name, option(name))
+                raise ScheduleError(f"{said} is of another family than {self.id}: leave it out")
+        for source in settings.hint_sources:
+            self._check_hints(source)
 
-    def continued(self, path: Path, unet: Any) -> nn.Module:
-        """Return the network of a file, in fp32. ModelError where it is of another family, or made for another base."""
+    def continued(self, path: Path, unet: Any, settings: Settings) -> nn.Module:
+        """Return the network of a file, in fp32; what its companion changes in the base is added to the U-Net.
+
+        ModelError where it is of another family, or made for another base.
+        """
         if identify(read_header(path)) is not self.family:
             raise UnsupportedModelError(
                 f"'{path.name}' is no {self.family.title}: start from one, or give its --family"
@@ -90,15 +110,43 @@ class Recipe(ABC):
         model = load_control_model(path, settings=given, base_state=base, dtype=torch.float32)
         self.check_model(model, path)
         check_fits(model.name, model.base, base_of(unet))
+        if model.delta is not None:
+            _add(model.delta, path, unet, self.unlocked(unet, settings))
         return model.network
+
+    def _check_hints(self, source: HintSource) -> None:
+        """Raise ScheduleError for hints that are pictures where the family reads embeddings, or the other way round."""
+        if self.reads_embeddings and source.embedding is None:
+            raise ScheduleError(
+                f"{self.id} learns from what an image encoder sees: name one with --hint, such as clip_h"
+            )
+        if not self.reads_embeddings and source.embedding is not None:
+            raise ScheduleError(
+                f"--hint {source.preprocessor} gives what an image encoder sees, and {self.id} reads pictures: choose "
+                "a preprocessor that gives pictures, such as canny"
+            )
 
     def check_model(self, model: ControlModel, path: Path) -> None:
         """Raise UnsupportedModelError for a network of the family that cannot be trained on; by default none."""
         return
 
 
-OWN = frozenset({"only_middle", "unlock"})  # settings that not every family has
-NEEDS_HEADS = frozenset({"controlnet"})
+OWN = frozenset({"only_middle", "unlock", "kinds"})  # settings that not every family has
+OWN_OPTIONS = {"kinds": "--kind"}  # where the command line calls a setting otherwise
+NEEDS_HEADS = frozenset({"controlnet", "union"})
+
+
+@torch.no_grad()
+def _add(delta: WeightDelta, path: Path, unet: Any, unlocked: Collection[str]) -> None:
+    """Add differences to the weights of a U-Net. UnsupportedModelError where some of them are not trained along."""
+    weights = to_ldm(dict(unet.named_parameters()))
+    if not delta.names <= to_ldm(dict.fromkeys(unlocked)).keys():
+        raise UnsupportedModelError(
+            f"'{path.name}' was trained along with weights of its base that this training leaves as they are: give "
+            "--unlock as in that training"
+        )
+    for name in delta.names:
+        weights[name] += delta.of(name).to(weights[name].device)
 
 
 def _is_word(start: Path | str | None) -> bool:

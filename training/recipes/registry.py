@@ -6,10 +6,21 @@ from ...core.errors import ScheduleError
 from .controlnet import ControlNetRecipe
 from .controlnet_lite import LiteRecipe
 from .controlnext import ControlNeXtRecipe
+from .ip_adapter import IPAdapterRecipe
+from .lllite import LLLiteRecipe
 from .recipe import Recipe
 from .t2i_adapter import AdapterRecipe
+from .union import UnionRecipe
 
-RECIPES: tuple[Recipe, ...] = (ControlNetRecipe(), LiteRecipe(), ControlNeXtRecipe(), AdapterRecipe())
+RECIPES: tuple[Recipe, ...] = (
+    ControlNetRecipe(),
+    LiteRecipe(),
+    ControlNeXtRecipe(),
+    AdapterRecipe(),
+    LLLiteRecipe(),
+    IPAdapterRecipe(),
+    UnionRecipe(),
+)
 
 
 def find_recipe(name: str) -> Recipe:

@@ -6,7 +6,7 @@ the U-Net by the same hooks and arguments (`pipelines/attached.py`). So what is 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -42,13 +42,16 @@ class Trainee(nn.Module):
             if name in unlocked:
                 weight.requires_grad_(True)
 
-    def forward(self, noisy: Tensor, time: Tensor, hint: Tensor, words: Words) -> Tensor:
+    def forward(
+        self, noisy: Tensor, time: Tensor, hint: Tensor, words: Words, told: Mapping[str, object] | None = None
+    ) -> Tensor:
         """Return what the base predicts under the control: noisy latents [B, 4, h, w] -> the same shape.
 
-        time [B], hint [B, 3, 8h, 8w] in 0..1.
+        time [B], hint [B, 3, 8h, 8w] in 0..1, or an embedding [B, T, D]. told: options of the model.
         """
         self.release()
-        by_hooks, by_arguments = shared_out(self._effects(noisy, time, hint, words))
+        model = self._model.bind(told) if told else self._model
+        by_hooks, by_arguments = shared_out(self._effects(model, noisy, time, hint, words))
         given: dict[str, Any] = {"encoder_hidden_states": words.context}
         if words.added is not None:
             given["added_cond_kwargs"] = words.added
@@ -66,8 +69,8 @@ class Trainee(nn.Module):
         """Yield the parameters that are trained, by their names in this module."""
         yield from ((name, each) for name, each in self.named_parameters() if each.requires_grad)
 
-    def _effects(self, noisy: Tensor, time: Tensor, hint: Tensor, words: Words) -> Effects:
-        model, rows = self._model, tuple(range(len(noisy)))
+    def _effects(self, model: ControlModel, noisy: Tensor, time: Tensor, hint: Tensor, words: Words) -> Effects:
+        rows = tuple(range(len(noisy)))
         step = Step(
             x=noisy,
             timestep=time,

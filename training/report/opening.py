@@ -21,7 +21,7 @@ def opening(run: Run) -> list[str]:
     lines = [
         f"training a {run.recipe.family.title} over {settings.base.name} on {count} examples{held}",
         f"{settings.steps} steps of {processes} {plural('process', processes)} x batch {settings.batch} x accumulate "
-        f"{settings.accumulate} = {a_step} examples, {settings.steps * a_step / max(1, count):.1f} epochs",
+        f"{settings.accumulate} = {a_step} examples, {settings.steps * a_step / max(1, run.examples.epoch):.1f} epochs",
         f"on {accelerator.device}, precision {NAMES[settings.mixed_precision]}, {millions(trained)} parameters trained "
         f"of {millions(total)}, learning rate {settings.learning_rate:g}",
     ]

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...core.network.base import LATENT
 from ...pipelines.quiet import quiet
+from ..data.encoding import size_of
 from ..recipes.checkpointing import keep_all, recompute
 from ..recipes.trainee import Trainee
 from ..run import Run, names_of_base, names_of_control
@@ -61,7 +62,7 @@ def activations(run: Run) -> int:
     trainee = _on_meta(run, half)
     latents = run.base.unet.config["in_channels"]
     noisy = torch.empty(batch, latents, height // LATENT, width // LATENT, device="meta", dtype=half)
-    hint = torch.empty(batch, 3, height, width, device="meta", dtype=half)
+    hint = torch.empty(batch, *_hint_shape(run), device="meta", dtype=half)
     encoded = {name: each[None].repeat(batch, *(1,) * each.ndim) for name, each in run.encoder.words("").items()}
     words = words_of(
         {name: each.to("meta", half) for name, each in encoded.items()}, (height, width), torch.device("meta")
@@ -76,7 +77,8 @@ def activations(run: Run) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), Fused():
-        predicted = trainee(noisy, torch.zeros(batch, device="meta"), hint, words)
+        told = run.recipe.told(run.settings, 0)
+        predicted = trainee(noisy, torch.zeros(batch, device="meta"), hint, words, told)
     trainee.release()
     return sum(kept.values()) + predicted.numel() * predicted.element_size()
 
@@ -116,8 +118,14 @@ def _size(run: Run) -> tuple[int, int]:
     side = run.settings.resolution
     if side:
         return side, side
-    row = run.examples.row(0)
-    return row["hint"].shape[1], row["hint"].shape[2]
+    return size_of(run.examples.row(0))
+
+
+def _hint_shape(run: Run) -> tuple[int, ...]:
+    """Return the shape of one hint: of a picture, or of what an encoder sees."""
+    if run.recipe.reads_embeddings:
+        return tuple(run.examples.row(0)["hint"].shape)
+    return (3, *_size(run))
 
 
 def _bytes(network: torch.nn.Module) -> int:

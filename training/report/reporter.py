@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from ...preprocessors.images import make_folder, write_image
+from ...preprocessors.images import make_folder
 from ..run import Run
 from .bars import Steps, steps_bar
 from .curve import WINDOW, Numbers, recent, write_curve
-from .samples import sample_sheet
+from .samples import write_samples
 
 PROJECT = "controlstack"  # what trackers call it
 
@@ -61,6 +61,4 @@ class Reporter:
 
     def sheet(self) -> None:
         """Draw a sheet of samples of the network as it is now."""
-        folder = self._out.with_suffix(".samples")
-        make_folder(folder)
-        write_image(folder / f"{self._run.step:06d}.png", sample_sheet(self._run))
+        write_samples(self._run, self._out.with_suffix(".samples"))

@@ -6,9 +6,14 @@ names, as the published ControlNeXt trainings write it.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
-from ...models.companions import INCREMENTS, OTHER
+import torch
+from torch import Tensor
+
+from ...models.companions import INCREMENTS, OTHER, PAIR
 from ...pipelines.bases import DTYPES
 from ..run import Run
 from .files import write_tensors
@@ -17,23 +22,32 @@ COMPANION = f"_{OTHER}{INCREMENTS}"  # behind the name of the control
 
 
 def write_model(run: Run, path: Path) -> list[Path]:
-    """Write the network as it is now, and its companion if there is one; return the files, each whole or not there."""
+    """Write the network as it is now, and its companion if there is one; return the files, each whole or not there.
+
+    A process that is killed between the two leaves files that are no pair, which whoever loads them is told.
+    """
     dtype = DTYPES[run.settings.dtype]
     about = metadata(run)
     written = [path]
     if delta := run.base_delta():
         companion = companion_path(path)
-        about["controlstack.companion"] = companion.name
         tensors = {name: each.to(dtype).contiguous() for name, each in delta.items()}
-        write_tensors(
-            companion,
-            tensors,
-            {"controlstack.holds": "increments", "controlstack.trained_over": run.settings.base.name},
-        )
+        pair = {PAIR: _digest(tensors)}
+        about |= {"controlstack.companion": companion.name, **pair}
+        of_companion = {"controlstack.holds": "increments", "controlstack.trained_over": run.settings.base.name}
+        write_tensors(companion, tensors, {**of_companion, **pair})
         written.append(companion)
     state = {name: each.to(dtype).contiguous() for name, each in run.control_state().items()}
     write_tensors(path, state, about)
     return written
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return what tells these tensors from those of another step."""
+    digest = hashlib.sha256()
+    for name, each in sorted(tensors.items()):
+        digest.update(name.encode() + each.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def companion_path(path: Path) -> Path:
@@ -50,8 +64,8 @@ def metadata(run: Run) -> dict[str, str]:
         **{name: str(value).lower() for name, value in given.items()},
         "family": run.recipe.id,
         "trained_over": settings.base.name,
-        "hint": str(settings.hints),
-        "hint_range": "RGB in 0..1",
+        **({"kinds": " ".join(map(str, settings.kinds))} if settings.kinds else {"hint": str(settings.hints)}),
+        **({} if run.recipe.reads_embeddings else {"hint_range": "RGB in 0..1"}),
         "steps": str(run.step),
         **({"ema": str(settings.ema)} if settings.ema else {}),
         **({"start": start} if start else {}),

@@ -34,6 +34,7 @@ from ..choices import (
 from ..request import AUTO, FIELDS, NONE, UnitRequest
 from ..text import Option
 from .names import OWN_SIZE, thresholds
+from .references import as_model, as_preprocessor
 
 NO_MODEL, NO_MODULE = "None", "none"
 FROM_PREPROCESSOR = -1  # "the preprocessor's own default", in processor_res and the thresholds
@@ -134,7 +135,7 @@ def request_of(args: UnitArgs, *, image: Any = None, inpaint_mask: Any = None, e
     options = dict(args.options)
     if args.union_control_type is not UnionType.UNKNOWN:
         options.setdefault(UNION_OPTION, args.union_control_type.value)  # said in the option's own words, it is exact
-    return UnitRequest(
+    said = UnitRequest(
         image=image,
         preprocessor=AUTO if is_auto(args.module) else find(args.module or NONE).id,
         parameters=numbers_of(args),
@@ -159,6 +160,7 @@ def request_of(args: UnitArgs, *, image: Any = None, inpaint_mask: Any = None, e
         hires=args.hr_option,
         enabled=args.enabled,
     )
+    return as_model(said)
 
 
 def args_of(request: UnitRequest, side: int | None = None) -> UnitArgs:
@@ -166,6 +168,7 @@ def args_of(request: UnitRequest, side: int | None = None) -> UnitArgs:
 
     side: the short side of the hint in pixels, which other programs read where the request leaves it to the picture.
     """
+    request = as_preprocessor(request)
     options = dict(request.options)
     union = _union_type(options.get(UNION_OPTION))
     if union is not UnionType.UNKNOWN and options[UNION_OPTION] == union.value:

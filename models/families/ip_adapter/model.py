@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ....core.control import ControlModel, HintSpace, Prepared, Prompt
-from ....core.embedding import Embedding, Values
+from ....core.embedding import Embedding, Encoder, Values
 from ....core.errors import UnitError
 from ....core.network.base import Base
 from ....core.network.effects import Effect, Shift
@@ -45,6 +45,14 @@ OFFERS = (
         words={EACH: (), MEAN: ("average",), BESIDE: ("concat",)},
     ),
 )
+STRUCTURE = Option(
+    name="structure",
+    label="Face structure",
+    meaning="FaceID plusv2: how much of what CLIP sees of the face is added to who it is",
+    default=1.0,
+    least=0.0,
+    most=5.0,
+)
 PER_LAYER = 4  # tensors that are kept of each layer: keys and values of the picture, and of none
 
 
@@ -69,13 +77,14 @@ class IPAdapter(nn.Module):
         self.attention = kit.attention
         self.image_proj = projection
         self.ip_adapter = nn.ModuleDict({number: Pair(width, context, kit) for number, width in widths.items()})
+        self.lora: Mapping[str, Tensor] = {}  # what the file holds for the base model, which is no part of the network
 
 
 class IPAdapterModel(ControlModel):
     """An adapter as the stack sees it."""
 
     network: IPAdapter
-    hint_space, offers = HintSpace.EMBEDDING, OFFERS
+    hint_space = HintSpace.EMBEDDING
 
     def __init__(
         self,
@@ -86,14 +95,22 @@ class IPAdapterModel(ControlModel):
         heads: Mapping[Point, int],
         embedding: Embedding,
         width: int,
+        beside: bool | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """heads: of each cross-attention, in the file's order. width: of what the encoder hands on."""
+        """Show a network to the stack.
+
+        heads: of each cross-attention, in the file's order. width: of what the encoder hands on. beside: of a FaceID
+        plus, whether the face's own tokens stay; None for all others.
+        """
         self.network, self.name, self.base = network, name, Base(context=context)
+        self.beside = beside
+        self.offers = (*OFFERS, STRUCTURE) if beside else OFFERS
+        self.gives_tokens = embedding.encoder is Encoder.ANTELOPE
         self.points = computed(tuple(heads))
         self.soft_weights = (1.0,) * len(self.points)
         self.embedding, self._heads = embedding, heads
-        self._states = embedding.values is Values.STATES
+        self._states = embedding.values in (Values.STATES, Values.FACE_STATES)
         self.hint_channels = 2 * width if self._states else width
         self.dtype = next(network.parameters()).dtype if dtype is None else dtype
         pairs = dict(zip(heads, network.ip_adapter.values(), strict=True))
@@ -123,9 +140,19 @@ class IPAdapterModel(ControlModel):
 
         hint: [N, T, D], of which hidden states have those of a grey picture beside them, [N, T, 2 D].
         """
-        seen, none = self._halves(hint.to(self.dtype))
-        tokens, nothing = (self._joined(self.network.image_proj(each)) for each in (seen, none))
+        tokens, nothing = self.tokens(hint)
         return tuple(each for pair in self._pairs for each in (*pair(tokens), *pair(nothing)))
+
+    def tokens(self, hint: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens of pictures and those of no picture, each [N or 1, T, context]."""
+        seen, none = (self._joined(self._projected(each)) for each in self._halves(hint.to(self.dtype)))
+        return seen, none
+
+    def _projected(self, seen: Tensor) -> Tensor:
+        if self.beside is None:
+            return self.network.image_proj(seen)
+        structure = float(self.options.get(STRUCTURE.name, STRUCTURE.default))
+        return self.network.image_proj(seen, beside=self.beside, structure=structure)
 
     def __call__(
         self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]

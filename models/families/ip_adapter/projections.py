@@ -1,8 +1,9 @@
-"""From what CLIP saw in a picture to tokens as wide as a prompt's, with the parameter names of the published files.
+"""From what an encoder saw in a picture to tokens as wide as a prompt's, with the names of the published files.
 
-Three kinds: plain ones read the image embedding, one token; plus and full-face ones the hidden states, one token for
-each place of the picture. Plus ones ask for what they need, by attention from tokens of their own (the Perceiver
-resampler of Alayrac et al., "Flamingo", 2022).
+Plain ones read the image embedding, one token; plus and full-face ones the hidden states, one token for each place of
+the picture. Plus ones ask for what they need, by attention from tokens of their own (the Perceiver resampler of
+Alayrac et al., "Flamingo", 2022). Those of FaceID read the numbers of a recognised face; with them in place of its own
+tokens, a resampler of plus and plusv2 asks for what CLIP sees of the face.
 """
 
 from __future__ import annotations
@@ -45,6 +46,20 @@ class FullFace(nn.Module):
         return self.proj(seen)
 
 
+class Face(nn.Module):
+    """The numbers of a face [N, 1, D] -> a few tokens [N, count, context]."""
+
+    def __init__(self, width: int, inner: int, context: int, count: int, kit: Kit) -> None:
+        super().__init__()
+        ops = kit.ops
+        self._shape = (count, context)
+        self.proj = nn.Sequential(ops.Linear(width, inner), nn.GELU(), ops.Linear(inner, count * context))
+        self.norm = ops.LayerNorm(context)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return self.norm(self.proj(seen[:, 0]).reshape(len(seen), *self._shape))
+
+
 class PerceiverAttention(nn.Module):
     """Attention from tokens of its own over the picture's and themselves."""
 
@@ -63,16 +78,13 @@ class PerceiverAttention(nn.Module):
         return self.to_out(self._attention(self.to_q(normed), k, v, self._heads))
 
 
-class Resampler(nn.Module):
-    """Hidden states [N, T, D] -> tokens [N, count, context]."""
+class Asking(nn.Module):
+    """Hidden states [N, T, D] and tokens [N, count, width] that ask about them -> tokens [N, count, context]."""
 
-    def __init__(
-        self, seen: int, width: int, inner: int, feed: int, context: int, count: int, depth: int, kit: Kit
-    ) -> None:
+    def __init__(self, seen: int, width: int, inner: int, feed: int, context: int, depth: int, kit: Kit) -> None:
         """seen: width of the hidden states. width: of its own tokens. inner, feed: of attention and feed-forward."""
         super().__init__()
         ops = kit.ops
-        self.latents = nn.Parameter(torch.empty(1, count, width))
         self.proj_in, self.proj_out = ops.Linear(seen, width), ops.Linear(width, context)
         self.norm_out = ops.LayerNorm(context)
         self.layers = nn.ModuleList(
@@ -80,13 +92,45 @@ class Resampler(nn.Module):
             for _ in range(depth)
         )
 
-    def forward(self, seen: Tensor) -> Tensor:
+    def ask(self, seen: Tensor, tokens: Tensor) -> Tensor:
+        """Return the answers to the tokens."""
         seen = self.proj_in(seen)
-        tokens = self.latents.to(seen).expand(len(seen), -1, -1)
         for attention, feed in cast("Iterable[tuple[PerceiverAttention, nn.Sequential]]", self.layers):
             tokens = tokens + attention(seen, tokens)
             tokens = tokens + cast(Tensor, feed(tokens))
         return self.norm_out(self.proj_out(tokens))
+
+
+class Resampler(Asking):
+    """Hidden states [N, T, D] -> tokens [N, count, context]."""
+
+    def __init__(
+        self, seen: int, width: int, inner: int, feed: int, context: int, count: int, depth: int, kit: Kit
+    ) -> None:
+        super().__init__(seen, width, inner, feed, context, depth, kit)
+        self.latents = nn.Parameter(torch.empty(1, count, width))
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return self.ask(seen, self.latents.to(seen).expand(len(seen), -1, -1))
+
+
+class FacePlus(Face):
+    """The numbers of a face, and hidden states of CLIP behind them [N, 1 + T, D] -> tokens [N, count, context].
+
+    The first row holds the numbers and is filled up with zeros. beside: whether the face's own tokens stay (plusv2),
+    and the answers are added to them with the factor `structure`.
+    """
+
+    def __init__(self, width: int, inner: int, context: int, count: int, asking: Asking, kit: Kit) -> None:
+        """width: how many numbers a face has. inner: width between its two projections."""
+        super().__init__(width, inner, context, count, kit)
+        self._numbers = width
+        self.perceiver_resampler = asking
+
+    def forward(self, seen: Tensor, beside: bool = True, structure: float = 1.0) -> Tensor:
+        tokens = super().forward(seen[:, :1, : self._numbers])
+        answers = self.perceiver_resampler.ask(seen[:, 1:], tokens)
+        return tokens + structure * answers if beside else answers
 
 
 def _feed_forward(width: int, inner: int, kit: Kit) -> nn.Sequential:

@@ -15,6 +15,7 @@ from ....core.schedule import RangeBasis
 
 FOLDER, NETWORK_FOLDER = "ControlNet", "ControlNetPreprocessor"  # inside the WebUI's folder of models
 ADAPTERS = "ipadapter"  # where other programs keep IP-Adapters; read, never made
+FACES = "insightface"  # where they keep the recognition of faces
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Program:
         given = [getattr(shared.cmd_opts, "controlnet_annotator_models_path", None)]
         given.append(self.option("control_net_modules_path", ""))
         other = Path(paths.extensions_dir) / "sd-webui-controlnet" / "annotator" / "downloads"
-        return [Path(paths.models_path) / NETWORK_FOLDER, *(Path(each) for each in given if each), other]
+        faces = Path(paths.models_path) / FACES
+        return [Path(paths.models_path) / NETWORK_FOLDER, *(Path(each) for each in given if each), other, faces]
 
 
 def not_finite_errors() -> tuple[type[Exception], ...]:

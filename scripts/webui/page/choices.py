@@ -10,7 +10,7 @@ from ....core.schedule import RangeBasis, fires_on, progress_at
 from ....models.union_kinds import OPTION as UNION_OPTION
 from ....preprocessors.networks.network import file_name
 from ....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES, Choices
-from ....units.offer import ALL, default_model, default_preprocessor, of_type, offer_of
+from ....units.offer import ALL, default_model, offer_of
 from ....units.request import AUTO
 from ....units.text import write_block_weights, write_curve, write_options, write_reuse
 from ....units.webui.fields import (
@@ -22,6 +22,7 @@ from ....units.webui.fields import (
     parse_unit,
     request_of,
 )
+from ....units.webui.references import default_preprocessor, is_reference, of_type
 from ..request import preprocessing
 from ..request.arguments import OPTIONAL, THRESHOLDS
 
@@ -98,7 +99,10 @@ def about(module: str, store: Store | None = None) -> tuple[str, bool]:
     """
     if is_auto(module):
         return "The preprocessor that the model's own file names; a file that names none is refused.", True
-    found = offer_of(preprocessing.lookup(module), store)
+    preprocessor = preprocessing.lookup(module)
+    if is_reference(preprocessor):
+        return f"{preprocessor.doc} Each step evaluates the base model once more.", True
+    found = offer_of(preprocessor, store)
     parts = [f"{found.preprocessor.id} cannot run here: {found.lacks}" if found.lacks else found.preprocessor.doc]
     if found.licences:
         parts.append(f"Licence of its weights: {found.licences}.")
@@ -113,7 +117,8 @@ def display(unit: UnitArgs) -> dict[str, Any]:
     request = request_of(unit)
     shown: dict[str, Any] = {name: getattr(unit, name) for name in _PLAIN}
     shown |= {name: labels.label(getattr(unit, name)) for name, labels in _LABELS.items()}
-    shown |= {"module": request.preprocessor, "processor_res": unit.processor_res}
+    module = AUTO if is_auto(unit.module) else preprocessing.lookup(unit.module).id
+    shown |= {"module": module, "processor_res": unit.processor_res}
     shown |= {"weight": request.weight, "curve": write_curve(unit.curve)}
     shown["block_weights"] = write_block_weights(request.block_weights)
     shown |= {"delta_strength": unit.delta_strength, "options": write_options(unit.options)}

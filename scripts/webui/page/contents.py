@@ -22,6 +22,7 @@ from ....models.families.ip_adapter import family as ip_adapter
 from ....models.files.loading import PICKLES, read_header
 from ....models.registry import identify, made_for, offered_by
 from ....units.offer import ALL, models_of_type, of_hint
+from ....units.webui.references import TYPE
 from ..host.files import ModelFiles
 from ..host.unet.unets import base_of
 
@@ -53,6 +54,8 @@ class Contents:
         """Return the names of the models for a control type on a base model; None: any base model."""
         if tag == ALL:
             return files.names
+        if tag == TYPE:  # references have no file
+            return []
         named = models_of_type(tag, files.names)
         paths = {name: files.find(name)[1] for name in files.names}
         general = [name for name in paths if name not in named and of_hint(self.of(paths[name]).offers, tag)]

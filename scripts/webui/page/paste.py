@@ -19,6 +19,7 @@ from ....units.choices import UNION_TYPES, UnionType
 from ....units.offer import ALL
 from ....units.webui import infotext
 from ....units.webui.fields import NO_MODEL, is_auto, parse_unit
+from ....units.webui.references import is_reference
 from ..request import preprocessing
 from ..request.arguments import FIELDS, THRESHOLDS
 from ..request.services import services
@@ -26,6 +27,7 @@ from . import choices
 from .settings import READ, unit_count
 
 if TYPE_CHECKING:
+    from ....preprocessors import Preprocessor
     from ..host.files import ModelFiles
 
 log = logging.getLogger("controlstack")
@@ -58,7 +60,7 @@ def widget_values(
     except ControlError as error:
         return {"enabled": False}, [f"a unit was left out: {error}"]
     module = values["module"]
-    refused = "" if is_auto(module) else preprocessing.lookup(module).refusal
+    refused = "" if is_auto(module) else _refused(preprocessing.lookup(module))
     amiss = [f"{module} cannot be used: {refused}"] if refused else []
     if values["model"].lower() == NO_MODEL.lower():
         return values | {"model": NO_MODEL}, amiss
@@ -66,6 +68,10 @@ def widget_values(
         return values | {"model": files.find(values["model"])[0]}, amiss
     except ModelError as error:
         return values | {"model": NO_MODEL}, [*amiss, str(error)]
+
+
+def _refused(preprocessor: Preprocessor) -> str:
+    return "" if is_reference(preprocessor) else preprocessor.refusal
 
 
 def explode(

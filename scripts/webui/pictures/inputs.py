@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ....core.errors import HintError, UnitError
 from ....core.network.base import LATENT
 from ....core.resize import ResizeMode
+from ....models.reference_kinds import REFERENCES
 from ....preprocessors.images import eight_bit
 from ....units.webui.fields import UnitArgs
 from .reading import input_of, read_picture, rgba_pictures
@@ -107,9 +108,12 @@ def _img2img_mode(p: Any) -> ResizeMode:
 
 
 def _crop(unit: UnitArgs, p: Any, given: Input) -> Input:
-    """Return the region that img2img paints, where it paints only that; upscaling scripts always do."""
+    """Return the region that img2img paints, where it paints only that; upscaling scripts always do.
+
+    A reference shows a style and no place: it is never cut, as in sd-webui-controlnet.
+    """
     mask = getattr(p, "image_mask", None)
-    if mask is None or not getattr(p, "inpaint_full_res", False):
+    if mask is None or not getattr(p, "inpaint_full_res", False) or unit.module.strip().lower() in REFERENCES:
         return given
     generated = getattr(p, "extra_generation_params", {})
     upscales = any("upscale" in key.lower() and "Hires" not in key for key in generated)

@@ -16,6 +16,7 @@ from ....preprocessors import find
 from ....units.choices import HiresOption
 from ....units.hint import cards, hint_tensor
 from ....units.make import make
+from ....units.webui.references import without_fidelity
 from ..host.unet.denoiser import Denoising
 from ..pictures.fitting import fit_hint
 from ..pictures.inputs import target_sizes
@@ -134,8 +135,8 @@ def _make_pass(
 def _unit(unit: Prepared, hint: Hint, hires: bool, two: bool) -> ControlUnit:
     """Return the unit as the core takes it; two: there are two passes, of which a unit may choose one."""
     request = unit.request
-    if hires and request.mode is ControlMode.BALANCED and unit.kind in SOFT_IN_HIRES:
-        request = replace(request, mode=ControlMode.PROMPT)
+    if hires and request.mode is ControlMode.BALANCED:
+        request = replace(request, mode=ControlMode.PROMPT) if unit.kind in SOFT_IN_HIRES else without_fidelity(request)
     part = (HiresOption.HIGH if hires else HiresOption.LOW) if two else HiresOption.BOTH
     with about_unit(unit.args.number):
         return make(request, hint_tensor(hint), unit.model, unit.mask, part)

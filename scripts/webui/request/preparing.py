@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ....core.control import ControlModel
 from ....core.network.base import LATENT, check_fits
+from ....models.reference import ReferenceModel
+from ....models.reference_kinds import REFERENCES
 from ....units.convention import chosen, doubt, said_by
 from ....units.hint import fitting, mask_tensor
 from ....units.request import UnitRequest
@@ -51,15 +53,15 @@ def prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared:
 
 def _prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared:
     host = services.host
-    _, path = services.files.find(unit.model)
+    path = path_of(services, unit)
     preprocessor = preprocessing.lookup(unit.module)
     ignore_mask = bool(services.program.option("controlnet_ignore_noninpaint_mask", False))
     given = choose(unit, p, index, ignore_mask, preprocessor.takes_mask)
-    model = _model(services, path)
+    request = request_of(unit, image=given.picture, inpaint_mask=given.mask)
+    model = ReferenceModel(request.model, host.unet.state_dict()) if path is None else _model(services, path)
     check_fits(model.name, model.base, base_of(host.unet))
-    request = fitting(request_of(unit, image=given.picture, inpaint_mask=given.mask), model)
-    request = replace(request, resize=given.resize)
-    if warning := doubt(request, said_by(path), given.picture):
+    request = replace(fitting(request, model), resize=given.resize)
+    if warning := doubt(request, "" if path is None else said_by(path), given.picture):
         warn(p, f"unit {unit.number}: {warning}")
     hint = services.preprocess(request, given.picture, _first_size(p), seed_of(p), given.mask)
     region = None if unit.effective_region_mask is None else read_mask(unit.effective_region_mask)
@@ -84,6 +86,11 @@ def write_text(services: Services, p: Any, units: Sequence[UnitArgs]) -> list[Un
 def _as_it_runs(services: Services, unit: UnitArgs) -> UnitArgs:
     with about_unit(unit.number):
         return preprocessing.with_defaults(by_file(services, unit))
+
+
+def path_of(services: Services, unit: UnitArgs) -> Path | None:
+    """Return the file of a unit's model; None for a reference, which has none. ModelError where there is no such."""
+    return None if request_of(unit).model in REFERENCES else services.files.find(unit.model)[1]
 
 
 def by_file(services: Services, unit: UnitArgs) -> UnitArgs:

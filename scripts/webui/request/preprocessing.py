@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ....preprocessors import find, offered
+from ....preprocessors import find
 from ....preprocessors.declaration import Parameter
 from ....preprocessors.perform import Preprocessor
 from ....preprocessors.poses.points import to_json
 from ....units.hint import cards, draw_hint, resolution_of
-from ....units.offer import ALL, default_model, default_preprocessor, of_type, preprocessor_of, types
+from ....units.offer import ALL, default_model, preprocessor_of
 from ....units.request import AUTO, NONE, UnitRequest
 from ....units.webui import names as webui_names
 from ....units.webui.fields import (
@@ -31,6 +31,7 @@ from ....units.webui.fields import (
     is_auto,
 )
 from ....units.webui.names import OWN_SIZE, thresholds
+from ....units.webui.references import default_preprocessor, is_reference, modules, of_type, types
 
 if TYPE_CHECKING:
     from ....preprocessors.perform import Runtime
@@ -55,7 +56,7 @@ def label(preprocessor: Preprocessor) -> str:
 
 def names(aliases: bool = False) -> list[str]:
     """Return all names, as `/controlnet/module_list` gives them: those that clients know, then those of ours alone."""
-    return [name for each in offered() for name in webui_names.names(each, aliases)]
+    return [name for each in modules() for name in webui_names.names(each, aliases)]
 
 
 def sliders(preprocessor: Preprocessor) -> list[dict[str, Any]]:
@@ -66,7 +67,7 @@ def sliders(preprocessor: Preprocessor) -> list[dict[str, Any]]:
 def detail(preprocessor: Preprocessor) -> dict[str, Any]:
     """Return one entry of `module_detail`: the numbers that clients can set as thresholds."""
     known = [each for each in thresholds(preprocessor) if each is not None]
-    return {"model_free": False, "sliders": _with_resolution(preprocessor, known)}
+    return {"model_free": is_reference(preprocessor), "sliders": _with_resolution(preprocessor, known)}
 
 
 def control_types(offer: Callable[[str], Sequence[str]]) -> dict[str, dict[str, Any]]:

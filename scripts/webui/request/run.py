@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ....units.saying import extra_cost
 from ....units.webui.fields import UnitArgs
 from ..host.unet.tiles import Tiles
 from ..pictures.restoring import BLEND, BLUR, PICTURE_KINDS, finish_picture
@@ -102,6 +103,6 @@ class Run:
             name = f"unit {unit.args.number} ({unit.args.module}, {unit.model.name})"
             text = f"{name} acted on {firing} steps{firing.remark}"
             if firing.fired or not firing.steps:  # no step at all: the user interrupted before the first one
-                log.info(text)
+                log.info("%s%s", text, extra_cost(unit.model))
             else:
                 warn(self._p, f"{text}: look at its weight, range and hires option")

@@ -27,7 +27,7 @@ PACKS = [
     HERE / "packs" / name
     for name in (
         *("comfyui_test_pack.py", "comfyui_world_pack.py", "comfyui_estimators_pack.py"),
-        *("comfyui_effects_pack.py", "comfyui_transformers_pack.py"),
+        *("comfyui_effects_pack.py", "comfyui_transformers_pack.py", "comfyui_record_pack.py"),
     )
 ]
 MEMORY_PACK = HERE / "packs" / "comfyui_memory_pack.py"
@@ -122,6 +122,14 @@ class Host:
 
     def get(self, path: str) -> Any:
         return self._ask(urllib.request.Request(f"{self.address}/{path}"))
+
+    def knows(self, path: str) -> bool:
+        """Whether this host answers there."""
+        try:
+            self.get(path)
+        except RunError:
+            return False
+        return True
 
     def has(self, kind: str) -> bool:
         """Whether this host knows a node."""

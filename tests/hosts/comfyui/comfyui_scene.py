@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfyui_world as world
 from comfyui_host import Graph, Host, Link, output
 from torch import Tensor
 
@@ -33,6 +34,10 @@ class Scene:
     def picture(self, seed: int = 0, count: int = 1, size: int = SIZE) -> Link:
         return self.graph.add("TestPicture", seed=seed, count=count, width=size, height=size)
 
+    def vae(self) -> Link:
+        """That of the tiny world."""
+        return output(self.graph.add("TestWorld", folder=str(world.TINY / "base")), 2)
+
     def ours(self, file: str) -> Link:
         return self.graph.add("ControlStackLoadControlModel", name=f"{file}.safetensors")
 
@@ -56,9 +61,9 @@ class Scene:
         shown = {} if picture is None else {"image": picture}
         return self.graph.add("ControlStackControlUnit", control_net=control, **shown, **given, **chain)
 
-    def apply(self, units: Link) -> None:
+    def apply(self, units: Link, **more: Link) -> None:
         prompts = {"positive": self.positive, "negative": self.negative}
-        made = self.graph.add("ControlStackApplyControlUnits", **prompts, units=units)
+        made = self.graph.add("ControlStackApplyControlUnits", **prompts, units=units, **more)
         self.positive, self.negative = made, output(made, 1)
 
     def apply_theirs(self, control: Link, picture: Link, strength: float, start: float = 0.0, end: float = 1.0) -> None:

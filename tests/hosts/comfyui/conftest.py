@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import comfyui_host
 import comfyui_world
-import control_files
+import family_units
 import pytest
 
 
@@ -17,10 +17,7 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[comfyui_host.H
     if path is None:
         pytest.skip("no ComfyUI: set COMFYUI_PATH to its folder (and COMFYUI_PYTHON to its Python)")
     base = tmp_path_factory.mktemp("comfyui")
-    control_files.write_all(base / "models" / "controlnet")
-    control_files.write_controlnext(base / "models" / "controlnet")
-    control_files.write_control_lora(base / "models" / "controlnet")
-    control_files.write_unions(base / "models" / "controlnet")
+    family_units.write_families(base / "models" / "controlnet", base / "models" / "controlnet_aux")
     comfyui_world.put_into(base)
     with comfyui_host.started(path, base) as host:
         yield host

@@ -913,3 +913,14 @@ def test_words_are_there_in_every_language(comfyui: Host) -> None:
         assert len(words["zh"][name]["outputs"]) == len(node["output"])
         assert (ROOT / "web" / "docs" / f"{name}.md").is_file()
     assert "ControlStackControlUnit" in comfyui.get("i18n")["zh"]["nodeDefs"]
+
+
+def test_what_is_wrong_with_a_unit_of_a_chain_is_said_once_before_the_run(comfyui: Host) -> None:
+    scene = Scene()
+    first = scene.unit(scene.ours("canny"), scene.picture(), start=0.8, end=0.2)
+    scene.apply(scene.unit(scene.ours("depth"), scene.picture(1), first))
+    with pytest.raises(RunError) as caught:
+        scene.draw(comfyui)
+    told = json.loads(str(caught.value))["node_errors"]
+    said = [each["details"] for node in told.values() for each in node["errors"]]
+    assert said == ["the range starts at 0.8, after its end 0.2: swap them"]

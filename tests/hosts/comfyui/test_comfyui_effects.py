@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import comfyui_world as world
 import pytest
-from comfyui_host import Host, Link, RunError, output
+from comfyui_host import Host, Link, RunError
 from comfyui_scene import SIZE, STEPS, Scene, difference
 from torch import Tensor
 
@@ -268,16 +267,10 @@ def test_a_sampler_that_forgets_changes_of_weights_is_refused(comfyui: Host) -> 
 
 
 def test_latents_are_those_of_the_vae(comfyui: Host) -> None:
-    def with_vae(scene: Scene) -> Link:
-        return output(scene.graph.add("TestWorld", folder=str(world.TINY / "base")), 2)
-
     reference, scene = Scene(), Scene()
-    hand = {"kind": "latents", "image": reference.picture(), "vae": with_vae(reference)}
+    hand = {"kind": "latents", "image": reference.picture(), "vae": reference.vae()}
     reference.model = reference.graph.add("TestByHand", model=reference.model, **hand)
-    unit = scene.unit(family(scene, "latents"), scene.picture())
-    prompts = {"positive": scene.positive, "negative": scene.negative}
-    made = scene.graph.add("ControlStackApplyControlUnits", **prompts, units=unit, vae=with_vae(scene))
-    scene.positive, scene.negative = made, output(made, 1)
+    scene.apply(scene.unit(family(scene, "latents"), scene.picture()), vae=scene.vae())
     wanted = reference.draw(comfyui)
     assert difference(wanted, plain(comfyui)) > 0.01
     assert difference(scene.draw(comfyui), wanted) <= TOLERANCE

@@ -20,12 +20,13 @@ QUIET = {"Comfy.TutorialCompleted": True, "LiteGraph.Canvas.MinFontSizeForLOD": 
 WAIT = 60_000  # milliseconds
 BOX, OPTION = "input[role=combobox]", ".p-autocomplete-option"  # of the search for nodes
 NODES = ("Control Unit", "Apply Control Units", "Load Control Model")
-# Of the trade, by which people look for a control or a preprocessor; but for words that the host's own nodes have in
-# their names (depth, inpaint, tile, invert), since its search ranks names before all other words.
+# Of the trade, by which people look for a control or a preprocessor; also words that the host's own nodes have in their
+# names (depth, inpaint, tile, pose, reference), which its search ranks before all other words.
 WORDS = (
     *("controlnet", "apply controlnet", "load controlnet", "preprocessor", "canny", "scribble", "mlsd", "pidinet"),
     *("softedge", "soft edge", "lineart", "midas", "normal", "segmentation", "openpose", "dwpose", "hint", "shuffle"),
-    *("t2i", "controlnet union", "controlnet inpaint"),
+    *("t2i", "controlnet union", "controlnet inpaint", "depth", "pose", "tile", "inpaint", "hed", "reference"),
+    *("invert", "union"),
 )
 PAGE = 7  # results that stand in the search box before one scrolls
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import control_files
 import forge_world
 import pytest
+import webui_effects
 import webui_host
 import webui_world
 
@@ -55,6 +56,43 @@ def oracle(webui_models: Path) -> Oracle:
 def plain(webui: webui_host.Host) -> webui_host.Drawing:
     """Drawn by the fresh host."""
     return webui.draw()
+
+
+@pytest.fixture(scope="session")
+def every_models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small world with a file for each way of acting, which fits every WebUI."""
+    models = tmp_path_factory.mktemp("every-models")
+    webui_effects.write_models(webui_path, models)
+    return models
+
+
+@pytest.fixture(scope="session", params=webui_effects.PROGRAMS)
+def every_name(request: pytest.FixtureRequest) -> str:
+    """Each of the WebUIs, as the variables for it begin."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def every_host(
+    every_name: str, every_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[webui_host.Host]:
+    """It, running, with our extension and the test families."""
+    with webui_effects.started(every_name, tmp_path_factory.mktemp("every"), every_models) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def every_oracle(every_name: str, every_models: Path) -> Oracle:
+    """Its small checkpoint outside of it."""
+    from webui_oracle import Oracle
+
+    return Oracle(every_models, basis=webui_effects.basis_of(every_name))
+
+
+@pytest.fixture(scope="session")
+def every_plain(every_host: webui_host.Host) -> webui_host.Drawing:
+    """Drawn by it before any unit."""
+    return webui_effects.draw(every_host)
 
 
 @pytest.fixture(scope="session")

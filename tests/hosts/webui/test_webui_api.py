@@ -40,6 +40,7 @@ def test_version_and_settings(webui: Host) -> None:
 def test_models(webui: Host) -> None:
     names = webui.get("controlnet/model_list")["model_list"]
     assert [name.split(" [")[0] for name in names] == [
+        "adapter",
         "canny",
         "depth",
         "lora",
@@ -78,7 +79,7 @@ def test_the_lists_have_one_set_of_names(webui: Host) -> None:
     listed = set(webui.get("controlnet/module_list?alias_names=true")["module_list"])
     assert {name for each in types.values() for name in (*each["module_list"], each["default_option"])} <= listed
     assert (types["Inpaint"]["default_option"], types["Blur"]["default_option"]) == ("inpaint_only", "blur_gaussian")
-    assert [name.split(" [")[0] for name in types["T2I-Adapter"]["model_list"][1:]] == ["style", "t2i", "t2i_xl"]
+    assert [name.split(" [")[0] for name in types["T2I-Adapter"]["model_list"][1:]] == ["t2i", "t2i_xl", "style"]
 
 
 def test_a_model_is_found_by_its_file_and_right_after_it_was_copied(webui: Host) -> None:

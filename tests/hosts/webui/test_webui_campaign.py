@@ -34,6 +34,16 @@ FIELDS = (
 )  # fmt: skip
 
 
+ASKED = (  # of `/controlnet/detect`
+    "controlnet_module", "controlnet_input_images", "controlnet_images", "controlnet_processor_res",
+    "controlnet_threshold_a", "controlnet_threshold_b", "controlnet_masks", "low_vram", "unknown",
+)  # fmt: skip
+DETECTED = (  # preprocessors without networks
+    "none", "canny", "invert", "threshold", "shuffle", "tile_resample", "scribble_xdog", "blur_gaussian",
+    "inpaint_only", "reference_only", "color", "recolor_luminance",
+)  # fmt: skip
+
+
 def random_units(chance: random.Random) -> list[dict[str, Any]]:
     return [
         unit(
@@ -103,6 +113,31 @@ def test_payloads_are_drawn_or_answered_by_a_sentence(webui: Host, plain: Drawin
             assert webui.count()["hooks"] == 0
             assert same(webui.draw(), plain), trial
     print(f"answers by status: {answers}")
+
+
+@pytest.mark.tries(40, 1_000)
+def test_detections_are_hints_or_a_sentence(webui: Host, times: int) -> None:
+    """`/controlnet/detect` with fields of other types, sizes and contents: no traceback on the console either."""
+    before, modules = len(webui.log.read_text()), webui.get("controlnet/module_list")["module_list"]
+    drawn = [each for each in DETECTED if each in modules]
+    answers: dict[int, int] = {}
+    for trial in range(times):
+        chance = random.Random(trial)
+        pictures = [encode(photograph(chance.randint(0, 5))) for _ in range(chance.randint(1, 2))]
+        body: dict[str, Any] = {"controlnet_module": chance.choice(drawn), "controlnet_input_images": pictures}
+        for _ in range(chance.randint(1, 2)):
+            body[chance.choice(ASKED)] = _odd(chance)
+        try:
+            webui.post("controlnet/detect", body)
+            status, said = 200, ""
+        except RequestError as error:
+            status, said = error.status, str(error)
+        answers[status] = answers.get(status, 0) + 1
+        assert status in {200, 422}, (trial, said)
+        assert all(each in string.printable or ord(each) > 159 for each in said), trial
+    assert "Traceback" not in webui.log.read_text()[before:]
+    assert {200, 422} <= set(answers)
+    print(f"answers of detect by status: {answers}")
 
 
 def _odd(chance: random.Random) -> Any:

@@ -6,107 +6,43 @@ compare it with formulas written by hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import control_files
-import forge_world
-import numpy as np
 import pytest
 import torch
-import webui_host
 import webui_world
-from controlstack.core.schedule import RangeBasis
 from safetensors.torch import save_file
+from webui_effects import A1111, FAMILIES, HIRES, POINTS, STEPS, TOLERANCE, basis_of, check, draw, same, started
 from webui_host import Drawing, Host, RequestError
 from webui_oracle import Oracle, Place, Wanted
-from webui_units import SIZE, photograph, unit
-
-TOLERANCE = 1e-5  # of the answer's range
-FAMILIES = ("cross-normed", "query tap", "cross out", "delta", "again")
-POINTS = (
-    "stream", "skip", "onward", "middle", "decoder", "prompt keys", "decoder query", "heads", "middle heads",
-)  # fmt: skip
-STEPS = 3
-HIRES = {"enable_hr": True, "hr_scale": 1, "hr_upscaler": "Latent", "denoising_strength": 0.7}
-PACKS = ("webui_effects_pack.py",)
-A1111 = "WEBUI"
+from webui_units import HALF, SIZE, photograph, unit
 
 
 @pytest.fixture(scope="module")
-def models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small world with a file for each family, whose ControlNets fit every program."""
-    models = tmp_path_factory.mktemp("effects-models")
-    webui_host.make_world(webui_path, models)
-    control_files.write_all(models / "ControlNet", heads=webui_world.HEADS)
-    control_files.write_controlnext(models / "ControlNet")
-    control_files.write_encoders(models / "ControlNetPreprocessor")
-    control_files.write_lllite(models / "ControlNet")
-    control_files.write_control_lora(models / "ControlNet", heads=webui_world.HEADS)
-    control_files.write_unions(models / "ControlNet", heads=webui_world.HEADS)
-    for kind in (*FAMILIES, *POINTS, "latents"):
-        save_file({f"effects.{kind}": torch.zeros(1)}, models / "ControlNet" / f"{kind}.safetensors")
-    return models
-
-
-def started(name: str, base: Path, models: Path, *flags: str, **more: Any) -> Any:
-    if name == A1111:
-        path = webui_host.find()
-        assert path is not None
-        return webui_host.started(path, base, models, packs=PACKS, flags=flags, **more)
-    path = webui_host.find_forge(name)
-    if path is None:
-        pytest.skip(f"no {name.title()}: set {name}_PATH to its folder (and {name}_PYTHON to its Python)")
-    forge_world.prepare(path, base, models, built_in=False)
-    return webui_host.started(path, base, models, flags=(*forge_world.FLAGS, *flags), packs=PACKS)
-
-
-@pytest.fixture(scope="module", params=(A1111, *webui_host.FAMILY))
-def name(request: pytest.FixtureRequest) -> str:
-    return request.param
+def models(every_models: Path) -> Path:
+    return every_models
 
 
 @pytest.fixture(scope="module")
-def host(name: str, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with started(name, tmp_path_factory.mktemp("effects"), models) as host:
-        yield host
+def name(every_name: str) -> str:
+    return every_name
 
 
 @pytest.fixture(scope="module")
-def oracle(name: str, models: Path) -> Oracle:
-    return Oracle(models, basis=RangeBasis.WEBUI if name == A1111 else RangeBasis.NOISE)
-
-
-def draw(host: Host, *units: Wanted, **settings: Any) -> Drawing:
-    more = {"hr_additional_modules": ["Use same choices"]} if "enable_hr" in settings and host.forge else {}
-    return host.draw(*(each.request for each in units), record=True, **more, **settings)
+def host(every_host: Host) -> Host:
+    return every_host
 
 
 @pytest.fixture(scope="module")
-def plain(host: Host) -> Drawing:
-    return draw(host)
+def oracle(every_oracle: Oracle) -> Oracle:
+    return every_oracle
 
 
-def same(one: Drawing, other: Drawing) -> bool:
-    pairs = zip(one.evaluations, other.evaluations, strict=True)
-    return all(torch.equal(a.out, b.out) and torch.equal(a.x, b.x) for a, b in pairs)
-
-
-def check(drawing: Drawing, oracle: Oracle, *units: Wanted, steps: int = STEPS, tolerance: float = TOLERANCE) -> None:
-    """Compare every evaluation, and see that the units matter."""
-    assert drawing.evaluations
-    counts = dict.fromkeys((False, True), 0)
-    for seen in drawing.evaluations:
-        step = counts[seen.hires]
-        counts[seen.hires] += 1
-        answer = oracle.answer(seen, units, Place(step, 0, steps))
-        assert (seen.out - answer).abs().max() <= tolerance * answer.abs().max(), (seen.hires, step)
-    seen = drawing.evaluations[-1]
-    without = [replace(each, settings={**each.settings, "weight": 0.0}) for each in units]
-    alone = oracle.answer(seen, without, Place(0, 0, steps))
-    assert (seen.out - alone).abs().max() > 20 * tolerance * alone.abs().max()
+@pytest.fixture(scope="module")
+def plain(every_plain: Drawing) -> Drawing:
+    return every_plain
 
 
 @pytest.mark.parametrize("kind", [*FAMILIES, *POINTS])
@@ -136,17 +72,11 @@ def test_what_an_encoder_sees(host: Host, oracle: Oracle, plain: Drawing, file: 
     assert host.count()["hooks"] == 0
 
 
-def test_lllite(host: Host, oracle: Oracle, plain: Drawing) -> None:
-    wanted = replace(unit(file="lllite", weight=0.8), mask=HALF)
-    check(draw(host, wanted, batch_size=2), oracle, wanted)
-    assert same(draw(host), plain)
-
-
 def test_control_lora(host: Host, oracle: Oracle, models: Path, plain: Drawing, name: str) -> None:
     """Over the checkpoint, and over the one of a second pass."""
     wanted = unit(file="clora", weight=0.8)
     check(draw(host, wanted, batch_size=2), oracle, wanted)
-    other = Oracle(models, webui_world.OTHER, RangeBasis.WEBUI if name == A1111 else RangeBasis.NOISE)
+    other = Oracle(models, webui_world.OTHER, basis_of(name))
     drawing = draw(host, wanted, **HIRES, hr_checkpoint_name=webui_world.OTHER)
     for number, seen in enumerate(drawing.evaluations):
         answer = (other if seen.hires else oracle).answer(seen, (wanted,), Place(number % STEPS, 0, STEPS))
@@ -170,8 +100,6 @@ def test_union(host: Host, oracle: Oracle, plain: Drawing, how: str) -> None:
     assert same(draw(host), plain)
 
 
-HALF = np.zeros((SIZE, SIZE, 3), np.uint8)
-HALF[:, : SIZE // 2] = 255
 KEPT: dict[str, dict[str, Any]] = {
     "weight": {"weight": 0.7},
     "block weights": {"advanced_weighting": [0.3]},
@@ -237,7 +165,7 @@ def test_both_passes_and_one_of_them(host: Host, oracle: Oracle, kind: str) -> N
 def test_another_checkpoint_gets_it_too(
     host: Host, oracle: Oracle, models: Path, plain: Drawing, name: str, kind: str, when: str
 ) -> None:
-    other = Oracle(models, webui_world.OTHER, RangeBasis.WEBUI if name == A1111 else RangeBasis.NOISE)
+    other = Oracle(models, webui_world.OTHER, basis_of(name))
     wanted, steps = unit(file=kind), 4
     refiner = {"refiner_checkpoint": webui_world.OTHER, "refiner_switch_at": 0.5}
     hires = {**HIRES, "hr_checkpoint_name": webui_world.OTHER}

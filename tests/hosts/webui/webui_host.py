@@ -161,7 +161,7 @@ class Host:
         if target is None:
             return Drawing(pictures, json.loads(answer["info"]), [], None)
         self.post("test/set")
-        return Drawing(pictures, json.loads(answer["info"]), *_read_record(target))
+        return Drawing(pictures, json.loads(answer["info"]), *read_record(target))
 
     def count(self) -> dict[str, int]:
         """Hooks, callbacks, bytes of memory."""
@@ -271,7 +271,8 @@ def _wait(host: Host, process: subprocess.Popen[bytes]) -> None:
     raise TimeoutError(f"the WebUI did not start in {START} s; see {host.log}")
 
 
-def _read_record(path: Path) -> tuple[list[Evaluation], torch.Tensor | None]:
+def read_record(path: Path) -> tuple[list[Evaluation], torch.Tensor | None]:
+    """What was written down inside a host, and its last latents; the file goes."""
     with safe_open(path, "pt") as file:
         said = json.loads(file.metadata()["evaluations"])
         names = set(file.keys())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 import webui_world
 from controlstack.core.control import ControlModel
 from controlstack.core.embedding import Encoder
-from controlstack.core.network.attach import Patches, attach, change_weights, record
+from controlstack.core.network.attach import Patches, attach, attend_with, change_weights, record
 from controlstack.core.network.base import BaseWeights
 from controlstack.core.network.points import PROMPT, Point
 from controlstack.core.resize import ResizeMode
@@ -27,20 +28,23 @@ from controlstack.core.step import Step
 from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.family import shapes_of
 from controlstack.models.naming import to_ldm
+from controlstack.models.reference import ReferenceModel
+from controlstack.models.reference_kinds import REFERENCES
 from controlstack.models.registry import load_control_model
 from controlstack.pipelines.attached import arguments, locate_in, shared_out
 from controlstack.preprocessors import encoding
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
 from controlstack.preprocessors.perform import Runtime
-from diffusers import UNet2DConditionModel
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from families import families_of
 from safetensors.torch import load_file
 from webui_host import Evaluation, Picture, Unit, encode
 
 LEVELS = (1, 2, 4, 4)
 TOKENS = 77  # of a prompt
+SCALE = 0.18215  # of the latents of SD 1.x
 LAST_TIMESTEP = 999  # of the noise schedules of all base models here
 MODES = {
     "Balanced": ControlMode.BALANCED,
@@ -98,7 +102,7 @@ class Oracle:
         make = {webui_world.XL: _xl_unet, webui_world.XL_PAIR: _xl_unet, webui_world.V2: _v2_unet}.get(
             checkpoint, _unet
         )
-        self._unet = make(path)
+        self._path, self._unet = path, make(path)
 
     @torch.no_grad()
     def answer(self, seen: Evaluation, units: Sequence[Wanted], place: Place) -> torch.Tensor:
@@ -114,6 +118,7 @@ class Oracle:
             progress=place.progress(float(seen.time[0])),
             y=seen.y,
             evaluate=lambda x, rows, points: self._look(seen, x, list(rows), points),
+            attend=lambda point, n, tokens: attend_with(locate_in(self._unet)(point).module, n, tokens),
         )
         with Patches() as patches:
             change_weights(patches, stack.units, to_ldm(dict(self._unet.named_parameters())))
@@ -129,8 +134,11 @@ class Oracle:
 
     def check_interrupt(self) -> None: ...
 
+    @torch.no_grad()
     def encode(self, picture: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        """Latents by the checkpoint's autoencoder, drawn from its distribution with the seed 0."""
+        moments = _autoencoder(self._path).encode(picture * 2 - 1).latent_dist
+        return moments.sample(torch.Generator().manual_seed(0)) * SCALE
 
     def follow(self, model: ControlModel) -> bool:
         """A Control-LoRA reads the weights of the diffusers U-Net."""
@@ -185,6 +193,8 @@ class Oracle:
     def _model(self, file: str) -> ControlModel:
         if not self._models:
             self._models |= families_of(shapes_of(to_ldm(dict(self._unet.named_parameters()))))
+        if file in REFERENCES:
+            return ReferenceModel(file, list(to_ldm(self._unet.state_dict())))
         if file not in self._models:
             self._models[file] = load_control_model(self._folder / f"{file}.safetensors", dtype=torch.float32)
         return self._models[file]
@@ -231,6 +241,17 @@ def _xl_unet(path: Path) -> UNet2DConditionModel:
         projection_class_embeddings_input_dim=2 * sum(webui_world.XL_OUTDIMS),
     )
     return _loaded(network, path)
+
+
+@cache
+def _autoencoder(path: Path) -> AutoencoderKL:
+    widths = tuple(webui_world.AUTOENCODER_WIDTH * factor for factor in LEVELS)
+    down, up = ("DownEncoderBlock2D",) * len(LEVELS), ("UpDecoderBlock2D",) * len(LEVELS)
+    network = AutoencoderKL(
+        block_out_channels=widths, layers_per_block=1, latent_channels=4, down_block_types=down, up_block_types=up
+    )
+    network.load_state_dict(convert_ldm_vae_checkpoint(load_file(path), dict(network.config)))
+    return network.eval()
 
 
 def _loaded(network: UNet2DConditionModel, path: Path) -> UNet2DConditionModel:

@@ -11,6 +11,7 @@ from webui_oracle import Wanted
 
 TOLERANCE = 1e-4  # of the answer's range
 SIZE = 64
+HALF = np.repeat(np.where(np.arange(SIZE) < SIZE // 2, 255, 0)[None, :, None], SIZE, 0).repeat(3, 2).astype(np.uint8)
 
 
 def photograph(seed: int = 0, size: int = SIZE) -> Picture:

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import numpy as np
 import pytest
 from controlstack.core.errors import ControlError
-from controlstack.preprocessors import ABSENT, REGISTRY, find
+from controlstack.preprocessors import ABSENT, find, offered
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
 from controlstack.preprocessors.perform import Runtime
@@ -37,7 +37,7 @@ def widgets(**values: Any) -> dict[str, Any]:
     return {**dict.fromkeys(FIELDS), **choices.display(UnitArgs()), "input_mode": "simple", **values}
 
 
-@pytest.mark.parametrize("preprocessor", REGISTRY, ids=lambda each: each.id)
+@pytest.mark.parametrize("preprocessor", offered(), ids=lambda each: each.id)
 def test_every_parameter_has_a_slider(preprocessor: Any) -> None:
     found = choices.sliders(preprocessor.id)
     assert len(found) == 1 + len(THRESHOLDS)
@@ -74,7 +74,7 @@ def test_the_page_tells_licences_and_what_is_missing(tmp_path: Path) -> None:
     assert choices.about("canny", Store(tmp_path)) == (find("canny").doc, True)
 
 
-@pytest.mark.parametrize("preprocessor", [*REGISTRY, *ABSENT], ids=lambda each: each.id)
+@pytest.mark.parametrize("preprocessor", [*offered(), *ABSENT], ids=lambda each: each.id)
 def test_what_cannot_run_says_why(preprocessor: Any, tmp_path: Path) -> None:
     text, runs = choices.about(preprocessor.id, Store(tmp_path))
     assert runs == (not preprocessor.missing(Runtime(store=Store(tmp_path), pool=Pool(PlainManager("cpu")))))

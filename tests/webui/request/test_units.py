@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from controlstack.core.errors import ControlError, HintError, ModelError, PreprocessorError, ScheduleError, UnitError
+from controlstack.core.errors import ControlError, HintError, ModelError, ScheduleError, UnitError
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import Easing, Keyframe, RangeBasis
 from controlstack.core.unit import ControlMode
@@ -27,10 +27,11 @@ from controlstack.scripts.webui.pictures.reading import input_of, read_mask, rgb
 from controlstack.scripts.webui.request import preprocessing
 from controlstack.scripts.webui.request.arguments import FIELDS, MOST_UNITS, SLOTS, fill, raw_units, units_of
 from controlstack.units.choices import HiresOption, UnionType
-from controlstack.units.offer import default_preprocessor, models_of_type, of_type
+from controlstack.units.offer import default_preprocessor, models_of_type
 from controlstack.units.text import read_curve, write_curve
 from controlstack.units.webui import infotext
 from controlstack.units.webui.fields import UnitArgs, numbers_of, parse_unit, request_of
+from controlstack.units.webui.references import modules
 from PIL import Image
 
 RED = np.full((4, 6, 3), (255, 0, 0), np.uint8)
@@ -452,17 +453,7 @@ def test_clients_find_every_name_they_know() -> None:
     names, labels = preprocessing.names(), preprocessing.names(aliases=True)
     assert {"none", "canny", "openpose_full", "depth", "lineart", "color", "inpaint"} <= set(names)
     assert "invert (from white bg & black line)" in labels and len(set(names)) == len(names)
-    assert all(preprocessing.lookup(name) in preprocessing.offered() for name in (*names, *labels))
-
-
-@pytest.mark.parametrize("name", ["reference_only", "reference_adain+attn"])
-def test_what_no_control_model_reads_is_not_offered_and_refused(name: str) -> None:
-    known = preprocessing.lookup(name)
-    assert known.id not in preprocessing.names() and known not in of_type("All")
-    assert known.control_types[0] not in preprocessing.control_types(lambda _: [])
-    unit = preprocessing.with_defaults(parse_unit({"enabled": True, "module": name}))
-    with pytest.raises(PreprocessorError, match="which units cannot"):
-        preprocessing.Preprocessing()(request_of(unit), RED)
+    assert all(preprocessing.lookup(name) in modules() for name in (*names, *labels))
 
 
 # --- Files

@@ -11,8 +11,9 @@ from typing import Any
 
 from .....core.reuse.said import Level
 from .....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES
-from .....units.offer import ALL, TYPES
+from .....units.offer import ALL
 from .....units.webui.fields import NO_MODEL, NO_MODULE, InputMode, UnitArgs
+from .....units.webui.references import TYPES
 from ...request.arguments import FIELDS, THRESHOLDS
 from ...request.services import services
 from .. import choices

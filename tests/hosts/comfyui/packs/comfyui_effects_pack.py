@@ -168,17 +168,8 @@ class TestByHand:
         network = model.model.diffusion_model
 
         def factor(added, options):
-            sigmas = options["sample_sigmas"]
-            step = int((sigmas[:-1] - options["sigmas"][0]).abs().argmin())
-            rows = torch.tensor([float(mark == 0 or not positive) for mark in options["cond_or_uncond"]])
-            per_chunk = len(added) // len(rows)
-            mask = torch.zeros(1, 1, *image.shape[1:3])
-            mask[..., : round(share * mask.shape[-1])] = 1
-            side = added.shape[-1] if added.ndim == 4 else round(added.shape[1] ** 0.5)
-            small = F.interpolate(mask, (side, side), mode="bilinear")
-            small = small if added.ndim == 4 else small.flatten(2).transpose(1, 2)
-            on = weight * (step >= first) * rows.repeat_interleave(per_chunk)
-            return small * on.reshape(-1, *[1] * (added.ndim - 1))
+            how = {"weight": weight, "first": first, "share": share, "uncond": 0.0 if positive else 1.0}
+            return _factor(added, options, image.shape[1:3], **how)
 
         def wrapper(apply_model, given):
             x, sigma, c = given["input"], given["timestep"], given["c"]
@@ -212,6 +203,82 @@ class TestByHand:
                 exits.callback(
                     _hook(network, family.points[0], change, getattr(family.network, "out_channels", 0)).remove
                 )
+                return apply_model(x, sigma, **c)
+
+        made.set_model_unet_function_wrapper(wrapper)
+        return (made,)
+
+
+def _factor(added, options, size, *, weight, first, share, uncond):
+    """What is left of a change: of the weight from step `first` on, in the left `share`, on rows of each prompt."""
+    sigmas = options["sample_sigmas"]
+    step = int((sigmas[:-1] - options["sigmas"][0]).abs().argmin())
+    rows = torch.tensor([1.0 if mark == 0 else uncond for mark in options["cond_or_uncond"]])
+    per_chunk = len(added) // len(rows)
+    mask = torch.zeros(1, 1, *size)
+    mask[..., : round(share * mask.shape[-1])] = 1
+    side = added.shape[-1] if added.ndim == 4 else round(added.shape[1] ** 0.5)
+    small = F.interpolate(mask, (side, side), mode="bilinear")
+    small = small if added.ndim == 4 else small.flatten(2).transpose(1, 2)
+    on = weight * (step >= first) * rows.repeat_interleave(per_chunk)
+    return small * on.reshape(-1, *[1] * (added.ndim - 1))
+
+
+class TestReference:
+    """MODEL that looks at another picture, in two passes by hooks: one writes banks, the other reads them."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        what = {"model": ("MODEL",), "kind": ("STRING", {}), "image": ("IMAGE",), "vae": ("VAE",)}
+        how = {"weight": ("FLOAT", {"default": 1.0}), "first": ("INT", {"default": 0})}
+        how |= {"share": ("FLOAT", {"default": 1.0}), "uncond": ("FLOAT", {"default": 1.0})}
+        return {"required": what, "optional": how}
+
+    def make(self, model, kind, image, vae, weight=1.0, first=0, share=1.0, uncond=1.0):
+        made, network = model.clone(), model.model.diffusion_model
+        latents = model.model.process_latent_in(vae.encode(image))
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        signal = (1 - betas).cumprod(0)
+        noise = torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(0))
+        attentions = [each for name, each in network.named_modules() if name.endswith(".attn1")]
+        moved = {12: (10, 11, 4), 9: (8, 3)}[len(network.input_blocks)]
+        blocks = [network.input_blocks[k] for k in moved[:-1]]
+        blocks += [network.middle_block, *network.output_blocks[: moved[-1]]]
+        attentions = [] if kind == "reference_adain" else attentions
+        streams = [] if kind == "reference_only" else [block[-1] for block in blocks]
+
+        def wrapper(apply_model, given):
+            x, sigma, c = given["input"], given["timestep"], given["c"]
+            options, banks = c["transformer_options"], {}
+            time = model.model.model_sampling.timestep(sigma).float()
+            at = signal[time.round().long()][:, None, None, None].float()
+            handles = [each.register_forward_pre_hook(lambda m, a: banks.update({m: a[0]})) for each in attentions]
+            handles += [each.register_forward_hook(lambda m, _a, out: banks.update({m: out})) for each in streams]
+            seen = at.sqrt() * latents + (1 - at).sqrt() * noise
+            network(seen, time, context=c["c_crossattn"], y=c.get("y"), transformer_options={})
+            for handle in handles:
+                handle.remove()
+
+            def weighed(added):
+                how = {"weight": weight, "first": first, "share": share, "uncond": uncond}
+                return added * _factor(added, options, image.shape[1:3], **how)
+
+            def attend(module, arguments, out):
+                n = arguments[0]
+                return out + weighed(module.forward(n, context=torch.cat([n, banks[module]], 1)) - out)
+
+            def move(module, _, h):
+                over, bank = {"dim": (2, 3), "keepdim": True}, banks[module]
+                even = (h - h.mean(**over)) / h.std(**over, correction=0)
+                return h + weighed(even * bank.std(**over, correction=0) + bank.mean(**over) - h)
+
+            with contextlib.ExitStack() as exits:
+                for each in attentions:
+                    exits.callback(each.register_forward_hook(attend).remove)
+                for each in streams:
+                    exits.callback(each.register_forward_hook(move).remove)
                 return apply_model(x, sigma, **c)
 
         made.set_model_unet_function_wrapper(wrapper)
@@ -282,21 +349,21 @@ def _hook(network, point, change, width=0):
 
 
 class TestEmbedding:
-    """CLIP_VISION_OUTPUT of seeded random numbers, as wide as the test's style adapter reads."""
+    """CLIP_VISION_OUTPUT of seeded random numbers, as wide as the test's style adapter and IP-Adapter read."""
 
     CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CLIP_VISION_OUTPUT",)
 
     @classmethod
     def INPUT_TYPES(cls):
-        counts = {"count": ("INT", {"default": 1}), "width": ("INT", {"default": 64})}
+        counts = {"count": ("INT", {"default": 1}), "width": ("INT", {"default": 64}), "seen": ("INT", {"default": 48})}
         return {"required": {"seed": ("INT", {"default": 0})}, "optional": counts}
 
-    def make(self, seed, count=1, width=64):
-        seen = comfy.clip_vision.Output()
+    def make(self, seed, count=1, width=64, seen=48):
+        found = comfy.clip_vision.Output()
         generator = torch.Generator().manual_seed(seed)
-        seen.last_hidden_state = torch.randn(count, 257, width, generator=generator)
-        seen.image_embeds = torch.randn(count, width, generator=generator)
-        return (seen,)
+        found.last_hidden_state = torch.randn(count, 257, width, generator=generator)
+        found.image_embeds = torch.randn(count, seen, generator=generator)
+        return (found,)
 
 
 class TestAdapted:
@@ -392,5 +459,5 @@ class TestNoHooks:
         return (made,)
 
 
-NODES = (TestFamily, TestByHand, TestEmbedding, TestAdapted, TestStyled, TestChanged, TestNoHooks)
+NODES = (TestFamily, TestByHand, TestReference, TestEmbedding, TestAdapted, TestStyled, TestChanged, TestNoHooks)
 NODE_CLASS_MAPPINGS = {each.__name__: each for each in NODES}

@@ -64,7 +64,8 @@ def _fill(network, seed):
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
         if parameter.ndim == 1:
-            parameter.data = torch.ones_like(parameter) if "norm" in name else torch.zeros_like(parameter)
+            norm = "norm" in name or "rms" in name
+            parameter.data = torch.ones_like(parameter) if norm else torch.zeros_like(parameter)
         else:
             fan = parameter[0].numel()
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.7 / fan**0.5
@@ -163,6 +164,40 @@ class TestSaveControl:
         return ()
 
 
+class TestModelPatch:
+    """MODEL_PATCH for the Qwen model, as the host's loader makes it of a DiffSynth file."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL_PATCH",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def make(self):
+        from comfy_extras.nodes_model_patch import QwenImageBlockWiseControlNet
+
+        network = QwenImageBlockWiseControlNet(
+            num_layers=QWEN["num_layers"], dim=64, operations=comfy.ops.manual_cast, dtype=torch.float32
+        )
+        device, rest = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+        return (comfy.model_patcher.ModelPatcher(_fill(network, 3), load_device=device, offload_device=rest),)
+
+
+class TestElsewhere:
+    """MODEL with a patch where no unit can weigh it."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def make(self, model):
+        made = model.clone()
+        made.set_model_patch(_Bent.get_control, "post_input")
+        return (made,)
+
+
 class TestControlLora:
     """CONTROL_NET as the host makes it of a Control-LoRA: a network that it completes from the base model."""
 
@@ -223,5 +258,8 @@ class TestTransformerVAE:
         return (_Vae(kind == "Qwen"),)
 
 
-NODES = (TestTransformer, TestTransformerControl, TestTransformerVAE, TestSaveControl, TestControlLora)
+NODES = (
+    *(TestTransformer, TestTransformerControl, TestTransformerVAE, TestSaveControl, TestControlLora),
+    *(TestModelPatch, TestElsewhere),
+)
 NODE_CLASS_MAPPINGS = {each.__name__: each for each in NODES}

@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.control import ControlModel
-from ..core.embedding import Embedding, Values
-from ..core.errors import HintError, UnitError
-from ..core.network.base import LATENT
-from ..preprocessors import Preprocessor
-from ..preprocessors.poses.points import to_json
-from ..units.convention import chosen
-from ..units.hint import Size, cards, draw_hint, fitting, hint_tensor
-from ..units.offer import preprocessor_of
-from ..units.request import NONE, UnitRequest
-from .choice import CHOICE, SEED
-from .host.annotators import runtime
-from .host.member import says
+from ...core.control import ControlModel
+from ...core.embedding import Embedding, Values
+from ...core.errors import HintError, UnitError
+from ...core.network.base import LATENT
+from ...preprocessors import Preprocessor
+from ...preprocessors.poses.points import to_json
+from ...units.convention import chosen
+from ...units.hint import Size, cards, draw_hint, fitting, hint_tensor
+from ...units.offer import preprocessor_of
+from ...units.request import NONE, UnitRequest
+from ..choice import CHOICE, SEED
+from ..host.annotators import runtime
+from ..host.member import says
 
 
 def asked(choice: Mapping[str, Any], **more: Any) -> UnitRequest:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..core.errors import HintError
-from ..preprocessors.poses.drawing import draw
-from ..preprocessors.poses.points import Poses, from_json
-from ..preprocessors.resize import scaled_size
-from .schema import PoseType, schema
+from ...core.errors import HintError
+from ...preprocessors.poses.drawing import draw
+from ...preprocessors.poses.points import Poses, from_json
+from ...preprocessors.resize import scaled_size
+from ..schema import PoseType, schema
 
 SEEN = 0.3  # confidence from which whole-body estimators count a point as seen; some give out all points
 

@@ -1,0 +1,79 @@
+"""Settings files: every run writes one, a run from it draws the same, and words on the command line count more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from controlstack.cli import _parse, main
+from controlstack.core.errors import FileError
+from controlstack.pipelines.tiny_world import CONTROLS, IMAGES
+from controlstack.preprocessors.images import read_image
+from controlstack.standalone.again import draw_again
+
+UNIT = f"image={IMAGES / 'scene-1.png'},preprocessor=canny,low=50,high=100,model={CONTROLS / 'canny.safetensors'}"
+SMALL = ["--steps", "2", "--width", "64", "--height", "64", "--scheduler", "ddim", "--guidance", "2"]
+
+
+def parse(file: Path, text: str, *words: str) -> Any:
+    file.write_text(text, encoding="utf-8")
+    return _parse(["generate", "--settings", str(file), *words])
+
+
+def test_a_run_from_its_own_settings_draws_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(IMAGES.parent)
+    words = [
+        "--prompt",
+        'a (red:1.2) "star" \\ ü',
+        "--hires",
+        "1.5",
+        "--clip-skip",
+        "2",
+        "--unit",
+        f"{UNIT},weight=0.7",
+    ]
+    first = tmp_path / "first"
+    assert main(["generate", "--base", "base", *words, *SMALL, "--output", str(first)]) == 0
+    monkeypatch.chdir(tmp_path)
+    file = first / "00001-settings.toml"
+    assert main(["generate", "--settings", str(file), "--output", str(tmp_path / "second")]) == 0
+    drawn = [read_image(tmp_path / name / "00001.png") for name in ("first", "second")]
+    assert drawn[0].shape == (96, 96, 3) and np.array_equal(*drawn)
+    draw_again(first / "00001.png", tmp_path / "again")
+    assert np.array_equal(read_image(tmp_path / "again" / "00001.png"), drawn[0])
+    assert file.read_text(encoding="utf-8") == (tmp_path / "second" / file.name).read_text(encoding="utf-8")
+
+
+def test_what_is_said_counts_more_than_the_file(tmp_path: Path) -> None:
+    text = 'base = "x"\nsteps = 30\nseed = -1\nprompt = ["a", "b"]\nat-once = 2\nlora = ["d.pt:0.5"]\n'
+    text += '[[unit]]\nimage = "i"\n'
+    args = parse(tmp_path / "s.toml", text, "--steps", "20", "--prompt", "c")
+    assert (args.steps, args.prompt, args.base, args.at_once) == (20, ["c"], Path("x"), 2)
+    assert (args.lora, args.unit, args.seed) == (["d.pt:0.5"], ["image=i"], -1)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("stepz = 3", "did you mean steps"),
+        ("settings = 'a.toml'", "which no settings have|did you mean"),
+        ("steps = ", "is no TOML"),
+        ("[base]\nx = 1", "tables are units"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(FileError, match=reason):
+        parse(tmp_path / "s.toml", text)
+
+
+def test_a_value_that_no_option_takes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(tmp_path / "s.toml", 'dtype = "fp8"')
+    assert "--dtype" in capsys.readouterr().err
+
+
+def test_a_run_without_base_says_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate"]) == 2
+    assert "--base" in capsys.readouterr().err

@@ -1,0 +1,92 @@
+"""Every family of control models in a real ComfyUI: the same unit, the same numbers as our core on diffusers' U-Net."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import comfyui_host
+import pytest
+from comfyui_host import Host
+from comfyui_scene import Scene
+from controlstack.core.schedule import RangeBasis
+from controlstack.preprocessors import find
+from controlstack.units.text import write_options
+from family_units import TOKENS, UNITS, masked, write_families
+from PIL import Image
+from torch import Tensor
+from webui_host import Evaluation, read_record
+from webui_oracle import Oracle, Place, Wanted
+from webui_units import SIZE, photograph
+
+TOLERANCE = 1e-5  # of the answer's range
+PICTURE = "family.png"
+LOW = ("NO_VRAM", "LOW_VRAM")
+
+
+def scene_of(host: Host, family: str) -> Scene:
+    """One unit of a family, on the left half of the picture where it has a place there."""
+    wanted, scene = UNITS[family], Scene(batch=2)
+    Image.fromarray(photograph()).save(host.base / "input" / PICTURE)
+    scene.latent = scene.graph.add("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=2)
+    said = wanted.settings
+    mask = {} if family in TOKENS else {"mask": scene.graph.add("TestMask", share=0.5, size=SIZE)}
+    unit = scene.unit(
+        scene.ours(wanted.file), scene.graph.add("LoadImage", image=PICTURE), weight=said["weight"],
+        preprocessor=find(said.get("module", "none")).id, options=write_options(said.get("options", {})), **mask,
+    )  # fmt: skip
+    scene.apply(unit)
+    return scene
+
+
+def recorded(host: Host, scene: Scene) -> list[Evaluation]:
+    name = uuid.uuid4().hex
+    scene.model = scene.graph.add("TestRecord", model=scene.model, name=name)
+    scene.draw(host)
+    return read_record(host.base / "output" / f"{name}.safetensors")[0]
+
+
+@pytest.fixture(scope="module")
+def oracle(comfyui: Host) -> Oracle:
+    models = comfyui.base / "models"
+    recorded(comfyui, Scene())  # which writes the checkpoint
+    for theirs, ours in (("ControlNet", "controlnet"), ("ControlNetPreprocessor", "controlnet_aux")):
+        (models / theirs).symlink_to(models / ours, target_is_directory=True)
+    return Oracle(models, basis=RangeBasis.NOISE)
+
+
+@pytest.mark.parametrize("family", UNITS)
+def test_each_equals_the_core_outside_the_host(comfyui: Host, oracle: Oracle, family: str) -> None:
+    before, wanted = Scene().draw(comfyui), masked(family)
+    for number, seen in enumerate(recorded(comfyui, scene_of(comfyui, family))):
+        answer = oracle.answer(seen, (wanted,), Place(number, 0, seen.steps))
+        assert (seen.out - answer).abs().max() <= TOLERANCE * answer.abs().max(), number
+        alone = oracle.answer(seen, (without(wanted),), Place(number, 0, seen.steps))
+        assert (answer - alone).abs().max() > 20 * TOLERANCE * alone.abs().max()
+    assert (Scene().draw(comfyui) == before).all()
+
+
+def without(wanted: Wanted) -> Wanted:
+    return replace(wanted, settings={**wanted.settings, "weight": 0.0})
+
+
+@pytest.fixture(scope="module", params=LOW)
+def short_of_memory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A running ComfyUI that takes the CPU for an accelerator with little or no memory for weights."""
+    path = comfyui_host.find()
+    if path is None:
+        pytest.skip("no ComfyUI: set COMFYUI_PATH to its folder (and COMFYUI_PYTHON to its Python)")
+    base: Path = tmp_path_factory.mktemp(request.param)
+    write_families(base / "models" / "controlnet", base / "models" / "controlnet_aux")
+    with comfyui_host.started(path, base, vram_state=request.param) as host:
+        yield host
+
+
+@pytest.mark.parametrize("family", UNITS)
+def test_little_memory_draws_the_same(short_of_memory: Host, comfyui: Host, family: str) -> None:
+    def drawn(host: Host) -> Tensor:
+        return scene_of(host, family).draw(host)
+
+    assert (drawn(short_of_memory) == drawn(comfyui)).all()

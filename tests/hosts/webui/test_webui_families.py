@@ -1,0 +1,31 @@
+"""Every family of control models in a real AUTOMATIC1111 WebUI and in Forge's family, beside our core alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from family_units import UNITS, masked
+from webui_effects import A1111, check, draw, same, started
+from webui_host import Drawing, Host
+from webui_oracle import Oracle
+
+
+@pytest.mark.parametrize("family", UNITS)
+def test_each_equals_the_core_outside_the_host(
+    every_host: Host, every_oracle: Oracle, every_plain: Drawing, family: str
+) -> None:
+    wanted = masked(family)
+    check(draw(every_host, wanted, batch_size=2), every_oracle, wanted)
+    assert same(draw(every_host), every_plain)
+    assert every_host.count()["hooks"] == 0
+
+
+@pytest.mark.parametrize("flags", [("--lowvram",), ("--medvram",)])
+def test_little_memory_draws_the_same(every_models: Path, tmp_path: Path, flags: tuple[str, ...]) -> None:
+    oracle = Oracle(every_models)
+    with started(A1111, tmp_path / "data", every_models, *flags) as host:
+        plain = draw(host)
+        for wanted in UNITS.values():
+            check(draw(host, wanted), oracle, wanted)
+        assert same(draw(host), plain)

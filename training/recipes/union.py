@@ -1,0 +1,59 @@
+"""ControlNet-Union: one ControlNet for several kinds of hints (xinsir6/ControlNetPlus, 2024).
+
+The copy of the base's encoder starts as a ControlNet does. The embedding of each kind is random, small, and what puts
+the kinds' tokens into the stream starts at zero, as in diffusers' `ControlNetUnionModel`. A batch shows hints of one
+kind, the next batch those of the next one; `--kind` names them with where their hints come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...core.control import ControlModel
+from ...core.errors import ScheduleError
+from ...models.families.controlnet import ControlNet
+from ...models.families.union import FAMILY, UnionModel, UnionNet
+from ...models.layers import STANDARD, ResBlock, TransformerBlock
+from ...models.union_kinds import KINDS, OPTION
+from ..settings import Settings
+from .controlnet import ControlNetRecipe
+from .copies import copy_of_encoder
+
+SINUSOIDS, LAYERS = 256, 1  # of the published file: width of a kind's sinusoids, transformer blocks of the tokens
+
+
+class UnionRecipe(ControlNetRecipe):
+    """Unions that know all kinds of ProMax, of which those of `--kind` learn."""
+
+    family, options = FAMILY, frozenset({"kinds"})
+    blocks = (ResBlock, TransformerBlock)
+
+    def create(self, unet: Any, settings: Settings) -> ControlNet:
+        copy = copy_of_encoder(unet)
+        config = copy.config
+        network = UnionNet(config, len(KINDS), min(SINUSOIDS, config.channels), LAYERS, STANDARD).to(torch.float32)
+        network.load_state_dict(copy.state_dict(), strict=False)
+        nn.init.normal_(network.task_embedding, std=config.channels**-0.5)
+        self.fill_outputs(network, settings)
+        for weight in network.spatial_ch_projs.parameters():
+            nn.init.zeros_(weight)
+        return network
+
+    def model(self, network: nn.Module, unet: Any, settings: Settings) -> ControlModel:
+        assert isinstance(network, UnionNet)
+        return UnionModel(network, name=self.id)
+
+    def told(self, settings: Settings, batch: int) -> Mapping[str, object]:
+        return {OPTION: settings.kinds[batch % len(settings.kinds)].kind}
+
+    def check(self, settings: Settings) -> None:
+        super().check(settings)
+        if not settings.kinds:
+            raise ScheduleError(
+                "a union learns several kinds of hints: name each with --kind, such as --kind canny=canny(low=50) "
+                "--kind depth=column:depth_image"
+            )
