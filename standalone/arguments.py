@@ -33,6 +33,7 @@ PREPROCESS = """examples:
   controlstack preprocess dw_openpose_full photos/ clip.mp4 --resolution 512 --poses --frames --resume --download
 """
 GET = """examples:
+  controlstack get sd15 controlnet-canny
   controlstack get preprocessors
   controlstack get dw_openpose_full depth_anything_v2
 """
@@ -89,7 +90,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
 
 def _add_base(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("base model").add_argument
-    add("--base", type=Path, metavar="PATH", help="diffusers folder or checkpoint file; must be said, or in --settings")
+    add("--base", type=Path, metavar="PATH", help="folder, file, or name such as sd15; must be said, or in --settings")
     add("--prediction", choices=("epsilon", "v_prediction"), help="what a checkpoint file predicts, if it does not say")
     add(
         "--lora",
@@ -189,8 +190,9 @@ def add_preprocess(parser: argparse.ArgumentParser) -> None:
 def add_get(parser: argparse.ArgumentParser) -> None:
     """Add the options of `get`."""
     parser.epilog = GET
-    told = f"{PACKAGES}: every package that they use; or the name of one: its weights"
-    parser.add_argument("what", nargs="+", metavar="NAME", help=told)
+    told = f"a model of the list, owner/name of the hub, a preprocessor (its weights), or {PACKAGES} (all packages)"
+    parser.add_argument("what", nargs="*", metavar="NAME", help=told)
+    parser.add_argument("--list", action="store_true", help="say which models have a name, how large, which licence")
 
 
 def add_inspect(parser: argparse.ArgumentParser) -> None:

@@ -38,6 +38,17 @@ def state(preprocessor: Preprocessor, runtime: Runtime) -> str:
     return f"ready{under}"
 
 
+def models_table() -> Iterator[str]:
+    """Yield a line for each model of the catalogue: size, licence, source, and whether it is here."""
+    from .hub.catalogue import CATALOGUE
+    from .hub.places import find_model
+
+    width = max(len(each.name) for each in CATALOGUE)
+    for each in CATALOGUE:
+        here = "here" if find_model(each.name) is not None else "not here"
+        yield f"{each.name:<{width}}  {each.about}, {each.size}, {each.licence}, {each.repository} [{here}]"
+
+
 def get_packages() -> int:
     """Add every package that preprocessors use to this Python, moving nothing; return the installer's exit code."""
     return subprocess.run([sys.executable, str(INSTALLER), "preprocessors"], check=False).returncode

@@ -43,17 +43,41 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _get(args: argparse.Namespace) -> int:
+    from ..core.errors import PreprocessorError
     from ..preprocessors import find
     from ..preprocessors.networks.store import Store, default_folder
-    from .availability import download_missing, get_packages
+    from .availability import download_missing, get_packages, models_table
+    from .hub.places import is_name
 
-    wanted = [find(name) for name in args.what if name != PACKAGES]  # names fail before anything is fetched
+    if args.list or not args.what:
+        for line in models_table():
+            print(line)
+        return 0
+    models = [name for name in args.what if is_name(name)]
+    try:
+        wanted = [find(name) for name in args.what if name not in (PACKAGES, *models)]
+    except PreprocessorError as error:  # before anything is fetched
+        raise PreprocessorError(f"{error}; models: controlstack get --list, or owner/name of the hub") from error
     code = get_packages() if PACKAGES in args.what else 0
     store = Store(default_folder())
     for each in wanted:
         download_missing(each, store)
         print(f"{each.id}: its weights are there")
+    for name in models:
+        _get_model(name)
     return code
+
+
+def _get_model(name: str) -> None:
+    from .hub.catalogue import find_known
+    from .hub.fetching import fetch_model
+    from .hub.places import find_model
+    from .progress import download_bar
+
+    known = find_known(name)
+    if find_model(name) is None and known is not None:
+        print(f"{known.about}, {known.size}, {known.licence}, from {known.repository}")
+    print(f"{name}: {find_model(name) or fetch_model(name, download_bar)}")
 
 
 def _again(args: argparse.Namespace) -> int:

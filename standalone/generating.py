@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +47,7 @@ def run_generate(args: argparse.Namespace) -> int:
 
     check_folder(args.output)
     units = [parse_unit(text) for text in args.unit]
-    check_paths(args, units)
+    args, units = with_paths(args, units)
     check_at_once(args.at_once)
     series = find_series(args, units)
     check_generate(args, many=series is not None)
@@ -77,25 +77,34 @@ def run_generate(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> None:
-    """Raise FileError for the first path that leads nowhere, before anything that takes seconds is imported."""
+def with_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> tuple[argparse.Namespace, list[UnitRequest]]:
+    """Return arguments and units with paths of models instead of names such as `sd15`.
+
+    FileError for the first path that leads nowhere, before anything that takes seconds is imported.
+    """
     from ..core.errors import FileError, HostError
     from ..models.reference_kinds import REFERENCES
-    from ..pipelines.lora_file import read_lora
+    from ..pipelines.lora_file import Lora, read_lora
+    from .hub.places import located
     from .media.sources import is_pattern
 
     if args.base is None:
         raise HostError("there is no base model: give a diffusers folder or a checkpoint file as --base")
-    wanted = [("checkpoint", args.base), ("picture", args.image), ("picture", args.mask)]
-    wanted += [("LoRA", Path(read_lora(text).path)) for text in args.lora]
+    wanted = [("picture", args.image), ("picture", args.mask)]
     for unit in units:
         images = unit.image if isinstance(unit.image, tuple) else (unit.image,)
         wanted += [("picture", each) for each in (*images, unit.effect_mask, unit.inpaint_mask)]
-        if unit.model not in REFERENCES:
-            wanted.append(("model file", Path(unit.model)))
+    base = located(args.base, "checkpoint")
     for what, path in wanted:
         if isinstance(path, Path) and not path.exists() and not is_pattern(path):
             raise FileError(f"there is no {what} {path}: check the path")
+    loras = [read_lora(text) for text in args.lora]
+    named = [str(Lora(str(located(Path(each.path), "LoRA")), each.weight)) for each in loras]
+    found = [
+        unit if unit.model in REFERENCES else replace(unit, model=str(located(Path(unit.model), "model file")))
+        for unit in units
+    ]
+    return argparse.Namespace(**{**vars(args), "base": base, "lora": named}), found
 
 
 def _draw(

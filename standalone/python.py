@@ -37,6 +37,7 @@ from ..units.convention import said_by
 from ..units.hint import cards, visible
 from ..units.ready import ready
 from ..units.request import read_request
+from .hub.places import located
 from .progress import steps_bar
 
 if TYPE_CHECKING:
@@ -63,7 +64,11 @@ def load_base(
     'v_prediction', for files that do not say it.
     """
     return load_base_file(
-        Path(path), device=device, dtype=_dtype(dtype), offload=_offload(offload), prediction=prediction
+        located(Path(path), "base model"),
+        device=device,
+        dtype=_dtype(dtype),
+        offload=_offload(offload),
+        prediction=prediction,
     )
 
 
@@ -81,7 +86,10 @@ def load_control_model(
     """
     state = None if base is None else UnetState(lambda: base)
     return load_model_file(
-        Path(path), settings=settings, base_state=state, dtype=None if dtype is None else _dtype(dtype)
+        located(Path(path), "control model"),
+        settings=settings,
+        base_state=state,
+        dtype=None if dtype is None else _dtype(dtype),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.errors import HintError, HostError, MissingDependencyError
 from ..pipelines.bases import load_pipeline
@@ -56,8 +56,7 @@ def start(settings: Settings, bar: Bar = no_bar) -> Run:
     base = load_frozen(settings.base, accelerator.device, HALF.get(settings.mixed_precision, torch.float32))
     encoder = Encoder(base, accelerator.device)
     digests = {"base": _digest_of(base), "data": _digest(checked.examples)}
-    trainee = _trainee(recipe, base, settings)
-    before = {name: each.detach().cpu().clone() for name, each in names_of_base(trainee).items()}
+    trainee, before = _trainee(recipe, base, settings)
     generator = torch.Generator().manual_seed(settings.seed)
     average = Average(settings.ema) if settings.ema else None
     prepared, optimiser = accelerator.prepare(trainee.to(accelerator.device), _optimiser(trainee, settings, recipe))
@@ -209,19 +208,24 @@ def _with_steps(settings: Settings, examples: int, processes: int) -> Settings:
     return replace(settings, steps=max(1, math.ceil(settings.epochs * examples / a_step)))
 
 
-def _trainee(recipe: Recipe, base: Any, settings: Settings) -> Trainee:
-    """Return base and control, with the parts of the base that are trained along in fp32."""
+def _trainee(recipe: Recipe, base: Any, settings: Settings) -> tuple[Trainee, dict[str, Tensor]]:
+    """Return base and control, and the weights of the base that are trained along, in fp32, as the base has them.
+
+    A file to go on from may have changed them already.
+    """
     unet = base.unet
     unlocked = frozenset(recipe.unlocked(unet, settings))
+    before: dict[str, Tensor] = {}
     for name, weight in unet.named_parameters():
         if name in unlocked:
             weight.data = weight.data.float()
+            before[name] = weight.detach().cpu().clone()
     network = recipe.network(unet, settings)
     trainee = Trainee(unet, network, recipe.model(network, unet, settings), unlocked)
     if settings.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         recompute(network, recipe.blocks)
-    return trainee
+    return trainee, before
 
 
 def _optimiser(trainee: Trainee, settings: Settings, recipe: Recipe) -> torch.optim.Optimizer:

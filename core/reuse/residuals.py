@@ -26,6 +26,7 @@ from ..schedule import RangeBasis
 from ..step import Step
 from ..unit import ControlUnit
 
+SLACK = 1e-4  # of the noise schedule: samplers compute with noise levels and come back a rounding away
 NO_STEP = "the sampler does not say which step it is at"
 NO_RESIDUALS = "its model adds no residuals that could be reused"
 
@@ -107,6 +108,7 @@ class Residuals:
     def __init__(self) -> None:
         self._lines: dict[Hashable, list[Line]] = {}
         self._step = 0
+        self._place = 0.0  # of the step's first evaluation; read only while something is kept
         self.exact: dict[int, str] = {}  # number of a unit -> why it reuses nothing
 
     def clear(self) -> None:
@@ -114,13 +116,21 @@ class Residuals:
         self._lines.clear()
 
     def begin(self, step: Step) -> None:
-        """Begin an evaluation: drop what the last step did not use, and everything where the run has begun anew."""
+        """Begin an evaluation: drop what the last step did not use, and everything where the run went back.
+
+        It goes back to an earlier step in another run or pass, and to more noise where a sampler restarts.
+        """
+        if not self._lines:
+            self._step = _index(step) or 0
+            return
         now = _index(step)
-        if now is None or now < self._step:
+        if now != self._step and (now is None or now < self._step or _place(step) < self._place - SLACK):
             self.clear()
-        elif now > self._step:
+        elif now != self._step:
             found = {key: [line for line in lines if line.step >= self._step] for key, lines in self._lines.items()}
             self._lines = {key: lines for key, lines in found.items() if lines}
+        if now != self._step:
+            self._place = _place(step)
         self._step = now or 0
 
     def line(self, number: int, unit: ControlUnit, rows: tuple[int, ...], step: Step) -> Line | None:
@@ -136,6 +146,8 @@ class Residuals:
         pictures = None if step.pictures is None else tuple(step.pictures[row] for row in rows)
         key = (number, rows, step.cond, pictures, step.window, tuple(step.x.shape), step.x.dtype, step.x.device)
         prompt = step.context if step.prompt is None else step.prompt
+        if not self._lines:
+            self._place = _place(step)
         lines = self._lines.setdefault(key, [])
         found = next((line for line in lines if line.is_of(prompt)), None)
         if found is None:

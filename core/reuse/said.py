@@ -1,14 +1,13 @@
 """Which steps of a run a unit computes, and on which it adds again what it computed before: `Reuse`, a value.
 
 Residuals of neighbouring steps are alike (Ma, Fang and Wang, "DeepCache", CVPR 2024, observe it of the U-Net's own
-features). They change most in the first steps, in which the composition is formed, so a schedule computes all of those
-and then fewer and fewer. The two schedules with a name were chosen by `benchmarks/reuse.py`: docs/performance.md shows
-what each of them saves and loses.
+features), so most of a step's residuals can be told from the two computed before it. The two schedules with a name
+spread the computed steps evenly over the run: `benchmarks/reuse.py` finds that better than computing more of the first
+or of the last steps, and docs/performance.md shows what each of them saves and loses.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -22,6 +21,7 @@ class Level(Enum):
     STRONG = "strong"
 
 
+SHARES = {Level.LIGHT: (3, 5), Level.STRONG: (2, 5)}  # how many of how many steps are computed
 LARGEST_STEP = 9999
 MOST_CHANGE = 1.0
 
@@ -67,7 +67,7 @@ OFF = Reuse()
 
 
 def computed(level: Level, count: int) -> frozenset[int]:
-    """Return the steps of `count` that a schedule computes."""
-    head, stride = {Level.LIGHT: (0.3, 2), Level.STRONG: (0.2, 3)}[level]
-    first = math.ceil(head * count)
-    return frozenset((*range(first), *range(first, count, stride)))
+    """Return the steps of `count` that a schedule computes, evenly spread and the first among them."""
+    some, of = SHARES[level]
+    computing = max(1, count * some // of)
+    return frozenset(-(-step * count // computing) for step in range(computing))

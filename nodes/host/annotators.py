@@ -52,7 +52,7 @@ class HostManager:
         if not isinstance(network, nn.Module):
             return network
         device, rest = memory.get_torch_device(), memory.unet_offload_device()
-        return comfy.model_patcher.ModelPatcher(network, load_device=device, offload_device=rest)
+        return comfy.model_patcher.ModelPatcher(_Held(network), load_device=device, offload_device=rest)
 
     def ready(self, handle: Any) -> AbstractContextManager[object]:
         """Load all of the network to the device: its layers cannot be streamed."""
@@ -68,10 +68,18 @@ class HostManager:
         return int(memory.get_free_memory(memory.get_torch_device()))
 
 
+class _Held(nn.Module):
+    """A network as a patcher holds it: the host sets the `device` of what it moves, and that of others may be fixed."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+
 @contextmanager
 def _loaded(patcher: Any) -> Iterator[Any]:
     memory.load_models_gpu([patcher], force_full_load=True)
-    yield patcher.model
+    yield patcher.model.network
 
 
 def _folders() -> list[Path]:

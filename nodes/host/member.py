@@ -139,7 +139,7 @@ def described(control: Any) -> str:
     """Return in one line who loaded a CONTROL_NET, and what it is for."""
     own: Own | None = getattr(control, "own", None)
     if own is not None:
-        return f"loaded by ControlStack, for {own.model.base.name}"
+        return f"loaded by ControlStack, for {own.model.base.name if own.patcher else 'the connected model'}"
     network = getattr(control, "control_model", None) or control
     return f"loaded by ComfyUI's own loader ({type(network).__name__})"
 

@@ -15,6 +15,7 @@ from ...units.text import quoted
 from ..record import infotext_of
 from .library import Library
 from .said import Job
+from .workflow import workflow
 
 ARRAYS = ("image", "mask")
 OPTIONS = {"loras": "lora"}  # fields of a request whose option has another name
@@ -59,7 +60,7 @@ def webui_text(library: Library, job: Job) -> str:
 
 
 FORMS: Mapping[str, Callable[[Library, Job], str]] = MappingProxyType(
-    {"Command line": command_line, "Python": script, "WebUI infotext": webui_text}
+    {"Command line": command_line, "Python": script, "ComfyUI workflow": workflow, "WebUI infotext": webui_text}
 )
 
 

@@ -7,9 +7,8 @@ is and what its hints show is read from its header; a file that cannot be used s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 from ...core.errors import ControlError, HostError
 from ...core.options import Option
@@ -50,7 +49,7 @@ class Library:
     bases: Mapping[str, Path]
     models: Mapping[str, Known]
     refusals: tuple[str, ...] = ()
-    loras: Mapping[str, Path] = MappingProxyType({})
+    loras: Mapping[str, Path] = field(default_factory=dict[str, Path])
 
     def base(self, name: str) -> Path:
         """Return the path of a base model. HostError for a name that is not offered."""

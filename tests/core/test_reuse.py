@@ -182,6 +182,16 @@ def test_a_second_picture_shares_nothing(
             assert_same(one, fresh)
 
 
+def test_a_sampler_that_goes_back_to_more_noise_computes(
+    model: ControlNetModel, calls: dict[str, int], steps: list[Step], hint: Tensor
+) -> None:
+    """It counts its steps on, but its latents jump."""
+    back = replace(steps[4], progress=progress_at(4, COUNT, noise=0.1))
+    stack = ControlStack([ControlUnit(model=model, hint=hint, reuse=Reuse(steps=(0,)))])
+    run(stack, [*steps[:4], back])
+    assert calls["trunk"] == 2
+
+
 def test_several_evaluations_of_a_step_belong_to_it(
     model: ControlNetModel, calls: dict[str, int], steps: list[Step], hint: Tensor
 ) -> None:

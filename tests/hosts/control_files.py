@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 HEADS = 4
+SEEN = 48  # width of what the small encoders see in a picture; the width of no real one
 GAIN = 0.7  # of a layer, relative to one that keeps the variance
 HINT_GAIN = 1.8  # of the hint encoder's layers: with less, residuals hardly depend on the hint, and any would pass
 RESIDUAL_GAIN = 0.6
@@ -91,7 +92,7 @@ def write_encoders(folder: Path) -> None:
 
     config = transformers.CLIPVisionConfig(
         hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=16, image_size=56, patch_size=14,
-        projection_dim=64,
+        projection_dim=SEEN,
     )  # fmt: skip
     network = transformers.CLIPVisionModelWithProjection(config)
     _fill(network, 11)
@@ -208,7 +209,7 @@ def _ip_adapter(seed: int) -> nn.Module:
     """A plain IP-Adapter of the SD base models."""
     inside = [32, 32, 64, 64, 128, 128]
     widths = [*inside, *(width for width in (128, 64, 32) for _ in range(3)), 128]
-    shapes = {"image_proj.proj.weight": (4 * 64, 64)}
+    shapes = {"image_proj.proj.weight": (4 * 64, SEEN)}
     for number, width in enumerate(widths):
         shapes |= {f"ip_adapter.{2 * number + 1}.to_{part}_ip.weight": (width, 64) for part in "kv"}
     network = IP_ADAPTER.create(shapes, IPAdapterSettings(heads=HEADS), STANDARD)

@@ -12,7 +12,7 @@ from controlstack.core.errors import FileError
 from controlstack.pipelines.bases import UnetState, load_base
 from controlstack.pipelines.tiny_world import BASE
 from controlstack.preprocessors.images import write_image
-from controlstack.standalone.generating import check_paths
+from controlstack.standalone.generating import with_paths
 from controlstack.standalone.units import load_model, load_units, parse_unit
 
 
@@ -32,7 +32,7 @@ def test_a_reference_needs_no_file(tmp_path: Path) -> None:
 def test_its_name_is_no_missing_file(tmp_path: Path) -> None:
     write_image(tmp_path / "style.png", np.zeros((8, 8, 3), np.uint8))
     unit = parse_unit(f"image={tmp_path / 'style.png'},model=reference_adain")
-    check_paths(Namespace(base=BASE, image=None, mask=None), [unit])
+    with_paths(Namespace(base=BASE, image=None, mask=None, lora=[]), [unit])
     missing = parse_unit(f"image={tmp_path / 'style.png'},model=reference_other")
     with pytest.raises(FileError, match="reference_other"):
-        check_paths(Namespace(base=BASE, image=None, mask=None), [missing])
+        with_paths(Namespace(base=BASE, image=None, mask=None, lora=[]), [missing])

@@ -198,7 +198,7 @@ def test_a_checkpoint_that_is_none_is_a_sentence(settings: Settings, tmp_path: P
     with pytest.raises(HostError, match="damaged checkpoint"):
         run.load(tmp_path / "cut.state")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.state")
-    with pytest.raises(HostError, match="no checkpoint of a training"):
+    with pytest.raises(HostError, match="no checkpoint of such a run"):
         run.load(tmp_path / "other.state")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from controlstack.training.settings import Settings
 from controlstack.training.start import start
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 @pytest.fixture
@@ -239,3 +242,47 @@ def test_a_plan_says_what_a_step_keeps(settings: Settings) -> None:
     said = "\n".join(plan(run))
     assert "memory at 128x128 and batch 2" in said
     assert all(name in said for name in parts)
+
+
+class Measured(TorchDispatchMode):
+    """Inside, the bytes of all tensors that come to be are counted, and the most there were at once."""
+
+    def __init__(self, known: set[int]) -> None:
+        """known: storages that are there already."""
+        super().__init__()
+        self._known, self._sizes = known, dict[int, int]()
+        self._now = self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        self.most = max(self.most, self._now)
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata not in self._known and storage._cdata not in self._sizes:
+            self._sizes[storage._cdata] = storage.nbytes()
+            self._now += storage.nbytes()
+            weakref.finalize(storage, self._freed, storage._cdata)
+
+    def _freed(self, key: int) -> None:
+        self._now -= self._sizes.pop(key)
+
+
+@pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True}, {"family": "controlnext"}])
+def test_a_plan_says_what_a_run_takes(settings: Settings, changes: dict[str, Any]) -> None:
+    """All memory of a second step, whose optimiser has its moments; encoders have done their work before."""
+    run = start(replace(settings, **changes))
+    steps = train(run)
+    next(steps)
+    for index in range(len(run.examples)):
+        run.examples.row(index)
+    moments = [each for state in run.optimiser.state.values() for each in state.values() if isinstance(each, Tensor)]
+    there = {each.untyped_storage()._cdata: each.untyped_storage().nbytes() for each in run.plain.parameters()}
+    there |= {each.untyped_storage()._cdata: each.untyped_storage().nbytes() for each in moments}
+    with Measured(set(there)) as measured:
+        next(steps)
+    said = {name: size for name, size in memory(run).items() if name != "autoencoder and text encoders"}
+    assert sum(said.values()) == pytest.approx(sum(there.values()) + measured.most, rel=0.15)

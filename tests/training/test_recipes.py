@@ -346,3 +346,27 @@ def test_files_of_two_steps_are_no_pair(settings: Settings, tmp_path: Path) -> N
     second[1].replace(first[1])
     with pytest.raises(ModelError, match="were not written together, by one training at one step"):
         load_control_model(first[0])
+
+
+def test_a_controlnext_goes_on_with_what_its_companion_changed(settings: Settings, tmp_path: Path) -> None:
+    own = replace(settings, family="controlnext", steps=1, warm_up=0)
+    run = start(own)
+    list(train(run))
+    control, companion = write_model(run, tmp_path / "control.safetensors")
+    again = start(replace(own, start=control))
+    x, time, hint, words = inputs(run)
+    with torch.no_grad():
+        assert torch.allclose(again.plain(x, time, hint, words), run.plain(x, time, hint, words), atol=1e-6)
+    assert all(each.equal(load_file(companion)[name]) for name, each in again.base_delta().items())
+    companion.unlink()
+    with pytest.raises(ModelError, match="there is no 'control_unet_weight_increasements"):
+        start(replace(own, start=control))
+
+
+def test_what_was_unlocked_must_be_unlocked_again(settings: Settings, tmp_path: Path) -> None:
+    run = start(replace(settings, unlock="decoder", steps=1))
+    list(train(run))
+    (control, *_) = write_model(run, tmp_path / "control.safetensors")
+    with pytest.raises(UnsupportedModelError, match="give --unlock as in that training"):
+        start(replace(settings, start=control))
+    assert start(replace(settings, start=control, unlock="all")).base_delta().keys() > run.base_delta().keys()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from controlstack.core.errors import HintError, ScheduleError
+from controlstack.core.errors import HintError, ScheduleError, UnsupportedModelError
 from controlstack.core.network.points import Block
 from controlstack.models.registry import load_control_model
 from controlstack.models.union_kinds import OPTION
@@ -220,3 +220,32 @@ def test_a_trained_union_says_its_kinds(of_family: Made, tmp_path: Path) -> None
     model = load_control_model(path)
     assert model.points[-1].block is Block.MIDDLE
     assert "tile" in model.offers[0].words
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        ("lllite", "shifts 48 channels of the attention in input block 1, where the base has 32"),
+        ("ip-adapter", "16 cross-attentions of the widths 48, 64, the base has 16 of 32, 64: start from a file"),
+    ],
+)
+def test_a_file_of_a_base_of_other_widths_is_no_start(of_family: Made, tmp_path: Path, family: str, words: str) -> None:
+    state = {name: each.clone() for name, each in start(of_family(family)).network.state_dict().items()}
+    for name, each in state.items():
+        if family == "lllite":
+            state[name] = _wider(each, name)
+        elif name.endswith("_ip.weight") and len(each) == 32:
+            state[name] = torch.zeros(48, each.shape[1])
+    path = tmp_path / "wide.safetensors"
+    save_file(state, path, {"controlstack.heads": "4"})
+    with pytest.raises(UnsupportedModelError, match=words):
+        start(of_family(family, start=path))
+
+
+def _wider(weight: Tensor, name: str) -> Tensor:
+    """The weights of a module for 48 channels in place of 32."""
+    if ".down.0.weight" in name and weight.shape[1] == 32:
+        return torch.zeros(len(weight), 48)
+    if ".up.0." in name and len(weight) == 32:
+        return torch.zeros(48, *weight.shape[1:])
+    return weight

@@ -1,100 +1,24 @@
-"""The command `evaluate`: pictures of the tiny world under its controls, and how well they obey them."""
+"""The command `evaluate`: pictures of one's own, or a model that draws them; without either, the tiny world."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ...pipelines.tiny_world import SIDE, STEPS, TINY
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from ...core.unit import ControlUnit
-    from ...pipelines.bases import Base
-    from .evaluate import Condition
-
-    Image = NDArray[np.uint8]
-    Rows = Sequence[Sequence[tuple[str, Image]]]
-
-SHOWN = 96  # pixels of a picture's side on the page
+from .own.options import add_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
-    parser.add_argument(
-        "--tiny", type=Path, metavar="FOLDER", default=TINY, help="tiny world, default: the shipped one"
-    )
-    parser.add_argument("--scenes", type=int, default=8)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="write a page of numbers and pictures here")
+    add_options(parser)
     parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from ...core.errors import ModelError
-    from ...models.registry import load_control_model
-    from ...pipelines.bases import load_base
-    from ...preprocessors.images import check_folder, make_folder
-    from .evaluate import CEILING, conditions, evaluate, make_trial, score, sheet_rows, table
+    if args.pictures is None and args.base is None:
+        from .tiny_command import evaluate_tiny
 
-    for path in filter(None, (args.json, args.page)):
-        check_folder(path.parent)
-    if not (args.tiny / "base").is_dir():
-        raise ModelError(f"'{args.tiny}' holds no folder 'base': give a tiny world as --tiny, or leave --tiny out")
-    trial = make_trial(args.scenes)
-    base = load_base(args.tiny / "base")
-    folder = args.tiny / "controls"
-    controls = {file.stem: load_control_model(file) for file in sorted(folder.glob("*.safetensors"))}
-    if missing := [name for name in ("canny", "color") if name not in controls]:
-        raise ModelError(f"'{folder}' lacks {missing[0]}.safetensors: train it as docs/training.md shows")
-    scores, sheets = {}, {}
-    for condition in conditions(trial):
-        found, images = evaluate(trial, controls, partial(_draw, base, condition))
-        scores[condition.name] = {CEILING: score(trial, base.autoencode(trial.images)), **found}
-        sheets[condition.name] = sheet_rows(trial, images)
-        print(f"\n{condition.name}, guidance {condition.guidance}\n\n{table(scores[condition.name])}")
-    for path in filter(None, (args.json, args.page)):
-        make_folder(path.parent)
-    if args.json:
-        args.json.write_text(json.dumps(scores, indent=2), encoding="utf-8")
-    if args.page:
-        _write_page(args.page, {name: table(found) for name, found in scores.items()}, sheets)
-    return 0
+        return evaluate_tiny(args)
+    from .own.options import asked
+    from .own.run import evaluate
 
-
-def _draw(base: Base, condition: Condition, units: Sequence[ControlUnit]) -> Image:
-    """Draw a picture for each prompt: [N, H, W, 3]."""
-    from ...pipelines.drawing import Request, generate
-
-    request = Request(
-        prompt=condition.prompts,
-        steps=STEPS,
-        guidance=condition.guidance,
-        width=SIDE,
-        height=SIDE,
-        batch=len(condition.prompts),
-        scheduler="ddim",
-    )
-    return generate(base, request, units).images
-
-
-def _write_page(page: Path, tables: Mapping[str, str], sheets: Mapping[str, Rows]) -> None:
-    """Write numbers and pictures into the part of the page that is marked as made; what people wrote stays."""
-    from ...pipelines.sheets import sheet
-    from ...preprocessors.images import write_image
-    from .page import replace_made
-
-    parts: list[str] = []
-    for name, rows in sheets.items():
-        picture = page.parent / "images" / f"{page.stem}-{name.replace(' ', '-')}.png"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        write_image(picture, sheet(rows, side=SHOWN))
-        parts += [f"### {name.capitalize()}", tables[name], f"![{name}](images/{picture.name})"]
-    replace_made(page, "\n\n".join(parts))
-    print(f"wrote {page}")
+    return evaluate(asked(args), resume=args.resume, also=args.json)

@@ -7,14 +7,15 @@ the projection of the embedding from random weights. A picture's hint is the pic
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...core.embedding import Embedding, Values
-from ...core.errors import ScheduleError
+from ...core.errors import ScheduleError, UnsupportedModelError
 from ...models.families.ip_adapter.family import ENCODERS, FAMILY
 from ...models.families.ip_adapter.model import IPAdapter, Pair
 from ...models.families.ip_adapter.projections import PerceiverAttention, Plain
@@ -48,6 +49,18 @@ class IPAdapterRecipe(Recipe):
             pair.to_v_ip.load_state_dict({"weight": layer.to_v.weight})
         return network
 
+    def continued(self, path: Path, unet: Any, settings: Settings) -> nn.Module:
+        network = super().continued(path, unet, settings)
+        assert isinstance(network, IPAdapter)
+        own = [len(each.to_k_ip.weight) for each in network.ip_adapter.children() if isinstance(each, Pair)]
+        found = [len(each.to_k.weight) for each in _cross_attentions(unet)]
+        if own != found:
+            raise UnsupportedModelError(
+                f"'{path.name}' has keys for {len(own)} cross-attentions of the widths {_said(own)}, the base has "
+                f"{len(found)} of {_said(found)}: start from a file of this base"
+            )
+        return network
+
     def given(self, unet: Any, settings: Settings) -> dict[str, Any]:
         return {name: each for name, each in settings_of(unet).items() if name != "norm_groups"}
 
@@ -57,6 +70,10 @@ class IPAdapterRecipe(Recipe):
             return torch.zeros_like(hint)
         grey = hint.chunk(2, dim=-1)[1]  # hidden states have those of a grey picture beside them
         return torch.cat([grey, grey], dim=-1)
+
+
+def _said(widths: Sequence[int]) -> str:
+    return ", ".join(map(str, sorted(set(widths))))
 
 
 def _cross_attentions(unet: Any) -> Iterator[Any]:

@@ -9,15 +9,19 @@ pixels, so levels with larger tokens have no module: for SD 1.x the middle.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from ...core.errors import UnsupportedModelError
+from ...core.network.attach import Locate
 from ...core.network.base import LATENT
+from ...core.network.points import Point
 from ...models.families.lllite import FAMILY, START, STEM, STRIDES, ControlLLLite, Module
 from ...models.layers import STANDARD
-from ...pipelines.attached import LAYERS_KEY, WIDTHS_KEY
+from ...pipelines.attached import LAYERS_KEY, WIDTHS_KEY, locate_in
 from ..settings import Settings
 from .recipe import Recipe
 
@@ -42,6 +46,27 @@ class LLLiteRecipe(Recipe):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
         return network
+
+    def continued(self, path: Path, unet: Any, settings: Settings) -> nn.Module:
+        network = super().continued(path, unet, settings)
+        assert isinstance(network, ControlLLLite)
+        locate = locate_in(unet)
+        for point, module in network.parts:
+            found = _width(locate, point)
+            if found != module.inner:
+                raise UnsupportedModelError(
+                    f"'{path.name}' shifts {module.inner} channels of the attention in {point.block.value} block "
+                    f"{point.index}, where the base has {found or 'none'}: start from a file of this base"
+                )
+        return network
+
+
+def _width(locate: Locate, point: Point) -> int:
+    """Return the width of what a projection of the base receives; 0 where it has no attention."""
+    try:
+        return int(cast(Any, locate(point).module).in_features)
+    except (IndexError, StopIteration, AttributeError):
+        return 0
 
 
 def _places(unet: Any) -> Iterator[tuple[str, int, int]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...core.control import ControlModel
 from ...core.errors import ScheduleError, UnsupportedModelError
 from ...core.network.base import check_fits
+from ...core.network.effects import WeightDelta
 from ...models.family import Family
 from ...models.files.loading import read_header
 from ...models.naming import to_ldm
@@ -55,7 +56,7 @@ class Recipe(ABC):
         return (
             self.create(unet, settings)
             if _is_word(settings.start)
-            else self.continued(Path(settings.start or ""), unet)
+            else self.continued(Path(settings.start or ""), unet, settings)
         )
 
     def model(self, network: nn.Module, unet: Any, settings: Settings) -> ControlModel:
@@ -95,8 +96,11 @@ class Recipe(ABC):
         for source in settings.hint_sources:
             self._check_hints(source)
 
-    def continued(self, path: Path, unet: Any) -> nn.Module:
-        """Return the network of a file, in fp32. ModelError where it is of another family, or made for another base."""
+    def continued(self, path: Path, unet: Any, settings: Settings) -> nn.Module:
+        """Return the network of a file, in fp32; what its companion changes in the base is added to the U-Net.
+
+        ModelError where it is of another family, or made for another base.
+        """
         if identify(read_header(path)) is not self.family:
             raise UnsupportedModelError(
                 f"'{path.name}' is no {self.family.title}: start from one, or give its --family"
@@ -106,6 +110,8 @@ class Recipe(ABC):
         model = load_control_model(path, settings=given, base_state=base, dtype=torch.float32)
         self.check_model(model, path)
         check_fits(model.name, model.base, base_of(unet))
+        if model.delta is not None:
+            _add(model.delta, path, unet, self.unlocked(unet, settings))
         return model.network
 
     def _check_hints(self, source: HintSource) -> None:
@@ -128,6 +134,19 @@ class Recipe(ABC):
 OWN = frozenset({"only_middle", "unlock", "kinds"})  # settings that not every family has
 OWN_OPTIONS = {"kinds": "--kind"}  # where the command line calls a setting otherwise
 NEEDS_HEADS = frozenset({"controlnet", "union"})
+
+
+@torch.no_grad()
+def _add(delta: WeightDelta, path: Path, unet: Any, unlocked: Collection[str]) -> None:
+    """Add differences to the weights of a U-Net. UnsupportedModelError where some of them are not trained along."""
+    weights = to_ldm(dict(unet.named_parameters()))
+    if not delta.names <= to_ldm(dict.fromkeys(unlocked)).keys():
+        raise UnsupportedModelError(
+            f"'{path.name}' was trained along with weights of its base that this training leaves as they are: give "
+            "--unlock as in that training"
+        )
+    for name in delta.names:
+        weights[name] += delta.of(name).to(weights[name].device)
 
 
 def _is_word(start: Path | str | None) -> bool:

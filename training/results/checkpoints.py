@@ -26,16 +26,16 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         raise HostError(f"cannot write the checkpoint '{path}': {one_line(error)}") from error
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return a state, on the CPU. HostError for what is no checkpoint."""
+def read_checkpoint(path: Path, holds: str = "losses") -> dict[str, Any]:
+    """Return a state, on the CPU. HostError for what is no checkpoint. holds: a name that every such state has."""
     if not path.is_file():
         raise HostError(f"'{path}' is no checkpoint: leave --resume out to start from the beginning")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes PyTorch raise
         raise HostError(f"'{path}' is a damaged checkpoint ({one_line(error)}): start from the beginning") from error
-    if not isinstance(state, dict) or "losses" not in state:
-        raise HostError(f"'{path}' is no checkpoint of a training: leave --resume out to start from the beginning")
+    if not isinstance(state, dict) or holds not in state:
+        raise HostError(f"'{path}' is no checkpoint of such a run: leave --resume out to start from the beginning")
     return state
 
 

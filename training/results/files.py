@@ -41,6 +41,15 @@ def check_new(path: Path, going_on: str = "") -> None:
         raise HostError(f"'{path}' is there already: give another name as --out, or move it away{instead}")
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all. HostError if it cannot be written."""
+    try:
+        with replacing(path) as fresh:
+            fresh.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise HostError(f"cannot write '{path}': {error.strerror or error}") from error
+
+
 def replace_folder(folder: Path, save: Callable[[Path], object]) -> None:
     """Save beside the folder, then swap the two, so that nobody finds it half-written.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ...core.network.base import LATENT
 from .autoencoder import encode
 from .loop import Chance, Training, new_training
-from .scenes import SIZE, draw, scenes
+from .scenes import SIZE, Image, Scene, draw, scenes
 from .tokenizer import LENGTH, vocabulary, write_tokenizer
 
 if TYPE_CHECKING:
@@ -125,14 +125,27 @@ def load_base(folder: Path) -> Base:
     return Base(made.vae, made.unet, made.text_encoder, made.tokenizer, made.scheduler)
 
 
-def base_training(base: Base, steps: int, seed: int, rate: float = LEARNING_RATE) -> Training:
-    """Return the training of U-Net and text encoder; save it inside `averaged`."""
-    latents, prompts = _material(base, seed)
+def base_training(
+    base: Base,
+    steps: int,
+    seed: int,
+    rate: float = LEARNING_RATE,
+    *,
+    batch: int = BATCH,
+    count: int | None = None,
+    look: Callable[[Image], Image] = lambda picture: picture,
+) -> Training:
+    """Return the training of U-Net and text encoder; save it inside `averaged`.
+
+    count: of scenes; None: as many as the shipped base had. look: changes each scene's picture [H, W, 3], for a base
+    that draws otherwise.
+    """
+    latents, prompts = _material(base, scenes(count or SCENES, seed), look)
     modules = nn.ModuleList([base.unet, base.text_encoder])
 
     def loss(chance: Chance) -> Tensor:
-        picks = torch.randint(len(latents), (BATCH,), generator=chance.torch)
-        keep = torch.rand(BATCH, 1, generator=chance.torch) >= EMPTY_PROMPTS
+        picks = torch.randint(len(latents), (batch,), generator=chance.torch)
+        keep = torch.rand(batch, 1, generator=chance.torch) >= EMPTY_PROMPTS
         tokens = torch.where(keep, prompts[picks], prompts[-1])
         return _loss(base, latents[picks], base.text_encoder(tokens)[0], chance.torch)
 
@@ -159,10 +172,9 @@ def _moving_average(old: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
     return old.lerp(new, 1 - min(AVERAGE, (1 + count) / (10 + count)))
 
 
-def _material(base: Base, seed: int) -> tuple[Tensor, Tensor]:
+def _material(base: Base, some: Sequence[Scene], look: Callable[[Image], Image]) -> tuple[Tensor, Tensor]:
     """Return scaled latents [N, 4, h, w] and token ids [N + 1, LENGTH], the last ones of the empty prompt."""
-    some = scenes(SCENES, seed)
-    pictures = (torch.from_numpy(draw(scene).image).permute(2, 0, 1) for scene in some)
+    pictures = (torch.from_numpy(look(draw(scene).image)).permute(2, 0, 1) for scene in some)
     latents = [encode(base.vae, picture[None]) for picture in pictures]
     scale = float(base.vae.config.scaling_factor)  # pyright: ignore[reportAttributeAccessIssue]
     return torch.cat(latents) * scale, tokenise(base.tokenizer, [*(scene.caption for scene in some), ""])

@@ -275,6 +275,36 @@ def test_the_negative_prompt_may_be_weighed_less(comfyui: Host) -> None:
     assert (controlled(comfyui, uncond_weight=1.0) == controlled(comfyui)).all()
 
 
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun"])
+def test_reuse_adds_again_what_was_computed(comfyui: Host, sampler: str) -> None:
+    """Every step computed is off, bit for bit; half of them is neither that nor the first step's control alone."""
+    drawn: dict[str, Tensor] = {}
+    said: dict[str, str] = {}
+    for reuse in ("off", "0 1 2 3", "0 2", "change:0", "0", "strong"):
+        scene = Scene(steps=4, sampler=sampler)
+        scene.apply(scene.unit(scene.ours("canny"), scene.picture(), reuse=reuse))
+        report = scene.graph.add("ControlStackReport", positive=scene.positive, latent=scene.sample())
+        drawn[reuse] = comfyui.latent(scene.graph, report)
+        said[reuse] = comfyui.run(scene.graph)["outputs"][report[0]]["text"][0]
+    for every in ("0 1 2 3", "change:0"):
+        assert (drawn[every] == drawn["off"]).all() and "reused" not in said[every]
+    assert "fires on 4 of 4 steps (ran on 2 of 4, reused on 2)" in said["0 2"]
+    assert difference(drawn["0 2"], drawn["off"]) > 1e-5
+    assert difference(drawn["0 2"], drawn["off"]) < difference(drawn["0"], drawn["off"])
+
+
+def test_reuse_of_a_host_control_and_of_a_family_without_residuals(comfyui: Host) -> None:
+    scene = Scene(steps=4)
+    scene.apply(scene.unit(scene.theirs("canny"), scene.picture(), reuse="0 2"))
+    report = scene.graph.add("ControlStackReport", positive=scene.positive, latent=scene.sample())
+    assert "(ran on 2 of 4, reused on 2)" in comfyui.run(scene.graph)["outputs"][report[0]]["text"][0]
+
+
+def test_reuse_that_means_nothing_is_refused(comfyui: Host) -> None:
+    with pytest.raises(RuntimeError, match=r"reuse has the change 1\.5, expected 0 to 1"):
+        controlled(comfyui, reuse="change:1.5")
+
+
 OWN_PLACES = {"dpm_fast", "dpm_adaptive"}  # samplers that evaluate where they like, on no step of the schedule
 
 

@@ -14,7 +14,7 @@ import pytest
 import webui_world
 from webui_host import Drawing, Evaluation, Host, encode
 from webui_oracle import LAST_TIMESTEP, Oracle, Place, Wanted
-from webui_units import TOLERANCE, photograph, unit
+from webui_units import TOLERANCE, photograph, same, unit
 
 ONE, TWO, OWN = 1, 2, 0  # evaluations of a step but the last; 0: the sampler chooses its steps itself
 SAMPLERS = {
@@ -80,6 +80,30 @@ def test_every_sampler(webui: Host, oracle: Oracle, sampler: str) -> None:
     if order and sampler not in TIMESTEPS:
         assert count(seen) == STEPS * order - (order - 1)
     check(oracle, units(), seen, order)
+
+
+@pytest.mark.parametrize("sampler", ["Euler a", "Heun", "UniPC"])
+def test_reuse_leaves_networks_alone_on_other_steps(webui: Host, sampler: str) -> None:
+    """Every step computed is off, bit for bit; else the network runs on the steps that are named, for both rows."""
+    order, drawn = SAMPLERS[sampler], {}
+    for reuse in (None, [0, 1, 2, 3, 4], "0 3"):
+        said = unit(0, "canny") if reuse is None else unit(0, "canny", reuse=reuse)
+        drawn[str(reuse)] = draw(webui, [said], sampler_name=sampler, steps=STEPS)
+    exact, every, two = drawn.values()
+    assert same(exact, every) and not same(exact, two)
+    ran = [bool(each.control_rows) for each in two.evaluations]
+    assert ran == [number // order in (0, 3) for number in range(len(ran))]
+    assert all(each.control_rows for each in exact.evaluations)
+    text = two.info["infotexts"][0]
+    assert "Reuse: 0 3" in text and "Reuse" not in exact.info["infotexts"][0]
+    assert "(ran on 2 of 5, reused on 3)" in webui.log.read_text()
+
+
+@pytest.mark.parametrize("scene", [HIRES, {"batch_size": 2, "n_iter": 2}], ids=["hires", "several pictures"])
+def test_reuse_begins_anew_with_each_pass_and_batch(webui: Host, scene: dict[str, Any]) -> None:
+    drawing = draw(webui, [unit(0, "canny", reuse="0")], steps=3, **scene)
+    ran = [bool(each.control_rows) for each in drawing.evaluations]
+    assert ran.count(True) == 2 and ran[0] and ran[len(ran) // 2]
 
 
 @pytest.mark.parametrize("sampler", ["Euler a", "DPM++ 2M"])

@@ -349,21 +349,21 @@ def _hook(network, point, change, width=0):
 
 
 class TestEmbedding:
-    """CLIP_VISION_OUTPUT of seeded random numbers, as wide as the test's style adapter reads."""
+    """CLIP_VISION_OUTPUT of seeded random numbers, as wide as the test's style adapter and IP-Adapter read."""
 
     CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CLIP_VISION_OUTPUT",)
 
     @classmethod
     def INPUT_TYPES(cls):
-        counts = {"count": ("INT", {"default": 1}), "width": ("INT", {"default": 64})}
+        counts = {"count": ("INT", {"default": 1}), "width": ("INT", {"default": 64}), "seen": ("INT", {"default": 48})}
         return {"required": {"seed": ("INT", {"default": 0})}, "optional": counts}
 
-    def make(self, seed, count=1, width=64):
-        seen = comfy.clip_vision.Output()
+    def make(self, seed, count=1, width=64, seen=48):
+        found = comfy.clip_vision.Output()
         generator = torch.Generator().manual_seed(seed)
-        seen.last_hidden_state = torch.randn(count, 257, width, generator=generator)
-        seen.image_embeds = torch.randn(count, width, generator=generator)
-        return (seen,)
+        found.last_hidden_state = torch.randn(count, 257, width, generator=generator)
+        found.image_embeds = torch.randn(count, seen, generator=generator)
+        return (found,)
 
 
 class TestAdapted:

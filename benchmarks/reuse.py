@@ -1,0 +1,280 @@
+"""What reuse across steps saves, and what it costs in obedience.
+
+    python benchmarks/reuse.py [--json FILE] [--plot FILE] [--scenes N] [--rounds N] [--table]
+
+**Cost** is what a unit adds to a run, over what the exact unit adds. FLOPs come from shapes alone (SD 1.5 at full size,
+256 px, meta device); CPU time from random weights of the same size, where the exact unit and each level take turns step
+by step, on one thread. `--rounds 0` leaves time out; otherwise 2 GB of memory are needed.
+
+**Loss** is measured on the tiny world without a prompt and without guidance, so that nothing but the units can tell
+what to draw: the relative loss of what each control is for (canny: edge F1, depth: depth error, color: colour
+accuracy) against the exact unit with the same seeds, the worst of the three. Gains count as negative losses.
+
+`light_cost`, `light_loss`, `strong_cost` and `strong_loss` are those of one unit in 20 steps of DDIM; `table` has one
+to three units, 10 to 30 steps and three samplers, `curve` further schedules between the levels and beyond.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from controlstack.core.reuse.said import OFF, Level, Reuse
+from controlstack.core.schedule import progress_at
+from controlstack.core.stack import ControlStack
+from controlstack.core.step import Step
+from controlstack.core.unit import ControlUnit
+from controlstack.models.families.controlnet import ControlNet, ControlNetModel
+from controlstack.models.registry import load_control_model
+from controlstack.pipelines.bases import load_base
+from controlstack.pipelines.drawing import Request, generate
+from controlstack.pipelines.tiny_world import BASE, CONTROLS, SIDE
+from controlstack.training.evaluation.evaluate import Trial, make_trial, score
+from controlstack.training.recipes.copies import copy_of_encoder
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+STEPS, SAMPLER = 20, "ddim"
+LEVELS = {"light": Reuse(level=Level.LIGHT), "strong": Reuse(level=Level.STRONG)}
+OBEDIENCE = {"canny": "edge_f1", "depth": "depth_error", "color": "colour_accuracy"}
+FALLING = ("depth_error",)  # numbers that are the better the smaller they are
+STACKS = {1: (("canny",), ("depth",), ("color",)), 2: (("canny", "color"),), 3: (("canny", "depth", "color"),)}
+RUNS, SAMPLERS = (10, 20, 30), ("ddim", "unipc", "heun")
+STRIDES = (2, 3, 4, 5, 7, 10)  # of the curve: after the first three steps, each so manieth is computed
+ROWS, LATENT = 2, 32
+SPREAD = 0.02  # of random weights
+
+
+class MetaUnit(ControlUnit):
+    """A unit on the meta device, where no value can be checked."""
+
+    def __post_init__(self) -> None:
+        """Check nothing."""
+
+    @property
+    def acts(self) -> bool:
+        """Act wherever the weight is not 0."""
+        return bool(self.weight)
+
+
+# Cost
+
+
+def steps(count: int, context: Tensor) -> list[Step]:
+    """Return the evaluations of a run: the uncond row, then the cond row, of one picture. x changes at each."""
+    return [
+        Step(
+            x=torch.randn(ROWS, 4, LATENT, LATENT, device=context.device),
+            timestep=torch.full((ROWS,), 999.0 * (1 - index / count), device=context.device),
+            context=context,
+            cond=(False, True),
+            progress=progress_at(index, count, noise=index / count),
+            steps=count,
+        )
+        for index in range(count)
+    ]
+
+
+def flops(unit: ControlUnit, run: Sequence[Step]) -> int:
+    """Return what a unit computes in a run."""
+    stack = ControlStack([unit])
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        for step in run:
+            stack(step)
+    return counter.get_total_flops()
+
+
+def flops_costs(counts: Sequence[int] = RUNS) -> dict[int, dict[str, float]]:
+    """Return FLOPs of each level over those of the exact unit, by the number of steps."""
+    with torch.device("meta"):
+        unit = MetaUnit(model=ControlNetModel(network(), name="meta"), hint=torch.rand(1, 3, 256, 256))
+        runs = {count: steps(count, torch.randn(ROWS, 77, 768)) for count in counts}
+        exact = {count: flops(unit, run) for count, run in runs.items()}
+        return {
+            count: {name: flops(replace(unit, reuse=reuse), run) / exact[count] for name, reuse in LEVELS.items()}
+            for count, run in runs.items()
+        }
+
+
+def network() -> ControlNet:
+    """Return a ControlNet for SD 1.5 in the shapes of its base."""
+    from diffusers import UNet2DConditionModel
+
+    return copy_of_encoder(UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8))
+
+
+def filled(made: nn.Module) -> nn.Module:
+    """Return a network with random weights in place of shapes; the scales of the norms stay 1."""
+    made.to_empty(device="cpu").eval().requires_grad_(False)
+    for name, parameter in made.named_parameters():
+        parameter.uniform_(-SPREAD, SPREAD)
+        if parameter.ndim == 1 and name.endswith("weight"):
+            parameter.fill_(1.0)
+    return made
+
+
+def time_costs(rounds: int, count: int = STEPS) -> dict[str, float]:
+    """Return CPU time of each level over that of the exact unit: of whole runs, the levels in turn at each step."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    with torch.device("meta"):
+        made = network()
+    unit = ControlUnit(model=ControlNetModel(filled(made), name="random"), hint=torch.rand(1, 3, 256, 256))
+    ratios: dict[str, list[float]] = {name: [] for name in LEVELS}
+    for _ in range(rounds):
+        spent = _one_round(unit, steps(count, torch.randn(ROWS, 77, 768)))
+        for name, values in ratios.items():
+            values.append(spent[name] / spent["off"])
+    return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+def _one_round(unit: ControlUnit, run: Sequence[Step]) -> dict[str, float]:
+    stacks = {"off": ControlStack([unit])}
+    stacks |= {name: ControlStack([replace(unit, reuse=reuse)]) for name, reuse in LEVELS.items()}
+    spent = dict.fromkeys(stacks, 0.0)
+    for index, step in enumerate(run):
+        for name in sorted(stacks, reverse=bool(index % 2)):
+            begin = time.process_time()
+            stacks[name](step)
+            spent[name] += time.process_time() - begin
+    return spent
+
+
+# Loss
+
+
+class World:
+    """The tiny world with some scenes, and what was measured on it."""
+
+    def __init__(self, scenes: int) -> None:
+        self.trial: Trial = make_trial(scenes)
+        self._base = load_base(BASE)
+        self._controls = {name: load_control_model(CONTROLS / f"{name}.safetensors") for name in OBEDIENCE}
+        self._exact: dict[tuple[Any, ...], Mapping[str, float]] = {}
+
+    def loss(self, kinds: Sequence[str], reuse: Reuse, count: int, sampler: str) -> float:
+        """Return the worst relative loss of obedience to any of the units."""
+        key = (tuple(kinds), count, sampler)
+        if key not in self._exact:
+            self._exact[key] = self._scores(kinds, OFF, count, sampler)
+        found = self._scores(kinds, reuse, count, sampler)
+        return max(_loss(OBEDIENCE[kind], self._exact[key], found) for kind in kinds)
+
+    def _scores(self, kinds: Sequence[str], reuse: Reuse, count: int, sampler: str) -> Mapping[str, float]:
+        units = [ControlUnit(model=self._controls[k], hint=_tensor(self.trial.hints[k]), reuse=reuse) for k in kinds]
+        request = Request(steps=count, guidance=1.0, width=SIDE, height=SIDE, batch=self.trial.size, scheduler=sampler)
+        return score(self.trial, generate(self._base, request, units).images)
+
+
+def _loss(name: str, exact: Mapping[str, float], found: Mapping[str, float]) -> float:
+    change = found[name] / exact[name] - 1
+    return change if name in FALLING else -change
+
+
+def _tensor(pictures: Any) -> Tensor:
+    return torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).float() / 255
+
+
+def worst(world: World, units: int, reuse: Reuse, count: int, sampler: str) -> float:
+    """Return the worst loss over the stacks of so many units."""
+    return max(world.loss(kinds, reuse, count, sampler) for kinds in STACKS[units])
+
+
+def table(world: World, runs: Sequence[int], samplers: Sequence[str], costs: Mapping[int, Any]) -> Iterator[Any]:
+    """Yield a row for each number of units, number of steps and sampler."""
+    for units in STACKS:
+        for count in runs:
+            for sampler in samplers:
+                found = {f"{name}_flops": costs[count][name] for name in LEVELS}
+                found |= {f"{name}_loss": worst(world, units, reuse, count, sampler) for name, reuse in LEVELS.items()}
+                yield {"units": units, "steps": count, "sampler": sampler, **found}
+
+
+def curve(world: World) -> Iterator[dict[str, float]]:
+    """Yield cost in steps and loss of schedules that compute the first three steps and then every second to tenth."""
+    for stride in STRIDES:
+        computed = tuple(sorted({0, 1, 2, *range(3, STEPS, stride)}))
+        loss = worst(world, 1, Reuse(steps=computed), STEPS, SAMPLER)
+        yield {"computed": len(computed), "cost": len(computed) / STEPS, "loss": loss}
+
+
+def measure(scenes: int, rounds: int, runs: Sequence[int], samplers: Sequence[str], *, whole: bool) -> dict[str, Any]:
+    """Return all numbers. whole: with the table and the curve, which take most of the time."""
+    world, costs = World(scenes), flops_costs(sorted({*runs, STEPS}))
+    times = time_costs(rounds) if rounds else {}
+    found: dict[str, Any] = {"scenes": scenes, "rounds": rounds}
+    for name, reuse in LEVELS.items():
+        found[f"{name}_flops"] = costs[STEPS][name]
+        found[f"{name}_cost"] = times.get(name, costs[STEPS][name])
+        found[f"{name}_loss"] = worst(world, 1, reuse, STEPS, SAMPLER)
+    if whole:
+        found["curve"] = list(curve(world))
+        found["table"] = list(table(world, runs, samplers, costs))
+    return found
+
+
+# The picture
+
+WIDTH, HEIGHT, LEFT, BELOW = 560, 320, 64, 48  # of the picture in pixels
+
+
+def plot(found: Mapping[str, Any]) -> str:
+    """Return the curve as SVG: cost from 0 to 1 to the right, loss in percent upwards, the levels with their names."""
+    points = [(each["cost"], each["loss"]) for each in found["curve"]]
+    levels = [(name, found[f"{name}_flops"], found[f"{name}_loss"]) for name in LEVELS]
+    losses = [0.0, *(loss for _, loss in points), *(loss for *_, loss in levels)]
+    low, high = min(losses) - 0.002, max(losses) + 0.002
+
+    def place(cost: float, loss: float) -> tuple[float, float]:
+        return LEFT + cost * (WIDTH - LEFT - 16), 16 + (high - loss) / (high - low) * (HEIGHT - 16 - BELOW)
+
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*each) for each in sorted(points)))
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
+        'font-size="12">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        f'<polyline points="{line}" fill="none" stroke="#4477aa" stroke-width="2"/>',
+    ]
+    for cost in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x, y = place(cost, low)
+        parts.append(f'<text x="{x:.1f}" y="{y + 18:.1f}" text-anchor="middle">{cost:g}</text>')
+    for loss in (low, 0.0, high):
+        x, y = place(0, loss)
+        right = place(1, loss)[0]
+        parts.append(f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{right:.1f}" y2="{y:.1f}" stroke="#cccccc"/>')
+        parts.append(f'<text x="{x - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{100 * loss:.1f} %</text>')
+    for name, cost, loss in levels:
+        x, y = place(cost, loss)
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="#cc3311"/>')
+        parts.append(f'<text x="{x + 8:.1f}" y="{y - 6:.1f}">{name}</text>')
+    caption = "FLOPs that the unit adds, over those of the exact unit; upwards the loss of obedience"
+    parts += [f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">{caption}</text>', "</svg>"]
+    return "\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=8, help="of the tiny world")
+    parser.add_argument("--rounds", type=int, default=3, help="of CPU time; 0: none")
+    parser.add_argument("--table", action="store_true", help="measure the table and the curve too")
+    parser.add_argument("--plot", type=Path, help="write the curve as SVG here")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    found = measure(args.scenes, args.rounds, RUNS, SAMPLERS, whole=args.table or args.plot is not None)
+    for name, value in found.items():
+        print(*([name, *value] if isinstance(value, list) else [f"{name:<16}{value:.4f}"]), sep="\n  ")
+    if args.plot:
+        args.plot.write_text(plot(found), encoding="utf-8")
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The benchmark of reuse at a toy size: what it counts, and that what it calls loss is one."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from controlstack.core.reuse.said import Reuse
+from controlstack.models.families.controlnet import ControlNetModel
+
+FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "reuse.py"
+MOST = {"light": 0.65, "strong": 0.45}  # goals of docs/performance.md, in 20 steps
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reuse_benchmark", FILE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("level", MOST)
+def test_flops_are_those_of_the_computed_steps(benchmark: ModuleType, level: str) -> None:
+    """Counted on one block of the network, whose share of the steps is that of the whole."""
+    with torch.device("meta"):
+        network = benchmark.network()
+        hint, context = torch.rand(1, 3, 256, 256), torch.randn(2, 77, 768)
+        blocks = (1.0, *(0.0,) * 12)  # the network stops behind its first block
+        unit = benchmark.MetaUnit(model=ControlNetModel(network, name="meta"), hint=hint, block_weights=blocks)
+        run = benchmark.steps(20, context)
+        exact = benchmark.flops(unit, run)
+        ratio = benchmark.flops(replace(unit, reuse=benchmark.LEVELS[level]), run) / exact
+        every = benchmark.flops(replace(unit, reuse=Reuse(steps=tuple(range(20)))), run) / exact
+    assert ratio > 0.1
+    ran = len([step for step in range(20) if benchmark.LEVELS[level].computes(step, 20)])
+    assert ran / 20 <= MOST[level]
+    assert every == 1
+
+
+def test_a_loss_is_what_a_wrong_reuse_does(benchmark: ModuleType) -> None:
+    """The first step's residuals alone are no control of a whole picture; every step is no loss at all."""
+    world = benchmark.World(2)
+    assert world.loss(("color",), Reuse(steps=tuple(range(6))), 6, "ddim") == 0
+    assert world.loss(("color",), Reuse(steps=(0,)), 6, "ddim") > 0.02
+
+
+def test_the_curve_is_drawn(benchmark: ModuleType) -> None:
+    found = {"curve": [{"cost": 0.3, "loss": 0.02}, {"cost": 0.6, "loss": -0.001}]}
+    found |= {f"{name}_{what}": 0.5 for name in ("light", "strong") for what in ("flops", "loss")}
+    drawn = ElementTree.fromstring(benchmark.plot(found))
+    words = [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert "light" in words and "strong" in words

@@ -1,0 +1,1 @@
+"""The evaluation of one's own pictures, or of a model that draws them."""

@@ -1,0 +1,35 @@
+"""The command `reproduce`: what the papers say, tried on the tiny world."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+NAMES = ("prompts", "conditions", "guess", "transfer", "ablation", "sudden", "data-size", "controlnext")
+DOES = "try on the tiny world what the papers say, and make a page of it; docs/papers.md"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="FOLDER", help="for trainings and results; a run goes on from here")
+    add("--only", action="append", default=[], choices=NAMES, metavar="NAME", help=f"one of {', '.join(NAMES)}; repeat")
+    add("--quick", action="store_true", help="small sizes: an hour on two cores instead of many")
+    add("--page", type=Path, metavar="FILE", help="write the page, its numbers and pictures here")
+    parser.set_defaults(run=_reproduce)
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from ...preprocessors.images import check_folder
+    from .run import reproduce, write_page
+    from .sizes import FULL, QUICK
+    from .world import World
+
+    for folder in (args.out, *([args.page.parent] if args.page else [])):
+        check_folder(folder)
+    world = World(args.out, QUICK if args.quick else FULL)
+    reproduce(world, args.only, lambda text: print(text, flush=True))
+    if args.page:
+        write_page(world, args.page)
+        print(f"wrote {args.page}")
+    return 0

@@ -1,0 +1,1 @@
+"""A study with people: pairs of pictures shown blindly on a page, and what their answers say."""
