@@ -322,7 +322,7 @@ def test_a_video_is_made_again_with_other_settings_only(tmp_path: Path, capsys: 
     arguments = ("canny", tmp_path / "clip.mp4", "--output", tmp_path / "out", "--resume")
     for more, count in (((), 1), ((), 0), (("--set", "low=30"), 1), (("--set", "low=30"), 0)):
         assert run(*arguments, *more) == 0
-        assert f"wrote {count} hints" in capsys.readouterr().out
+        assert f"wrote {count} hint" in capsys.readouterr().out
 
 
 @VIDEO
