@@ -27,11 +27,11 @@ from controlstack.scripts.webui.pictures.reading import input_of, read_mask, rgb
 from controlstack.scripts.webui.request import preprocessing
 from controlstack.scripts.webui.request.arguments import FIELDS, MOST_UNITS, SLOTS, fill, raw_units, units_of
 from controlstack.units.choices import HiresOption, UnionType
-from controlstack.units.offer import default_preprocessor, models_of_type
+from controlstack.units.offer import models_of_type
 from controlstack.units.text import read_curve, write_curve
 from controlstack.units.webui import infotext
 from controlstack.units.webui.fields import UnitArgs, numbers_of, parse_unit, request_of
-from controlstack.units.webui.references import modules
+from controlstack.units.webui.references import default_preprocessor, modules
 from PIL import Image
 
 RED = np.full((4, 6, 3), (255, 0, 0), np.uint8)
