@@ -12,8 +12,9 @@ import zipfile
 import zlib
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
+from pathlib import Path
 
-from ..core.errors import ControlError, DamagedModelError
+from ..core.errors import ControlError, DamagedModelError, ModelError
 
 SHOWN = 100  # characters of a name in a message
 LINE = 300  # characters of another library's message in one of ours
@@ -47,6 +48,17 @@ def guard(name: str) -> Generator[None]:
         raise DamagedModelError(f"'{shown(name)}' cannot be read ({one_line(error.strerror or error)})") from error
     except FAILURES as error:
         raise DamagedModelError(f"'{shown(name)}' is damaged ({_reason(error)}): get the file again") from error
+
+
+@contextmanager
+def naming(name: str) -> Generator[None]:
+    """Let errors of ours about a model say which file it is; a network that is made of shapes does not know."""
+    try:
+        yield
+    except ModelError as error:
+        if Path(name).stem in str(error):
+            raise
+        raise type(error)(f"'{shown(name)}': {error}") from error
 
 
 def check_numbers(names: Collection[str], file: str) -> None:

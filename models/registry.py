@@ -14,13 +14,23 @@ from ..core.control import ControlModel
 from ..core.errors import ModelError, UnsupportedModelError
 from ..core.network.base import Base
 from ..core.options import Option
-from .families import control_lora, controlnet, controlnet_lite, controlnet_xs, controlnext, lllite, t2i_adapter, union
+from .families import (
+    control_lora,
+    controlnet,
+    controlnet_lite,
+    controlnet_xs,
+    controlnext,
+    fooocus,
+    lllite,
+    t2i_adapter,
+    union,
+)
 from .families.ip_adapter import family as ip_adapter
 from .family import Description, Family, Shapes
 from .files.loading import Header, ModelFile, open_model, read_header
 from .files.precision import check_quantised
 from .files.sources import read_settings
-from .guard import guard
+from .guard import guard, naming
 from .layers import STANDARD, Kit
 from .names import below, unwrapped
 from .others import control_of_others, no_control
@@ -38,6 +48,7 @@ REGISTRY: tuple[Family[Any, Any], ...] = (
     ip_adapter.INSTANT_ID_FAMILY,
     control_lora.FAMILY,
     lllite.FAMILY,
+    fooocus.FAMILY,
 )
 
 
@@ -73,7 +84,8 @@ def inspect(path: Path, settings: Mapping[str, object] | None = None) -> Descrip
     """Describe a control model file; of a safetensors file only the table is read. settings: the user's word."""
     header = read_header(path)
     family, prefix = _recognise(header)
-    return family.describe(_below(header, prefix), settings)
+    with naming(header.name):
+        return family.describe(_below(header, prefix), settings)
 
 
 def outline(shapes: Shapes) -> ControlModel | None:
@@ -127,7 +139,8 @@ def load_open(
     given = read_settings(family.settings, file.header, settings, family.of_config)
     path, state = file.header.path, below(file.tensors(), prefix)
     name = path.stem if path.is_file() else path.name
-    model = family.load(state, given, kit, base_state, name=name, **target)
+    with naming(file.header.name):
+        model = family.load(state, given, kit, base_state, name=name, **target)
     with guard(name):
         model = family.join(model, file.header, given, base_state)
     model.source = str(path)

@@ -17,9 +17,8 @@ from ..core.control import ControlModel
 from ..core.errors import HostError
 from ..core.files import read_json
 from ..core.network.base import LATENT, SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT, BaseWeights
-from ..models.guard import one_line
 from ..models.naming import to_ldm
-from ..preprocessors.networks.pool import PlainManager
+from ..preprocessors.networks.pool import find_device
 from .folders import load_folder, read_layout
 from .quiet import quiet
 from .single_file import SD1, SD2, SDXL, load_single_file, read_kind
@@ -27,7 +26,6 @@ from .single_file import SD1, SD2, SDXL, load_single_file, read_kind
 Image = NDArray[np.uint8]
 FIRST = "input_blocks.0.0.weight"  # of the convolution that reads the latents
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by the names that people say
-AUTO = "auto"  # the device that PyTorch computes fastest on
 
 
 class Offload(Enum):
@@ -163,7 +161,7 @@ def load_base(
     device: 'auto', or a name of PyTorch's.
     prediction: 'epsilon' or 'v_prediction', where a file does not tell; a folder always does.
     """
-    target = _device(device)
+    target = find_device(device)
     if offload is not Offload.NONE and target.type == "cpu":
         raise HostError(
             f"offloading ({offload.value}) moves weights between a device and the CPU, and the device is the CPU: "
@@ -175,12 +173,17 @@ def load_base(
     elif offload is Offload.SEQUENTIAL:
         pipeline.enable_sequential_cpu_offload(device=target)
     else:
-        pipeline.to(target)
+        with quiet():  # diffusers says that fp16 will fail on a CPU, where PyTorch of today computes it, slowly
+            pipeline.to(target)
     return Base(pipeline, target, offload, source=path, prediction=prediction)
 
 
 def load_pipeline(path: Path, dtype: torch.dtype, prediction: str | None = None) -> Any:
     """Return the diffusers pipeline of a folder or checkpoint file, on the CPU. HostError for what is none."""
+    if path.is_dir() and prediction is not None:
+        raise HostError(
+            f"'{path}' is a folder, which says itself what the model predicts: leave out the prediction {prediction}"
+        )
     with quiet():
         if path.is_dir():
             pipeline = load_folder(read_layout(path), dtype)
@@ -200,24 +203,5 @@ def native_side(path: Path) -> int:
     return read_kind(path).side * LATENT
 
 
-def context_width(path: Path) -> int | None:
-    """Return the width of a prompt's token in a base model, by which control models belong to it; None if unknown.
-
-    Its weights are not read. HostError for what is no base model, as `load_base` raises it.
-    """
-    if path.is_dir():
-        read_layout(path)
-        width = read_json(path / "unet" / "config.json", "configuration").get("cross_attention_dim")
-        return width if isinstance(width, int) else None
-    return {SD1: SD1_CONTEXT, SD2: SD2_CONTEXT, SDXL: SDXL_CONTEXT}.get(read_kind(path))
-
-
-def _device(name: str) -> torch.device:
-    """Return a device that is there; HostError for any other."""
-    if name == AUTO:
-        return PlainManager().device
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # of unknown names, and of what PyTorch was not built for
-        reason = one_line(str(error).partition(". ")[0])  # what follows is a list of all backends
-        raise HostError(f"the device '{name}' cannot be used ({reason}): give another one as --device") from error
+from ..core.files import read_json
+from ..core.network.base import LATENT, SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT, BaseWeights

@@ -24,6 +24,7 @@ from .loras import applied
 from .quiet import quiet
 from .request import DEFAULT_PROMPT, WHITE, Request
 from .schedulers import make_scheduler
+from .shares import check_shares, check_together
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -89,6 +90,8 @@ def generate(
     Raises HostError for pictures that are not finite: values outgrew the dtype.
     """
     check_units(units, base.pipeline.unet)
+    check_shares(units, request.batch)
+    check_together(request)
     seeds = tuple(request.seed + k for k in range(request.batch))
     watcher = _Watch(progress=progress, latents=watch)
     with applied(base.pipeline, request.loras):

@@ -66,7 +66,7 @@ class Layout:
 def read_layout(folder: Path) -> Layout:
     """Return what a folder holds, without reading weights. HostError for what no pipeline here can use."""
     if not (folder / INDEX).is_file():
-        raise HostError(f"'{folder}' has no {INDEX}: give a diffusers folder or a checkpoint file as --base")
+        raise HostError(f"'{folder}' has no {INDEX}: expected a diffusers folder: give one, or a checkpoint file")
     index = _read_table(folder / INDEX, "list of parts")
     named = {name: tuple(value) for name, value in index.items() if _is_part(value)}
     there = {name: each for name, each in named.items() if (folder / name).is_dir()}

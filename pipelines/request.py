@@ -15,6 +15,7 @@ from .lora_file import Lora
 from .schedulers import scheduler_name
 
 Image = NDArray[np.uint8]
+MOST_STEPS = 1000  # the noise levels that Stable Diffusion was trained with
 LAST_SEED = 2**63 - 1  # of torch's generators
 WHITE = 255  # of a mask's redrawn part
 LARGEST_HIRES = 8.0  # sides of the second pass in those of the first
@@ -45,9 +46,10 @@ class Request:
     hires_strength: float = 0.5  # how far the second pass may go from the first
 
     def __post_init__(self) -> None:
-        for name, value in (("steps", self.steps), ("batch", self.batch)):
-            if value < 1:
-                raise HostError(f"{name} is {value}, expected 1 or more")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise HostError(f"steps is {self.steps}, expected 1 to {MOST_STEPS}: 20 to 50 are usual")
+        if self.batch < 1:
+            raise HostError(f"batch is {self.batch}, expected 1 or more")
         for name, value in (("width", self.width), ("height", self.height)):
             if value < LATENT or value % LATENT:
                 near = max(LATENT, round(value / LATENT) * LATENT)
@@ -82,8 +84,10 @@ class Request:
     def _check_hires(self) -> None:
         if not 1 <= self.hires <= LARGEST_HIRES:  # NaN fails too
             raise HostError(f"hires is {self.hires}, expected 1 (none) to {LARGEST_HIRES:g}")
-        if self.hires_steps < 0:
-            raise HostError(f"the steps of the hires pass are {self.hires_steps}, expected 0 (as before) or more")
+        if not 0 <= self.hires_steps <= MOST_STEPS:
+            raise HostError(
+                f"the steps of the hires pass are {self.hires_steps}, expected 0 (as before) to {MOST_STEPS}"
+            )
         if not 0 < self.hires_strength <= 1:
             raise HostError(f"the strength of the hires pass is {self.hires_strength}, expected more than 0, at most 1")
         if self.hires == 1:

@@ -103,10 +103,20 @@ def read_kind(path: Path) -> Kind:
 
 
 def _header(path: Path) -> Header:
-    if path.suffix.lower() not in SINGLE_FILES or not path.is_file():
-        raise HostError(f"there is no checkpoint '{path}': give a diffusers folder or a .safetensors file as --base")
+    check_checkpoint(path)
     header = read_header(path)
     return replace(header, shapes=_unwrapped(header.shapes))
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise HostError for a path that leads to no file, or to one of another kind."""
+    if not path.is_file():
+        raise HostError(f"there is no checkpoint '{path}': give a diffusers folder or a .safetensors file")
+    if path.suffix.lower() not in SINGLE_FILES:
+        raise HostError(
+            f"'{path}' is no checkpoint by its name, expected {' or '.join(SINGLE_FILES)}: give such a file, or a "
+            "diffusers folder"
+        )
 
 
 def kind_of(name: str, shapes: Shapes) -> Kind:

@@ -16,7 +16,7 @@ NUMBER = re.compile(r"([0-9]+)")
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of a folder that are read, and how many others there are of each suffix."""
+    """The files of a folder that are read, and how many others there are of each suffix, or of what is no file."""
 
     files: tuple[Path, ...]
     left_out: Mapping[str, int]
@@ -40,15 +40,23 @@ def list_pictures(
     try:
         inside = [path for path in (folder.rglob("*") if deep else folder.iterdir()) if _is_shown(path, folder)]
         files = sorted(
-            (path for path in inside if path.is_file()), key=lambda path: natural(path.relative_to(folder).parts)
+            (path for path in inside if not path.is_dir()), key=lambda path: natural(path.relative_to(folder).parts)
         )
     except OSError as error:
         raise HintError(f"cannot read the folder {folder}: {error.strerror or error}") from error
     if outside is not None:
         hidden = outside.resolve()
         files = [path for path in files if hidden not in path.resolve().parents]
-    left_out = Counter(path.suffix.lower() for path in files if path.suffix.lower() not in known)
-    return Listing(tuple(path for path in files if path.suffix.lower() in known), left_out)
+    reads = {path: path.suffix.lower() in known and path.is_file() for path in files}
+    left_out = Counter(_kind(path) for path, read in reads.items() if not read)
+    return Listing(tuple(path for path, read in reads.items() if read), left_out)
+
+
+def _kind(path: Path) -> str:
+    """Return what a path is that is left out: a suffix, or what is no file."""
+    if path.is_file():
+        return path.suffix.lower()
+    return "broken link" if path.is_symlink() else "device or pipe"
 
 
 def _is_shown(path: Path, folder: Path) -> bool:

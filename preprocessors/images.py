@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import tempfile
 import warnings
 import zlib
 from collections.abc import Generator, Mapping
@@ -154,8 +155,15 @@ def check_folder(folder: Path) -> None:
     """
     place = folder.absolute()
     above = next(each for each in (place, *place.parents) if each.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise HintError(f"cannot make the folder {folder}: {above} is no folder, or may not be written")
+    if not above.is_dir():
+        raise HintError(f"cannot make the folder {folder}: {above} is a file")
+    try:  # rights do not tell: a file system may be read-only or full, or hold no files of ours at all
+        with tempfile.TemporaryDirectory(prefix=".controlstack-", dir=above):
+            pass
+    except OSError as error:
+        raise HintError(
+            f"cannot make the folder {folder}: {above} cannot be written ({error.strerror or error})"
+        ) from error
     clear_leftovers(folder)
 
 

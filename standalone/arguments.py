@@ -200,6 +200,9 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.epilog = INSPECT
     parser.add_argument("file", type=Path, help="a control model: a file, or a folder of diffusers")
     parser.add_argument("--json", action="store_true", help="print everything, for programs")
+    parser.add_argument(
+        "--values", action="store_true", help="read all weights too, and refuse those that are not finite"
+    )
 
 
 def add_units(parser: argparse.ArgumentParser) -> None:

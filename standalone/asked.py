@@ -1,11 +1,10 @@
-"""What `controlstack generate` is asked for: a request from what was said, and the requests of which it consists."""
+"""What `controlstack generate` is asked for: the request of what was said."""
 
 from __future__ import annotations
 
 import argparse
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,17 +54,12 @@ def make_request(args: argparse.Namespace, units: Sequence[UnitRequest]) -> Requ
     )
 
 
-def split(request: Request, at_once: int) -> list[Request]:
-    """Return requests of at most so many pictures that together draw the same. HostError for less than one."""
+def check_at_once(at_once: int) -> None:
+    """Raise HostError for less than one picture at once."""
     from ..core.errors import HostError
 
     if at_once < 1:
         raise HostError(f"--at-once is {at_once}, expected 1 or more")
-    starts = range(0, request.batch, at_once)
-    shares = {start: request.prompts[start : start + at_once] for start in starts}
-    return [
-        replace(request, prompt=share, batch=len(share), seed=request.seed + start) for start, share in shares.items()
-    ]
 
 
 def chance() -> int:
@@ -80,12 +74,12 @@ def fitting_size(native: int, start: Image | None, width: int | None, height: in
     as large as that.
     """
     if start is None:
-        return width or native, height or native
+        return native if width is None else width, native if height is None else height
     tall, wide = start.shape[:2]
-    if width and height:
-        return width, height
-    if width or height:
-        return width or _aligned(height * wide / tall), height or _aligned(width * tall / wide)
+    if width is not None:
+        return width, _aligned(width * tall / wide) if height is None else height
+    if height is not None:
+        return _aligned(height * wide / tall), height
     scale = native / min(wide, tall) if min(wide, tall) > LARGEST * native else 1.0
     return _aligned(wide * scale), _aligned(tall * scale)
 

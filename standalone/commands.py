@@ -18,6 +18,7 @@ from .report import counted
 if TYPE_CHECKING:
     from ..preprocessors.perform import Runtime
 
+STANDARD_INPUT = "-"  # as other programs call it
 SHOWN = 5  # names in a message
 
 
@@ -117,9 +118,12 @@ def _inspect(args: argparse.Namespace) -> int:
 
     _check_path(args.file, "model")
 
+    from ..models.files.loading import read_tensors
     from ..models.registry import inspect
 
     found = asdict(inspect(args.file))
+    if args.values:
+        found["values"] = f"{len(read_tensors(args.file))} weights were read, and all are finite"
     if args.json:
         print(json.dumps(found, indent=2))
         return 0
@@ -132,6 +136,8 @@ def _check_path(path: Path, what: str) -> None:
     """Raise FileError for a path that leads nowhere, before anything that takes seconds is imported."""
     from ..core.errors import FileError
 
+    if str(path) == STANDARD_INPUT:
+        raise FileError(f"a {what} cannot be read from standard input ({path}): write it into a file, and give that")
     if not path.exists():
         raise FileError(f"there is no {what} {path}: check the path")
 
@@ -148,17 +154,24 @@ def _preprocess(args: argparse.Namespace) -> int:
     from ..core.errors import PreprocessorError
     from ..preprocessors import find
     from .availability import download_missing, table
+    from .idle import check_used
     from .media.sources import is_pattern
     from .units import parse_parameters
 
     runtime = _runtime(args)
     if args.list:
-        for line in table(runtime, [args.preprocessor] if args.preprocessor else []):
-            print(line)
+        words = [args.preprocessor] if args.preprocessor else []
+        lines = list(table(runtime, words))
+        if not lines:
+            raise PreprocessorError(
+                f"no preprocessor has '{words[0]}' in its name or control type: leave the word out to see all"
+            )
+        print("\n".join(lines))
         return 0
     if args.preprocessor is None or not args.sources:
         raise PreprocessorError("expected a preprocessor and pictures: controlstack preprocess canny photo.png")
     preprocessor = find(args.preprocessor)
+    check_used(args, preprocessor)
     if len(args.sources) == 1 and not is_pattern(args.sources[0]):
         _check_path(args.sources[0].expanduser(), "picture")
     from .preprocessing import Job, run_job
@@ -194,9 +207,12 @@ def _names(paths: Sequence[Path]) -> str:
 
 
 def _runtime(args: argparse.Namespace) -> Runtime:
-    from ..preprocessors.networks.pool import PlainManager, Pool
+    from ..core.errors import FileError
+    from ..preprocessors.networks.pool import PlainManager, Pool, find_device
     from ..preprocessors.networks.store import Store, default_folder
     from ..preprocessors.perform import Runtime
 
-    device = None if args.device == AUTO else args.device
+    if missing := next((folder for folder in args.weights if not folder.is_dir()), None):
+        raise FileError(f"there is no folder {missing}: give one that holds weights as --weights")
+    device = None if args.device == AUTO else str(find_device(args.device))
     return Runtime(store=Store(default_folder(), args.weights), pool=Pool(PlainManager(device)))

@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .asked import make_request, split
+from .asked import check_at_once, make_request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,13 +41,16 @@ class Done:
 def run_generate(args: argparse.Namespace) -> int:
     """Draw and write pictures; an interrupt keeps those that are finished. Everything is checked before the first."""
     from ..preprocessors.images import check_folder
+    from .idle import check_generate
     from .series import find_series, run_series
     from .units import load_models, make_units, parse_unit
 
     check_folder(args.output)
     units = [parse_unit(text) for text in args.unit]
     args, units = with_paths(args, units)
+    check_at_once(args.at_once)
     series = find_series(args, units)
+    check_generate(args, many=series is not None)
 
     from ..pipelines.bases import DTYPES, Offload, UnetState, load_base  # torch and diffusers: seconds
 
@@ -67,11 +70,10 @@ def run_generate(args: argparse.Namespace) -> int:
         run_series(series, args, units, load(), models)
         return 0
     request = make_request(args, units)
-    parts = split(request, args.at_once)
     models = load_models(units, dtype, UnetState(load))  # small files fail first
     loaded = make_units(units, models, (request.height, request.width))
     sources = {name: path for name, path in (("image", args.image), ("mask", args.mask)) if path is not None}
-    _draw(load(), request, parts, loaded, args, sources)
+    _draw(load(), request, loaded, args, sources)
     return 0
 
 
@@ -108,16 +110,16 @@ def with_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> tuple[
 def _draw(
     base: Base,
     request: Request,
-    parts: Sequence[Request],
     loaded: Sequence[Ready],
     args: argparse.Namespace,
     sources: Mapping[str, Path],
 ) -> None:
-    """Draw the parts of a request and write each part's pictures; hints and sheet in the end, also if that is early.
+    """Draw a request and write its pictures part by part; hints and sheet in the end, also if that is early.
 
     sources: the files of the request's `image` and `mask`.
     """
     from ..pipelines.drawing import generate
+    from ..pipelines.shares import check_shares, parts
     from ..preprocessors.images import make_folder
     from .progress import steps_bar
     from .record import Digests, write_pictures
@@ -125,16 +127,18 @@ def _draw(
 
     done, digests, folder = Done(), Digests(), args.output
     units = [each.unit for each in loaded]
+    check_shares(units, request.batch)
+    shares = list(parts(request, units, args.at_once))
     models = (Path(unit.model.source) for unit in units if unit.model.source)  # a reference has none
     digests.begin(path for path in (base.source, *models) if path is not None)
     try:
-        with steps_bar(request.all_steps * len(parts), shown=sys.stderr.isatty()) as report:
-            for k, part in enumerate(parts):
+        with steps_bar(request.all_steps * len(shares), shown=sys.stderr.isatty()) as report:
+            for k, (part, own) in enumerate(shares):
                 before = k * request.all_steps
-                result = generate(base, part, units, lambda step, b=before: report(b + step))
+                result = generate(base, part, own, lambda step, b=before: report(b + step))
                 done.firings = result.firings
                 make_folder(folder)
-                done.files += write_pictures(folder, base, part, units, result, sources=sources, digests=digests)
+                done.files += write_pictures(folder, base, part, own, result, sources=sources, digests=digests)
                 done.images.extend(result.images)
                 done.seeds.extend(result.seeds)
     finally:

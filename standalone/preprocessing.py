@@ -28,6 +28,7 @@ from .media.pose_files import draw, draw_file, read_poses, write_poses
 from .media.sources import expand
 from .media.videos import SUFFIXES as VIDEOS
 from .media.videos import open_video, read_note, write_video
+from .report import counted
 
 Image = NDArray[np.uint8]
 
@@ -121,7 +122,13 @@ def tasks(job: Job) -> tuple[list[Task], int, str]:
     others = Listing((), sum((left_out for _, left_out in listings), Counter())).remark()
     found = [task for task in everything if task.source in sources or not is_hint(task.source)]
     if not found:
-        besides = f" but {len(everything)} hints of earlier runs" if everything else f" but {others}" if others else ""
+        besides = (
+            f" but {counted(len(everything), 'hint')} of earlier runs"
+            if everything
+            else f" but {others}"
+            if others
+            else ""
+        )
         places = ", ".join(map(str, job.sources))
         raise HintError(f"there are no pictures in {places}{besides}: known are {' '.join((*suffixes(), *VIDEOS))}")
     count = Counter(task.target for task in found)
@@ -181,7 +188,11 @@ class _Worker:
         """Return the hint of a picture, or of poses in a file of one frame."""
         if task.source.suffix.lower() == POSES:
             return next(draw_file(task.source, self.job.preprocessor, self.job.resolution, self.settings))
-        return self._made(read_image(task.source), task.target)
+        image = read_image(task.source)
+        if self.mask is not None and self.mask.shape != image.shape[:2]:
+            wrong, right = (f"{wide}x{high}" for high, wide in (self.mask.shape, image.shape[:2]))
+            raise HintError(f"the mask is {wrong}, expected the size of {task.source}, {right}: give one of that size")
+        return self._made(image, task.target)
 
     def _frames_to_folder(self, task: Task) -> bool:
         """Make one hint of each frame of an animation, page, or frame of poses; resumed one by one."""

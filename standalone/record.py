@@ -31,6 +31,7 @@ from ..units.record import from_record, pixels_of, plain_pixels, to_record
 from ..units.request import UnitRequest
 from ..units.webui.fields import UnitArgs, args_of
 from ..units.webui.infotext import write as write_infotext
+from .record_checks import check_record
 
 if TYPE_CHECKING:
     from ..pipelines.bases import Base
@@ -166,6 +167,7 @@ def read_picture_record(path: Path) -> Remembered:
             f"'{path}' has a record of format {record.get('format')}, expected {FORMAT}: it was written by "
             "another version of ControlStack, which can draw it again"
         )
+    check_record(path, record)
     try:
         units = tuple(_read_unit(path, number, each) for number, each in enumerate(record["units"], start=1))
         return Remembered(
@@ -176,8 +178,11 @@ def read_picture_record(path: Path) -> Remembered:
             dtypes=tuple(str(each["dtype"]) for each in record["units"]),
             files=dict(record["files"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f"the record in '{path}' is incomplete ({error}): the picture cannot be made again") from error
+    except (KeyError, TypeError, ValueError) as error:  # deeper inside, such as in a unit's picture
+        raise FileError(
+            f"the record in '{path}' holds a value that none of ours has: it was changed, and the picture cannot be "
+            "made again"
+        ) from error
 
 
 def check_files(remembered: Remembered, *, replaced: Sequence[str] = ()) -> None:

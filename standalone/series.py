@@ -140,18 +140,19 @@ class Drawer:
         self, args: argparse.Namespace, request: Request, units: Sequence[UnitRequest], key: str, targets: list[Path]
     ) -> None:
         from ..pipelines.drawing import generate
+        from ..pipelines.shares import check_shares, parts
         from ..preprocessors.images import make_folder, write_image
-        from .asked import split
         from .record import make_texts
         from .units import make_units
 
         loaded = [each.unit for each in make_units(units, self.models, (request.height, request.width))]
         sources = {name: path for name in PICTURES if isinstance(path := getattr(args, name), Path)}
         make_folder(targets[0].parent)
+        check_shares(loaded, request.batch)
         first = 0
-        for part in split(request, self.args.at_once):
-            result = generate(self.base, part, loaded)
-            texts = make_texts(self.base, part, loaded, result.firings, sources, self.digests)
+        for part, own in parts(request, loaded, self.args.at_once):
+            result = generate(self.base, part, own)
+            texts = make_texts(self.base, part, own, result.firings, sources, self.digests)
             for k, image in enumerate(result.images):
                 write_image(targets[first + k], image, {**texts(k), KEY: key})
             first += len(result.images)

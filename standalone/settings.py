@@ -26,6 +26,7 @@ from typing import Any, cast
 
 from ..core.errors import FileError
 from ..core.files import read_text, replacing
+from ..units.text import quoted
 
 UNIT = "unit"
 NOT_IN_FILE = ("help", "settings", "output", "resume")  # options of a run, not of its pictures
@@ -104,10 +105,10 @@ def _words(file: Path, option: str, name: str, value: Any) -> Iterator[str]:
 
 
 def _plain(value: Any) -> str:
-    """Return a field of a unit as a unit's text has it."""
+    """Return a field of a unit as a unit's text has it: what holds a comma in quotation marks."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    return quoted(str(value))
 
 
 def _unit_lines(unit: str) -> Iterator[str]:

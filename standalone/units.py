@@ -1,7 +1,8 @@
 """Units as text: `image=edges.png,preprocessor=canny,model=canny.safetensors,weight=0.8` -> requests -> units.
 
-A value may hold commas: a new pair begins only where a known name and an equals sign follow. The names are those of
-`units/request.py`, and those of the preprocessor's numbers.
+A value may hold commas: a new pair begins only where a name and an equals sign follow. A value in quotation marks may
+hold anything, as in `image="a,b=c.png"`. The names are those of `units/request.py`, and those of the preprocessor's
+numbers.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
 
     Image = NDArray[np.uint8]
 
+# A name, and its value: in quotation marks, or up to the next name; a comma at the end of the text is no value.
+PAIR = re.compile(
+    r"""\s*(?P<name>\w+)\s*=\s*
+    (?:(?P<quote>["'])(?P<quoted>.*?)(?P=quote)|(?P<plain>.*?))
+    \s*(?:,\s*(?=[A-Za-z_]+\s*=)|,?\s*$)""",
+    re.VERBOSE | re.DOTALL,
+)
 POSES = ".json"  # suffix of files with poses
 NAMES = {name: each.name for each in FIELDS.values() for name in (each.short or each.name, each.name)}
 
@@ -133,27 +141,41 @@ def _posed(request: UnitRequest) -> UnitRequest:
 
 def parse_parameters(pairs: Sequence[str]) -> dict[str, float]:
     """Return the numbers of `name=value` texts."""
-    split = [pair.partition("=") for pair in pairs]
-    if wrong := [pair for pair, (_, equals, _) in zip(pairs, split, strict=True) if not equals]:
-        raise UnitError(f"'{wrong[0]}' is no name=value")
-    return {name.strip(): read_number(name, value) for name, _, value in split}
+    numbers: dict[str, float] = {}
+    for pair in pairs:
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals:
+            raise UnitError(f"'{pair}' is no name=value")
+        if name in numbers:
+            raise UnitError(f"{name} is said twice, {numbers[name]:g} and {value}: leave one of them out")
+        numbers[name] = read_number(name, value)
+    return numbers
+
+
+def _advice(name: str, known: Sequence[str]) -> str:
+    """Return what to do about an unknown name, which may be the part of a value behind a comma."""
+    if near := difflib.get_close_matches(name, known, n=2):
+        return f"did you mean {' or '.join(near)}?"
+    return 'see `controlstack units` for all names, and put a value with a comma in quotation marks: image="a,b=c.png"'
 
 
 def read_pairs(text: str) -> dict[str, str]:
     """Return name -> value of a unit's text; UnitError for names that no unit with its preprocessor has."""
     names: dict[str, str] = {}
-    for part in re.split(r",(?=[A-Za-z_]+=)", text):
-        name, equals, value = part.partition("=")
-        name = name.strip()
-        if not equals:
-            raise UnitError(f"'{part}' in the unit '{text}' is no name=value")
+    at = 0
+    while found := PAIR.match(text, at):
+        name = found["name"]
         if name in names:
             raise UnitError(f"the unit '{text}' has {name} twice")
-        names[name] = value.strip()
+        names[name] = found["plain"] if found["quoted"] is None else found["quoted"]
+        at = found.end()
+    if at < len(text):
+        raise UnitError(f"'{text[at:]}' in the unit '{text}' is no name=value")
     said = names.get("preprocessor", NONE)
+    if said != AUTO:
+        find(said).check_gives_hint()  # a reference, which is a model, is told before a model is missed
     known = [*NAMES, *(() if said == AUTO else (each.name for each in find(said).parameters))]
     for name in names:
         if name not in known and said != AUTO:
-            near = difflib.get_close_matches(name, known, n=2) or known
-            raise UnitError(f"a unit with {find(said).id} has no '{name}': did you mean {' or '.join(near)}?")
+            raise UnitError(f"a unit with {find(said).id} has no '{name}': {_advice(name, known)}")
     return names

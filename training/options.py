@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +47,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         if hasattr(args, name) and name not in ("hints", "kinds", "start", "schedule")
     ]
     given = {name: getattr(args, name) for name in names}
+    given["steps"] = _steps_of(args)
     for name in ("sample_prompts", "sample_hints", "trackers"):
         given[name] = tuple(given[name])
     return Settings(
@@ -54,6 +57,31 @@ def settings_of(args: argparse.Namespace) -> Settings:
         hints=HintSource(args.hint_column, args.hint, parameters_of(args.hint_parameters)),
         kinds=tuple(map(kind_of, args.kinds)),
     )
+
+
+def check_changes(names: Sequence[str], *, resumed: bool) -> None:
+    """Raise ScheduleError for a --change that changes nothing: of no setting, or without --resume."""
+    from ..core.errors import ScheduleError
+    from .settings import Settings
+
+    if names and not resumed:
+        raise ScheduleError("--change says what a resumed training may have otherwise: add --resume, or leave it out")
+    known = [name.replace("_", "-") for name in Settings.__slots__]
+    for name in names:
+        if name.lstrip("-").replace("_", "-") not in known:
+            near = get_close_matches(name, known, n=3) or known
+            raise ScheduleError(f"--change is '{name}', expected a setting: did you mean {' or '.join(near)}?")
+
+
+def _steps_of(args: argparse.Namespace) -> int:
+    """Return the steps that were said, or the usual ones. ScheduleError where the epochs say another number."""
+    from ..core.errors import ScheduleError
+
+    if args.steps is not None and args.epochs:
+        raise ScheduleError(
+            f"--steps {args.steps} and --epochs {args.epochs:g} both say how long: leave one of them out"
+        )
+    return choices.STEPS if args.steps is None else args.steps
 
 
 def kind_of(text: str) -> Kind:
@@ -142,7 +170,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_learning(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("learning").add_argument
-    add("--steps", type=int, default=choices.STEPS, help="of the optimiser (default: %(default)s)")
+    add("--steps", type=int, help=f"of the optimiser (default: {choices.STEPS})")
     add("--epochs", type=float, default=0.0, metavar="N", help="passes over the data, instead of --steps")
     add("--batch", type=int, default=choices.BATCH, help="examples at once (default: %(default)s)")
     add("--accumulate", type=int, default=1, help="batches per step of the optimiser (default: %(default)s)")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ControlError, DivergedError, ModelError
-from .options import add_options, settings_of
+from .options import add_options, check_changes, settings_of
 
 if TYPE_CHECKING:
     from .report.reporter import Reporter
@@ -32,12 +32,17 @@ def _train(args: argparse.Namespace) -> int:
     from .report.bars import bar
     from .report.opening import asked_processes, launcher, opening, too_few_processes
     from .results.export import check_export
+    from .results.files import check_new
     from .start import start
 
     if args.out.suffix != ".safetensors" or args.out.is_dir():
         raise ModelError(f"--out is '{args.out}', expected the name of a .safetensors file")
     for folder in (args.out.parent, *(args.out.with_suffix(end) for end in FOLDERS)):
         check_folder(folder)
+    check_changes(args.change, resumed=args.resume)
+    if not (args.resume or args.plan):
+        for result in (args.out, args.out.with_suffix(".state")):
+            check_new(result, "go on with it by --resume")
     if args.diffusers:
         check_export(args.family)
     run = start(settings_of(args), bar)

@@ -20,11 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _transfer(args: argparse.Namespace) -> int:
     from ..core.errors import ModelError
     from ..preprocessors.images import check_folder
+    from .results.files import check_new
     from .results.transfer import transfer
 
     if args.out.suffix != ".safetensors" or args.out.is_dir():
         raise ModelError(f"--out is '{args.out}', expected the name of a .safetensors file")
     check_folder(args.out.parent)
+    check_new(args.out)
+    for name, base in (("--from", args.old), ("--to", args.new)):
+        if not base.exists():
+            raise ModelError(f"there is no base model '{base}': give a diffusers folder or a checkpoint as {name}")
     count = transfer(args.control, args.old, args.new, args.out, args.dtype)
     print(f"wrote {args.out}: {count} weights carried over from {args.old.name} to {args.new.name}")
     return 0

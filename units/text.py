@@ -37,6 +37,11 @@ def shown(value: object) -> str:
     return brief.repr(value)
 
 
+def quoted(value: str) -> str:
+    """Return a value as it stands in a unit's text on the command line: what holds a comma in quotation marks."""
+    return f'"{value}"' if "," in value and '"' not in value else value
+
+
 def read_number(name: str, value: object) -> float:
     """Return a finite number."""
     try:

@@ -37,6 +37,12 @@ def read_pickle(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:
                 f"'{shown(name)}' holds more than tensors and is not opened, for it could run code: "
                 "get a .safetensors file"
             ) from error
+        except RecursionError:
+            raise
+        except RuntimeError as error:  # whose words are PyTorch's own, and speak of its archive reader
+            raise DamagedModelError(
+                f"'{shown(name)}' is damaged or truncated, and PyTorch cannot read it: get the file again"
+            ) from error
         tensors: dict[str, Tensor] = {}
         for key, tensor in _flat(_state_of(content), set()):
             tensors[key] = tensor

@@ -30,8 +30,11 @@ def read_settings(
     """
     with guard(header.name):
         known, what = kinds_of(cls), f"'{header.name}'"
-        said = {**_of_metadata(header, known), **_of_diffusers(header, of_config), **_beside(header.path, known)}
-        return read(cls, {**said, **(given or {})}, what)
+        sources = (_of_metadata(header, known), _of_diffusers(header, of_config), _beside(header.path, known))
+        said: dict[str, object] = {}
+        for source in (*sources, given or {}):  # null is no word on a setting: what an earlier source says of it stays
+            said |= {key: value for key, value in source.items() if value is not None or key not in said}
+        return read(cls, said, what)
 
 
 def _of_metadata(header: Header, known: Collection[str]) -> dict[str, str]:

@@ -53,7 +53,7 @@ def _thresholds(low: int, high: int) -> tuple[Parameter, ...]:
         Parameter(name="low", label="Low threshold", default=low, minimum=1, maximum=255, step=1,
                   doc="Weaker gradients are never an edge."),
         Parameter(name="high", label="High threshold", default=high, minimum=1, maximum=255, step=1,
-                  doc="Stronger gradients always are."),
+                  doc="Stronger gradients always are. The larger of the two thresholds counts as the high one."),
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ...core.errors import HostError
 from .network import Network
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from .store import Store
 
+AUTO = "auto"  # the device that PyTorch computes fastest on
 CAPACITY = 4 * 2**30  # bytes of networks that are kept although nobody uses them now
 CPU_MEMORY = 2**28  # bytes that a chunk may count on where the machine cannot be asked; larger batches lose the caches
 
@@ -45,6 +47,31 @@ class Manager(Protocol):
         ...
 
 
+def find_device(name: str) -> torch.device:
+    """Return a device that is there, by PyTorch's name for it; HostError for any other.
+
+    `auto` is CUDA, then Apple's MPS, then the CPU.
+    """
+    import torch
+
+    if name == AUTO:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # whose words list every device that PyTorch was ever built for
+        raise HostError(
+            f"the device '{name}' is none that PyTorch knows, expected auto, cpu, cuda, cuda:1, mps or xpu: give one "
+            "of them as --device"
+        ) from None
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # of what PyTorch was not built for
+        reason = " ".join(str(error).partition(". ")[0].split())  # what follows is a list of all backends
+        raise HostError(f"the device '{name}' cannot be used ({reason}): give another one as --device") from error
+
+
 class PlainManager:
     """Networks move to one device at their first use and stay there until the pool forgets them."""
 
@@ -56,11 +83,7 @@ class PlainManager:
         """Return the device that was asked for; without one CUDA, then Apple's MPS, then the CPU."""
         import torch
 
-        if self._device is not None:
-            return torch.device(self._device)
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return find_device(AUTO) if self._device is None else torch.device(self._device)
 
     def adopt(self, name: str, network: object, size: int) -> object:
         """Return the network, which is its own handle."""

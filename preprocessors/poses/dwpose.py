@@ -20,7 +20,7 @@ from ..networks import weights
 from ..networks.onnx_files import OnnxNetwork, onnx_network
 from ..perform import Preprocessor
 from .openpose import THICK, draw_poses
-from .points import Person, Point, Points, Poses, neck
+from .points import Person, Point, Points, Poses, body_of
 
 if TYPE_CHECKING:
     import cv2
@@ -42,8 +42,6 @@ BINS = 2  # of a pixel
 SEEN = 0.3  # score from which a point counts
 MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's red, green and blue
 AT_ONCE = 16  # people that go through the network together
-LEFT_SHOULDER, RIGHT_SHOULDER = 5, 6  # of COCO's points
-BODY = (0, None, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)  # OpenPose's points in COCO's; None is the neck
 FACE, LEFT_HAND, RIGHT_HAND = slice(23, 91), slice(91, 112), slice(112, 133)  # in COCO's whole body
 EYES = (14, 15)  # OpenPose's points that follow the 68 of a face
 
@@ -154,12 +152,6 @@ def person(places: Floats, scores: Floats) -> Person:
         right_hand=points[RIGHT_HAND],
         face=(*points[FACE], *(body[eye] for eye in EYES)),
     )
-
-
-def body_of(points: Points) -> Points:
-    """Return OpenPose's 18 points from COCO's 17, with which COCO's 133 and Halpe's 26 begin too."""
-    middle = neck(points[LEFT_SHOULDER], points[RIGHT_SHOULDER])
-    return tuple(middle if number is None else points[number] for number in BODY)
 
 
 def seen(places: Floats, scores: Floats) -> Points:

@@ -15,10 +15,13 @@ from ..declaration import MAX_PIXELS
 
 BODY, HAND, FACE, ANIMAL = 18, 21, 70, 17  # points; a face may have 68, without the pupils
 BODY_25 = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)  # OpenPose's 25 points -> our 18
+COCO = 17  # points of a body
+OF_COCO = (0, None, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)  # OpenPose's in COCO's; None is the neck
+LEFT_SHOULDER, RIGHT_SHOULDER = 5, 6  # of COCO's points
 LARGEST_SIDE = 16384  # pixels of a canvas that a file may ask for, and of all of it no more than `MAX_PIXELS`
 SHOWN = 40  # characters of a value that a message repeats
 PARTS = {  # key of OpenPose's JSON -> ours, and how many points it may have
-    "pose_keypoints_2d": ("body", (BODY, 25)),
+    "pose_keypoints_2d": ("body", (BODY, 25, COCO)),
     "hand_left_keypoints_2d": ("left_hand", (HAND,)),
     "hand_right_keypoints_2d": ("right_hand", (HAND,)),
     "face_keypoints_2d": ("face", (FACE, 68)),
@@ -99,6 +102,12 @@ def neck(left: Point | None, right: Point | None) -> Point | None:
     return Point((left.x + right.x) / 2, (left.y + right.y) / 2, min(left.score, right.score))
 
 
+def body_of(points: Points) -> Points:
+    """Return OpenPose's 18 points from COCO's 17, with which COCO's 133 and Halpe's 26 begin too."""
+    middle = neck(points[LEFT_SHOULDER], points[RIGHT_SHOULDER])
+    return tuple(middle if number is None else points[number] for number in OF_COCO)
+
+
 def to_json(poses: Poses) -> dict[str, Any]:
     """Return one frame of a `POSE_KEYPOINT`: plain lists and numbers."""
     frame: dict[str, Any] = {
@@ -115,28 +124,54 @@ def to_json(poses: Poses) -> dict[str, Any]:
 def from_json(frame: object) -> Poses:
     """Return the poses of one frame; HintError says what is wrong with it.
 
+    People may have their points in OpenPose's order (18 or 25) or COCO's (17), as flat numbers or as triples. Read too:
+    `width`, `height` and `keypoints`, a list of 18 places [x, y] for each person, as fkunn1326's openpose-editor saves.
+
     Coordinates may be pixels or fractions of the canvas; which, is decided for each list by itself, since editors mix
     them: fractions if nothing in it lies beyond 1.
     """
     table = _table(frame, "a pose")
+    if "keypoints" in table:
+        return _from_places(table)
     size = _side(table, "canvas_width"), _side(table, "canvas_height")
     people = tuple(_person(each, size) for each in _list(table.get("people") or [], "people"))
     animals = tuple(_animal(each, size) for each in _list(table.get("animals") or [], "animals"))
     return Poses(width=size[0], height=size[1], people=people, animals=animals)
 
 
+def _from_places(table: Mapping[str, object]) -> Poses:
+    """Return the poses of an editor's file that holds places alone; null is a point that is not there."""
+    size = _side(table, "width"), _side(table, "height")
+    people: list[Person] = []
+    for each in _list(table.get("keypoints"), "keypoints"):
+        places = _list(each, "keypoints")
+        if len(places) != BODY:
+            raise HintError(f"keypoints has {len(places)} points, expected {BODY}, in OpenPose's order")
+        triples = [(0.0, 0.0, 0.0) if place is None else (*_list(place, "keypoints"), 1.0) for place in places]
+        people.append(Person(body=_points([number for triple in triples for number in triple], "keypoints", size)))
+    return Poses(width=size[0], height=size[1], people=tuple(people))
+
+
 def _person(person: object, size: tuple[int, int]) -> Person:
     table = _table(person, "a person")
     parts: dict[str, Points] = {}
     for key, (part, counts) in PARTS.items():
-        numbers = _list(table.get(key) or [], key)
-        if not numbers:
+        rows = _list(table.get(key) or [], key)
+        if not rows:
             continue
+        numbers = [number for row in rows for number in _list(row, key)] if _nested(rows) else rows
         points = _points(numbers, key, size)
         if len(points) not in counts:
-            raise HintError(f"{key} has {len(points)} points, expected {' or '.join(str(count) for count in counts)}")
-        parts[part] = tuple(points[index] for index in BODY_25) if part == "body" and len(points) > BODY else points
+            raise HintError(f"{key} has {len(points)} points, expected {_either(counts)}")
+        parts[part] = _body(points) if part == "body" else points
     return Person(**parts)
+
+
+def _body(points: Points) -> Points:
+    """Return the 18 points of a body from those of its layout, which their number tells."""
+    if len(points) == COCO:
+        return body_of(points)
+    return tuple(points[index] for index in BODY_25) if len(points) > BODY else points
 
 
 def _animal(animal: object, size: tuple[int, int]) -> Points:
@@ -180,7 +215,18 @@ def _side(table: Mapping[str, object], key: str) -> int:
     value = table.get(key)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIDE:
         return int(value)
+    if value is None:
+        raise HintError(
+            f"there is no {key}, so the size of the picture is not known: write the picture's size into the file as "
+            '"canvas_width" and "canvas_height"'
+        )
     raise HintError(f"{key} is {_shown(value)}, expected 1 to {LARGEST_SIDE} pixels")
+
+
+def _either(counts: Sequence[int]) -> str:
+    """Return numbers as `17, 18 or 25`."""
+    *others, last = map(str, sorted(counts))
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _shown(value: object) -> str:

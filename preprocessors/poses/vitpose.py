@@ -17,9 +17,9 @@ from ..declaration import Output
 from ..networks.loading import to_array, to_tensor
 from ..networks.pretrained import IMAGENET, checkpoint, transformer
 from ..perform import Preprocessor
-from .dwpose import Box, body_of, enlarged, seen
+from .dwpose import Box, enlarged, seen
 from .openpose import THICK, draw_poses
-from .points import Person, Poses
+from .points import Person, Poses, body_of
 
 if TYPE_CHECKING:
     import cv2

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ..studio.running import Studio
 
 HOST, PORT = "127.0.0.1", 7860
+LOCAL = (HOST, "localhost", "::1")  # addresses that no other machine reaches
+LAST_PORT = 2**16 - 1
 LARGEST = 32  # MB of an upload
 QUEUED = 64  # requests that wait
 
@@ -42,18 +44,31 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 def run_serve(args: argparse.Namespace) -> int:
     """Serve the page until an interrupt."""
     people = read_people(args.auth)
+    check_numbers(args)
     with tempfile.TemporaryDirectory(prefix="controlstack-") as folder:
         studio = make_studio(args, Path(folder))
         for sentence in studio.library.refusals:
             print(f"left out: {sentence}")
         page = launch(studio, args, people, blocking=False)
         studio.warm()
+        if args.host not in LOCAL and not people:
+            print("WARNING: everybody who reaches this machine may use the page: give --auth NAME:PASSWORD")
         print(f"The page is at {page.local_url} - Ctrl-C ends it.", flush=True)
         try:
             page.block_thread()
         finally:
             page.close(verbose=False)
     return 0
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raise HostError for a port that no machine has, or an upload of no size, before anything is loaded."""
+    from ...core.errors import HostError
+
+    if not 1 <= args.port <= LAST_PORT:
+        raise HostError(f"--port is {args.port}, expected 1 to {LAST_PORT}: the usual one is {PORT}")
+    if args.largest_upload < 1:
+        raise HostError(f"--largest-upload is {args.largest_upload}, expected 1 or more (MB): the usual is {LARGEST}")
 
 
 def make_studio(args: argparse.Namespace, folder: Path) -> Studio:
@@ -71,6 +86,9 @@ def make_studio(args: argparse.Namespace, folder: Path) -> Studio:
         raise MissingDependencyError(
             'the page needs gradio: run `python install.py serve`, or pip install "controlstack[page]"'
         ) from error
+    from ...preprocessors.networks.pool import find_device
+
+    find_device(args.device)
     from ..studio.running import Studio
 
     return Studio(

@@ -11,6 +11,7 @@ from typing import Any
 from ...pipelines.request import Request
 from ...units.record import PICTURES
 from ...units.request import FIELDS, UnitRequest
+from ...units.text import quoted
 from ..record import infotext_of
 from .library import Library
 from .said import Job
@@ -28,7 +29,7 @@ def command_line(library: Library, job: Job) -> str:
         option = f"--{OPTIONS.get(name, name).replace('_', '-')}"
         words += [word for each in several for word in (option, f"{name}.png" if name in ARRAYS else str(each))]
     for number, unit in zip(job.numbers, job.units, strict=True):
-        pairs = [f"{FIELDS[name].short or name}={value}" for name, value in _unit(library, number, unit)]
+        pairs = [f"{FIELDS[name].short or name}={quoted(str(value))}" for name, value in _unit(library, number, unit)]
         words += ["--unit", ",".join(pairs)]
     return shlex.join(words)
 
@@ -64,8 +65,12 @@ FORMS: Mapping[str, Callable[[Library, Job], str]] = MappingProxyType(
 
 
 def _request(request: Request) -> Iterator[tuple[str, Any]]:
-    """Yield what a request says beside its defaults."""
+    """Yield what a request says beside its defaults, and what counts: how far a picture may change needs one."""
+    idle = {"strength"} if request.image is None else set[str]()
+    idle |= {"hires_steps", "hires_strength"} if request.hires == 1 else set()
     for each in fields(request):
+        if each.name in idle:
+            continue
         value = getattr(request, each.name)
         if each.name in ARRAYS:
             if value is not None:

@@ -28,11 +28,11 @@ from ...pipelines.bases import DTYPES, Base, Offload, UnetState, load_base, nati
 from ...pipelines.drawing import generate
 from ...pipelines.latent_colours import LatentColours
 from ...pipelines.request import Request
+from ...pipelines.shares import check_shares, parts
 from ...preprocessors.networks.pool import PlainManager, Pool
 from ...preprocessors.networks.store import Store, default_folder
 from ...preprocessors.perform import Runtime
 from ...units.ready import Ready, ready
-from ..asked import split
 from ..record import Digests, write_pictures
 from .library import Library
 from .said import Job, UnitProblemError
@@ -200,21 +200,20 @@ class Studio:
     ) -> Drawn:
         clock, began = _Clock(), time.perf_counter()
         watched = WatchedBase(base, stop, clock)
-        parts = split(job.request, AT_ONCE)
+        check_shares([each.unit for each in units], job.request.batch)
+        shares = list(parts(job.request, [each.unit for each in units], AT_ONCE))
         images: list[Image] = []
         files: list[Path] = []
         firings: tuple[Firing, ...] = ()
         stopped = False
-        watch = _Watch(report, stop, colours, job.request.all_steps * len(parts))
+        watch = _Watch(report, stop, colours, job.request.all_steps * len(shares))
         folder = self._new_folder()
         try:
-            for part in parts:
-                result = generate(watched, part, [each.unit for each in units], watch.step, watch.latents)
+            for part, own in shares:
+                result = generate(watched, part, own, watch.step, watch.latents)
                 watch.part_done(part.all_steps)
                 firings = result.firings
-                files += write_pictures(
-                    folder, base, part, [each.unit for each in units], result, digests=self._digests
-                )
+                files += write_pictures(folder, base, part, own, result, digests=self._digests)
                 images += list(result.images)
         except Stopped:
             stopped = True

@@ -56,8 +56,13 @@ def _names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def _survive(command: Callable[[Path], list[str]], again: list[str], folder: Path, times: int) -> None:
-    """Kill a command at each of its first operations, then at random ones, and let it finish afterwards."""
+def _survive(
+    command: Callable[[Path], list[str]], again: Callable[[Path], list[str]], folder: Path, times: int
+) -> None:
+    """Kill a command at each of its first operations, then at random ones, and let it finish afterwards.
+
+    again: what is said beside the command then, by what lies in its folder.
+    """
     assert _run(command(folder / "whole"), folder / "whole", NEVER) == 0
     expected = _names(folder / "whole")
     killed = 0
@@ -67,7 +72,7 @@ def _survive(command: Callable[[Path], list[str]], again: list[str], folder: Pat
         killed += _run(command(place), place, operation) is None
         for path in place.rglob("[!.]*.*"):
             READERS.get(path.suffix, Path.exists)(path)
-        assert _run([*command(place), *again], place, NEVER) == 0, f"killed before operation {operation}"
+        assert _run([*command(place), *again(place)], place, NEVER) == 0, f"killed before operation {operation}"
         assert _names(place) == expected, f"killed before operation {operation}"
     assert killed > times // 3
 
@@ -78,7 +83,8 @@ READERS: dict[str, Callable[[Path], Any]] = {".png": read_image, ".safetensors":
 @pytest.mark.tries(4, 100)
 def test_preprocess(tmp_path: Path, times: int) -> None:
     pictures = [str(path) for path in sorted(IMAGES.glob("scene-*.png"))]
-    _survive(lambda place: ["preprocess", "canny", *pictures, "--output", str(place)], ["--resume"], tmp_path, times)
+    command = ["preprocess", "canny", *pictures, "--output"]
+    _survive(lambda place: [*command, str(place)], lambda _: ["--resume"], tmp_path, times)
 
 
 @pytest.mark.tries(2, 30)
@@ -88,4 +94,8 @@ def test_train(tmp_path: Path, times: int, family: str) -> None:
     given = ["train", "--base", str(BASE), "--data", str(tmp_path / "data"), "--hint", "canny", "--steps", "2"]
     given += ["--family", family]
     given += ["--batch", "1", "--save-every", "1"]
-    _survive(lambda place: [*given, "--out", str(place / "control.safetensors")], [], tmp_path, times)
+
+    def resumed(place: Path) -> list[str]:
+        return ["--resume"] if (place / "control.state").exists() else []
+
+    _survive(lambda place: [*given, "--out", str(place / "control.safetensors")], resumed, tmp_path, times)

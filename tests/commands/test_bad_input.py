@@ -206,7 +206,13 @@ GOOD = json.dumps({"file_name": "0.png", "text": "noise"})
         ([GOOD], ("--hint-parameters", "low"), "name=number"),
         ([GOOD], ("--hint-parameters", "low=much"), "name=number"),
         ([GOOD], ("--hint", "cany"), "canny"),
-        ([GOOD], ("--base", "nowhere"), "--base"),
+        ([GOOD], ("--base", "nowhere"), "'nowhere'"),
+        ([GOOD], ("--hint", "inpaint_only"), "marks what is to be invented"),
+        ([GOOD], ("--hint", "outpaint"), "marks what is to be invented"),
+        ([GOOD], ("--hint", "reference_only"), "choose it as the model"),
+        ([GOOD], ("--epochs", "2"), "leave one of them out"),
+        ([GOOD], ("--change", "steps"), "add --resume"),
+        ([GOOD], ("--resume", "--change", "frog"), "expected a setting"),
         ([GOOD], ("--steps", "0"), "--steps"),
         ([GOOD], ("--save-every", "0"), "--save-every"),
         ([GOOD], ("--learning-rate", "nan"), "--learning-rate"),
@@ -228,6 +234,29 @@ def test_bad_trainings(
     data = _data(tmp_path, lines)
     given = ["train", "--base", str(BASE), "--data", str(data), "--out", str(tmp_path / "c.safetensors")]
     assert words in _refused([*given, "--hint", "canny", "--steps", "1", *more], tmp_path, capsys, talk=True)
+
+
+@pytest.mark.parametrize("there", ["c.safetensors", "c.state"])
+def test_a_training_replaces_no_other_one(tmp_path: Path, capsys: pytest.CaptureFixture[str], there: str) -> None:
+    (tmp_path / there).write_bytes(b"of an earlier training")
+    out = tmp_path / "c.safetensors"
+    given = ["train", "--base", str(BASE), "--data", str(_data(tmp_path, [GOOD])), "--hint", "canny", "--out", str(out)]
+    line = _refused([*given, "--steps", "1"], tmp_path, capsys)
+    assert there in line and "--resume" in line
+
+
+def test_nothing_that_is_there_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, folder = tmp_path / "file.safetensors", tmp_path / "folder"
+    file.write_bytes(b"somebody's")
+    folder.mkdir()
+    (folder / "mine.txt").write_bytes(b"somebody's")
+    for out in (file, folder):
+        assert "is there already" in _refused(["tiny", "dataset", "--out", str(out), "--count", "1"], tmp_path, capsys)
+    given = ["transfer", str(CANNY), "--from", str(BASE), "--to", str(BASE), "--out"]
+    assert "is there already" in _refused([*given, str(file)], tmp_path, capsys)
+    assert "--to" in _refused(
+        [*given[:-3], "--to", "nowhere", "--out", str(tmp_path / "a.safetensors")], tmp_path, capsys
+    )
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,9 @@ def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
         (f"{CANNY},resolution=inf", "finite"),
         (f"{CANNY},resolution=100.7", "whole number"),
         ("weight=1", "has no image"),
+        ("image=a,b=c.png,model=x", "quotation marks"),
+        (CANNY.replace("=canny,", "=reference_only,"), "choose it as the model"),
+        ("image=a.png,preprocessor=reference_only", "choose it as the model"),
     ],
 )
 def test_bad_units_are_one_line_and_exit_code_2(
@@ -187,6 +190,14 @@ def test_bad_units_are_one_line_and_exit_code_2(
         (["--base", str(BASE), "--prompt", "a", "--prompt", "b", "--batch", "3"], "2 prompts for 3 pictures"),
         (["--base", str(BASE), "--at-once", "0"], "--at-once is 0"),
         (["--base", str(BASE), "--mask", str(IMAGES / "scene-1.png")], "--image"),
+        (["--base", str(BASE), "--width", "0"], "width is 0"),
+        (["--base", str(BASE), "--batch", "100000", "--at-once", "100000"], "megapixels"),
+        (["--base", str(BASE), "--strength", "0.5"], "add --image"),
+        (["--base", str(BASE), "--captioner", "nowhere"], "--prompt-kind automatic"),
+        (["--base", str(BASE), "--hires-steps", "2"], "add --hires"),
+        (["--base", str(BASE), "--resume"], "--resume skips"),
+        (["--base", str(BASE), "--prediction", "epsilon"], "says itself"),
+        (["--base", str(IMAGES / "scene-1.png")], "no checkpoint by its name"),
     ],
 )
 def test_bad_requests_are_refused(
@@ -197,6 +208,108 @@ def test_bad_requests_are_refused(
     assert words in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_more_steps_than_noise_levels_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--base", str(BASE), "--steps", "1001", "--output", str(tmp_path / "out")]) == 2
+    assert "expected 1 to 1000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image=a.png, model=c.safetensors, preprocessor=canny",
+        "image=a.png,model=c.safetensors,preprocessor=canny,",
+        "image='a.png',model=\"c.safetensors\",preprocessor = canny",
+    ],
+)
+def test_blanks_commas_and_quotation_marks_around_values_are_no_part_of_them(text: str) -> None:
+    unit = parse_unit(text)
+    assert (unit.image, unit.model, unit.preprocessor) == (Path("a.png"), "c.safetensors", "canny")
+
+
+def test_a_value_in_quotation_marks_holds_anything() -> None:
+    assert parse_unit('image="a, b=c.png",model=c.safetensors').image == Path("a, b=c.png")
+
+
+@pytest.mark.parametrize("at_once", [2, 3])
+def test_each_picture_of_a_batch_has_its_own_hint(tmp_path: Path, at_once: int) -> None:
+    """However many are drawn together, also where a picture is drawn again from its record."""
+    names = [IMAGES / "scene-1.png", IMAGES / "scene-2.png", IMAGES / "scene-1.png"]
+    unit = CANNY.replace(str(names[0]), "|".join(map(str, names)))
+    drawn = _run(tmp_path / "out", *SMALL, "--batch", "3", "--at-once", str(at_once), "--unit", unit)
+    for k, each in enumerate(drawn):
+        alone = CANNY.replace(str(names[0]), str(names[k]))
+        expected = _run(tmp_path / str(k), *SMALL, "--seed", str(k), "--unit", alone)[0]["picture"]
+        assert np.abs(each["picture"].astype(int) - expected).max() <= 1
+    assert main(["again", str(tmp_path / "out" / "00003.png"), "--output", str(tmp_path / "again")]) == 0
+    last = sorted((tmp_path / "again").glob("0*.png"))[-1]
+    assert np.array_equal(read_image(last), drawn[2]["picture"])
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_hints_that_pictures_cannot_share_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], batch: int
+) -> None:
+    scene = str(IMAGES / "scene-1.png")
+    unit = CANNY.replace(scene, "|".join([scene] * 3))
+    out = str(tmp_path / "out")
+    assert main(["generate", "--base", str(BASE), "--unit", unit, *SMALL, "--batch", str(batch), "--output", out]) == 2
+    assert f"unit 1 (canny) has 3 hints for {batch} picture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ("enabled=no", "it is off"),
+        ("weight=0", "its weight is 0"),
+        ("mask={black}", "its mask is black"),
+        ("start=1", "no step lies in its range, 1 to 1"),
+    ],
+)
+def test_a_unit_that_never_acted_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: str, reason: str
+) -> None:
+    write_image(tmp_path / "black.png", np.zeros((64, 64), np.uint8))
+    _run(tmp_path / "out", *SMALL, "--unit", f"{CANNY},{more.format(black=tmp_path / 'black.png')}")
+    assert f"it never acted: {reason}" in capsys.readouterr().out
+
+
+def test_a_strength_that_changes_nothing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(tmp_path / "out", *SMALL, "--unit", f"{CANNY},delta_strength=3")
+    assert "delta_strength=3 changes nothing" in capsys.readouterr().out
+
+
+def test_half_precision_on_a_cpu_is_drawn_without_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(tmp_path / "out", *SMALL, "--dtype", "bf16", "--device", "cpu")
+    assert "float16" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--port", "99999999"], "--port is 99999999, expected 1 to 65535"),
+        (["--port", "-1"], "--port is -1"),
+        (["--largest-upload", "0"], "--largest-upload is 0"),
+    ],
+)
+def test_a_page_with_impossible_numbers_is_refused(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert main(["serve", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_inspect_reads_all_values_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(CONTROLS / "canny.safetensors")
+    name = next(iter(state))
+    save_file({**state, name: torch.full_like(state[name], torch.nan)}, tmp_path / "nan.safetensors")
+    assert main(["inspect", str(CONTROLS / "canny.safetensors"), "--values"]) == 0
+    assert "all are finite" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "nan.safetensors"), "--values"]) == 2
+    assert "NaN" in capsys.readouterr().err
 
 
 def test_preprocess_and_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from ...core.embedding import Embedding
 from ...core.errors import HintError
 from ...core.network.base import LATENT
 from ...core.resize import ResizeMode
-from ...preprocessors import find
+from ...preprocessors import Output, Preprocessor, find
 from ...preprocessors.resize import resize_image, scale_photograph
 from .buckets import size_for
 from .columns import Columns
@@ -35,6 +35,7 @@ class HintSource:
             )
         if self.preprocessor is not None:
             self._settings()
+            _check_preprocessor(find(self.preprocessor))
 
     def __str__(self) -> str:
         """Return what the metadata of a trained file says: `canny(low=100,high=200)`, or the column."""
@@ -59,6 +60,16 @@ class HintSource:
 
     def _settings(self) -> Mapping[str, object]:
         return find(self.preprocessor or "").settings(dict(self.parameters or {}))
+
+
+def _check_preprocessor(preprocessor: Preprocessor) -> None:
+    """Raise PreprocessorError or HintError for what makes no hint of a picture alone, of the picture's size."""
+    preprocessor.check_gives_hint()
+    if preprocessor.takes_mask or preprocessor.output is Output.MASKED:
+        raise HintError(
+            f"--hint {preprocessor.id} marks what is to be invented by a mask, and the examples of a training have "
+            "none: make the hints as pictures first, and name their column as --hint-column"
+        )
 
 
 @dataclass(frozen=True, slots=True)

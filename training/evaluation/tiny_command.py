@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ...core.unit import ControlUnit
     from ...pipelines.bases import Base
     from .evaluate import Condition
+    from .members import load_members, member_cases
 
     Image = NDArray[np.uint8]
     Rows = Sequence[Sequence[tuple[str, Image]]]
@@ -35,15 +36,18 @@ def evaluate_tiny(args: argparse.Namespace) -> int:
 
     for path in filter(None, (args.json, args.page)):
         check_folder(path.parent)
+    if not (args.tiny / "base").is_dir():
+        raise ModelError(f"'{args.tiny}' holds no folder 'base': give a tiny world as --tiny, or leave --tiny out")
     trial = make_trial(args.scenes)
     base = load_base(args.tiny / "base")
     folder = args.tiny / "controls"
     controls = {file.stem: load_control_model(file) for file in sorted(folder.glob("*.safetensors"))}
     if missing := [name for name in ("canny", "color") if name not in controls]:
         raise ModelError(f"'{folder}' lacks {missing[0]}.safetensors: train it as docs/training.md shows")
+    members = member_cases(trial, load_members(args.tiny / "members"), controls["canny"])
     scores, sheets = {}, {}
     for condition in conditions(trial):
-        found, images = evaluate(trial, controls, partial(_draw, base, condition))
+        found, images = evaluate(trial, controls, partial(_draw, base, condition), members)
         scores[condition.name] = {CEILING: score(trial, base.autoencode(trial.images)), **found}
         sheets[condition.name] = sheet_rows(trial, images)
         print(f"\n{condition.name}, guidance {condition.guidance}\n\n{table(scores[condition.name])}")

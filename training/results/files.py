@@ -40,11 +40,23 @@ def write_text(path: Path, text: str) -> None:
         raise HostError(f"cannot write '{path}': {error.strerror or error}") from error
 
 
+def check_new(path: Path, going_on: str = "") -> None:
+    """Raise HostError for a result that is there already: it took long to make, so nothing replaces it unasked.
+
+    going_on: what to say instead in order to go on with it.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        instead = f", or {going_on}" if going_on else ""
+        raise HostError(f"'{path}' is there already: give another name as --out, or move it away{instead}")
+
+
 def replace_folder(folder: Path, save: Callable[[Path], object]) -> None:
     """Save beside the folder, then swap the two, so that nobody finds it half-written.
 
-    Whatever stops the swap, one whole folder is left: `recover` finds it.
+    Whatever stops the swap, one whole folder is left: `recover` finds it. HostError if a file has that name.
     """
+    if folder.is_file():
+        raise HostError(f"'{folder}' is a file, expected the name of a folder: give another name")
     fresh, aside = folder.with_suffix(".new"), folder.with_suffix(ASIDE)
     recover(folder)
     shutil.rmtree(fresh, ignore_errors=True)

@@ -51,6 +51,7 @@ def _checked(run: Callable[[argparse.Namespace], int], args: argparse.Namespace)
     """Run a command whose numbers and folders make sense; ControlError for others, before any work."""
     from ...core.errors import ScheduleError
     from ...preprocessors.images import check_folder
+    from ..results.files import check_new
 
     numbers = {"the count or steps": args.count, "--save-every": getattr(args, "save_every", 1)}
     for name, value in numbers.items():
@@ -67,6 +68,8 @@ def _checked(run: Callable[[argparse.Namespace], int], args: argparse.Namespace)
         _check_file(args.start / "model_index.json", "give a folder that `base` wrote as --start")
     if getattr(args, "resume", False):
         _check_file(args.out.with_suffix(".state"), "leave --resume out to start from the beginning")
+    else:
+        check_new(args.out, "" if run is _dataset else "go on with it by --resume")
     return run(args)
 
 

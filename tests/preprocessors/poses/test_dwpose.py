@@ -14,8 +14,8 @@ from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
 from controlstack.preprocessors.perform import Runtime
 from controlstack.preprocessors.poses.drawing import draw
-from controlstack.preprocessors.poses.dwpose import BODY, Box, enlarged, find_boxes, person, read_boxes, read_points
-from controlstack.preprocessors.poses.points import Point, from_json, to_json
+from controlstack.preprocessors.poses.dwpose import Box, enlarged, find_boxes, person, read_boxes, read_points
+from controlstack.preprocessors.poses.points import OF_COCO, Point, from_json, to_json
 
 onnx = pytest.importorskip("onnx", reason="needs onnx, to write small networks", exc_type=ImportError)
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
@@ -274,7 +274,7 @@ def test_points_of_coco_become_openposes() -> None:
         "r_ear",
         "l_ear",
     ]
-    assert ["neck" if number is None else coco[number] for number in BODY] == openpose
+    assert ["neck" if number is None else coco[number] for number in OF_COCO] == openpose
     places = np.stack([np.arange(133.0), np.arange(133.0) * 2], axis=1)
     scores = np.ones(133)
     found = person(places, scores)

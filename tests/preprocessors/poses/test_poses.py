@@ -81,6 +81,29 @@ def test_the_25_points_of_openpose_become_18() -> None:
     assert [point.x - 10 for point in body if point] == [0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18]
 
 
+def test_the_17_points_of_coco_become_18_with_a_neck() -> None:
+    numbers = [number for index in range(17) for number in (10 + index, 50 + index, 1)]
+    frame = {"people": [{"pose_keypoints_2d": numbers}], "canvas_width": 100, "canvas_height": 100}
+    body = from_json(frame).people[0].body
+    order = [0, 5.5, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3]  # 5.5: between the shoulders
+    assert [(point.x - 10, point.y - 50) for point in body if point] == [(each, each) for each in order]
+
+
+def test_places_of_an_editor_are_points_that_are_sure() -> None:
+    places: list[Any] = [[10 + index, 20] for index in range(18)]
+    places[3] = None
+    pose = from_json({"width": 96, "height": 64, "keypoints": [places]})
+    assert (pose.width, pose.height) == (96, 64)
+    assert pose.people[0].body == tuple(None if index == 3 else Point(10 + index, 20) for index in range(18))
+
+
+def test_points_of_people_may_be_triples() -> None:
+    flat = to_json(crowd())["people"][0]["pose_keypoints_2d"]
+    triples = [flat[k : k + 3] for k in range(0, len(flat), 3)]
+    frame = {"people": [{"pose_keypoints_2d": triples}], "canvas_width": 300, "canvas_height": 200}
+    assert from_json(frame).people[0].body == crowd().people[0].body
+
+
 def test_null_and_missing_parts_are_absent() -> None:
     frame = {"people": [{"pose_keypoints_2d": None}], "canvas_width": 10, "canvas_height": 10, "animals": None}
     assert from_json(frame).people == (Person(),)
@@ -103,11 +126,13 @@ def test_animals_come_in_three_shapes(shape: str) -> None:
         ({"canvas_height": "\x1b[2J" * 99}, "canvas_height is '\\x1b[2J"),
         ({"canvas_height": True}, "canvas_height is True"),
         ({"canvas_width": 16384, "canvas_height": 16384}, "is 16384x16384, more than 64 megapixels"),
+        ({"canvas_width": None}, "there is no canvas_width"),
+        ({"keypoints": [[[1, 2]]], "width": 9, "height": 9}, "keypoints has 1 points, expected 18"),
         ({"people": {}}, None),
         ({"people": "all"}, "people is str, expected a list"),
         ({"people": [[1]]}, "a person is list"),
         ({"people": [{"pose_keypoints_2d": [1, 2]}]}, "pose_keypoints_2d has 2 numbers"),
-        ({"people": [{"pose_keypoints_2d": [1, 2, 3]}]}, "pose_keypoints_2d has 1 points, expected 18 or 25"),
+        ({"people": [{"pose_keypoints_2d": [1, 2, 3]}]}, "pose_keypoints_2d has 1 points, expected 17, 18 or 25"),
         ({"people": [{"face_keypoints_2d": [1, 2, "c"]}]}, "face_keypoints_2d holds 'c'"),
         ({"people": [{"face_keypoints_2d": [1, 2, float("nan")]}]}, "face_keypoints_2d holds nan"),
         ({"animals": [[[1, 2, 3]]]}, "an animal has 1 points, expected 17"),
