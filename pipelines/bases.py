@@ -203,5 +203,13 @@ def native_side(path: Path) -> int:
     return read_kind(path).side * LATENT
 
 
-from ..core.files import read_json
-from ..core.network.base import LATENT, SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT, BaseWeights
+def context_width(path: Path) -> int | None:
+    """Return the width of a prompt's token in a base model, by which control models belong to it; None if unknown.
+
+    Its weights are not read. HostError for what is no base model, as `load_base` raises it.
+    """
+    if path.is_dir():
+        read_layout(path)
+        width = read_json(path / "unet" / "config.json", "configuration").get("cross_attention_dim")
+        return width if isinstance(width, int) else None
+    return {SD1: SD1_CONTEXT, SD2: SD2_CONTEXT, SDXL: SDXL_CONTEXT}.get(read_kind(path))
