@@ -27,6 +27,7 @@ class HintSpace(Enum):
 
     PICTURE = "picture"  # RGB in 0..1, [N, C, H, W]
     LATENTS = "latents"  # of the picture, by the base model's autoencoder, [N, C, h, w]
+    INPAINTING = "inpainting"  # the hole [N, 1, h, w], and behind it latents of the picture with the hole in grey
     EMBEDDING = "embedding"  # what an encoder saw in a picture, [N, T, D]
 
 

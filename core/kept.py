@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .control import HintSpace, Prepared, Prompt
+from .control import ControlModel, HintSpace, Prepared, Prompt
 from .errors import HintError
 from .host import Host
 from .network.base import LATENT
@@ -26,6 +26,7 @@ from .unit import ControlUnit
 # Bytes that a run keeps of hints and masks, and of prompts, beyond what one evaluation uses: some fifty tiles of SDXL's
 # features at 1024 px in fp16, and several regions' prompts.
 HINTS_KEPT, PROMPTS_KEPT = 512 << 20, 128 << 20
+GREY = 0.5  # in the hole of a picture whose latents are read; Fooocus, ComfyUI's InpaintModelConditioning
 MASK_SCALE = LATENT  # mask pixels per latent pixel: a mask is drawn on the picture
 
 
@@ -119,6 +120,12 @@ class Kept:
         key = ("mask", id(mask), unit.resize, area, frames, size, target.ndim, rows, target.dtype, target.device)
         return self._hints.keep(key, scaled)[0]
 
+    def factors(self, values: tuple[float, ...], target: Tensor) -> Tensor:
+        """Return a factor for each row of what it weighs [B, ...], as [B, 1 ...], brought to the device once a run."""
+        key = ("factors", values, target.ndim, target.dtype, target.device)
+        shape = (-1, *(1,) * (target.ndim - 1))
+        return self._hints.keep(key, lambda: (target.new_tensor(values).reshape(shape),))[0]
+
     def _aligned(self, unit: ControlUnit, rows: tuple[int, ...], step: Step, *, broadcast: bool) -> Prepared:
         count, window = hints_of(unit), step.window
         if count == 1 and broadcast:
@@ -142,7 +149,14 @@ class Kept:
         if model.hint_space is HintSpace.EMBEDDING:
             return unit.hint.to(step.x.device)
         shown = self._shown(unit.hint, unit.resize, step, model.hint_scale)
-        return self._host.encode(shown) if model.hint_space is HintSpace.LATENTS else shown
+        seen = to_encode(model, shown)
+        if seen is None:
+            return shown
+        latents = self._host.encode(seen)
+        if model.hint_space is HintSpace.LATENTS:
+            return latents
+        hole = F.max_pool2d(_hole(shown), model.hint_scale).to(latents)
+        return torch.cat([hole, latents], dim=1)
 
     def _shown(self, picture: Tensor, mode: ResizeMode, step: Step, scale: int) -> Tensor:
         """Return a hint or mask, fitted to the whole picture and cut to the part that the rows show."""
@@ -156,6 +170,18 @@ class Kept:
             return fitted()[0]
         whole = self._hints.keep(("whole", id(picture), mode, canvas, scale, step.x.device), fitted)[0]
         return whole[..., top * scale : (top + size[0]) * scale, left * scale : (left + size[1]) * scale]
+
+
+def to_encode(model: ControlModel, shown: Tensor) -> Tensor | None:
+    """Return the picture [N, 3, H, W] whose latents a model reads, of a hint at that size; None where it reads none."""
+    if model.hint_space is HintSpace.LATENTS:
+        return shown
+    return torch.where(_hole(shown) > 0, GREY, shown) if model.hint_space is HintSpace.INPAINTING else None
+
+
+def _hole(shown: Tensor) -> Tensor:
+    """Return 1 where a hint [N, C, H, W] is to be invented, else 0, as [N, 1, H, W]."""
+    return (shown < 0).all(dim=1, keepdim=True).to(shown.dtype)
 
 
 def hints_of(unit: ControlUnit) -> int:

@@ -211,7 +211,7 @@ class ControlStack:
     ) -> None:
         parts = tensor.chunk(count)
         for active, scale, part in shares:
-            weighed = _by_prompt(self._masked(parts[part], active, step, point), active, step)
+            weighed = self._by_prompt(self._masked(parts[part], active, step, point), active, step)
             total.add(point, weighed.to(step.x.dtype), scale, active.rows)
             del weighed
 
@@ -225,11 +225,18 @@ class ControlStack:
             with self._host.ready(model):
                 parts = shift.function(take_rows(h, rows * count)).chunk(count)
             for active, scale, part in shares:
-                weighed = _by_prompt(self._masked(parts[part], active, step, None), active, step).to(h.dtype)
+                weighed = self._by_prompt(self._masked(parts[part], active, step, None), active, step).to(h.dtype)
                 add_rows(result, weighed * scale, active.rows)
             return result
 
         return change
+
+    def _by_prompt(self, tensor: Tensor, active: _Active, step: Step) -> Tensor:
+        """Weigh the rows of the negative prompt by the unit's factor for them."""
+        factor = active.unit.uncond_weight
+        if factor == 1 or all(step.cond[row] for row in active.rows):
+            return tensor
+        return tensor * self._kept.factors(tuple(1.0 if step.cond[row] else factor for row in active.rows), tensor)
 
     def _masked(self, tensor: Tensor, active: _Active, step: Step, point: Point | None) -> Tensor:
         """Weigh what a unit adds by its mask. HintError for what a mask cannot reach."""
@@ -275,18 +282,9 @@ def _watched(watch: Watch, rows: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
 
     def look(h: Tensor) -> Tensor:
         watch.function(take_rows(h, rows))
-        return torch.zeros_like(h)
+        return h.new_zeros(()).expand_as(h)  # of which no copy for each pixel is made
 
     return look
-
-
-def _by_prompt(tensor: Tensor, active: _Active, step: Step) -> Tensor:
-    """Weigh the rows of the negative prompt by the unit's factor for them."""
-    factor = active.unit.uncond_weight
-    if factor == 1 or all(step.cond[row] for row in active.rows):
-        return tensor
-    factors = tensor.new_tensor([1.0 if step.cond[row] else factor for row in active.rows])
-    return tensor * factors.reshape(-1, *[1] * (tensor.ndim - 1))
 
 
 def _twins(group: Sequence[_Active], step: Step) -> Twins | None:

@@ -62,7 +62,7 @@ class ControlUnit:
     @property
     def _channels(self) -> set[int]:
         """Return how many channels a hint may have: what becomes latents is a picture before."""
-        return {3} if self.model.hint_space is HintSpace.LATENTS else {3, self.model.hint_channels}
+        return {3, self.model.hint_channels} if self.model.hint_space is HintSpace.PICTURE else {3}
 
     def _check_mask(self) -> None:
         mask = self.mask

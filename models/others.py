@@ -148,10 +148,6 @@ CONTROLS: tuple[tuple[Test, str], ...] = (
         lambda n: (n.has("backbone.0.0.weight") and n.under("cnet_proj")) or n.under("backbone", "projections"),
         f"a Stable Cascade ControlNet: {HOST}",
     ),
-    (
-        lambda n: (n.has("head") and n.width("head") == 5) or (n.has("head.weight") and n.width("head.weight") == 5),
-        "the inpaint head of Fooocus, which is not supported: use an inpaint ControlNet",
-    ),
 )
 
 # What is no control network, or none that adds to the U-Net's blocks.
@@ -184,7 +180,7 @@ OTHERS: tuple[tuple[Test, str], ...] = (
     ),
     (
         lambda n: n.base("input_blocks.0.0.weight"),  # names below a weight: its 8-bit values and their bounds
-        "the inpaint patch of Fooocus for the base model, which is not supported: use an inpaint ControlNet",
+        "the inpaint patch of Fooocus for the base model: choose fooocus_inpaint_head, and put the two into one folder",
     ),
     (lambda n: n.first("lora_", "lycoris_") or n.part(*LORA_PARTS), LORA),
     (

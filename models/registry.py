@@ -14,7 +14,17 @@ from ..core.control import ControlModel
 from ..core.errors import ModelError, UnsupportedModelError
 from ..core.network.base import Base
 from ..core.options import Option
-from .families import control_lora, controlnet, controlnet_lite, controlnet_xs, controlnext, lllite, t2i_adapter, union
+from .families import (
+    control_lora,
+    controlnet,
+    controlnet_lite,
+    controlnet_xs,
+    controlnext,
+    fooocus,
+    lllite,
+    t2i_adapter,
+    union,
+)
 from .families.ip_adapter import family as ip_adapter
 from .family import Description, Family, Shapes
 from .files.loading import Header, ModelFile, open_model, read_header
@@ -38,6 +48,7 @@ REGISTRY: tuple[Family[Any, Any], ...] = (
     ip_adapter.INSTANT_ID_FAMILY,
     control_lora.FAMILY,
     lllite.FAMILY,
+    fooocus.FAMILY,
 )
 
 

@@ -104,8 +104,17 @@ def generate(
         images, _, high = _draw(
             base, request, _of(units, HiresOption.HIGH), _second(request, images), settings, watcher
         )
-    both = zip(low, high, strict=True)
-    return Result(images, seeds, tuple(Firing(a.fired + b.fired, a.steps + b.steps) for a, b in both))
+    return Result(images, seeds, tuple(_together(*both) for both in zip(low, high, strict=True)))
+
+
+def _together(first: Firing, second: Firing) -> Firing:
+    """Return what a unit did in both passes."""
+    return Firing(
+        fired=first.fired + second.fired,
+        steps=first.steps + second.steps,
+        reused=first.reused + second.reused,
+        exact=first.exact or second.exact,
+    )
 
 
 def _of(units: Sequence[ControlUnit], part: HiresOption) -> list[ControlUnit]:

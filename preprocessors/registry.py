@@ -98,7 +98,11 @@ REGISTRY: tuple[Preprocessor, ...] = (
     clip.CLIP_H_STATES,
     clip.CLIP_G_IMAGE,
     colours.COLOURS,
+    faces_known.FACE_ID,
     faces_known.FACE_ID_PLUS,
+    faces_known.FACE_ID_RAW,
+    faces_known.INSTANT_ID,
+    faces_known.INSTANT_ID_POINTS,
 )
 SHOWN = 100  # characters of a name in a message
 

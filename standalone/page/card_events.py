@@ -25,6 +25,7 @@ from ..studio.running import Studio
 from ..studio.said import OPTION, RANGE, unit_request
 from . import results
 from .cards import HINT, SLIDER, Card, Unit, new_unit, option_lists, read_card, sliders
+from .words import Say, language_of, speaker
 
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 LIVE: dict[str, Any] = {**HIDDEN, "trigger_mode": "always_last", "concurrency_limit": 4, "concurrency_id": "preview"}
@@ -140,26 +141,27 @@ def _connect_plan(card: Card, library: Library, steps: Any) -> None:
     names = ("enabled", "weight", RANGE, "basis", "curve")
     inputs = [steps, *(card.fields[name] for name in names)]
 
-    def show(count: float, *values: Any) -> str:
-        return plan(library, dict(zip(names, values, strict=True)), int(count or 1))
+    def show(request: gr.Request, count: float, *values: Any) -> str:
+        said: dict[str, Any] = dict(zip(names, values, strict=True))
+        return plan(library, said, int(count or 1), speaker(language_of(request)))
 
     triggers = [each.change for each in inputs if hasattr(each, "change")]
     gr.on([*triggers, card.fields[RANGE].input], show, inputs, card.others["plan"], **LIVE)
 
 
-def first_plan(library: Library, said: Mapping[str, Any], steps: int) -> str:
+def first_plan(library: Library, said: Mapping[str, Any], steps: int, say: Say) -> str:
     """Return the plan of a card that is just made."""
     defaults = {name: FIELDS[name].default for name in ("enabled", "weight", "basis", "curve", "start", "end")}
-    return plan(library, {name: said.get(name, default) for name, default in defaults.items()}, steps)
+    return plan(library, {name: said.get(name, default) for name, default in defaults.items()}, steps, say)
 
 
-def plan(library: Library, said: Mapping[str, Any], steps: int) -> str:
+def plan(library: Library, said: Mapping[str, Any], steps: int, say: Say) -> str:
     """Return on how many steps a unit acts and how strongly, as HTML; or what is wrong with it."""
     try:
         unit = unit_request(library, said)
     except ControlError as error:
         return results.trouble(str(error))
-    return f"{offers.drawing(offers.strengths(unit, steps))}<span>{escape(offers.plan(unit, steps))}</span>"
+    return f"{offers.drawing(offers.strengths(unit, steps))}<span>{escape(offers.plan(unit, steps, say))}</span>"
 
 
 def _connect_painting(card: Card, last: Any) -> None:

@@ -28,7 +28,7 @@ from . import card_events, results, run_events
 from .api import add_endpoints
 from .cards import build_card, new_unit
 from .run_events import Form, Outputs, Sessions, the_job
-from .words import t
+from .words import Say, language_of, speaker, t
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 STEPS, GUIDANCE = 20, 7.5
@@ -44,6 +44,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         state = gr.State([new_unit(offers.initial(studio.library))])
         last = gr.State([])
         wrong = gr.State(None)
+        language = gr.State("en")
         with gr.Row(elem_classes=["cs-columns"]):
             with gr.Column(scale=6, min_width=340):
                 outer = _words()
@@ -58,16 +59,21 @@ def build_page(studio: Studio) -> gr.Blocks:
         shown["stop"].click(_stop(sessions), None, None, queue=False, **QUIET)
         with slot:
 
-            @gr.render(inputs=[state], show_progress="hidden")
-            def draw_cards(units: Sequence[Any]) -> None:
-                steps = _usual(studio)["steps"]
-                plans = [card_events.first_plan(studio.library, unit["said"], steps) for unit in units]
+            @gr.render(inputs=[state, language], show_progress="hidden")
+            def draw_cards(units: Sequence[Any], spoken: str) -> None:
+                steps, say = _usual(studio)["steps"], speaker(spoken)
+                plans = [card_events.first_plan(studio.library, unit["said"], steps, say) for unit in units]
                 numbered = zip(units, range(1, len(units) + 1), plans, strict=True)
                 cards = [build_card(studio.library, *each) for each in numbered]
                 _connect(_Page(studio, sessions, outer, shown, tools, state, last, add, wrong), cards)
 
+        page.load(_language, None, language, **QUIET)
         add_endpoints(studio)
     return page
+
+
+def _language(request: gr.Request) -> str:
+    return language_of(request)
 
 
 @dataclass(frozen=True)
@@ -259,7 +265,7 @@ def _connect_outer(studio: Studio, outer: dict[str, Any], state: Any, tools: Map
 def _connect_restoring(studio: Studio, outer: Mapping[str, Any], state: Any, tools: Mapping[str, Any]) -> None:
     outputs = [tools["remarks"], state, *outer.values()]
 
-    def show(path: str | None) -> list[Any]:
+    def show(request: gr.Request, path: str | None) -> list[Any]:
         nothing = [gr.skip() for _ in outputs[1:]]
         if path is None:
             return ["", *nothing]
@@ -267,13 +273,17 @@ def _connect_restoring(studio: Studio, outer: Mapping[str, Any], state: Any, too
             found = restore(Path(path), studio.library)
         except ControlError as error:
             return [results.trouble(str(error)), *nothing]
-        return [_remarks(found), [new_unit(each) for each in found.units], *_outer_values(found, outer)]
+        return [
+            _remarks(found, speaker(language_of(request))),
+            [new_unit(each) for each in found.units],
+            *_outer_values(found, outer),
+        ]
 
     tools["restore"].upload(show, tools["restore"], outputs, **QUIET)
 
 
-def _remarks(found: Restored) -> str:
-    said = "The settings are in place." if not found.remarks else ""
+def _remarks(found: Restored, say: Say) -> str:
+    said = say("The settings are in place.") if not found.remarks else ""
     return f"<p>{said}</p>" + "".join(map(results.trouble, found.remarks))
 
 

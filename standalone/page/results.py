@@ -12,38 +12,42 @@ from numpy.typing import NDArray
 from ...core.resize import ResizeMode, fit
 from ...units.hint import hint_tensor, visible
 from ..studio.running import Drawn, Progress
+from .words import Say
 
 Image = NDArray[np.uint8]
 
 MEGA = 10**6
 
 
-def gallery(drawn: Drawn) -> list[tuple[Any, str]]:
+def gallery(drawn: Drawn, say: Say) -> list[tuple[Any, str]]:
     """Return the pictures of a run with captions: results as their files, so that a download holds the record."""
-    results = [(str(file), f"seed {seed}") for file, seed in zip(drawn.files, drawn.seeds, strict=True)]
-    return [*results, *inputs_and_hints(drawn)]
+    results = [(str(file), say("seed {seed}", seed=seed)) for file, seed in zip(drawn.files, drawn.seeds, strict=True)]
+    return [*results, *inputs_and_hints(drawn, say)]
 
 
-def inputs_and_hints(drawn: Drawn) -> Iterator[tuple[Image, str]]:
+def inputs_and_hints(drawn: Drawn, say: Say) -> Iterator[tuple[Image, str]]:
     """Yield the hint and the picture of each unit, with captions."""
     for number, unit in zip(drawn.job.numbers, drawn.units, strict=True):
-        yield visible(unit.hint), f"hint of unit {number}"
-        yield unit.image, f"picture of unit {number}"
+        yield visible(unit.hint), say("hint of unit {number}", number=number)
+        yield unit.image, say("picture of unit {number}", number=number)
 
 
-def report(drawn: Drawn) -> str:
+def report(drawn: Drawn, say: Say) -> str:
     """Return what happened as HTML: seeds and time, and a line for each unit."""
-    count, seconds = len(drawn.images), f"{drawn.seconds:.1f} s"
-    made = f"{count} picture{'' if count == 1 else 's'} in {seconds}"
-    seeds = f", seed {drawn.seeds[0]}" if drawn.seeds else ""
-    stopped = "Stopped. " if drawn.stopped else ""
-    return f"<p>{stopped}{made}{seeds}.</p>{_table(drawn)}{''.join(_warnings(drawn))}"
+    seconds = f"{drawn.seconds:.1f}"
+    if len(drawn.images) == 1:
+        made = say("1 picture in {seconds} s", seconds=seconds)
+    else:
+        made = say("{count} pictures in {seconds} s", count=len(drawn.images), seconds=seconds)
+    seeds = f", {say('seed {seed}', seed=drawn.seeds[0])}" if drawn.seeds else ""
+    stopped = f"{say('Stopped.')} " if drawn.stopped else ""
+    return f"<p>{stopped}{made}{seeds}.</p>{_table(drawn, say)}{''.join(_warnings(drawn, say))}"
 
 
-def progress_bar(progress: Progress) -> str:
+def progress_bar(progress: Progress, say: Say) -> str:
     """Return a bar of steps with the time that is left."""
-    left = f", about {progress.left:.0f} s left" if progress.left >= 1 else ""
-    text = f"step {progress.step} of {progress.steps}{left}"
+    left = f", {say('about {seconds} s left', seconds=round(progress.left))}" if progress.left >= 1 else ""
+    text = say("step {step} of {steps}", step=progress.step, steps=progress.steps) + left
     return f'<progress max="{progress.steps}" value="{progress.step}" aria-label="{text}"></progress><p>{text}</p>'
 
 
@@ -58,21 +62,23 @@ def fitted(hint: Image, size: tuple[int, int], mode: ResizeMode) -> Image:
     return np.ascontiguousarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
 
-def _table(drawn: Drawn) -> str:
+def _table(drawn: Drawn, say: Say) -> str:
     if not drawn.firings:
         return ""
     rows = "".join(
-        f"<tr><td>{number}</td><td>{escape(unit.unit.model.name)}</td><td>{firing}{escape(firing.remark)}</td>"
+        f"<tr><td>{number}</td><td>{escape(unit.unit.model.name)}</td>"
+        f"<td>{say('{fired} of {steps}', fired=firing.fired, steps=firing.steps)}{escape(firing.remark)}</td>"
         f"<td>{cost.seconds:.2f} s</td><td>{cost.bytes / MEGA:,.0f} MB</td></tr>"
         for number, unit, firing, cost in zip(drawn.job.numbers, drawn.units, drawn.firings, drawn.costs, strict=True)
     )
-    head = "".join(f"<th scope=col>{each}</th>" for each in ("Unit", "Model", "Acted on", "Time", "Weights"))
+    titles = (say("Unit"), say("Model"), say("Acted on"), say("Time"), say("Weights"))
+    head = "".join(f"<th scope=col>{each}</th>" for each in titles)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _warnings(drawn: Drawn) -> Iterator[str]:
+def _warnings(drawn: Drawn, say: Say) -> Iterator[str]:
     for number, unit, firing in zip(drawn.job.numbers, drawn.units, drawn.firings, strict=False):
         if not firing.fired:
-            yield trouble(f"unit {number} never acted: check its range and weight")
+            yield trouble(say("unit {number} never acted: check its range and weight", number=number))
         if unit.warning:
             yield trouble(f"unit {number}: {unit.warning}")

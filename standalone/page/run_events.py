@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr
@@ -17,6 +17,7 @@ from ..studio.running import Drawn, Progress, Stop, Stopped, Studio
 from ..studio.said import Job, UnitProblemError, make_job
 from . import results
 from .cards import Card, read_card
+from .words import Say, english, language_of, speaker
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "draw", "api_visibility": "private"}
 
@@ -77,6 +78,7 @@ class Outputs:
     report: Any
     files: Any
     last: Any  # the state that keeps the paths of the last pictures
+    say: Say = english
     wrong: Any  # the state that keeps the number of the card that something is wrong with, and the sentence
 
     @property
@@ -86,12 +88,13 @@ class Outputs:
 
     def begun(self) -> dict[Any, Any]:
         """Return what a page shows when its turn comes."""
-        waiting = "<progress aria-label='working'></progress><p>loading models and making hints</p>"
+        told = self.say("loading models and making hints")
+        waiting = f"<progress aria-label='{told}'></progress><p>{told}</p>"
         return {self.progress: waiting, self.wrong: None}
 
     def step(self, progress: Progress) -> dict[Any, Any]:
         """Return what a page shows after a step."""
-        shown: dict[Any, Any] = {self.progress: results.progress_bar(progress)}
+        shown: dict[Any, Any] = {self.progress: results.progress_bar(progress, self.say)}
         if progress.preview is not None:
             shown[self.preview] = gr.update(value=progress.preview, visible=True)
         return shown
@@ -100,7 +103,7 @@ class Outputs:
         """Return an error as a sentence: beside the unit that caused it, else where the progress stood."""
         ended = {self.preview: gr.update(visible=False)}
         if isinstance(error, UnitProblemError):
-            sentence = results.trouble(f"unit {error.number}: {error}")
+            sentence = results.trouble(f"{self.say('Unit')} {error.number}: {error}")
             return {**ended, self.progress: sentence, self.wrong: (error.number, sentence)}
         return {**ended, self.progress: results.trouble(str(error))}
 
@@ -117,19 +120,19 @@ def connect(studio: Studio, sessions: Sessions, form: Form, outputs: Outputs, bu
     """Connect the buttons `generate`, `compare`, `grid`. buttons: those, and the axes of the grid."""
 
     def draw(request: gr.Request, *values: Any) -> Iterator[dict[Any, Any]]:
-        yield from _watched(sessions, request, outputs, lambda stop: _one(studio, form, outputs, stop, values))
+        yield from _watched(sessions, request, outputs, lambda told, stop: _one(studio, form, told, stop, values))
 
     def compare(request: gr.Request, *values: Any) -> Iterator[dict[Any, Any]]:
         cells = lambda job, *_: compared(job)  # noqa: E731
         yield from _watched(
-            sessions, request, outputs, lambda stop: _several(studio, form, outputs, stop, values, cells)
+            sessions, request, outputs, lambda told, stop: _several(studio, form, told, stop, values, cells)
         )
 
     def grid(request: gr.Request, *given: Any) -> Iterator[dict[Any, Any]]:
         axes, values = given[:4], given[4:]
         cells = lambda _job, said, units: gridded(studio.library, said, units, axes)  # noqa: E731
         yield from _watched(
-            sessions, request, outputs, lambda stop: _several(studio, form, outputs, stop, values, cells)
+            sessions, request, outputs, lambda told, stop: _several(studio, form, told, stop, values, cells)
         )
 
     # With keys: a run goes on while cards are drawn anew.
@@ -141,18 +144,22 @@ def connect(studio: Studio, sessions: Sessions, form: Form, outputs: Outputs, bu
 
 
 def _watched(
-    sessions: Sessions, request: gr.Request, outputs: Outputs, work: Callable[[Stop], Iterator[dict[Any, Any]]]
+    sessions: Sessions,
+    request: gr.Request,
+    shown: Outputs,
+    work: Callable[[Outputs, Stop], Iterator[dict[Any, Any]]],
 ) -> Iterator[dict[Any, Any]]:
-    """Yield what a run shows, with its errors as sentences; whoever leaves the page stops it."""
+    """Yield what a run shows, in the visitor's language, with its errors as sentences; whoever leaves stops it."""
+    outputs = replace(shown, say=speaker(language_of(request)))
     session = request.session_hash or ""
     stop = sessions.begin(session)
     try:
         yield outputs.begun()
-        yield from work(stop)
+        yield from work(outputs, stop)
     except ControlError as error:
         yield outputs.trouble(error)
     except Stopped:
-        yield outputs.ended(report="<p>Stopped.</p>")
+        yield outputs.ended(report=f"<p>{outputs.say('Stopped.')}</p>")
     finally:
         stop.ask()
         sessions.end(session, stop)
@@ -169,9 +176,12 @@ def _one(studio: Studio, form: Form, outputs: Outputs, stop: Stop, values: Seque
 
 def _finished(outputs: Outputs, drawn: Drawn) -> dict[Any, Any]:
     files = [str(path) for path in drawn.files]
-    shown = gr.update(value=results.gallery(drawn), selected_index=0 if files else None)
+    shown = gr.update(value=results.gallery(drawn, outputs.say), selected_index=0 if files else None)
     return outputs.ended(
-        gallery=shown, report=results.report(drawn), files=gr.update(value=files, visible=bool(files)), last=files
+        gallery=shown,
+        report=results.report(drawn, outputs.say),
+        files=gr.update(value=files, visible=bool(files)),
+        last=files,
     )
 
 
@@ -204,9 +214,10 @@ def _several(
     sheet, last = sheet_of(rows, drawn), drawn[-1]
     yield outputs.ended(
         gallery=gr.update(
-            value=[(sheet, "all together"), *pictures, *results.inputs_and_hints(last)], selected_index=0
+            value=[(sheet, outputs.say("all together")), *pictures, *results.inputs_and_hints(last, outputs.say)],
+            selected_index=0,
         ),
-        report=results.report(last),
+        report=results.report(last, outputs.say),
         files=gr.update(value=[str(one.files[0]) for one in drawn], visible=True),
         last=[str(last.files[0])],
     )

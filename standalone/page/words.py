@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,38 @@ FOLDER = Path(__file__).with_name("words")
 def t(text: str) -> Any:
     """Return a text that the browser shows in its own language."""
     return gr.I18n()(text)
+
+
+Say = Callable[..., str]  # an English sentence with {places}, and their values -> the sentence in a language
+
+
+def english(sentence: str, **values: object) -> str:
+    """Return a sentence of ours as it is, with its values in their places."""
+    return sentence.format(**values)
+
+
+def speaker(language: str) -> Say:
+    """Return what says sentences in a language, `de` or `zh`; any other is English, as is what has no translation."""
+    if language not in LANGUAGES.values():
+        return english
+    words = _words_of(language)
+
+    def say(sentence: str, **values: object) -> str:
+        return words.get(sentence, sentence).format(**values)
+
+    return say
+
+
+def language_of(request: gr.Request) -> str:
+    """Return the language that a visitor's browser asks for first among those that there are, else English."""
+    header = dict(request.headers or {}).get("accept-language", "")
+    asked = [part.partition(";")[0].strip().lower()[:2] for part in str(header).split(",")]
+    return next((each for each in asked if each in (*LANGUAGES.values(), "en")), "en")
+
+
+@cache
+def _words_of(language: str) -> dict[str, str]:
+    return read_words(language)
 
 
 def translations() -> gr.I18n:

@@ -5,7 +5,7 @@ Preprocessors and control types come from `units/offer.py`, fields and their bou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,13 +132,13 @@ def strengths(unit: UnitRequest, steps: int) -> tuple[float, ...]:
     return tuple(unit.weight * unit.schedule.multiplier(progress_at(index, steps)) for index in range(steps))
 
 
-def plan(unit: UnitRequest, steps: int) -> str:
-    """Return on how many steps a unit acts, in words."""
+def plan(unit: UnitRequest, steps: int, say: Callable[..., str] = str.format) -> str:
+    """Return on how many steps a unit acts, in words. say: puts a sentence into the visitor's language."""
     if not unit.enabled:
-        return "is off"
+        return say("is off")
     fired = len(fires_on(unit.schedule, (progress_at(k, steps) for k in range(steps)))) if unit.acts else 0
-    estimate = " (about: it depends on the scheduler)" if unit.basis is RangeBasis.NOISE else ""
-    return f"acts on {fired} of {steps} steps{estimate}"
+    estimate = f" ({say('about: it depends on the scheduler')})" if unit.basis is RangeBasis.NOISE else ""
+    return say("acts on {fired} of {steps} steps", fired=fired, steps=steps) + estimate
 
 
 def drawing(levels: Sequence[float]) -> str:

@@ -24,6 +24,7 @@ from controlstack.models.families.union import UnionNet
 from controlstack.models.layers import STANDARD, Kit
 from controlstack.models.naming import to_diffusers
 from controlstack.models.registry import inspect, load_control_model
+from diffusers import ControlNetXSAdapter
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -104,6 +105,48 @@ def _ip_adapter() -> State:
     return {name: torch.randn(shape) for name, shape in shapes.items()}
 
 
+def _face_id() -> State:
+    """The kind plus with a LoRA, of a narrow SD 1.x."""
+    shapes = {"image_proj.proj.0.weight": (8, 6), "image_proj.proj.0.bias": (8,), "image_proj.proj.2.bias": (2 * 768,)}
+    shapes |= {"image_proj.proj.2.weight": (2 * 768, 8), "image_proj.norm.weight": (768,)}
+    shapes |= {"image_proj.norm.bias": (768,)} | _asking("image_proj.perceiver_resampler.", seen=8, width=768)
+    for k in range(16):
+        shapes |= {f"ip_adapter.{2 * k + 1}.to_{part}_ip.weight": (8, 768) for part in "kv"}
+        for number, reads in ((2 * k, 8), (2 * k + 1, 768)):
+            for part, enters in (("q", 8), ("k", reads), ("v", reads), ("out", 8)):
+                stem = f"ip_adapter.{number}.to_{part}_lora"
+                shapes |= {f"{stem}.down.weight": (2, enters), f"{stem}.up.weight": (8, 2)}
+    return {name: torch.randn(shape) for name, shape in shapes.items()}
+
+
+def _instant_id() -> State:
+    shapes = {f"ip_adapter.{2 * k + 1}.to_{part}_ip.weight": (8, 768) for k in range(16) for part in "kv"}
+    shapes |= _asking("image_proj.", seen=512, width=8) | {"image_proj.latents": (1, 2, 8)}
+    return {name: torch.randn(shape) for name, shape in shapes.items()}
+
+
+def _asking(prefix: str, seen: int, width: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a resampler of one layer."""
+    shapes: dict[str, tuple[int, ...]] = {"proj_in.weight": (width, seen), "proj_in.bias": (width,)}
+    shapes |= {"proj_out.weight": (768, width), "proj_out.bias": (768,), "norm_out.weight": (768,)}
+    shapes |= {"norm_out.bias": (768,), "layers.0.0.to_q.weight": (64, width), "layers.0.0.to_kv.weight": (128, width)}
+    shapes |= {"layers.0.0.to_out.weight": (width, 64), "layers.0.1.1.weight": (4, width)}
+    shapes |= {"layers.0.1.3.weight": (width, 4)}
+    for norm in ("0.norm1", "0.norm2", "1.0"):
+        shapes |= {f"layers.0.{norm}.{part}": (width,) for part in ("weight", "bias")}
+    return {prefix + name: shape for name, shape in shapes.items()}
+
+
+def _controlnet_xs() -> State:
+    with torch.device("meta"):
+        adapter = ControlNetXSAdapter(
+            block_out_channels=(8, 8, 8), base_block_out_channels=(8, 8, 16), cross_attention_dim=768,
+            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"), num_attention_heads=8,
+            conditioning_embedding_out_channels=(4, 4, 4, 4), max_norm_num_groups=4,
+        )  # fmt: skip
+    return _state(adapter)
+
+
 @pytest.fixture(scope="module")
 def networks() -> list[State]:
     control = _controlnet()
@@ -120,6 +163,9 @@ def networks() -> list[State]:
         _lite(),
         _next(),
         _ip_adapter(),
+        _face_id(),
+        _instant_id(),
+        _controlnet_xs(),
         _control_lora(control),
         _union(),
     ]

@@ -87,7 +87,6 @@ NAMES: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {  # files of other p
         },
         "SUPIR",
     ),
-    "Fooocus": ({"head": (320, 5, 3, 3)}, "Fooocus"),
     "Krea 2": (
         {"diffusion_model.first.weight": (6144, 128), "diffusion_model.blocks.0.attn.wq.lora_A.weight": (4,)},
         "Control-LoRA for Krea 2",

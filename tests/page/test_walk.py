@@ -208,11 +208,24 @@ def test_keys_alone_reach_and_press_the_button(opened: Page) -> None:
     opened.says("#report", "1 picture in")
 
 
-@pytest.mark.parametrize(("locale", "word"), [("de", "Bild erzeugen"), ("zh-CN", "生成")])
-def test_the_page_speaks_the_visitors_language(served: Any, chromium: Any, locale: str, word: str) -> None:
+@pytest.mark.parametrize(
+    ("locale", "word", "plan", "report"),
+    [
+        ("de", "Bild erzeugen", "wirkt auf 20 von 20 Schritten", "1 Bild in .* Startwert"),
+        ("zh-CN", "生成", "在 20 步中的 20 步起作用", "1 张图.*种子"),
+    ],
+)
+def test_the_page_speaks_the_visitors_language(
+    served: Any, chromium: Any, locale: str, word: str, plan: str, report: str
+) -> None:
     context = chromium.new_context(locale=locale)
     page = Page(context.new_page(), served.url)
     page.says("#generate", word)
+    page.says("#unit-1-plan", plan)
+    page.page.locator("#unit-1-enabled input").uncheck()
+    page.page.locator("#steps input[type=number]").fill("2")
+    page.page.click("#generate")
+    page.says("#report", report)
     context.close()
 
 

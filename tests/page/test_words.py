@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 PAGE = Path(__file__).resolve().parents[2] / "standalone" / "page"
+STUDIO = PAGE.with_name("studio")
 
 
 def said_words() -> set[str]:
-    """The words in the page's code; a new field of units is shown in English until somebody translates it."""
+    """The words and sentences in the page's code; a new field of units is in English until somebody translates it."""
     calls = [
         node
-        for path in PAGE.glob("*.py")
+        for path in (*PAGE.glob("*.py"), *STUDIO.glob("*.py"))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "t"
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in ("t", "say")
     ]
     return {each.args[0].value for each in calls if isinstance(each.args[0], ast.Constant)}
 
@@ -28,3 +31,21 @@ def test_every_word_is_translated(language: str) -> None:
     from_lists = {"Width", "Height", "Columns", "Rows"}  # labels of rows that are built in a loop
     assert (said_words() | from_lists) - set(known) == set()
     assert all(word.strip() for word in known.values())
+
+
+@pytest.mark.parametrize("language", ["de", "zh"])
+def test_a_sentence_keeps_its_places(language: str) -> None:
+    known = json.loads((PAGE / "words" / f"{language}.json").read_text(encoding="utf-8"))
+    for sentence, word in known.items():
+        assert sorted(re.findall(r"{\w*}", word)) == sorted(re.findall(r"{\w*}", sentence)), sentence
+
+
+@pytest.mark.parametrize(
+    ("header", "language"),
+    [("de-DE,de;q=0.9,en;q=0.8", "de"), ("zh-CN", "zh"), ("fr,en;q=0.5,de;q=0.1", "en"), ("", "en"), ("fr", "en")],
+)
+def test_the_browser_chooses_the_language(header: str, language: str) -> None:
+    words = pytest.importorskip("controlstack.standalone.page.words", reason="needs gradio")
+    assert words.language_of(SimpleNamespace(headers={"accept-language": header})) == language
+    assert words.speaker("de")("step {step} of {steps}", step=1, steps=2) == "Schritt 1 von 2"
+    assert words.speaker("fr")("step {step} of {steps}", step=1, steps=2) == "step 1 of 2"

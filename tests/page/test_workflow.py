@@ -64,7 +64,7 @@ def test_choices_and_numbers_are_those_of_the_nodes(drawn: dict[str, Any]) -> No
         assert own <= {each.name for each in find(unit["preprocessor"]).parameters}
     first, second = of_kind(drawn, "ControlStackControlUnit")
     assert (first["weight"], first["end"], first["preprocessor.low"]) == (0.5, 0.6, 50)
-    assert second["resize"] == "stretch" or second["resize"] == ResizeMode.STRETCH.value
+    assert (second["resize"], second["preprocessor"], second["weight"]) == ("just resize", "none", 1.0)
 
 
 def test_every_link_leads_to_an_output(drawn: dict[str, Any]) -> None:

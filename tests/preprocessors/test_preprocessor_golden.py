@@ -37,7 +37,8 @@ def difference(a: np.ndarray, b: np.ndarray) -> int:
 
 def test_every_preprocessor_has_a_golden_test() -> None:
     tested = {name.removeprefix("test_golden_") for name in globals() if name.startswith("test_golden_")}
-    assert tested == {each.id.replace("+", "_") for each in REGISTRY if not each.networks and not each.by_model}
+    pictures = [each for each in REGISTRY if not each.networks and not each.by_model and each.embedding is None]
+    assert tested == {each.id.replace("+", "_") for each in pictures}
 
 
 @photos

@@ -53,7 +53,7 @@ CONTROL_TYPES = (  # of sd-webui-controlnet
     "Tile",
 )  # fmt: skip  (its tags; "All" is none)
 # Those with networks have files of their own.
-PLAIN = [each for each in REGISTRY if not each.networks and not each.by_model]
+PLAIN = [each for each in REGISTRY if not each.networks and not each.by_model and each.embedding is None]
 every = pytest.mark.parametrize("preprocessor", PLAIN, ids=lambda each: each.id)
 
 

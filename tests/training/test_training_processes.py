@@ -25,8 +25,15 @@ sys.exit(commands.main(sys.argv[1:]))
 """
 
 
+HINTS = {  # one family trains the base along, one takes kinds of hints in turns
+    "controlnet": "--hint canny",
+    "controlnext": "--hint canny",
+    "union": "--kind canny=canny --kind depth=column:depth_image --kind tile=color_grid",
+}
+
+
 def _arguments(settings: Settings, out: Path, batch: int, family: str) -> list[str]:
-    given = f"train --base {settings.base} --data {settings.data} --out {out} --hint canny --steps 2 --batch {batch}"
+    given = f"train --base {settings.base} --data {settings.data} --out {out} {HINTS[family]} --steps 2 --batch {batch}"
     return [
         *given.split(),
         "--family",
@@ -53,7 +60,7 @@ def _free_port() -> int:
 @pytest.mark.skipif(
     sys.platform == "win32" or not torch.distributed.is_available(), reason="needs torch.distributed with gloo"
 )
-@pytest.mark.parametrize("family", ["controlnet", "controlnext"])  # one of them trains the base along
+@pytest.mark.parametrize("family", HINTS)
 def test_two_processes_equal_one_with_twice_the_batch(settings: Settings, tmp_path: Path, family: str) -> None:
     one, two = tmp_path / "one" / "control.safetensors", tmp_path / "two" / "control.safetensors"
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}

@@ -124,10 +124,13 @@ def score(trial: Trial, images: Image) -> dict[str, float]:
 
 
 def evaluate(
-    trial: Trial, controls: Mapping[str, ControlModel], drawing: Draw
+    trial: Trial,
+    controls: Mapping[str, ControlModel],
+    drawing: Draw,
+    more: Mapping[str, Sequence[ControlUnit]] | None = None,
 ) -> tuple[dict[str, dict[str, float]], dict[str, Image]]:
-    """Return (scores by case, pictures [N, H, W, 3] by case)."""
-    images = {name: drawing(units) for name, units in cases(trial, controls).items()}
+    """Return (scores by case, pictures [N, H, W, 3] by case). more: further stacks, by name."""
+    images = {name: drawing(units) for name, units in {**cases(trial, controls), **(more or {})}.items()}
     return {name: score(trial, pictures) for name, pictures in images.items()}, images
 
 

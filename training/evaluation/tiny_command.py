@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ...core.unit import ControlUnit
     from ...pipelines.bases import Base
     from .evaluate import Condition
+    from .members import load_members, member_cases
 
     Image = NDArray[np.uint8]
     Rows = Sequence[Sequence[tuple[str, Image]]]
@@ -43,9 +44,10 @@ def evaluate_tiny(args: argparse.Namespace) -> int:
     controls = {file.stem: load_control_model(file) for file in sorted(folder.glob("*.safetensors"))}
     if missing := [name for name in ("canny", "color") if name not in controls]:
         raise ModelError(f"'{folder}' lacks {missing[0]}.safetensors: train it as docs/training.md shows")
+    members = member_cases(trial, load_members(args.tiny / "members"), controls["canny"])
     scores, sheets = {}, {}
     for condition in conditions(trial):
-        found, images = evaluate(trial, controls, partial(_draw, base, condition))
+        found, images = evaluate(trial, controls, partial(_draw, base, condition), members)
         scores[condition.name] = {CEILING: score(trial, base.autoencode(trial.images)), **found}
         sheets[condition.name] = sheet_rows(trial, images)
         print(f"\n{condition.name}, guidance {condition.guidance}\n\n{table(scores[condition.name])}")

@@ -31,6 +31,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         raise HostError(f"cannot write '{path}': {error}") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all. HostError if it cannot be written."""
+    try:
+        with replacing(path) as fresh:
+            fresh.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise HostError(f"cannot write '{path}': {error.strerror or error}") from error
+
+
 def check_new(path: Path, going_on: str = "") -> None:
     """Raise HostError for a result that is there already: it took long to make, so nothing replaces it unasked.
 
@@ -39,15 +48,6 @@ def check_new(path: Path, going_on: str = "") -> None:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         instead = f", or {going_on}" if going_on else ""
         raise HostError(f"'{path}' is there already: give another name as --out, or move it away{instead}")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8, whole or not at all. HostError if it cannot be written."""
-    try:
-        with replacing(path) as fresh:
-            fresh.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise HostError(f"cannot write '{path}': {error.strerror or error}") from error
 
 
 def replace_folder(folder: Path, save: Callable[[Path], object]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ....core.control import HintSpace
+from ....core.kept import to_encode
 from ....core.network.effects import Effects
 from ....core.resize import fit
 from ....core.step import Step, Window
@@ -71,8 +72,10 @@ class Evaluations:
         In the middle of an evaluation the autoencoder would push the base network off the device.
         """
         for unit in self.units:
-            if unit.model.hint_space is HintSpace.LATENTS and unit.acts:
-                self._host.encode(_shown(unit, self.size, self._host))
+            if unit.acts and unit.model.hint_space in (HintSpace.LATENTS, HintSpace.INPAINTING):
+                picture = to_encode(unit.model, _shown(unit, self.size, self._host))
+                if picture is not None:
+                    self._host.encode(picture)
         if answers:
             self.present.restoration.prepare()
 

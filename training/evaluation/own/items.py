@@ -44,7 +44,12 @@ def read_examples(asked: Asked, bar: Bar) -> tuple[Sequence[Example], Reader]:
         Columns(asked.picture_column, asked.hints.column, asked.caption_column, asked.hints.column is not None),
     )
     chosen = listing.examples[: asked.limit or None]
-    reader = Reader(asked.hints if asked.has_hints else HintSource(preprocessor=UNCHANGED), asked.resolution)
+    source = asked.hints if asked.has_hints else HintSource(preprocessor=UNCHANGED)
+    if source.embedding is not None:
+        raise HintError(
+            f"--hint {source.preprocessor} makes no picture, expected hints that can be seen in a drawn one"
+        )
+    reader = Reader((source,), asked.resolution)
     checked: Checked = check(bar(chosen, "examples checked"), reader, depth_for(chosen, whole=False), alike=False)
     refuse([*listing.bad, *checked.bad], len(listing.examples) + len(listing.bad))
     return checked.examples, reader
