@@ -72,8 +72,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         default_runtime.cache_clear()
         annotators = importlib.import_module("controlstack.nodes.host.annotators")
         patch.setattr(annotators, "HostManager", lambda: PlainManager("cpu"))
-        places = {"unit": "nodes.node_unit", "preprocess": "nodes.hinting.node_preprocess"}
-        parts = {name: importlib.import_module(f"controlstack.{place}") for name, place in places.items()}
+        modules = {"unit": "node_unit", "preprocess": "hinting.node_preprocess"}
+        parts = {name: importlib.import_module(f"controlstack.nodes.{each}") for name, each in modules.items()}
         yield Scene(
             folder=folder,
             style=style,
