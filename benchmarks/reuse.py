@@ -1,6 +1,6 @@
 """What reuse across steps saves, and what it costs in obedience.
 
-    python benchmarks/reuse.py [--json FILE] [--plot FILE] [--scenes N] [--rounds N] [--table]
+    python benchmarks/reuse.py [--json FILE] [--plot FILE] [--scenes N] [--rounds N] [--brief]
 
 **Cost** is what a unit adds to a run, over what the exact unit adds. FLOPs come from shapes alone (SD 1.5 at full size,
 256 px, meta device); CPU time from random weights of the same size, where the exact unit and each level take turns step
@@ -11,7 +11,8 @@ what to draw: the relative loss of what each control is for (canny: edge F1, dep
 accuracy) against the exact unit with the same seeds, the worst of the three. Gains count as negative losses.
 
 `light_cost`, `light_loss`, `strong_cost` and `strong_loss` are those of one unit in 20 steps of DDIM; `table` has one
-to three units, 10 to 30 steps and three samplers, `curve` further schedules between the levels and beyond.
+to three units, 10 to 30 steps and three samplers, `curve` further schedules, of which each spreads so many computed
+steps evenly. `--brief` leaves both out, which take most of the time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from controlstack.core.reuse.said import OFF, Level, Reuse
+from controlstack.core.reuse.said import OFF, Level, Reuse, spread
 from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
@@ -47,7 +48,7 @@ OBEDIENCE = {"canny": "edge_f1", "depth": "depth_error", "color": "colour_accura
 FALLING = ("depth_error",)  # numbers that are the better the smaller they are
 STACKS = {1: (("canny",), ("depth",), ("color",)), 2: (("canny", "color"),), 3: (("canny", "depth", "color"),)}
 RUNS, SAMPLERS = (10, 20, 30), ("ddim", "unipc", "heun")
-STRIDES = (2, 3, 4, 5, 7, 10)  # of the curve: after the first three steps, each so manieth is computed
+COMPUTED = (3, 4, 5, 6, 7, 10, 15)  # of the curve: how many of the steps are computed
 ROWS, LATENT = 2, 32
 SPREAD = 0.02  # of random weights
 
@@ -198,11 +199,10 @@ def table(world: World, runs: Sequence[int], samplers: Sequence[str], costs: Map
 
 
 def curve(world: World) -> Iterator[dict[str, float]]:
-    """Yield cost in steps and loss of schedules that compute the first three steps and then every second to tenth."""
-    for stride in STRIDES:
-        computed = tuple(sorted({0, 1, 2, *range(3, STEPS, stride)}))
-        loss = worst(world, 1, Reuse(steps=computed), STEPS, SAMPLER)
-        yield {"computed": len(computed), "cost": len(computed) / STEPS, "loss": loss}
+    """Yield cost in steps and loss of schedules that spread their computed steps evenly."""
+    for count in COMPUTED:
+        loss = worst(world, 1, Reuse(steps=spread(count, STEPS)), STEPS, SAMPLER)
+        yield {"computed": count, "cost": count / STEPS, "loss": loss}
 
 
 def measure(scenes: int, rounds: int, runs: Sequence[int], samplers: Sequence[str], *, whole: bool) -> dict[str, Any]:
@@ -263,14 +263,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=8, help="of the tiny world")
     parser.add_argument("--rounds", type=int, default=3, help="of CPU time; 0: none")
-    parser.add_argument("--table", action="store_true", help="measure the table and the curve too")
+    parser.add_argument("--brief", action="store_true", help="leave the table and the curve out")
     parser.add_argument("--plot", type=Path, help="write the curve as SVG here")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    found = measure(args.scenes, args.rounds, RUNS, SAMPLERS, whole=args.table or args.plot is not None)
+    found = measure(args.scenes, args.rounds, RUNS, SAMPLERS, whole=not args.brief)
     for name, value in found.items():
         print(*([name, *value] if isinstance(value, list) else [f"{name:<16}{value:.4f}"]), sep="\n  ")
-    if args.plot:
+    if args.plot and not args.brief:
         args.plot.write_text(plot(found), encoding="utf-8")
     if args.json:
         args.json.write_text(json.dumps(found, indent=2), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -11,7 +11,7 @@ from ..preprocessors import find, offered
 from ..preprocessors.declaration import Parameter
 from ..preprocessors.perform import Preprocessor
 from ..preprocessors.registry import names
-from ..units.offer import ALL, of_type, offer_of, offers
+from ..units.offer import offer_of, offers
 from ..units.request import AUTO, NONE
 
 ABOUT = "All of them with samples, sizes and licences: docs/preprocessors.md, and this node's help page."
@@ -33,13 +33,14 @@ RESOLUTION = io.Int.Input(
 )
 
 
-def preprocessor_input(tooltip: str, *, auto: bool = False, control_type: str = ALL) -> io.DynamicCombo.Input:
+def preprocessor_input(
+    tooltip: str, *, auto: bool = False, among: Sequence[Preprocessor] | None = None
+) -> io.DynamicCombo.Input:
     """Return the choice of a preprocessor; only the parameters of the chosen one are shown.
 
-    auto: whether the model's own file may choose. control_type: whose preprocessors are offered, best first.
+    auto: whether the model's own file may choose. among: what is offered; None is everything.
     """
-    chosen = offered() if control_type == ALL else [each for each in of_type(control_type) if each.id != NONE]
-    options = [io.DynamicCombo.Option(each.id, _inputs(each)) for each in chosen]
+    options = [io.DynamicCombo.Option(each.id, _inputs(each)) for each in (offered() if among is None else among)]
     if auto:
         options.append(io.DynamicCombo.Option(AUTO, []))
         tooltip += " auto is the one that the model's file names."

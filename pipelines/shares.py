@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from torch import Tensor
 
 from ..core.errors import HintError, HostError
 from ..core.unit import ControlUnit
 from ..preprocessors import MAX_PIXELS
+from ..units.record import PICTURES
 from ..units.request import UnitRequest
 from .request import Request
 
@@ -65,17 +65,19 @@ def _said(unit: ControlUnit, first: int, count: int) -> object:
     said = unit.origin
     if not isinstance(said, UnitRequest):
         return said
-    several: dict[str, Any] = {"effect_mask": said.effect_mask}
-    if not unit.model.joins_hints:
-        several |= {"image": said.image, "inpaint_mask": said.inpaint_mask}
-    picked = {name: tuple(_turn(each, first, count)) for name, each in several.items() if _shared(each, unit)}
-    return replace(said, **{name: each[0] if len(each) == 1 else each for name, each in picked.items()})
+    names = ["effect_mask"] if unit.model.joins_hints else list(PICTURES)
+    return replace(said, **{name: _picked(name, getattr(said, name), unit, first, count) for name in names})
 
 
-def _shared(each: object, unit: ControlUnit) -> TypeGuard[tuple[Path, ...]]:
-    """Return whether these are files of the unit, one for each of its hints or masks."""
-    counts = {len(unit.hint), 1 if unit.mask is None else len(unit.mask)}
-    return isinstance(each, tuple) and len(each) in counts
+def _picked(name: str, value: Any, unit: ControlUnit, first: int, count: int) -> Any:
+    """Return the files or pixels of a share, where there is one for each of the unit's hints or masks."""
+    several = isinstance(value, tuple) or getattr(value, "ndim", 0) > PICTURES[name]
+    if not several or len(value) not in (len(unit.hint), 1 if unit.mask is None else len(unit.mask)):
+        return value
+    if not isinstance(value, tuple):
+        return value[_turn(range(len(value)), first, count)]
+    picked = _turn(value, first, count)
+    return picked[0] if count == 1 else tuple(picked)
 
 
 def _rows(each: Tensor, first: int, count: int) -> Tensor:

@@ -28,6 +28,7 @@ from .media.pose_files import draw, draw_file, read_poses, write_poses
 from .media.sources import expand
 from .media.videos import SUFFIXES as VIDEOS
 from .media.videos import open_video, read_note, write_video
+from .report import counted
 
 Image = NDArray[np.uint8]
 
@@ -121,7 +122,13 @@ def tasks(job: Job) -> tuple[list[Task], int, str]:
     others = Listing((), sum((left_out for _, left_out in listings), Counter())).remark()
     found = [task for task in everything if task.source in sources or not is_hint(task.source)]
     if not found:
-        besides = f" but {len(everything)} hints of earlier runs" if everything else f" but {others}" if others else ""
+        besides = (
+            f" but {counted(len(everything), 'hint')} of earlier runs"
+            if everything
+            else f" but {others}"
+            if others
+            else ""
+        )
         places = ", ".join(map(str, job.sources))
         raise HintError(f"there are no pictures in {places}{besides}: known are {' '.join((*suffixes(), *VIDEOS))}")
     count = Counter(task.target for task in found)

@@ -6,7 +6,8 @@ straight line through both, at its own place on the noise schedule:
 
     r(t) = r1 + (r1 - r0) * (t - t1) / (t1 - t0)
 
-One set is one straight line as well: it stays as it is. What is reused was computed in the same pass of the sampler,
+but no further beyond t1 than the way from t0 to t1, for far from both the line says nothing. One set alone stays as it
+is. What is reused was computed in the same pass of the sampler,
 at an earlier step, for the same unit, part of the picture, size, picture and prompt. Where there is no such thing, the
 step is computed.
 """
@@ -28,7 +29,7 @@ from ..unit import ControlUnit
 
 SLACK = 1e-4  # of the noise schedule: samplers compute with noise levels and come back a rounding away
 NO_STEP = "the sampler does not say which step it is at"
-NO_RESIDUALS = "its model adds no residuals that could be reused"
+NO_RESIDUALS = "its model does not only add residuals"
 
 Maps = dict[Point, Tensor]  # residuals as the model gave them, [rows or 1, ...]
 
@@ -95,11 +96,12 @@ class Line:
         assert self._last is not None
         last, before = self._last, self._before
         way = 0.0 if before is None else last.place - before.place
+        share = max(-1.0, min((place - last.place) / way, 1.0)) if way else 0.0
         for point, tensor in last.maps.items():
-            if before is None or not way or point not in before.maps:
+            if before is None or not share or point not in before.maps:
                 yield point, tensor
             else:
-                yield point, torch.lerp(before.maps[point], tensor, 1 + (place - last.place) / way)
+                yield point, torch.lerp(before.maps[point], tensor, 1 + share)
 
 
 class Residuals:

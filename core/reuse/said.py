@@ -67,7 +67,11 @@ OFF = Reuse()
 
 
 def computed(level: Level, count: int) -> frozenset[int]:
-    """Return the steps of `count` that a schedule computes, evenly spread and the first among them."""
+    """Return the steps of `count` that a schedule computes."""
     some, of = SHARES[level]
-    computing = max(1, count * some // of)
-    return frozenset(-(-step * count // computing) for step in range(computing))
+    return frozenset(spread(max(1, count * some // of), count))
+
+
+def spread(some: int, count: int) -> tuple[int, ...]:
+    """Return `some` of `count` steps, evenly spread and the first among them."""
+    return tuple(-(-step * count // some) for step in range(some))

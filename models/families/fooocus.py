@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class Packed(Mapping[str, Tensor]):
-    """Differences by names of weights, each made of its 8 bits when it is asked for; whole they are four times as big.
+    """Differences by names, each made of its 8 bits when it is asked for: whole, they take four times as much.
 
     parts: values in uint8, and their bounds.
     """

@@ -12,6 +12,9 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...preprocessors import Preprocessor, find
+from ...units.offer import of_type
+from ...units.request import NONE
 from ..choice import unusable
 from .node_preprocess import hint_schema, make
 
@@ -22,8 +25,13 @@ class _Hint:
     NAME, TITLE, TYPE, ABOUT = "", "", "", ""
 
     @classmethod
+    def among(cls) -> list[Preprocessor]:
+        """Return what the node offers, best first."""
+        return [each for each in of_type(cls.TYPE) if each.id != NONE]
+
+    @classmethod
     def define_schema(cls) -> io.Schema:
-        return hint_schema(cls.NAME, cls.TITLE, cls.ABOUT, aliases=(cls.TYPE.lower(),), control_type=cls.TYPE)
+        return hint_schema(cls.NAME, cls.TITLE, cls.ABOUT, aliases=(cls.TYPE.lower(),), among=cls.among())
 
     @classmethod
     def validate_inputs(cls, preprocessor: Any = None) -> bool | str:
@@ -71,4 +79,16 @@ class InpaintHint(_Hint, io.ComfyNode):
     ABOUT = "Marks what inpainting models are to invent, and what beside it they are to see."
 
 
-HINTS: tuple[type[io.ComfyNode], ...] = (DepthHint, PoseHint, SoftEdgeHint, TileHint, InpaintHint)
+class InvertHint(_Hint, io.ComfyNode):
+    """Drawings of black lines on white -> what line models read."""
+
+    NAME, TITLE, TYPE = "InvertHint", "Invert Hint (ControlNet)", "Invert"
+    ABOUT = "Inverts pictures: a drawing of black lines on white becomes what line models read."
+
+    @classmethod
+    def among(cls) -> list[Preprocessor]:
+        """Return the one that inverts, which is of several control types."""
+        return [find("invert")]
+
+
+HINTS: tuple[type[io.ComfyNode], ...] = (DepthHint, PoseHint, SoftEdgeHint, TileHint, InpaintHint, InvertHint)

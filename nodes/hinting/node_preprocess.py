@@ -9,8 +9,8 @@ from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ...preprocessors import Output
-from ...units.offer import ALL, preprocessor_of
+from ...preprocessors import Output, Preprocessor
+from ...units.offer import preprocessor_of
 from ..choice import RESOLUTION, preprocessor_input, unusable, words
 from ..schema import PoseType, schema
 from .hints import Encoded, asked, card, make_hint, make_poses
@@ -41,9 +41,9 @@ class Preprocess(io.ComfyNode):
 
 
 def hint_schema(
-    name: str, title: str, description: str, *, aliases: Sequence[str], control_type: str = ALL
+    name: str, title: str, description: str, *, aliases: Sequence[str], among: Sequence[Preprocessor] | None = None
 ) -> io.Schema:
-    """Return the schema of a node that makes hints, by the preprocessors of a control type."""
+    """Return the schema of a node that makes hints, by some of the preprocessors; None is all of them."""
     return schema(
         name,
         shows=True,
@@ -52,7 +52,7 @@ def hint_schema(
         aliases=aliases,
         inputs=[
             io.Image.Input("image", tooltip="One picture or a batch."),
-            preprocessor_input("What to make of the picture.", control_type=control_type),
+            preprocessor_input("What to make of the picture.", among=among),
             RESOLUTION,
             io.Mask.Input("mask", optional=True, tooltip="What is to be invented, for inpainting preprocessors."),
         ],

@@ -54,7 +54,7 @@ def load(path: Path, *, activation: str) -> nn.Module:
 
     state = {name: each for name, each in read_state(path).items() if name.startswith(PARTS) and name != PLACES}
     library = importlib.import_module("transformers")
-    config = library.CLIPVisionConfig(**_sizes(state, path), num_attention_heads=HEADS, hidden_act=activation)
+    config = library.CLIPVisionConfig(**sizes_of(state, path), num_attention_heads=HEADS, hidden_act=activation)
     with torch.device("meta"):
         network = library.CLIPVisionModelWithProjection(config)
     table = network.vision_model.embeddings
@@ -108,7 +108,7 @@ def penultimate_states(pixels: Tensor, network: Any) -> Tensor:
     return torch.cat([states[:-1], states[-1:].expand(len(pixels), -1, -1)], dim=-1)
 
 
-def _sizes(state: Mapping[str, Tensor], path: Path) -> dict[str, int]:
+def sizes_of(state: Mapping[str, Tensor], path: Path) -> dict[str, int]:
     """Return the sizes of a vision transformer with these weights."""
     try:
         width, _, patch, _ = state["vision_model.embeddings.patch_embedding.weight"].shape

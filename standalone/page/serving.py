@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..studio.running import Studio
 
 HOST, PORT = "127.0.0.1", 7860
+LOCAL = (HOST, "localhost", "::1")  # addresses that no other machine reaches
 LAST_PORT = 2**16 - 1
 LARGEST = 32  # MB of an upload
 QUEUED = 64  # requests that wait
@@ -50,6 +51,8 @@ def run_serve(args: argparse.Namespace) -> int:
             print(f"left out: {sentence}")
         page = launch(studio, args, people, blocking=False)
         studio.warm()
+        if args.host not in LOCAL and not people:
+            print("WARNING: everybody who reaches this machine may use the page: give --auth NAME:PASSWORD")
         print(f"The page is at {page.local_url} - Ctrl-C ends it.", flush=True)
         try:
             page.block_thread()

@@ -123,11 +123,11 @@ def test_an_interrupt_keeps_what_is_finished(
 
     monkeypatch.setattr(images, "write_image", write)
     assert run(out, *unit(photos)) == 130
-    assert "wrote 1 pictures" in capsys.readouterr().out
+    assert "wrote 1 picture" in capsys.readouterr().out
     assert files(out) == {"a.png"}
     monkeypatch.undo()
     assert run(out, *unit(photos), "--resume") == 0
-    assert "wrote 1 pictures" in (said := capsys.readouterr().out)
+    assert "wrote 1 picture" in (said := capsys.readouterr().out)
     assert "1 were there" in said
     assert series.KEY in __import__("PIL.Image", fromlist=["open"]).open(out / "a.png").text
 

@@ -50,7 +50,7 @@ def test_generate_keeps_what_is_finished(tmp_path: Path, capsys: pytest.CaptureF
     with _interrupt_at(UNet2DConditionModel, 4):  # the second step of the second picture
         assert main(["generate", "--base", str(BASE), *small, "--batch", "3", "--at-once", "1"]) == 130
     assert {path.name for path in tmp_path.iterdir()} == {"00001.png", "00001-sheet.png"}
-    assert "wrote 1 pictures" in capsys.readouterr().out
+    assert "wrote 1 picture" in capsys.readouterr().out
 
 
 def test_train_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,6 +66,13 @@ def test_pictures_are_judged_by_all_measures_at_once(
     assert page.count("<figure>") == 5 * 4  # hint, drawn, hint seen, the example's own
     assert "http" not in page.replace("data:image", "")
     assert not (out / "judged.state").exists()
+    assert evaluate(out, *given, *more) == 2  # nothing is replaced unasked
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_captions_alone_are_enough_for_clip(drawn: Path, data: Path, clip_folder: Path, tmp_path: Path) -> None:
+    assert evaluate(tmp_path / "out", "--pictures", drawn, "--data", data, "--clip", clip_folder) == 0
+    assert set(results(tmp_path / "out")["values"]) == {"clip_score"}
 
 
 def test_a_model_draws_its_pictures_itself_and_those_that_are_there_are_kept(

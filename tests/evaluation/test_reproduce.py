@@ -197,6 +197,7 @@ def test_a_verdict_is_written_as_it_is() -> None:
     assert f"| ControlNet-Lite fails without a prompt, ControlNet does not | {HOLDS} |" in text
     assert f"as bad as ControlNet-Lite | {DIFFERS} |" in text
     assert "ControlNet 0.900, ControlNet-Lite 0.200, Gaussian start 0.900" in text
+    assert f"## Not run yet\n\n{EXPERIMENTS[0].title}; " in text
 
 
 def test_the_full_sizes_span_two_orders_of_magnitude() -> None:

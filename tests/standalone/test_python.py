@@ -94,6 +94,20 @@ def test_a_pipeline_of_ones_own_is_controlled_and_left_as_it_was(base: Any, phot
     assert np.array_equal(plain, pipeline("a red star", latents=noise, **call).images)
 
 
+def test_each_call_of_a_pipeline_is_a_run_of_its_own(base: Any, photo: Path) -> None:
+    """The second picture of one `attach` has the range and the reuse of the first, and nothing of its residuals."""
+    pipeline, call = base.pipeline, {"num_inference_steps": 4, "height": 64, "width": 64, "output_type": "latent"}
+    first, second = (torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    unit = cs.unit(photo, CANNY, preprocessor="canny", reuse="0 2", end=0.75)
+    with cs.attach(pipeline, [unit]) as stack:
+        pipeline("a red star", latents=first, **call)
+        found = pipeline("a red star", latents=second, **call).images
+        assert stack.firings()[0].plain() == {"fired": 3, "steps": 4, "reused": 1}
+    with cs.attach(pipeline, [unit]):
+        alone = pipeline("a red star", latents=second, **call).images
+    assert torch.equal(torch.as_tensor(found), torch.as_tensor(alone))
+
+
 def test_a_picture_remembers_and_is_drawn_again_bit_for_bit(base: Any, photo: Path, tmp_path: Path) -> None:
     with Image.open(photo) as opened:
         pillow = opened.convert("RGB")

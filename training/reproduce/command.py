@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="FOLDER", help="for trainings and results; a run goes on from here")
     add("--only", action="append", default=[], choices=NAMES, metavar="NAME", help=f"one of {', '.join(NAMES)}; repeat")
-    add("--quick", action="store_true", help="small sizes: an hour on two cores instead of many")
+    add("--quick", action="store_true", help="small sizes: half an hour of one idle core instead of some five")
     add("--page", type=Path, metavar="FILE", help="write the page, its numbers and pictures here")
     parser.set_defaults(run=_reproduce)
 

@@ -23,8 +23,8 @@ One command makes this page, all its numbers and verdicts included, from what it
 
     controlstack reproduce --out reproduced --page docs/papers.md
 
-It goes on where it was stopped. `--quick` has small sizes, and takes about an hour on two cores instead of many;
-`--only NAME` runs one experiment.
+It goes on where it was stopped. `--quick` has small sizes, which an idle core is through with in about half an hour
+instead of five; `--only NAME` runs one experiment.
 """
 HOLDS, DIFFERS = "as the papers say", "**differs**"
 
@@ -37,6 +37,8 @@ def page(results: Mapping[str, Any], experiments: Sequence[Experiment], images: 
     for each in done:
         pictures = results["experiments"][each.name]["pictures"]
         parts += [_section(each, told[each.name], pictures, images)]
+    if missing := [each.title for each in experiments if each not in done]:
+        parts.append(f"## Not run yet\n\n{'; '.join(missing)}.\n")
     return "\n".join(parts)
 
 

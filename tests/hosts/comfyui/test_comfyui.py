@@ -301,7 +301,7 @@ def test_reuse_of_a_host_control_and_of_a_family_without_residuals(comfyui: Host
 
 
 def test_reuse_that_means_nothing_is_refused(comfyui: Host) -> None:
-    with pytest.raises(RuntimeError, match=r"reuse has the change 1\.5, expected 0 to 1"):
+    with pytest.raises(RunError, match=r"reuse has the change 1\.5, expected 0 to 1"):
         controlled(comfyui, reuse="change:1.5")
 
 

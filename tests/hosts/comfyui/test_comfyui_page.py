@@ -26,7 +26,7 @@ WORDS = (
     *("controlnet", "apply controlnet", "load controlnet", "preprocessor", "canny", "scribble", "mlsd", "pidinet"),
     *("softedge", "soft edge", "lineart", "midas", "normal", "segmentation", "openpose", "dwpose", "hint", "shuffle"),
     *("t2i", "controlnet union", "controlnet inpaint", "depth", "pose", "tile", "inpaint", "hed", "reference"),
-    *("invert", "union"),
+    "invert",
 )
 PAGE = 7  # results that stand in the search box before one scrolls
 

@@ -11,7 +11,7 @@ import torch
 from controlstack.core.embedding import Embedding, Encoder, Values
 from controlstack.core.errors import DamagedModelError, PreprocessorError
 from controlstack.preprocessors import REGISTRY, Output, encoding, find
-from controlstack.preprocessors.encoders.clip import square
+from controlstack.preprocessors.encoders.clip import sizes_of, square
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
 from controlstack.preprocessors.perform import Runtime
@@ -136,3 +136,23 @@ def test_each_embedding_has_one_preprocessor() -> None:
         encoding(Embedding(Encoder.CLIP_G, Values.STATES))
     with pytest.raises(PreprocessorError, match="the control model of a unit says which encoder is meant"):
         find("ip-adapter-auto")(np.zeros((8, 8, 3), np.uint8))
+
+
+FULL_SIZE = {  # hidden, inner, layers, projected, millions of parameters of the part that sees
+    "ViT-L/14": (1024, 4096, 24, 768, 304.0),
+    "ViT-H/14": (1280, 5120, 32, 1024, 632.1),
+    "ViT-bigG/14": (1664, 8192, 48, 1280, 1844.9),
+}
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_the_sizes_of_published_encoders_are_read_from_their_shapes(name: str) -> None:
+    hidden, inner, layers, projected, millions = FULL_SIZE[name]
+    sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers, "patch_size": 14,
+             "projection_dim": projected, "image_size": 224}  # fmt: skip
+    config = transformers.CLIPVisionConfig(**sizes, num_attention_heads=16)
+    with torch.device("meta"):
+        network = transformers.CLIPVisionModelWithProjection(config)
+    assert sizes_of(network.state_dict(), Path(name)) == sizes
+    count = sum(each.numel() for each in network.parameters())
+    assert count / 1e6 == pytest.approx(millions, abs=0.2)

@@ -15,7 +15,7 @@ from ....preprocessors.networks.pool import PlainManager
 from ...data.example import Example
 from ...interrupts import interrupts_wait
 from ...report.bars import bar
-from ...results.files import write_text
+from ...results.files import check_new, write_text
 from ..measures.measure import Image, Measure
 from .drawing import draw
 from .items import Item, check_pictures, items_of, pictures_of, read_examples, stem_of
@@ -40,6 +40,8 @@ def evaluate(asked: Asked, *, resume: bool, also: Path | None) -> int:
     references = pictures_of(asked.reference, "--reference") if asked.reference is not None else ()
     drawn = asked.out / DRAWN
     items = _items(asked, examples, drawn, resume)
+    if not resume:
+        check_new(asked.out / RESULTS, "make it anew with --resume")
     check_pictures(references, bar)
     measures = _measures(asked, with_examples=examples is not None)
     judging = Judging(

@@ -1,0 +1,344 @@
+"""The families that `families.py` measures: for each a step of ours and the peer's, on any device and at any width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from controlstack.core.control import ControlModel
+from controlstack.core.host import PlainHost
+from controlstack.core.network.attach import Patches, attach
+from controlstack.core.network.base import BaseWeights
+from controlstack.core.schedule import progress_at
+from controlstack.core.stack import ControlStack
+from controlstack.core.step import Step
+from controlstack.core.unit import ControlUnit
+from controlstack.models.families import control_lora, controlnet, controlnet_xs, lllite, union
+from controlstack.models.families.ip_adapter import family as ip_adapter
+from controlstack.models.layers import STANDARD
+from controlstack.models.naming import to_ldm
+from controlstack.pipelines.attached import locate_in
+from torch import Tensor
+
+ROWS, STEPS = 2, 20
+HEAD = 64  # channels of SDXL's heads
+SPREAD = 0.02  # of random weights
+RANK = 128  # of the Control-LoRAs for SD 1.5
+SD15: dict[str, Any] = {
+    "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8,
+    "down_block_types": (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+}  # fmt: skip
+SD15_UP: dict[str, Any] = {"up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3)}
+SDXL: dict[str, Any] = {
+    "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10), "use_linear_projection": True, "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+}  # fmt: skip
+SDXL_UP: dict[str, Any] = {"up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")}
+LLLITE_LEVELS = {"input_blocks_4_1": 2, "input_blocks_7_1": 10, "middle_block_1": 10}  # depths of some of SDXL's blocks
+
+
+class Case(NamedTuple):
+    """One family: a step of ours by its number, and the peer's; both with the U-Net in them, or both without."""
+
+    ours: Callable[[int], object]
+    theirs: Callable[[], object] | None = None
+    with_base: bool = False
+
+
+class MetaUnit(ControlUnit):
+    """A unit on the meta device, where no value can be checked."""
+
+    def __post_init__(self) -> None:
+        return None
+
+
+class Following(PlainHost):
+    """A host whose base network has these weights, which nobody changes."""
+
+    def __init__(self, weights: dict[str, Tensor] | None = None) -> None:
+        self._weights = BaseWeights((weights or {}).get, "base")
+
+    def follow(self, model: ControlModel) -> bool:
+        return model.follow(self._weights)
+
+
+class Size:
+    """The base models of a measurement: their widths, the side of their latents, and where they are."""
+
+    def __init__(self, device: str, narrow: int = 1, small: int = 1) -> None:
+        """narrow, small: what their widths and their sides are divided by."""
+        self.device, self.narrow, self.small = device, narrow, small
+        self._kept: dict[str, Any] = {}
+
+    def config(self, xl: bool) -> dict[str, Any]:
+        """Return the configuration that a U-Net and a ControlNet share."""
+        full = SDXL if xl else SD15
+        widths = tuple(each // self.narrow for each in full["block_out_channels"])
+        heads = tuple(each // HEAD for each in widths) if xl else full["attention_head_dim"]
+        return {**full, "block_out_channels": widths, "attention_head_dim": heads}
+
+    def made(self, build: Callable[[], Any]) -> Any:
+        """Build a network where it belongs, with random weights."""
+        with torch.device(self.device):
+            network = build().eval().requires_grad_(False)
+        for parameter in network.parameters():
+            parameter.normal_(0, SPREAD)
+        return network
+
+    def kept(self, name: str, build: Callable[[], Any]) -> Any:
+        """Return a network that several cases share."""
+        if name not in self._kept:
+            self._kept[name] = self.made(build)
+        return self._kept[name]
+
+    def side(self, xl: bool) -> int:
+        """Return the side of the latents."""
+        return (128 if xl else 64) // self.small
+
+    def unet(self, xl: bool = False, own: bool = False) -> Any:
+        """Return diffusers' U-Net, which cases share unless it is one's own."""
+        from diffusers import UNet2DConditionModel
+
+        def build() -> Any:
+            return UNet2DConditionModel(**self.config(xl), **(SDXL_UP if xl else SD15_UP))
+
+        return self.made(build) if own else self.kept(f"unet {xl}", build)
+
+    def tensor(self, *shape: int) -> Tensor:
+        """Return random numbers."""
+        return torch.randn(*shape, device=self.device)
+
+    def step(self, xl: bool, context: Tensor, index: int) -> Step:
+        """Return one evaluation of the base network."""
+        x, times = self.tensor(ROWS, 4, self.side(xl), self.side(xl)), torch.full((ROWS,), 321.0, device=self.device)
+        y = self.tensor(ROWS, 2816) if xl else None
+        return Step(x=x, timestep=times, context=context, cond=(False, True), progress=progress_at(index, STEPS), y=y)
+
+    def hint(self, xl: bool) -> Tensor:
+        """Return a hint, 8 pixels for each latent pixel."""
+        return torch.zeros(1, 3, 8 * self.side(xl), 8 * self.side(xl), device=self.device)
+
+    def conditions(self, xl: bool) -> dict[str, Any]:
+        """Return the further arguments of diffusers' networks."""
+        added = {"text_embeds": self.tensor(ROWS, 1280), "time_ids": self.tensor(ROWS, 6)}
+        return {"added_cond_kwargs": added} if xl else {}
+
+
+def wrapped(family: Any, state: dict[str, Tensor]) -> Any:
+    """Return the control model of weights, as a file that holds them is loaded."""
+    given = family.settings()
+    named = family.rename(state)
+    shapes = {name: tuple(each.shape) for name, each in named.items()}
+    with torch.device("meta"):
+        network = family.create(shapes, given, STANDARD)
+    family.fill(network, {name: named[name] for name in family.in_file(network, shapes)})
+    network.to(next(iter(state.values())).device)
+    return family.wrap(network.eval(), family.id, given, None)
+
+
+def stepping(size: Size, xl: bool, unit: ControlUnit, unet: Any = None, tokens: int = 77) -> Callable[[int], object]:
+    """Return a step of ours, with the U-Net in it if there is one."""
+    weights = None if unet is None and not unit.model.follows else to_ldm(dict((unet or size.unet(xl)).state_dict()))
+    stack = ControlStack([unit], Following(weights))
+    context = size.tensor(ROWS, tokens, size.config(xl)["cross_attention_dim"])
+
+    def run(index: int) -> object:
+        step = size.step(xl, context, index)
+        effects = stack(step)
+        if unet is None:
+            return effects
+        with Patches() as patches:
+            attach(patches, effects, locate_in(unet))
+            return unet(step.x, step.timestep, context, **size.conditions(xl)).sample
+
+    return run
+
+
+def bare(size: Size, xl: bool) -> Callable[[], object]:
+    """Return a step of the bare U-Net."""
+    unet, context = size.unet(xl), size.tensor(ROWS, 77, 2048 if xl else 768)
+
+    def run() -> object:
+        step = size.step(xl, context, 0)
+        return unet(step.x, step.timestep, context, **size.conditions(xl)).sample
+
+    return run
+
+
+def of_controlnet(size: Size) -> Case:
+    """ControlNet for SD 1.5 beside diffusers'."""
+    from diffusers import ControlNetModel
+
+    theirs = size.kept("controlnet", lambda: ControlNetModel(**size.config(False)))
+    model = wrapped(controlnet.FAMILY, dict(theirs.state_dict()))
+    context, hint = size.tensor(ROWS, 77, 768), size.hint(False)
+
+    def peer() -> object:
+        step = size.step(False, context, 0)
+        return theirs(step.x, step.timestep, context, hint.expand(ROWS, -1, -1, -1), return_dict=False)
+
+    return Case(stepping(size, False, MetaUnit(model=model, hint=hint)), peer)
+
+
+def of_union(size: Size, kinds: int) -> Case:
+    """ControlNet-Union with one or two kinds of hints in one pass, beside diffusers'."""
+    from diffusers import ControlNetUnionModel
+
+    width = size.config(True)["block_out_channels"][0]
+    more = {"num_control_type": 8, "num_trans_channel": width, "num_proj_channel": width}
+    theirs = size.kept("union", lambda: ControlNetUnionModel(**size.config(True), **more))
+    model = wrapped(union.FAMILY, dict(theirs.state_dict()))
+    words = ("depth", "canny")[:kinds]
+    model = model.bind({"union_control_type": "+".join(words)})
+    context, hint = size.tensor(ROWS, 77, 2048), size.hint(True)
+    types = torch.zeros(ROWS, 8, device=size.device)
+
+    def peer() -> object:
+        step = size.step(True, context, 0)
+        hints = [hint.expand(ROWS, -1, -1, -1)] * kinds
+        return theirs(step.x, step.timestep, context, hints, types, [1, 3][:kinds], [1.0] * kinds, return_dict=False,
+                      **size.conditions(True))  # fmt: skip
+
+    unit = MetaUnit(model=model, hint=hint.repeat(1, kinds, 1, 1))
+    return Case(stepping(size, True, unit), peer)
+
+
+def of_control_lora(size: Size) -> Case:
+    """Control-LoRA of rank 128 for SD 1.5 beside ComfyUI's formula: every layer is multiplied at every step."""
+    from diffusers import ControlNetModel
+
+    whole = size.kept("controlnet", lambda: ControlNetModel(**size.config(False)))
+    state, factors = _low_rank(size, to_ldm(dict(whole.state_dict())))
+    model = wrapped(control_lora.FAMILY, state)
+    context, hint = size.tensor(ROWS, 77, 768), size.hint(False)
+
+    def peer() -> object:
+        for up, down in factors:
+            _ = up.flatten(1) @ down.flatten(1)
+        step = size.step(False, context, 0)
+        return whole(step.x, step.timestep, context, hint.expand(ROWS, -1, -1, -1), return_dict=False)
+
+    return Case(stepping(size, False, MetaUnit(model=model, hint=hint)), peer)
+
+
+def _low_rank(size: Size, whole: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[tuple[Tensor, Tensor]]]:
+    """Return a ControlNet's weights as a Control-LoRA's file, and the two factors of each layer."""
+    state: dict[str, Tensor] = {control_lora.MARK: size.tensor(1)}
+    factors: list[tuple[Tensor, Tensor]] = []
+    for name, each in whole.items():
+        if each.ndim < 2 or name.startswith(control_lora.OWN):
+            state[name] = each
+            continue
+        stem, rank = name.removesuffix(".weight"), min(RANK, *each.shape[:2])
+        up, down = size.tensor(each.shape[0], rank), size.tensor(rank, *each.shape[1:])
+        state |= {f"{stem}.up": up, f"{stem}.down": down}
+        factors.append((up, down))
+    return state, factors
+
+
+def of_ip_adapter(size: Size) -> Case:
+    """A plain IP-Adapter for SD 1.5 beside diffusers' processors, which project the picture's tokens at every step."""
+    unet, other = size.unet(), size.unet(own=True)
+    names = [name for name in unet.attn_processors if ".attn2." in name]
+    widths = [unet.get_submodule(name.removesuffix(".processor")).to_q.out_features for name in names]
+    state = {
+        f"ip_adapter.{2 * k + 1}.to_{part}_ip.weight": size.tensor(width, 768) * SPREAD
+        for k, width in enumerate(widths)
+        for part in ("k", "v")
+    }
+    state |= {"image_proj.proj.weight": size.tensor(4 * 768, 1024) * SPREAD, "image_proj.proj.bias": size.tensor(3072),
+              "image_proj.norm.weight": size.tensor(768), "image_proj.norm.bias": size.tensor(768)}  # fmt: skip
+    model = wrapped(ip_adapter.FAMILY, state)
+    _put_processors(size, other, widths)
+    context, embeds = size.tensor(ROWS, 77, 768), size.tensor(ROWS, 1, 1024)
+
+    def peer() -> object:
+        step = size.step(False, context, 0)
+        return other(step.x, step.timestep, context, added_cond_kwargs={"image_embeds": [embeds]}).sample
+
+    return Case(stepping(size, False, MetaUnit(model=model, hint=embeds[:1]), unet), peer, with_base=True)
+
+
+def _put_processors(size: Size, unet: Any, widths: list[int]) -> None:
+    """Give a U-Net of diffusers an IP-Adapter."""
+    from diffusers.models.attention_processor import AttnProcessor2_0, IPAdapterAttnProcessor2_0
+    from diffusers.models.embeddings import ImageProjection, MultiIPAdapterImageProjection
+
+    left = iter(widths)
+    unet.set_attn_processor({
+        name: size.made(lambda: IPAdapterAttnProcessor2_0(next(left), 768, num_tokens=(4,)))
+        if ".attn2." in name else AttnProcessor2_0()
+        for name in unet.attn_processors
+    })  # fmt: skip
+    projection = size.made(lambda: ImageProjection(1024, 768, num_image_text_embeds=4))
+    unet.encoder_hid_proj = MultiIPAdapterImageProjection([projection])
+    unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
+
+
+def of_controlnet_xs(size: Size) -> Case:
+    """ControlNet-XS for SD 1.5, a tenth as wide as the base, beside diffusers' fused model."""
+    from diffusers import ControlNetXSAdapter, UNetControlNetXSModel
+
+    unet = size.unet()
+    widths = [max(8, each // 10) for each in unet.config.block_out_channels]
+    adapter = size.made(lambda: ControlNetXSAdapter.from_unet(unet, block_out_channels=widths))
+    fused = size.made(lambda: UNetControlNetXSModel.from_unet(unet, adapter))
+    model = wrapped(controlnet_xs.FAMILY, dict(adapter.state_dict()))
+    context, hint = size.tensor(ROWS, 77, 768), size.hint(False)
+
+    def peer() -> object:
+        step = size.step(False, context, 0)
+        return fused(step.x, step.timestep, context, hint.expand(ROWS, -1, -1, -1)).sample
+
+    return Case(stepping(size, False, MetaUnit(model=model, hint=hint), unet), peer, with_base=True)
+
+
+def of_lllite(size: Size) -> Case:
+    """ControlLLLite for SDXL, at three of its blocks; the peer's formula is the same, and keeps the hint's part too."""
+    widths = dict(zip(LLLITE_LEVELS, (640, 1280, 1280), strict=True))
+    state: dict[str, Tensor] = {}
+    for block, depth in LLLITE_LEVELS.items():
+        width, emb, mlp = widths[block] // size.narrow, 32, 64
+        for k in range(depth):
+            for value in ("attn1_to_q", "attn1_to_k", "attn1_to_v", "attn2_to_q"):
+                state |= _lllite(size, f"lllite_unet_{block}_transformer_blocks_{k}_{value}", width, emb, mlp)
+    model = wrapped(lllite.FAMILY, state)
+    stack = ControlStack([MetaUnit(model=model, hint=size.hint(True))])
+    context = size.tensor(ROWS, 77, 2048)
+
+    def run(index: int) -> object:
+        effects = stack(size.step(True, context, index))
+        for point, shift in effects.shifts.items():
+            level = 2 if point.index == 4 else 4
+            width = (640 if level == 2 else 1280) // size.narrow
+            shift(size.tensor(ROWS, (size.side(True) // level) ** 2, width))
+        return effects
+
+    return Case(run)
+
+
+def _lllite(size: Size, name: str, width: int, emb: int, mlp: int) -> dict[str, Tensor]:
+    """Return the weights of one module; the depth of its stem is that of the level."""
+    strides = (4, 4) if width * size.narrow == 640 else (4, 4, 2)
+    channels = (3, *(emb // 2,) * (len(strides) - 1), emb)
+    found: dict[str, Tensor] = {}
+    for i, stride in enumerate(strides):
+        found[f"{name}.conditioning1.{2 * i}.weight"] = size.tensor(channels[i + 1], channels[i], stride, stride)
+        found[f"{name}.conditioning1.{2 * i}.bias"] = size.tensor(channels[i + 1])
+    for part, out, enters in (("down.0", mlp, width), ("mid.0", mlp, mlp + emb), ("up.0", width, mlp)):
+        found |= {f"{name}.{part}.weight": size.tensor(out, enters), f"{name}.{part}.bias": size.tensor(out)}
+    return found
+
+
+CASES: dict[str, tuple[Callable[[Size], Case], bool]] = {  # whether the base model is SDXL
+    "controlnet": (of_controlnet, False),
+    "control_lora": (of_control_lora, False),
+    "ip_adapter": (of_ip_adapter, False),
+    "controlnet_xs": (of_controlnet_xs, False),
+    "union_one": (lambda size: of_union(size, 1), True),
+    "union_two": (lambda size: of_union(size, 2), True),
+    "lllite": (of_lllite, True),
+}
