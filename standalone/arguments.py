@@ -34,8 +34,7 @@ PREPROCESS = """examples:
 """
 GET = """examples:
   controlstack get sd15 controlnet-canny
-  controlstack get preprocessors
-  controlstack get dw_openpose_full depth_anything_v2
+  controlstack get preprocessors dw_openpose_full depth_anything_v2
 """
 INSPECT = """examples:
   controlstack inspect control_v11p_sd15_canny.safetensors

@@ -301,11 +301,14 @@ def test_a_page_with_impossible_numbers_is_refused(
 
 
 def test_inspect_reads_all_values_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
+    with safe_open(CONTROLS / "canny.safetensors", "pt") as file:
+        about = file.metadata()
     state = load_file(CONTROLS / "canny.safetensors")
     name = next(iter(state))
-    save_file({**state, name: torch.full_like(state[name], torch.nan)}, tmp_path / "nan.safetensors")
+    save_file({**state, name: torch.full_like(state[name], torch.nan)}, tmp_path / "nan.safetensors", about)
     assert main(["inspect", str(CONTROLS / "canny.safetensors"), "--values"]) == 0
     assert "all are finite" in capsys.readouterr().out
     assert main(["inspect", str(tmp_path / "nan.safetensors"), "--values"]) == 2
