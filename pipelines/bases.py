@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..core.control import ControlModel
 from ..core.errors import HostError
 from ..core.network.base import LATENT, BaseWeights
+from ..models.files.finding import of_cache
 from ..models.naming import to_ldm
 from ..preprocessors.networks.pool import find_device
 from .folders import load_folder, read_layout
@@ -185,7 +186,7 @@ def load_pipeline(path: Path, dtype: torch.dtype, prediction: str | None = None)
         )
     with quiet():
         if path.is_dir():
-            pipeline = load_folder(read_layout(path), dtype)
+            pipeline = load_folder(read_layout(of_cache(path)), dtype)
         else:
             pipeline = load_single_file(path, dtype, prediction)
     pipeline.set_progress_bar_config(disable=True)
@@ -198,5 +199,5 @@ def native_side(path: Path) -> int:
     HostError for what is no base model, as `load_base` raises it.
     """
     if path.is_dir():
-        return (read_layout(path).side or SD1.side) * LATENT
+        return (read_layout(of_cache(path)).side or SD1.side) * LATENT
     return read_kind(path).side * LATENT
