@@ -71,6 +71,7 @@ class Size:
     def __init__(self, device: str, narrow: int = 1, small: int = 1) -> None:
         """narrow, small: what their widths and their sides are divided by."""
         self.device, self.narrow, self.small = device, narrow, small
+        self._kept: dict[str, Any] = {}
 
     def config(self, xl: bool) -> dict[str, Any]:
         """Return the configuration that a U-Net and a ControlNet share."""
@@ -87,15 +88,24 @@ class Size:
             parameter.normal_(0, SPREAD)
         return network
 
+    def kept(self, name: str, build: Callable[[], Any]) -> Any:
+        """Return a network that several cases share."""
+        if name not in self._kept:
+            self._kept[name] = self.made(build)
+        return self._kept[name]
+
     def side(self, xl: bool) -> int:
         """Return the side of the latents."""
         return (128 if xl else 64) // self.small
 
-    def unet(self, xl: bool = False) -> Any:
-        """Return diffusers' U-Net."""
+    def unet(self, xl: bool = False, own: bool = False) -> Any:
+        """Return diffusers' U-Net, which cases share unless it is one's own."""
         from diffusers import UNet2DConditionModel
 
-        return self.made(lambda: UNet2DConditionModel(**self.config(xl), **(SDXL_UP if xl else SD15_UP)))
+        def build() -> Any:
+            return UNet2DConditionModel(**self.config(xl), **(SDXL_UP if xl else SD15_UP))
+
+        return self.made(build) if own else self.kept(f"unet {xl}", build)
 
     def tensor(self, *shape: int) -> Tensor:
         """Return random numbers."""
@@ -162,7 +172,7 @@ def of_controlnet(size: Size) -> Case:
     """ControlNet for SD 1.5 beside diffusers'."""
     from diffusers import ControlNetModel
 
-    theirs = size.made(lambda: ControlNetModel(**size.config(False)))
+    theirs = size.kept("controlnet", lambda: ControlNetModel(**size.config(False)))
     model = wrapped(controlnet.FAMILY, dict(theirs.state_dict()))
     context, hint = size.tensor(ROWS, 77, 768), size.hint(False)
 
@@ -179,7 +189,7 @@ def of_union(size: Size, kinds: int) -> Case:
 
     width = size.config(True)["block_out_channels"][0]
     more = {"num_control_type": 8, "num_trans_channel": width, "num_proj_channel": width}
-    theirs = size.made(lambda: ControlNetUnionModel(**size.config(True), **more))
+    theirs = size.kept("union", lambda: ControlNetUnionModel(**size.config(True), **more))
     model = wrapped(union.FAMILY, dict(theirs.state_dict()))
     words = ("depth", "canny")[:kinds]
     model = model.bind({"union_control_type": "+".join(words)})
@@ -200,7 +210,7 @@ def of_control_lora(size: Size) -> Case:
     """Control-LoRA of rank 128 for SD 1.5 beside ComfyUI's formula: every layer is multiplied at every step."""
     from diffusers import ControlNetModel
 
-    whole = size.made(lambda: ControlNetModel(**size.config(False)))
+    whole = size.kept("controlnet", lambda: ControlNetModel(**size.config(False)))
     state, factors = _low_rank(size, to_ldm(dict(whole.state_dict())))
     model = wrapped(control_lora.FAMILY, state)
     context, hint = size.tensor(ROWS, 77, 768), size.hint(False)
@@ -231,7 +241,7 @@ def _low_rank(size: Size, whole: dict[str, Tensor]) -> tuple[dict[str, Tensor], 
 
 def of_ip_adapter(size: Size) -> Case:
     """A plain IP-Adapter for SD 1.5 beside diffusers' processors, which project the picture's tokens at every step."""
-    unet, other = size.unet(), size.unet()
+    unet, other = size.unet(), size.unet(own=True)
     names = [name for name in unet.attn_processors if ".attn2." in name]
     widths = [unet.get_submodule(name.removesuffix(".processor")).to_q.out_features for name in names]
     state = {

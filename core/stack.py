@@ -42,6 +42,12 @@ class Firing:
     def __str__(self) -> str:
         return f"{self.fired} of {self.steps}"
 
+    def __add__(self, other: Firing) -> Firing:
+        """Return what a unit did in two passes."""
+        return Firing(
+            self.fired + other.fired, self.steps + other.steps, self.reused + other.reused, self.exact or other.exact
+        )
+
     @property
     def ran(self) -> int:
         """Return on how many steps its network ran."""

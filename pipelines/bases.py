@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from ..core.control import ControlModel
 from ..core.errors import HostError
-from ..core.network.base import LATENT, BaseWeights
+from ..core.files import read_json
+from ..core.network.base import LATENT, SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT, BaseWeights
 from ..models.files.finding import of_cache
 from ..models.naming import to_ldm
 from ..preprocessors.networks.pool import find_device
 from .folders import load_folder, read_layout
 from .quiet import quiet
-from .single_file import SD1, load_single_file, read_kind
+from .single_file import SD1, SD2, SDXL, load_single_file, read_kind
 
 Image = NDArray[np.uint8]
 FIRST = "input_blocks.0.0.weight"  # of the convolution that reads the latents
@@ -201,3 +202,15 @@ def native_side(path: Path) -> int:
     if path.is_dir():
         return (read_layout(of_cache(path)).side or SD1.side) * LATENT
     return read_kind(path).side * LATENT
+
+
+def context_width(path: Path) -> int | None:
+    """Return the width of a prompt's token in a base model, by which control models belong to it; None if unknown.
+
+    Its weights are not read. HostError for what is no base model, as `load_base` raises it.
+    """
+    if path.is_dir():
+        folder = read_layout(of_cache(path)).folder
+        width = read_json(folder / "unet" / "config.json", "configuration").get("cross_attention_dim")
+        return width if isinstance(width, int) else None
+    return {SD1: SD1_CONTEXT, SD2: SD2_CONTEXT, SDXL: SDXL_CONTEXT}.get(read_kind(path))

@@ -104,17 +104,7 @@ def generate(
         images, _, high = _draw(
             base, request, _of(units, HiresOption.HIGH), _second(request, images), settings, watcher
         )
-    return Result(images, seeds, tuple(_together(*both) for both in zip(low, high, strict=True)))
-
-
-def _together(first: Firing, second: Firing) -> Firing:
-    """Return what a unit did in both passes."""
-    return Firing(
-        fired=first.fired + second.fired,
-        steps=first.steps + second.steps,
-        reused=first.reused + second.reused,
-        exact=first.exact or second.exact,
-    )
+    return Result(images, seeds, tuple(first + second for first, second in zip(low, high, strict=True)))
 
 
 def _of(units: Sequence[ControlUnit], part: HiresOption) -> list[ControlUnit]:

@@ -65,6 +65,7 @@ def write_settings(path: Path, args: argparse.Namespace, **used: Any) -> None:
     parser: argparse.ArgumentParser = args.parser
     said = {name: getattr(args, name) for name in _names(parser) if getattr(args, name) != parser.get_default(name)}
     said |= {"base": args.base, "steps": args.steps, **used}
+    said = {name: said[name] for name in _names(parser) if name in said}
     units = cast("Sequence[str]", said.pop(UNIT, ()))
     lines = [f"{name.replace('_', '-')} = {_toml(name, value)}" for name, value in said.items()]
     for unit in units:

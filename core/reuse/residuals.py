@@ -29,7 +29,7 @@ from ..unit import ControlUnit
 
 SLACK = 1e-4  # of the noise schedule: samplers compute with noise levels and come back a rounding away
 NO_STEP = "the sampler does not say which step it is at"
-NO_RESIDUALS = "its model adds no residuals that could be reused"
+NO_RESIDUALS = "its model does not only add residuals"
 
 Maps = dict[Point, Tensor]  # residuals as the model gave them, [rows or 1, ...]
 

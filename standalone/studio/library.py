@@ -7,15 +7,17 @@ is and what its hints show is read from its header; a file that cannot be used s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...core.errors import ControlError, HostError
+from ...core.network.base import Base
 from ...core.options import Option
 from ...models.files.finding import PICKLES, SAFETENSORS
 from ...models.files.loading import read_header
-from ...models.registry import identify, offered
+from ...models.registry import identify, made_for, offered
 from ...pipelines import tiny_world
+from ...pipelines.bases import context_width
 from ...units.convention import Convention, convention_of, said_by
 
 UNKNOWN = "checked when it is loaded"  # instead of a family: old formats would have to be read whole
@@ -30,11 +32,13 @@ class Known:
     family: str
     says: str  # about its hints; empty if it says nothing
     options: tuple[Option, ...] = ()  # what units may tell it
+    made_for: Base | None = None  # None where the file does not tell before it is loaded
+    unfit: str = ""  # why it can act on none of the base models that are offered
 
     @property
     def label(self) -> str:
-        """Return what a list shows: the name with the family."""
-        return f"{self.name} · {self.family}"
+        """Return what a list shows: the name with the family, and why it cannot act here."""
+        return f"{self.name} · {self.family}{f' – {self.unfit}' if self.unfit else ''}"
 
     @property
     def convention(self) -> Convention | None:
@@ -110,7 +114,19 @@ def make_library(bases: Sequence[Path], folders: Sequence[Path], loras: Sequence
             except ControlError as error:
                 refusals.append(str(error))
     added = {name: path for folder in loras for name, path in _files(folder)}
-    return Library(named, models, tuple(refusals), added)
+    return Library(named, _fitting_first(models, [*named.values()]), tuple(refusals), added)
+
+
+def _fitting_first(models: Mapping[str, Known], bases: Sequence[Path]) -> dict[str, Known]:
+    """Return the models with those at the end, and told why, that were made for none of the base models."""
+    widths = {context_width(path) for path in bases}
+    told = {
+        name: replace(each, unfit=f"for {each.made_for.name}")
+        if each.made_for is not None and not widths & {None, each.made_for.context} and each.made_for.context
+        else each
+        for name, each in models.items()
+    }
+    return dict(sorted(told.items(), key=lambda pair: bool(pair[1].unfit)))
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -126,4 +142,5 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 def _known(name: str, path: Path) -> Known:
     if path.suffix.lower() in PICKLES:
         return Known(name, path, UNKNOWN, "")
-    return Known(name, path, identify(read_header(path)).title, said_by(path), offered(path))
+    header = read_header(path)
+    return Known(name, path, identify(header).title, said_by(path), offered(path), made_for(header))

@@ -56,7 +56,7 @@ def choose_type(library: Library, control_type: str) -> Chosen:
         return Chosen(NONE, "", {})
     own = [each for each in of_type(control_type) if each.id != NONE] or [find(NONE)]
     usable = [each for each in own if not offer_of(each).lacks]
-    names = _models_of(library, control_type)
+    names = [name for name in _models_of(library, control_type) if not library.models[name].unfit]
     return _fitted(library, (usable or own)[0].id, names[0] if names else "")
 
 
@@ -171,8 +171,8 @@ def _models_of(library: Library, control_type: str) -> list[str]:
 
 
 def _readers(library: Library, preprocessor: str) -> list[str]:
-    """Return the models whose files name a preprocessor."""
-    said = {name: each.convention for name, each in library.models.items()}
+    """Return the models whose files name a preprocessor, and which can act here."""
+    said = {name: each.convention for name, each in library.models.items() if not each.unfit}
     return [name for name, each in said.items() if each is not None and each.preprocessor.id == preprocessor]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from controlstack.cli import _parser
 from controlstack.core.errors import ControlError, FileError, HostError, UnitError
+from controlstack.core.network.base import Base
 from controlstack.models.registry import load_control_model
 from controlstack.pipelines import tiny_world
 from controlstack.pipelines.bases import load_base
@@ -24,7 +25,7 @@ from controlstack.standalone.page.guard import names_elsewhere
 from controlstack.standalone.studio import offers
 from controlstack.standalone.studio.comparing import axes, compared, gridded, sheet_of
 from controlstack.standalone.studio.copies import command_line, script, webui_text
-from controlstack.standalone.studio.library import Library, make_library
+from controlstack.standalone.studio.library import Library, _fitting_first, make_library
 from controlstack.standalone.studio.restoring import restore
 from controlstack.standalone.studio.running import Drawn, Progress, Stop, Studio
 from controlstack.standalone.studio.said import UnitProblemError, make_job, unit_request
@@ -67,6 +68,17 @@ def test_loras_come_by_name_alone(library: Library, tmp_path: Path) -> None:
             make_job(found, {**SHORT, "loras": [wrong]}, [])
     with pytest.raises(HostError, match="expected a list"):
         make_job(library, {**SHORT, "loras": "detail"}, [])
+
+
+def test_models_of_other_bases_come_last_and_are_not_chosen(library: Library) -> None:
+    canny = library.models["canny"]
+    assert canny.unfit == "" and canny.made_for is not None
+    models = {"canny": replace(canny, made_for=Base(context=2048)), "color": library.models["color"]}
+    found = replace(library, models=_fitting_first(models, [tiny_world.BASE]))
+    assert list(found.models) == ["color", "canny"]
+    assert found.models["canny"].label.endswith("– for SDXL")
+    assert offers.choose_type(found, "Canny").model != "canny"
+    assert ("canny" in [name for _, name in offers.models(found, "All")]) is True
 
 
 def test_each_line_may_be_a_picture(library: Library) -> None:

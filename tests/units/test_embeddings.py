@@ -72,7 +72,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         default_runtime.cache_clear()
         annotators = importlib.import_module("controlstack.nodes.host.annotators")
         patch.setattr(annotators, "HostManager", lambda: PlainManager("cpu"))
-        parts = {name: importlib.import_module(f"controlstack.nodes.node_{name}") for name in ("unit", "preprocess")}
+        modules = {"unit": "node_unit", "preprocess": "hinting.node_preprocess"}
+        parts = {name: importlib.import_module(f"controlstack.nodes.{each}") for name, each in modules.items()}
         yield Scene(
             folder=folder,
             style=style,

@@ -78,15 +78,8 @@ class Passes:
 
     def firings(self) -> list[Firing]:
         """Return for each unit on how many of the steps of all passes it acted."""
-        return [
-            Firing(
-                sum(each.fired for each in unit),
-                sum(each.steps for each in unit),
-                sum(each.reused for each in unit),
-                next((each.exact for each in unit if each.exact), ""),
-            )
-            for unit in zip(*(part.stack.firings() for part in self), strict=True)
-        ]
+        by_unit = zip(*(part.stack.firings() for part in self), strict=True)
+        return [sum(rest, first) for first, *rest in by_unit]
 
     def close(self) -> None:
         """Release what the stacks keep between steps."""
