@@ -17,6 +17,7 @@ from ..core.control import ControlModel
 from ..core.errors import HostError
 from ..core.files import read_json
 from ..core.network.base import LATENT, SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT, BaseWeights
+from ..models.files.finding import of_cache
 from ..models.naming import to_ldm
 from ..preprocessors.networks.pool import find_device
 from .folders import load_folder, read_layout
@@ -186,7 +187,7 @@ def load_pipeline(path: Path, dtype: torch.dtype, prediction: str | None = None)
         )
     with quiet():
         if path.is_dir():
-            pipeline = load_folder(read_layout(path), dtype)
+            pipeline = load_folder(read_layout(of_cache(path)), dtype)
         else:
             pipeline = load_single_file(path, dtype, prediction)
     pipeline.set_progress_bar_config(disable=True)
@@ -199,7 +200,7 @@ def native_side(path: Path) -> int:
     HostError for what is no base model, as `load_base` raises it.
     """
     if path.is_dir():
-        return (read_layout(path).side or SD1.side) * LATENT
+        return (read_layout(of_cache(path)).side or SD1.side) * LATENT
     return read_kind(path).side * LATENT
 
 
@@ -209,7 +210,7 @@ def context_width(path: Path) -> int | None:
     Its weights are not read. HostError for what is no base model, as `load_base` raises it.
     """
     if path.is_dir():
-        read_layout(path)
-        width = read_json(path / "unet" / "config.json", "configuration").get("cross_attention_dim")
+        folder = read_layout(of_cache(path)).folder
+        width = read_json(folder / "unet" / "config.json", "configuration").get("cross_attention_dim")
         return width if isinstance(width, int) else None
     return {SD1: SD1_CONTEXT, SD2: SD2_CONTEXT, SDXL: SDXL_CONTEXT}.get(read_kind(path))

@@ -180,9 +180,9 @@ def _pipeline_for(pipeline: Any, one: _Pass) -> Any:
     inpaints = one.mask is not None or _reads_mask(pipeline)
     if not one.pictures and not inpaints:
         return pipeline
-    from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
-
     with quiet():
+        from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
+
         other = (AutoPipelineForInpainting if inpaints else AutoPipelineForImage2Image).from_pipe(pipeline)
     other.set_progress_bar_config(disable=True)
     return other

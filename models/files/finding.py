@@ -63,8 +63,8 @@ def read_table(path: Path, what: str) -> dict[str, Any]:
 
 def _in_folder(path: Path) -> tuple[Path, ...]:
     """Return the weights in a folder: of the hub's cache, of diffusers, of a control inside, or the only file."""
-    if path.name.startswith("models--") and (path / "snapshots").is_dir():
-        return _in_folder(_snapshot(path))
+    if (inside := of_cache(path)) != path:
+        return _in_folder(inside)
     for suffix in (SAFETENSORS, ".bin"):
         for variant in VARIANTS:
             index = path / f"{STEM}{suffix}{INDEX}"
@@ -80,6 +80,11 @@ def _in_folder(path: Path) -> tuple[Path, ...]:
     if len(files) == 1 and not (path / PIPELINE).is_file():
         return find_weights(files[0])
     raise _no_model(path, len(files))
+
+
+def of_cache(path: Path) -> Path:
+    """Return the snapshot of a folder of the hub's cache, `models--owner--name`, and any other path as it is."""
+    return _snapshot(path) if path.name.startswith("models--") and (path / "snapshots").is_dir() else path
 
 
 def _snapshot(path: Path) -> Path:

@@ -74,21 +74,20 @@ def check_numbers(args: argparse.Namespace) -> None:
 def make_studio(args: argparse.Namespace, folder: Path) -> Studio:
     """Return the studio of a command line. folder: where uploads and pictures lie."""
     from ...core.errors import MissingDependencyError
+    from ...preprocessors.networks.pool import find_device
     from ..studio.library import make_library
 
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     library = make_library(args.base, args.models, args.loras)
+    find_device(args.device)
     try:
         import gradio  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
             'the page needs gradio: run `python install.py serve`, or pip install "controlstack[page]"'
         ) from error
-    from ...preprocessors.networks.pool import find_device
-
-    find_device(args.device)
     from ..studio.running import Studio
 
     return Studio(

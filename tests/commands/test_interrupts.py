@@ -49,7 +49,7 @@ def test_generate_keeps_what_is_finished(tmp_path: Path, capsys: pytest.CaptureF
     small = ["--steps", "2", "--width", "64", "--height", "64", "--seed", "5", "--output", str(tmp_path)]
     with _interrupt_at(UNet2DConditionModel, 4):  # the second step of the second picture
         assert main(["generate", "--base", str(BASE), *small, "--batch", "3", "--at-once", "1"]) == 130
-    assert {path.name for path in tmp_path.iterdir()} == {"00001.png", "00001-sheet.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"00001.png", "00001-sheet.png", "00001-settings.toml"}
     assert "wrote 1 picture" in capsys.readouterr().out
 
 

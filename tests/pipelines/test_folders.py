@@ -71,6 +71,17 @@ def test_shards_of_a_variant_are_loaded(folder: Path, tiny: Base) -> None:
     assert (_picture(load_base(folder)) == _picture(tiny)).all()
 
 
+def test_a_folder_of_the_hubs_cache_is_its_snapshot(tmp_path: Path) -> None:
+    cached = tmp_path / "models--owner--name"
+    shutil.copytree(BASE, cached / "snapshots" / "abc")
+    assert native_side(cached) == native_side(BASE)
+    ours, theirs = (load_pipeline(path, torch.float32).unet.state_dict() for path in (BASE, cached))
+    assert all(theirs[name].equal(each) for name, each in ours.items())
+    shutil.copytree(BASE, cached / "snapshots" / "def")
+    with pytest.raises(ControlError, match="does not say which one"):
+        native_side(cached)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_network_has_the_dtype_that_was_asked_for(folder: Path, dtype: torch.dtype) -> None:
     pipeline = load_pipeline(folder, dtype)
@@ -186,7 +197,7 @@ def test_the_native_size_is_read_without_weights(folder: Path, tmp_path: Path) -
     assert native_side(folder) == 128
     _edit(folder / "unet" / "config.json", sample_size=None)
     assert native_side(folder) == 512
-    with pytest.raises(HostError, match="--base"):
+    with pytest.raises(HostError, match="nowhere"):
         native_side(tmp_path / "nowhere")
 
 

@@ -198,7 +198,7 @@ def test_what_has_no_room_is_read_again_and_the_same(settings: Settings, monkeyp
 
 
 def test_a_missing_base_or_checkpoint_is_refused(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="--base"):
+    with pytest.raises(HostError, match="expected a diffusers folder"):
         start(replace(settings, base=tmp_path))
     with pytest.raises(HostError, match="--resume"):
         start(settings).load(tmp_path / "nothing.state")

@@ -14,6 +14,7 @@ from ...models.families.controlnet import ControlNet
 from ...models.families.t2i_adapter import Adapter
 from ...models.naming import to_diffusers
 from ...pipelines.bases import DTYPES
+from ...pipelines.quiet import quiet
 from ..run import Run
 from .files import replace_folder
 
@@ -29,7 +30,8 @@ def check_export(family: str) -> None:
 def write_folder(run: Run, out: Path) -> Path:
     """Write the network as it is now as a diffusers folder beside the file, OUT.diffusers; return the folder."""
     folder = out.with_suffix(SUFFIX)
-    network = diffusers_network(run.network, run.control_state(), run.base.unet).to(DTYPES[run.settings.dtype])
+    with quiet():  # diffusers warns of a cast that changes nothing
+        network = diffusers_network(run.network, run.control_state(), run.base.unet).to(DTYPES[run.settings.dtype])
     replace_folder(folder, network.save_pretrained)
     for path in folder.rglob("*"):
         path.chmod(out.stat().st_mode)  # the library's are private
