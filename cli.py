@@ -33,14 +33,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if getattr(args, "settings", None) is None:
         return args
-    from .standalone.settings import with_settings
+    from .standalone.terminal.settings import with_settings
 
     return parser.parse_args(with_settings(argv, args))
 
 
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
-    from .standalone import commands as standalone
+    from .standalone.terminal import commands as standalone
     from .training import commands as training
 
     parser = argparse.ArgumentParser(prog="controlstack", description="Stacked control units for Stable Diffusion.")

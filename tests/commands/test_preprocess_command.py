@@ -240,7 +240,7 @@ def test_the_list_names_weights_packages_and_licences(tmp_path: Path) -> None:
     from controlstack.preprocessors.networks.pool import PlainManager, Pool
     from controlstack.preprocessors.networks.store import Store
     from controlstack.preprocessors.perform import Runtime
-    from controlstack.standalone.availability import state
+    from controlstack.standalone.terminal.availability import state
 
     runtime = Runtime(store=Store(tmp_path), pool=Pool(PlainManager("cpu")))
     file = WeightFile(name="net.pth", addresses=("https://example.org/net.pth",), licence="MIT", bytes=1_500_000)

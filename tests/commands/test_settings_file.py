@@ -11,7 +11,7 @@ from controlstack.cli import _parse, main
 from controlstack.core.errors import FileError
 from controlstack.pipelines.tiny_world import CONTROLS, IMAGES
 from controlstack.preprocessors.images import read_image
-from controlstack.standalone.again import draw_again
+from controlstack.standalone.terminal.again import draw_again
 
 UNIT = f"image={IMAGES / 'scene-1.png'},preprocessor=canny,low=50,high=100,model={CONTROLS / 'canny.safetensors'}"
 SMALL = ["--steps", "2", "--width", "64", "--height", "64", "--scheduler", "ddim", "--guidance", "2"]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from controlstack.pipelines.tiny_world import BASE, TINY
-from controlstack.standalone.again import draw_again
 from controlstack.standalone.record import KEY, read_picture_record
+from controlstack.standalone.terminal.again import draw_again
 from PIL import Image
 
 CANNY, COLOUR = TINY / "controls" / "canny.safetensors", TINY / "controls" / "color.safetensors"

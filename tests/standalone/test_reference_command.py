@@ -12,7 +12,7 @@ from controlstack.core.errors import FileError
 from controlstack.pipelines.bases import UnetState, load_base
 from controlstack.pipelines.tiny_world import BASE
 from controlstack.preprocessors.images import write_image
-from controlstack.standalone.generating import with_paths
+from controlstack.standalone.terminal.generating import with_paths
 from controlstack.standalone.units import load_model, load_units, parse_unit
 
 

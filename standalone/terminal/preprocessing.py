@@ -17,17 +17,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import FileError, HintError, PreprocessorError
-from ..core.files import clear_leftovers
-from ..preprocessors import Output, Preprocessor
-from ..preprocessors.folders import Listing, list_pictures
-from ..preprocessors.images import count_frames, make_folder, read_frames, read_image, read_mask, suffixes, write_image
-from ..preprocessors.perform import Runtime
-from .media.pose_files import SUFFIX as POSES
-from .media.pose_files import draw, draw_file, read_poses, write_poses
-from .media.sources import expand
-from .media.videos import SUFFIXES as VIDEOS
-from .media.videos import open_video, read_note, write_video
+from ...core.errors import FileError, HintError, PreprocessorError
+from ...core.files import clear_leftovers
+from ...preprocessors import Output, Preprocessor
+from ...preprocessors.folders import Listing, list_pictures
+from ...preprocessors.images import (
+    count_frames,
+    make_folder,
+    read_frames,
+    read_image,
+    read_mask,
+    suffixes,
+    write_image,
+)
+from ...preprocessors.perform import Runtime
+from ..media.pose_files import SUFFIX as POSES
+from ..media.pose_files import draw, draw_file, read_poses, write_poses
+from ..media.sources import expand
+from ..media.videos import SUFFIXES as VIDEOS
+from ..media.videos import open_video, read_note, write_video
 from .report import counted
 
 Image = NDArray[np.uint8]
@@ -82,7 +90,7 @@ def run_job(job: Job, runtime: Runtime) -> Done:
     A picture that cannot be read does not stop the others: HintError names it at the end. Everything else that is
     wrong (parameters, weights, an output folder that cannot be written) stops at once.
     """
-    from .progress import bar
+    from ..progress import bar
 
     job.preprocessor.check_gives_hint()
     if job.preprocessor.output is Output.EMBEDDING:
@@ -351,7 +359,7 @@ def _metadata(path: Path) -> str | None:
 
 
 def _shown(frames: Iterator[Image], expected: int) -> Iterable[Image]:
-    from .progress import bar
+    from ..progress import bar
 
     return bar(frames, "frames", expected)
 

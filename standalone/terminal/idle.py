@@ -10,10 +10,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..core.errors import HostError, PreprocessorError
+from ...core.errors import HostError, PreprocessorError
 
 if TYPE_CHECKING:
-    from ..preprocessors import Preprocessor
+    from ...preprocessors import Preprocessor
 
 # An option of `generate`, what it is for, whether that is there, and how it comes to be there.
 Rule = tuple[str, str, Callable[[argparse.Namespace], bool], str]

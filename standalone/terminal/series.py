@@ -16,18 +16,18 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import FileError, HintError
-from .media.sources import Files, Film, Frame, many, numbered
+from ...core.errors import FileError, HintError
+from ..media.sources import Files, Film, Frame, many, numbered
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..core.control import ControlModel
-    from ..pipelines.bases import Base
-    from ..pipelines.request import Request
-    from ..units.request import UnitRequest
-    from .record import Digests
+    from ...core.control import ControlModel
+    from ...pipelines.bases import Base
+    from ...pipelines.request import Request
+    from ...units.request import UnitRequest
+    from ..record import Digests
 
     Image = NDArray[np.uint8]
 
@@ -85,7 +85,7 @@ def find_series(args: argparse.Namespace, units: Sequence[UnitRequest]) -> Serie
 
 def _source(slot: Slot, path: Path, args: argparse.Namespace, units: Sequence[UnitRequest]) -> Files | Film | None:
     """Return the pictures that a path means; a pose file with several frames is drawn by its unit's preprocessor."""
-    from .units import pose_frames
+    from ..units import pose_frames
 
     number, name = slot
     drawn = pose_frames(units[number]) if number is not None and name == "image" else []
@@ -98,7 +98,7 @@ def with_pictures(
     args: argparse.Namespace, units: Sequence[UnitRequest], pictures: Mapping[Slot, Path | Image]
 ) -> tuple[argparse.Namespace, list[UnitRequest]]:
     """Return arguments and units of one item."""
-    from .units import with_image
+    from ..units import with_image
 
     own = {name: each for (unit, name), each in pictures.items() if unit is None}
     made = list(units)
@@ -124,7 +124,7 @@ class Drawer:
 
     def draw(self, name: Path, pictures: Mapping[Slot, Path | Image]) -> None:
         """Draw one item and write its pictures, unless they are there and `--resume` was said."""
-        from .asked import make_request
+        from ..asked import make_request
 
         args, units = with_pictures(self.args, self.units, pictures)
         request = make_request(args, units)
@@ -139,11 +139,11 @@ class Drawer:
     def _write(
         self, args: argparse.Namespace, request: Request, units: Sequence[UnitRequest], key: str, targets: list[Path]
     ) -> None:
-        from ..pipelines.drawing import generate
-        from ..pipelines.shares import check_shares, parts
-        from ..preprocessors.images import make_folder, write_image
-        from .record import make_texts
-        from .units import make_units
+        from ...pipelines.drawing import generate
+        from ...pipelines.shares import check_shares, parts
+        from ...preprocessors.images import make_folder, write_image
+        from ..record import make_texts
+        from ..units import make_units
 
         loaded = [each.unit for each in make_units(units, self.models, (request.height, request.width))]
         sources = {name: path for name in PICTURES if isinstance(path := getattr(args, name), Path)}
@@ -159,7 +159,7 @@ class Drawer:
 
     def _key(self, request: Request, units: Sequence[UnitRequest], pictures: Mapping[Slot, Path | Image]) -> str:
         """Return what changes with everything that decides about an item's pictures, files by their content."""
-        from ..units.record import to_record
+        from ...units.record import to_record
 
         plain = {each.name: getattr(request, each.name) for each in fields(request) if each.name not in PICTURES}
         if self.any_seed:
@@ -191,9 +191,9 @@ def run_series(
 
     Every item has the same seed. A picture that cannot be read does not stop the others: HintError names it at the end.
     """
-    from .asked import RANDOM_SEED, chance
-    from .progress import bar
-    from .record import Digests
+    from ..asked import RANDOM_SEED, chance
+    from ..progress import bar
+    from ..record import Digests
     from .report import counted
     from .settings import write_settings
 
@@ -226,8 +226,8 @@ def run_series(
 
 def _write_film(output: Path, film: Film, names: Sequence[Path]) -> None:
     """Write the first picture of each frame as a video beside the folder of frames."""
-    from ..preprocessors.images import read_image
-    from .media.videos import write_video
+    from ...preprocessors.images import read_image
+    from ..media.videos import write_video
 
     path = output / f"{film.said.stem}.mp4"
     write_video(path, film.rate, (read_image(_target(output, name, 0)) for name in names))

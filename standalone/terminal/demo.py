@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..pipelines.tiny_world import BASE, CELL, CONTROLS, IMAGES, SIDE, STEPS, TINY
+from ...pipelines.tiny_world import BASE, CELL, CONTROLS, IMAGES, SIDE, STEPS, TINY
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..core.unit import ControlUnit
-    from ..pipelines.bases import Base
+    from ...core.unit import ControlUnit
+    from ...pipelines.bases import Base
 
     Image = NDArray[np.uint8]
 
@@ -23,9 +23,9 @@ NAME = "controlstack-demo.png"
 
 def run_demo(folder: Path, seed: int = 0) -> Path:
     """Draw the sheet into `folder`, print what is done, and return its path."""
-    from ..pipelines.bases import load_base
-    from ..pipelines.sheets import sheet
-    from ..preprocessors.images import check_folder, make_folder, write_image
+    from ...pipelines.bases import load_base
+    from ...pipelines.sheets import sheet
+    from ...preprocessors.images import check_folder, make_folder, write_image
 
     check_folder(folder)
     print(f"Loading the tiny model from {TINY} ...")
@@ -42,8 +42,8 @@ def run_demo(folder: Path, seed: int = 0) -> Path:
 def _row(base: Base, image: Path, seed: int) -> list[tuple[str, Image]]:
     import torch
 
-    from ..pipelines.drawing import Request, generate
-    from .units import load_units, parse_unit
+    from ...pipelines.drawing import Request, generate
+    from ..units import load_units, parse_unit
 
     texts = [parse_unit(f"image={image},model={CONTROLS / kind}.safetensors,{hint}") for kind, hint in HINTS.items()]
     canny, color = load_units(texts, (SIDE, SIDE), torch.float32)

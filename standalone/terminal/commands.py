@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..page.serving import add_parser as add_serve
+from ..page.serving import run_serve
 from . import arguments
 from .arguments import AUTO, PACKAGES
 from .generating import run_generate
-from .page.serving import add_parser as add_serve
-from .page.serving import run_serve
 from .report import counted
 
 if TYPE_CHECKING:
-    from ..preprocessors.perform import Runtime
+    from ...preprocessors.perform import Runtime
 
 STANDARD_INPUT = "-"  # as other programs call it
 SHOWN = 5  # names in a message
@@ -43,11 +43,11 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _get(args: argparse.Namespace) -> int:
-    from ..core.errors import PreprocessorError
-    from ..preprocessors import find
-    from ..preprocessors.networks.store import Store, default_folder
+    from ...core.errors import PreprocessorError
+    from ...preprocessors import find
+    from ...preprocessors.networks.store import Store, default_folder
+    from ..hub.places import is_name
     from .availability import download_missing, get_packages, models_table
-    from .hub.places import is_name
 
     if args.list or not args.what:
         for line in models_table():
@@ -69,10 +69,10 @@ def _get(args: argparse.Namespace) -> int:
 
 
 def _get_model(name: str) -> None:
-    from .hub.catalogue import find_known
-    from .hub.fetching import fetch_model
-    from .hub.places import find_model
-    from .progress import download_bar
+    from ..hub.catalogue import find_known
+    from ..hub.fetching import fetch_model
+    from ..hub.places import find_model
+    from ..progress import download_bar
 
     known = find_known(name)
     if find_model(name) is None and known is not None:
@@ -81,7 +81,7 @@ def _get_model(name: str) -> None:
 
 
 def _again(args: argparse.Namespace) -> int:
-    from ..preprocessors.images import check_folder
+    from ...preprocessors.images import check_folder
 
     _check_path(args.picture, "picture")
     check_folder(args.output)
@@ -101,13 +101,13 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _units(args: argparse.Namespace) -> int:
-    from ..units.request import describe
+    from ...units.request import describe
 
     print(describe())
     if not args.options:
         print("\nWhat families of models are told beside that: controlstack units --options")
         return 0
-    from ..units import options  # torch: seconds
+    from ...units import options  # torch: seconds
 
     print(f"\n{options.describe()}")
     return 0
@@ -118,8 +118,8 @@ def _inspect(args: argparse.Namespace) -> int:
 
     _check_path(args.file, "model")
 
-    from ..models.files.loading import read_tensors
-    from ..models.registry import inspect
+    from ...models.files.loading import read_tensors
+    from ...models.registry import inspect
 
     found = asdict(inspect(args.file))
     if args.values:
@@ -134,7 +134,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _check_path(path: Path, what: str) -> None:
     """Raise FileError for a path that leads nowhere, before anything that takes seconds is imported."""
-    from ..core.errors import FileError
+    from ...core.errors import FileError
 
     if str(path) == STANDARD_INPUT:
         raise FileError(f"a {what} cannot be read from standard input ({path}): write it into a file, and give that")
@@ -151,12 +151,12 @@ def _short(value: object) -> str:
 
 
 def _preprocess(args: argparse.Namespace) -> int:
-    from ..core.errors import PreprocessorError
-    from ..preprocessors import find
+    from ...core.errors import PreprocessorError
+    from ...preprocessors import find
+    from ..media.sources import is_pattern
+    from ..units import parse_parameters
     from .availability import download_missing, table
     from .idle import check_used
-    from .media.sources import is_pattern
-    from .units import parse_parameters
 
     runtime = _runtime(args)
     if args.list:
@@ -207,10 +207,10 @@ def _names(paths: Sequence[Path]) -> str:
 
 
 def _runtime(args: argparse.Namespace) -> Runtime:
-    from ..core.errors import FileError
-    from ..preprocessors.networks.pool import PlainManager, Pool, find_device
-    from ..preprocessors.networks.store import Store, default_folder
-    from ..preprocessors.perform import Runtime
+    from ...core.errors import FileError
+    from ...preprocessors.networks.pool import PlainManager, Pool, find_device
+    from ...preprocessors.networks.store import Store, default_folder
+    from ...preprocessors.perform import Runtime
 
     if missing := next((folder for folder in args.weights if not folder.is_dir()), None):
         raise FileError(f"there is no folder {missing}: give one that holds weights as --weights")

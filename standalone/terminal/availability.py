@@ -6,12 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
-from ..preprocessors import ABSENT, REGISTRY, Preprocessor
-from ..preprocessors.networks.network import INSTALLER, WeightFile, file_name, licences, missing_packages, size_of
-from ..preprocessors.networks.store import Store
-from ..preprocessors.perform import Runtime
-from ..preprocessors.registry import names
-from .progress import download_bar
+from ...preprocessors import ABSENT, REGISTRY, Preprocessor
+from ...preprocessors.networks.network import INSTALLER, WeightFile, file_name, licences, missing_packages, size_of
+from ...preprocessors.networks.store import Store
+from ...preprocessors.perform import Runtime
+from ...preprocessors.registry import names
+from ..progress import download_bar
 
 
 def table(runtime: Runtime, words: Sequence[str] = ()) -> Iterator[str]:
@@ -40,8 +40,8 @@ def state(preprocessor: Preprocessor, runtime: Runtime) -> str:
 
 def models_table() -> Iterator[str]:
     """Yield a line for each model of the catalogue: size, licence, source, and whether it is here."""
-    from .hub.catalogue import CATALOGUE
-    from .hub.places import find_model
+    from ..hub.catalogue import CATALOGUE
+    from ..hub.places import find_model
 
     width = max(len(each.name) for each in CATALOGUE)
     for each in CATALOGUE:

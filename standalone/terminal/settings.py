@@ -24,9 +24,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
-from ..core.errors import FileError
-from ..core.files import read_text, replacing
-from ..units.text import quoted
+from ...core.errors import FileError
+from ...core.files import read_text, replacing
+from ...units.text import quoted
 
 UNIT = "unit"
 NOT_IN_FILE = ("help", "settings", "output", "resume")  # options of a run, not of its pictures
@@ -112,8 +112,8 @@ def _plain(value: Any) -> str:
 
 
 def _unit_lines(unit: str) -> Iterator[str]:
-    from ..units.request import BETWEEN
-    from .units import read_pairs
+    from ...units.request import BETWEEN
+    from ..units import read_pairs
 
     for name, value in read_pairs(unit).items():
         if name in UNIT_PATHS:
@@ -135,7 +135,7 @@ def _toml(name: str, value: Any) -> str:
 
 def _absolute(path: str) -> str:
     """Return a path from the root, if there is such a file, folder or pattern; else the word that it is."""
-    from .media.sources import is_pattern
+    from ..media.sources import is_pattern
 
     there = Path(path).expanduser()
     return str(there.absolute()) if there.exists() or is_pattern(there) else path

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ..units.saying import extra_cost
+from ...units.saying import extra_cost
 
 if TYPE_CHECKING:
-    from ..core.stack import Firing
-    from ..units.ready import Ready
+    from ...core.stack import Firing
+    from ...units.ready import Ready
 
 
 def counted(number: int, noun: str) -> str:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from ..core.errors import HostError
-from ..pipelines.bases import Base, Offload, UnetState, load_base
-from ..pipelines.drawing import generate
-from ..preprocessors.images import make_folder
-from ..units.ready import ready
-from .record import Remembered, check_files, read_picture_record, write_pictures
-from .units import load_model
+from ...core.errors import HostError
+from ...pipelines.bases import Base, Offload, UnetState, load_base
+from ...pipelines.drawing import generate
+from ...preprocessors.images import make_folder
+from ...units.ready import ready
+from ..record import Remembered, check_files, read_picture_record, write_pictures
+from ..units import load_model
 
 
 def draw_again(

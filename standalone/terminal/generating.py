@@ -10,18 +10,18 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .asked import check_at_once, make_request
+from ..asked import check_at_once, make_request
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ..core.stack import Firing
-    from ..pipelines.bases import Base
-    from ..pipelines.request import Request
-    from ..units.ready import Ready
-    from ..units.request import UnitRequest
+    from ...core.stack import Firing
+    from ...pipelines.bases import Base
+    from ...pipelines.request import Request
+    from ...units.ready import Ready
+    from ...units.request import UnitRequest
 
     Image = NDArray[np.uint8]
 
@@ -40,10 +40,10 @@ class Done:
 
 def run_generate(args: argparse.Namespace) -> int:
     """Draw and write pictures; an interrupt keeps those that are finished. Everything is checked before the first."""
-    from ..preprocessors.images import check_folder
+    from ...preprocessors.images import check_folder
+    from ..units import load_models, make_units, parse_unit
     from .idle import check_generate
     from .series import find_series, run_series
-    from .units import load_models, make_units, parse_unit
 
     check_folder(args.output)
     units = [parse_unit(text) for text in args.unit]
@@ -52,7 +52,7 @@ def run_generate(args: argparse.Namespace) -> int:
     series = find_series(args, units)
     check_generate(args, many=series is not None)
 
-    from ..pipelines.bases import DTYPES, Offload, UnetState, load_base  # torch and diffusers: seconds
+    from ...pipelines.bases import DTYPES, Offload, UnetState, load_base  # torch and diffusers: seconds
 
     dtype = DTYPES[args.dtype]
     load = cache(
@@ -82,11 +82,11 @@ def with_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> tuple[
 
     FileError for the first path that leads nowhere, before anything that takes seconds is imported.
     """
-    from ..core.errors import FileError, HostError
-    from ..models.reference_kinds import REFERENCES
-    from ..pipelines.lora_file import Lora, read_lora
-    from .hub.places import located
-    from .media.sources import is_pattern
+    from ...core.errors import FileError, HostError
+    from ...models.reference_kinds import REFERENCES
+    from ...pipelines.lora_file import Lora, read_lora
+    from ..hub.places import located
+    from ..media.sources import is_pattern
 
     if args.base is None:
         raise HostError("there is no base model: give a diffusers folder or a checkpoint file as --base")
@@ -118,11 +118,11 @@ def _draw(
 
     sources: the files of the request's `image` and `mask`.
     """
-    from ..pipelines.drawing import generate
-    from ..pipelines.shares import check_shares, parts
-    from ..preprocessors.images import make_folder
-    from .progress import steps_bar
-    from .record import Digests, write_pictures
+    from ...pipelines.drawing import generate
+    from ...pipelines.shares import check_shares, parts
+    from ...preprocessors.images import make_folder
+    from ..progress import steps_bar
+    from ..record import Digests, write_pictures
     from .settings import write_settings
 
     done, digests, folder = Done(), Digests(), args.output
@@ -150,10 +150,10 @@ def _draw(
 
 def _write_rest(folder: Path, request: Request, loaded: Sequence[Ready], done: Done) -> None:
     """Write hints and sheet beside the pictures, called after the first one, and say what was done."""
-    from ..pipelines.sheets import sheet
-    from ..preprocessors.images import write_image
-    from ..preprocessors.resize import gray_to_rgb
-    from ..units.hint import beside_each_other, visible
+    from ...pipelines.sheets import sheet
+    from ...preprocessors.images import write_image
+    from ...preprocessors.resize import gray_to_rgb
+    from ...units.hint import beside_each_other, visible
     from .report import counted, describe
 
     first = done.files[0].stem
@@ -172,8 +172,8 @@ def _write_rest(folder: Path, request: Request, loaded: Sequence[Ready], done: D
 
 def _cells_of(number: int, each: Ready, size: tuple[int, int]) -> list[tuple[str, Image]]:
     """Return what the sheet shows of a unit: its picture, its hint as read at (height, width), its mask."""
-    from ..core.resize import PICTURE, fit
-    from ..units.hint import beside_each_other
+    from ...core.resize import PICTURE, fit
+    from ...units.hint import beside_each_other
 
     unit = each.unit
     cells = [(f"input {number}", beside_each_other(each.image))]

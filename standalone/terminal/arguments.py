@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..pipelines.schedulers import NAMES as SCHEDULERS
+from ...pipelines.schedulers import NAMES as SCHEDULERS
 
 DTYPES = ("fp32", "fp16", "bf16")
 AUTO = "auto"  # of --device

@@ -1,0 +1,1 @@
+"""The commands of the standalone edge: what is said on a terminal, and what is printed there."""
