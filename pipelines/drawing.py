@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..core.errors import HostError
-from ..core.stack import ControlStack, Firing
+from ..core.firing import Firing
+from ..core.stack import ControlStack
 from ..core.unit import ControlUnit
 from ..units.choices import HiresOption
 from ..units.make import acts_in

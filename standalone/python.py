@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from ..core.control import ControlModel
 from ..core.errors import HostError
-from ..core.stack import ControlStack, Firing
+from ..core.firing import Firing
+from ..core.stack import ControlStack
 from ..core.unit import ControlUnit
 from ..models.registry import inspect as inspect_file
 from ..models.registry import load_control_model as load_model_file

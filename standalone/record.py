@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import FileError
 from ..core.files import parse_json
-from ..core.stack import Firing
+from ..core.firing import Firing
 from ..core.unit import ControlUnit
 from ..pipelines.drawing import Result
 from ..pipelines.lora_file import Lora

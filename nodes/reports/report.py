@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ...core.firing import Firing
 from ...core.schedule import Progress, RangeBasis
-from ...core.stack import Firing
 from ...core.unit import ControlUnit
 
 MEGABYTE = 2**20

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ...core.control import ControlModel
 from ...core.errors import ControlError
-from ...core.stack import Firing
+from ...core.firing import Firing
 from ...models.registry import load_control_model
 from ...pipelines.attached import check_units
 from ...pipelines.bases import DTYPES, Base, Offload, UnetState, load_base, native_side

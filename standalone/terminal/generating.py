@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ...core.stack import Firing
+    from ...core.firing import Firing
     from ...pipelines.bases import Base
     from ...pipelines.request import Request
     from ...units.ready import Ready

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...units.saying import extra_cost
 
 if TYPE_CHECKING:
-    from ...core.stack import Firing
+    from ...core.firing import Firing
     from ...units.ready import Ready
 
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from controlstack.core.control import ControlModel, Prepared, Prompt
 from controlstack.core.errors import UnitError
+from controlstack.core.firing import Firing
 from controlstack.core.network.base import Base
 from controlstack.core.network.effects import Shift
 from controlstack.core.network.points import PROMPT, Point, skip, stream
 from controlstack.core.reuse.said import OFF, Level, Reuse, computed
 from controlstack.core.schedule import Keyframe, RangeBasis, Schedule, progress_at
-from controlstack.core.stack import ControlStack, Firing
+from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step, Window
 from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.families.controlnet import ControlNetModel

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ....core.firing import Firing
 from ....core.network.base import LATENT
-from ....core.stack import ControlStack, Firing
+from ....core.stack import ControlStack
 from ....core.unit import ControlMode, ControlUnit
 from ....preprocessors import find
 from ....units.choices import HiresOption
@@ -79,7 +82,7 @@ class Passes:
     def firings(self) -> list[Firing]:
         """Return for each unit on how many of the steps of all passes it acted."""
         by_unit = zip(*(part.stack.firings() for part in self), strict=True)
-        return [sum(rest, first) for first, *rest in by_unit]
+        return [reduce(add, passes) for passes in by_unit]
 
     def close(self) -> None:
         """Release what the stacks keep between steps."""
