@@ -325,7 +325,7 @@ def test_preprocess_and_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    from controlstack.standalone import demo
+    from controlstack.standalone.terminal import demo
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

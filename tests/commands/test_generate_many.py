@@ -112,7 +112,7 @@ def test_an_interrupt_keeps_what_is_finished(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from controlstack.preprocessors import images
-    from controlstack.standalone import series
+    from controlstack.standalone.terminal import series
 
     out, whole = tmp_path / "out", images.write_image
 

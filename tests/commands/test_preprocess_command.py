@@ -16,7 +16,7 @@ from controlstack.cli import main
 from controlstack.preprocessors import ABSENT, REGISTRY, find
 from controlstack.preprocessors.images import read_image, read_mask, write_image
 from controlstack.preprocessors.networks.network import get_packages
-from controlstack.standalone import preprocessing
+from controlstack.standalone.terminal import preprocessing
 from PIL import Image
 from skimage import data
 
