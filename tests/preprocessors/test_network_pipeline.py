@@ -35,6 +35,10 @@ ELSEWHERE = {  # what is tested in a file of its own
     **dict.fromkeys(
         ("clip_vision", "clip_h", "clip_h_states", "clip_g"), "encoders/test_clip.py"
     ),  # these give no pictures
+    **dict.fromkeys(
+        ("face_id", "face_id_raw", "face_id_plus", "instant_id_face_embedding", "instant_id_face_keypoints"),
+        "encoders/test_faces.py",
+    ),
 }
 
 

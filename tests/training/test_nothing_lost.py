@@ -83,9 +83,9 @@ def test_any_error_saves_a_checkpoint_first(
 ) -> None:
     out, taken, loss_of = tmp_path / "control.safetensors", [], loop.loss_of
 
-    def fails(run: Run, batch: Any) -> Any:
+    def fails(run: Run, batch: Any, number: int) -> Any:
         taken.append(batch)
-        loss = loss_of(run, batch)  # random numbers are drawn: going on must draw them again
+        loss = loss_of(run, batch, number)  # random numbers are drawn: going on must draw them again
         if len(taken) == 3:
             raise RuntimeError("out of memory")
         return loss
@@ -112,10 +112,10 @@ def test_an_interrupt_leaves_a_usable_model(
 ) -> None:
     loss_of, out = loop.loss_of, tmp_path / "control.safetensors"
 
-    def interrupted(run: Run, batch: Any) -> Any:
+    def interrupted(run: Run, batch: Any, number: int) -> Any:
         if run.step == 1:
             signal.raise_signal(signal.SIGINT)
-        return loss_of(run, batch)
+        return loss_of(run, batch, number)
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "loss_of", interrupted)
