@@ -130,7 +130,7 @@ def detect(values: dict[str, Any], images: Sequence[str], masks: Sequence[str], 
     unit = preprocessing.with_defaults(parse_unit({"enabled": True, **values}))
     preprocessor = preprocessing.lookup(unit.module)
     if preprocessor.refusal and not is_reference(preprocessor):
-        raise HintError(f"Module not supported: {preprocessor.refusal}")
+        raise HintError(f"Module not supported: {unit.module}: {preprocessor.refusal}")
     if preprocessor.output is Output.EMBEDDING:  # sd-webui-controlnet refuses it as well
         raise HintError(
             f"Module not supported: {unit.module} gives what an image encoder sees, which is no picture: name it in a "

@@ -104,7 +104,7 @@ class Run:
             text = f"{name} acted on {firing} steps{firing.remark}"
             if firing.fired or not firing.steps:  # no step at all: the user interrupted before the first one
                 log.info("%s%s", text, extra_cost(unit.model))
-                if unit.model.evaluations:  # the user sees why it takes longer
+                if firing.remark or unit.model.evaluations:  # the user sees why it takes longer, or less long
                     self._p.comment(f"ControlNet: {text}{extra_cost(unit.model)}")
             else:
                 warn(self._p, f"{text}: look at its weight, range and hires option")

@@ -458,7 +458,7 @@ class TestNetwork:
         runtime = annotators.runtime()
         with torch.no_grad(), runtime.ready(network) as ready:
             held = [loaded.model.model for loaded in comfy.model_management.current_loaded_models]
-            assert any(each is ready for each in held), "the host does not hold the network"
+            assert any(each is ready for model in held for each in model.modules()), "the host does not hold it"
             result = ready(torch.ones(1, 8, 8, 1, device=comfy.model_management.get_torch_device())).cpu()[..., 0]
         runtime.pool.unload()
         assert not runtime.pool.names
