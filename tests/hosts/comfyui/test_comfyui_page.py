@@ -191,4 +191,4 @@ def test_examples_open_and_run(comfyui: Host, page: Any, example: Path, tmp_path
     shoot(page, tmp_path, f"example-{example.stem}")
     entry = comfyui.run(world.in_tiny({name: node for name, node in nodes.items() if "class_type" in node}))
     saved = [image for out in entry["outputs"].values() for image in out.get("images", ()) if image["type"] == "output"]
-    assert len(saved) == (2 if "batch" in example.stem else 1)
+    assert len(saved) == (2 if "Batch" in example.stem else 1)
