@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ...core.unit import ControlUnit
     from ...pipelines.bases import Base
     from .evaluate import Condition
-    from .members import load_members, member_cases
 
     Image = NDArray[np.uint8]
     Rows = Sequence[Sequence[tuple[str, Image]]]
@@ -33,6 +32,7 @@ def evaluate_tiny(args: argparse.Namespace) -> int:
     from ...pipelines.bases import load_base
     from ...preprocessors.images import check_folder, make_folder
     from .evaluate import CEILING, conditions, evaluate, make_trial, score, sheet_rows, table
+    from .members import load_members, member_cases
 
     for path in filter(None, (args.json, args.page)):
         check_folder(path.parent)
