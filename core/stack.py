@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .control import ControlModel
 from .errors import HintError, UnitError
 from .firing import Firing
 from .host import Host, PlainHost
@@ -142,7 +143,7 @@ class ControlStack:
                 if kept and not is_residual(point, effect):
                     self._reuse_nothing(kept)
                 if isinstance(effect, Watch):
-                    total.shift(point, _watched(effect, rows))
+                    total.shift(point, self._watched(effect, model, rows))
                     continue
                 shares = [
                     _Share(active, scale * active.multiplier, index)
@@ -202,6 +203,17 @@ class ControlStack:
 
         return change
 
+    def _watched(self, watch: Watch, model: ControlModel, rows: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+        """Return a change that shows these rows of what stands at a point, and adds nothing."""
+
+        @torch.no_grad()
+        def look(h: Tensor) -> Tensor:
+            with self._host.ready(model):  # some compute with their network what they see
+                watch.function(take_rows(h, rows))
+            return h.new_zeros(()).expand_as(h)  # of which no copy for each pixel is made
+
+        return look
+
     def _by_prompt(self, tensor: Tensor, active: _Active, step: Step) -> Tensor:
         """Weigh the rows of the negative prompt by the unit's factor for them."""
         factor = active.unit.uncond_weight
@@ -246,16 +258,6 @@ def _keep(point: Point, tensor: Tensor, kept: Sequence[_Keeping], count: int) ->
         if point in active.scales:
             own = tensor.chunk(count)[part]
             maps[point] = own if count == 1 else own.clone()  # which does not hold the rows of the others
-
-
-def _watched(watch: Watch, rows: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
-    """Return a change that shows these rows of what stands at a point, and adds nothing."""
-
-    def look(h: Tensor) -> Tensor:
-        watch.function(take_rows(h, rows))
-        return h.new_zeros(()).expand_as(h)  # of which no copy for each pixel is made
-
-    return look
 
 
 def _twins(group: Sequence[_Active], step: Step) -> Twins | None:

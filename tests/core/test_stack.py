@@ -11,7 +11,7 @@ import pytest
 import torch
 from controlstack.core.control import ControlModel
 from controlstack.core.errors import HintError, ScheduleError, UnitError
-from controlstack.core.network.effects import Accumulator, Effects
+from controlstack.core.network.effects import Accumulator, Effect, Effects, Watch
 from controlstack.core.network.points import MIDDLE, PROMPT, Block, Part, Point, skip
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import Keyframe, Schedule
@@ -371,6 +371,32 @@ def test_the_host_is_asked_for_each_network_and_may_interrupt(
     with pytest.raises(KeyboardInterrupt):
         stack(make_step(2))
     assert (host.used, host.open) == (2, [])
+
+
+def test_a_control_that_looks_has_its_network_ready_and_no_gradients(
+    make_model: MakeModel, make_step: MakeStep, hint: Tensor
+) -> None:
+    """What stands at a point is seen long after the control has been asked: a host may have moved its network away."""
+    ready, seen = list[ControlModel](), list[tuple[bool, bool]]()
+
+    class MovingHost:
+        @contextmanager
+        def ready(self, model: ControlModel) -> Iterator[None]:
+            ready.append(model)
+            yield
+            ready.remove(model)
+
+        def check_interrupt(self) -> None:
+            return
+
+    class Looking(ControlNetModel):
+        def __call__(self, *_: Any) -> Iterator[tuple[Point, Effect]]:
+            yield MIDDLE, Watch(lambda _: seen.append((bool(ready), torch.is_grad_enabled())))
+
+    stack = ControlStack([ControlUnit(model=Looking(make_model().network, name="looks"), hint=hint)], MovingHost())
+    shown = torch.randn(2, 3, 4, 4)
+    assert not stack(make_step()).shifts[MIDDLE](shown).any()
+    assert seen == [(True, False)] and not ready
 
 
 def test_memory_of_another_unit_is_one_map_not_one_set(
