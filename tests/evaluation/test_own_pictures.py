@@ -16,11 +16,13 @@ from controlstack import cli
 from controlstack.core.errors import HintError
 from controlstack.pipelines.tiny_world import BASE, CONTROLS
 from controlstack.preprocessors import find
+from controlstack.training.evaluation import tiny_command
 from controlstack.training.evaluation.measures.measure import Better, Measure, Sample
 from controlstack.training.evaluation.own.items import Item, items_of
 from controlstack.training.evaluation.own.judging import Judging
 from controlstack.training.evaluation.own.kinds import DEPTH, EDGES, POSE, SEGMENTATION, SOFT_EDGES, kind_of
 from controlstack.training.evaluation.own.results import half_width, table, values_of
+from controlstack.training.evaluation.page import BEGIN, END
 from safetensors.torch import save_file
 
 Bar = Callable[[Any, str], Any]
@@ -260,3 +262,16 @@ def test_bad_input_is_one_sentence_before_any_work(
     assert captured.err.strip().splitlines()[-1].startswith("controlstack: ")
     assert said in captured.err.strip().splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_without_pictures_and_base_the_tiny_world_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tiny_command, "STEPS", 1)  # what is drawn does not matter here, but that all of it is
+    numbers, written = tmp_path / "numbers.json", tmp_path / "page.md"
+    written.write_text(f"mine\n\n{BEGIN}\n{END}\n", encoding="utf-8")
+    assert cli.main(["evaluate", "--scenes", "2", "--json", str(numbers), "--page", str(written)]) == 0
+    found = json.loads(numbers.read_text(encoding="utf-8"))
+    assert {"canny", "color", "canny + color", "canny + ip-adapter"} <= set(found["without a prompt"])
+    assert "canny + ip-adapter" in capsys.readouterr().out
+    assert written.read_text(encoding="utf-8").startswith("mine") and list((tmp_path / "images").glob("*.png"))

@@ -2,7 +2,7 @@
 
 The features of five layers are brought to length 1 at every place; their squared differences, weighted by channel and
 averaged over the places, are summed. The weights by channel come with torchmetrics, AlexNet's from a local file in
-torchvision's form (alexnet-owt-7be5be79.pth).
+torchvision's form (alexnet-owt-7be5be79.pth); torchmetrics' own LPIPS would need torchvision, and fetch it.
 """
 
 from __future__ import annotations
