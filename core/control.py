@@ -30,6 +30,11 @@ class HintSpace(Enum):
     INPAINTING = "inpainting"  # the hole [N, 1, h, w], and behind it latents of the picture with the hole in grey
     EMBEDDING = "embedding"  # what an encoder saw in a picture, [N, T, D]
 
+    @property
+    def reads_latents(self) -> bool:
+        """Return whether the base model's autoencoder makes part of the hint."""
+        return self in (HintSpace.LATENTS, HintSpace.INPAINTING)
+
 
 class ControlModel(Protocol):
     """A control network, stateless: all that a run can reuse is handed back to it by the stack.

@@ -20,7 +20,7 @@ from .host import Host
 from .network.base import LATENT
 from .network.rows import take_rows
 from .resize import ResizeMode, fit
-from .step import Step, Window
+from .step import Step, Window, version_of
 from .unit import ControlUnit
 
 # Bytes that a run keeps of hints and masks, and of prompts, beyond what one evaluation uses: some fifty tiles of SDXL's
@@ -95,9 +95,8 @@ class Kept:
         if told is not None:
             key = (unit.model.sameness, id(told), rows)
             return self._prompts.keep(key, lambda: unit.model.encode(told), of=told)
-        token = step.context if step.prompt is None else step.prompt
-        version = token._version if isinstance(token, Tensor) and not token.is_inference() else 0
-        key = (unit.model.sameness, id(token), version, rows)
+        token = step.token
+        key = (unit.model.sameness, id(token), version_of(token), rows)
         return self._prompts.keep(key, lambda: unit.model.encode(take_rows(step.context, rows)), of=token)
 
     def mask(self, unit: ControlUnit, rows: tuple[int, ...], step: Step, target: Tensor) -> Tensor:
@@ -149,10 +148,9 @@ class Kept:
         if model.hint_space is HintSpace.EMBEDDING:
             return unit.hint.to(step.x.device)
         shown = self._shown(unit.hint, unit.resize, step, model.hint_scale)
-        seen = to_encode(model, shown)
-        if seen is None:
+        if not model.hint_space.reads_latents:
             return shown
-        latents = self._host.encode(seen)
+        latents = self._host.encode(to_encode(model, shown))
         if model.hint_space is HintSpace.LATENTS:
             return latents
         hole = F.max_pool2d(_hole(shown), model.hint_scale).to(latents)
@@ -172,11 +170,9 @@ class Kept:
         return whole[..., top * scale : (top + size[0]) * scale, left * scale : (left + size[1]) * scale]
 
 
-def to_encode(model: ControlModel, shown: Tensor) -> Tensor | None:
-    """Return the picture [N, 3, H, W] whose latents a model reads, of a hint at that size; None where it reads none."""
-    if model.hint_space is HintSpace.LATENTS:
-        return shown
-    return torch.where(_hole(shown) > 0, GREY, shown) if model.hint_space is HintSpace.INPAINTING else None
+def to_encode(model: ControlModel, shown: Tensor) -> Tensor:
+    """Return the picture [N, 3, H, W] whose latents a model reads, of a hint at that size."""
+    return torch.where(_hole(shown) > 0, GREY, shown) if model.hint_space is HintSpace.INPAINTING else shown
 
 
 def _hole(shown: Tensor) -> Tensor:

@@ -78,6 +78,11 @@ class Step:
         return self.evaluate(whole, self._place, points)
 
     @property
+    def token(self) -> object:
+        """Return the object that stands for the context's values: see `version_of`."""
+        return self.context if self.prompt is None else self.prompt
+
+    @property
     def _place(self) -> tuple[int, ...]:
         return tuple(range(len(self.cond))) if self.place is None else self.place
 
@@ -95,3 +100,8 @@ class Step:
             place=tuple(self._place[row] for row in rows),
             pictures=None if self.pictures is None else tuple(self.pictures[row] for row in rows),
         )
+
+
+def version_of(token: object) -> int:
+    """Return what changes when somebody writes into a tensor; 0 for other objects, which stand for one value."""
+    return token._version if isinstance(token, Tensor) and not token.is_inference() else 0

@@ -7,9 +7,8 @@ straight line through both, at its own place on the noise schedule:
     r(t) = r1 + (r1 - r0) * (t - t1) / (t1 - t0)
 
 but no further beyond t1 than the way from t0 to t1, for far from both the line says nothing. One set alone stays as it
-is. What is reused was computed in the same pass of the sampler,
-at an earlier step, for the same unit, part of the picture, size, picture and prompt. Where there is no such thing, the
-step is computed.
+is. What is reused was computed in the same pass of the sampler, at an earlier step, for the same unit, part of the
+picture, size, picture and prompt. Where there is no such thing, the step is computed.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from ..network.effects import Effect
 from ..network.points import PROMPT, Point
 from ..network.rows import take_rows
 from ..schedule import RangeBasis
-from ..step import Step
+from ..step import Step, version_of
 from ..unit import ControlUnit
 
 SLACK = 1e-4  # of the noise schedule: samplers compute with noise levels and come back a rounding away
@@ -48,14 +47,14 @@ class Line:
 
     def __init__(self, prompt: object) -> None:
         """Hold nothing yet. prompt: the object that stands for its values, or the context's tensor."""
-        self._prompt, self._version = prompt, _version(prompt)
+        self._prompt, self._version = prompt, version_of(prompt)
         self._last: _Set | None = None
         self._before: _Set | None = None
         self.step = 0  # at which it was used last
 
     def is_of(self, prompt: object) -> bool:
         """Return whether a prompt has the values of the line's. Of two tensors, waits for the device."""
-        if _version(self._prompt) != self._version:
+        if version_of(self._prompt) != self._version:
             return False
         if self._prompt is prompt:
             return True
@@ -85,7 +84,7 @@ class Line:
 
     @property
     def bytes(self) -> int:
-        """Memory that is held between steps."""
+        """Return how many bytes are held between steps."""
         sets = [each for each in (self._before, self._last) if each is not None]
         maps = [tensor for each in sets for tensor in each.maps.values()]
         latents = [each.x for each in sets if each.x is not None]
@@ -147,13 +146,12 @@ class Residuals:
             return None
         pictures = None if step.pictures is None else tuple(step.pictures[row] for row in rows)
         key = (number, rows, step.cond, pictures, step.window, tuple(step.x.shape), step.x.dtype, step.x.device)
-        prompt = step.context if step.prompt is None else step.prompt
         if not self._lines:
             self._place = _place(step)
         lines = self._lines.setdefault(key, [])
-        found = next((line for line in lines if line.is_of(prompt)), None)
+        found = next((line for line in lines if line.is_of(step.token)), None)
         if found is None:
-            found = Line(prompt)
+            found = Line(step.token)
             lines.append(found)
         found.step = self._step
         return found
@@ -178,7 +176,7 @@ class Residuals:
 
     @property
     def bytes(self) -> int:
-        """Memory that is held between steps."""
+        """Return how many bytes are held between steps."""
         return sum(line.bytes for lines in self._lines.values() for line in lines)
 
 
@@ -194,7 +192,3 @@ def _index(step: Step) -> int | None:
 
 def _place(step: Step) -> float:
     return step.progress[RangeBasis.NOISE]
-
-
-def _version(prompt: object) -> int:
-    return prompt._version if isinstance(prompt, Tensor) and not prompt.is_inference() else 0

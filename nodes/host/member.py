@@ -104,7 +104,7 @@ class Foreign:
 def member_of(spec: UnitSpec, vae: Any) -> Member:
     """Return the member of one unit; raise what can be known to be wrong before a run."""
     own: Own | None = getattr(spec.control, "own", None)
-    latents = spec.control.latent_format is not None if own is None else own.model.hint_space is HintSpace.LATENTS
+    latents = spec.control.latent_format is not None if own is None else own.model.hint_space.reads_latents
     if latents and vae is None:
         raise HostError(f"'{spec.name}' reads hints as latents and needs a VAE: connect one to Apply Control Units")
     return _foreign(spec, vae) if own is None else own

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ....core.control import HintSpace
 from ....core.kept import to_encode
 from ....core.network.effects import Effects
 from ....core.resize import fit
@@ -72,10 +71,8 @@ class Evaluations:
         In the middle of an evaluation the autoencoder would push the base network off the device.
         """
         for unit in self.units:
-            if unit.acts and unit.model.hint_space in (HintSpace.LATENTS, HintSpace.INPAINTING):
-                picture = to_encode(unit.model, _shown(unit, self.size, self._host))
-                if picture is not None:
-                    self._host.encode(picture)
+            if unit.acts and unit.model.hint_space.reads_latents:
+                self._host.encode(to_encode(unit.model, _shown(unit, self.size, self._host)))
         if answers:
             self.present.restoration.prepare()
 

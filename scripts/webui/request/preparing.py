@@ -12,12 +12,12 @@ from torch import Tensor
 from ....core.control import ControlModel
 from ....core.network.base import LATENT, check_fits
 from ....models.reference import ReferenceModel
-from ....models.reference_kinds import REFERENCES
 from ....units.convention import chosen, doubt, said_by
 from ....units.hint import fitting, mask_tensor
 from ....units.request import UnitRequest
 from ....units.webui import infotext
 from ....units.webui.fields import InputMode, UnitArgs, args_of, is_auto, request_of
+from ....units.webui.references import is_reference
 from ..host.unet.unets import base_of
 from ..pictures.inputs import Input, choose, seed_of
 from ..pictures.reading import read_mask, rgba_pictures
@@ -53,8 +53,8 @@ def prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared:
 
 def _prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared:
     host = services.host
-    path = path_of(services, unit)
     preprocessor = preprocessing.lookup(unit.module)
+    path = None if is_reference(preprocessor) else services.files.find(unit.model)[1]  # a reference has no file
     ignore_mask = bool(services.program.option("controlnet_ignore_noninpaint_mask", False))
     given = choose(unit, p, index, ignore_mask, preprocessor.takes_mask)
     request = request_of(unit, image=given.picture, inpaint_mask=given.mask)
@@ -86,11 +86,6 @@ def write_text(services: Services, p: Any, units: Sequence[UnitArgs]) -> list[Un
 def _as_it_runs(services: Services, unit: UnitArgs) -> UnitArgs:
     with about_unit(unit.number):
         return preprocessing.with_defaults(by_file(services, unit))
-
-
-def path_of(services: Services, unit: UnitArgs) -> Path | None:
-    """Return the file of a unit's model; None for a reference, which has none. ModelError where there is no such."""
-    return None if request_of(unit).model in REFERENCES else services.files.find(unit.model)[1]
 
 
 def by_file(services: Services, unit: UnitArgs) -> UnitArgs:
