@@ -66,7 +66,7 @@ class ControlUnit(io.ComfyNode):
         weight: float | None = None,
         reuse: str | None = None,
     ) -> bool:
-        """Named are the inputs that are checked here, and not by the host; those from other nodes are None.
+        """Check what the host does not check: the inputs that are named here, of which those from other nodes are None.
 
         Raises UnitError: a sentence that is returned would be shown once for each of them.
         """

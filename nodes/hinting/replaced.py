@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ...units.request import NONE
@@ -107,8 +107,8 @@ class PreprocessByOtherName(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, preprocessor: str, resolution: int) -> io.NodeOutput:
-        hint, _, _ = make(cls, image, _by_name(preprocessor), resolution, None).args
-        return io.NodeOutput(hint, ui=ui.PreviewImage(hint.clamp(0, 1), cls=cls))
+        made = make(cls, image, _by_name(preprocessor), resolution, None)
+        return io.NodeOutput(made.args[0], ui=made.ui)
 
 
 def _by_name(name: str) -> dict[str, Any]:

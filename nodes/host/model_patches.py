@@ -44,9 +44,12 @@ class Weighed:
     def __init__(self, patch: Any, weight: float, schedule: Schedule, mask: Tensor | None, model: Any) -> None:
         """model: the host's base model, whose noise schedule it is."""
         self.patch, self._weight, self._schedule, self._mask, self._model = patch, weight, schedule, mask, model
+        self._sigmas: Tensor | None = None  # of the present step, the same object for all its blocks
+        self._scale = 0.0  # at that step
+        self._kept: tuple[Any, Tensor] | None = None  # the mask on tokens, and what it depends on
 
     def __call__(self, given: dict[str, Any]) -> dict[str, Any]:
-        scale = self._weight * self._schedule.multiplier(self._progress(given["transformer_options"]))
+        scale = self._scale_at(given["transformer_options"])
         if not scale:
             return given
         tokens = given["img"].clone()  # patches change them in place
@@ -64,6 +67,13 @@ class Weighed:
     def models(self) -> list[Any]:
         """Return the host's patchers of its networks."""
         return self.patch.models() if hasattr(self.patch, "models") else []
+
+    def _scale_at(self, options: Mapping[str, Any]) -> float:
+        """Return weight times curve at a step, read once for all its blocks: each look waits for the device."""
+        if options["sigmas"] is not self._sigmas:
+            self._sigmas = options["sigmas"]
+            self._scale = self._weight * self._schedule.multiplier(self._progress(options))
+        return self._scale
 
     def _progress(self, options: Mapping[str, Any]) -> Mapping[RangeBasis, float]:
         marks = (self._schedule.start, self._schedule.end, *(frame.at for frame in self._schedule.keyframes))
@@ -83,11 +93,14 @@ class Weighed:
                 f"a mask cannot reach what {type(self.patch).__name__} changes: it has {change.shape[1]} tokens for "
                 f"{count} places; leave the mask out"
             )
-        small = F.interpolate(mask[:, None].to(change), (height, width), mode="bilinear")
-        on = small.flatten(2).transpose(1, 2).repeat(1, frames, 1)
-        if len(on) not in (1, len(change)):
-            on = on[[row % len(on) for row in range(len(change))]]
-        return F.pad(on, (0, 0, 0, change.shape[1] - count), value=1.0)
+        key = (height, width, frames, change.shape[:2], change.dtype, change.device)
+        if self._kept is None or self._kept[0] != key:
+            small = F.interpolate(mask[:, None].to(change), (height, width), mode="bilinear")
+            on = small.flatten(2).transpose(1, 2).repeat(1, frames, 1)
+            if len(on) not in (1, len(change)):
+                on = on[[row % len(on) for row in range(len(change))]]
+            self._kept = key, F.pad(on, (0, 0, 0, change.shape[1] - count), value=1.0)
+        return self._kept[1]
 
 
 def _patches(patcher: Any) -> dict[str, list[Any]]:
