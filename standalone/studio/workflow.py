@@ -16,6 +16,7 @@ from ...core.errors import HostError
 from ...pipelines.request import Request
 from ...pipelines.schedulers import scheduler_name
 from ...units.blocks import BlockWeights
+from ...units.choices import HiresOption
 from ...units.request import FIELDS, UnitRequest
 from .library import Library
 from .said import Job
@@ -51,8 +52,10 @@ def workflow(library: Library, job: Job) -> str:
         raise HostError("a workflow has one prompt: write one line, or draw the others by the command line")
     if request.mask is not None:
         raise HostError("a part of a picture that is redrawn has no workflow here: take the mask away")
+    if request.hires > 1 and any(unit.hires is not HiresOption.BOTH for unit in job.units):
+        raise HostError("a unit for one of two passes has no workflow here: let each unit act in both")
     graph = Graph()
-    loader = graph.add("CheckpointLoaderSimple", ckpt_name=_file(library.base(job.base)))
+    loader = _loader(graph, library.base(job.base))
     model, clip = [loader, 0], [loader, 1]
     for lora in request.loras:
         node = graph.add(
@@ -72,6 +75,13 @@ def workflow(library: Library, job: Job) -> str:
         prompts = [[applied, 0], [applied, 1]]
     _sample(graph, request, model, prompts, latent, [loader, 2])
     return json.dumps(graph.nodes, indent=1, ensure_ascii=False)
+
+
+def _loader(graph: Graph, base: Path) -> str:
+    """Add what loads a base model, a file or a folder of diffusers, and return its number."""
+    if base.is_dir():
+        return graph.add("DiffusersLoader", model_path=_file(base))
+    return graph.add("CheckpointLoaderSimple", ckpt_name=_file(base))
 
 
 def _start(graph: Graph, request: Request, vae: Link) -> Link:
@@ -123,6 +133,8 @@ def _unit_inputs(graph: Graph, number: int, unit: UnitRequest) -> Iterator[tuple
     yield "image", [graph.add("LoadImage", image=f"unit-{number}-image.png"), 0]
     yield "preprocessor", unit.preprocessor
     yield from ((f"preprocessor.{name}", value) for name, value in unit.parameters.items())
+    if unit.seed is not None:
+        yield "preprocessor.seed", unit.seed
     for name in ("weight", "start", "end", "enabled", "delta_strength", "uncond_weight"):
         yield name, getattr(unit, name)
     for name in ("basis", "mode", "resize"):

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OURS = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
 OUTPUTS = {
     "CheckpointLoaderSimple": 3,
+    "DiffusersLoader": 3,
     "LoraLoader": 2,
     "ControlStackControlUnit": 2,
     "ControlStackApplyControlUnits": 2,
@@ -83,6 +84,21 @@ def test_units_are_chained_and_applied_and_both_passes_sampled(drawn: dict[str, 
     assert [each["denoise"] for each in of_kind(drawn, "KSampler")] == [1.0, 0.5]
     assert {each["seed"] for each in of_kind(drawn, "KSampler")} == {3}
     assert of_kind(drawn, "CLIPSetLastLayer")[0]["stop_at_clip_layer"] == -2
+
+
+def test_a_base_in_a_folder_and_the_seed_of_a_preprocessor_are_said() -> None:
+    library = make_library([], [])
+    units = [{"image": PICTURE, "preprocessor": "shuffle", "seed": 7, "model": "color"}]
+    nodes = json.loads(workflow(library, make_job(library, SAID, units)))
+    assert [node["model_path"] for node in of_kind(nodes, "DiffusersLoader")] == ["base"]
+    assert of_kind(nodes, "ControlStackControlUnit")[0]["preprocessor.seed"] == 7
+
+
+def test_a_unit_of_one_pass_is_refused() -> None:
+    library = make_library([], [])
+    units = [{"image": PICTURE, "model": "canny", "preprocessor": "canny", "hires": "high"}]
+    with pytest.raises(HostError, match="one of two passes"):
+        workflow(library, make_job(library, {**SAID, "hires": 1.5}, units))
 
 
 def test_every_scheduler_has_a_sampler() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 TINY = ROOT / "pipelines" / "tiny"
+LOADERS = ("CheckpointLoaderSimple", "DiffusersLoader")
 SIDE = 128  # pixels, at which it was trained
 SHRINK = 4  # from 512 pixels
 WRITTEN = {  # the same, in the text of a WebUI
@@ -75,12 +76,12 @@ def in_tiny(nodes: Mapping[str, Node], prompt: str = "") -> dict[str, Node]:
 
 
 def _loader(node: Node) -> Node:
-    return {"class_type": "TestWorld"} if node["class_type"] == "CheckpointLoaderSimple" else {}
+    return {"class_type": "TestWorld"} if node["class_type"] in LOADERS else {}
 
 
 def _tiny(node: Node, prompt: str) -> dict[str, Any]:
     inputs = dict(node["inputs"])
-    if node["class_type"] == "CheckpointLoaderSimple":
+    if node["class_type"] in LOADERS:
         return {"folder": str(TINY / "base")}
     if node["class_type"] == "ControlStackLoadControlModel":
         return {**inputs, "name": f"tiny-{'color' if 'color' in inputs['name'] else 'canny'}.safetensors"}

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import comfyui_world as world
 import numpy as np
 import pytest
 from comfyui_host import Graph, Host, Link, output
 from controlstack.preprocessors import find
+from controlstack.preprocessors.images import read_image
+from controlstack.standalone.studio.library import make_library
+from controlstack.standalone.studio.said import make_job
+from controlstack.standalone.studio.workflow import workflow
 from controlstack.training.evaluation.metrics import colour_accuracy, edge_f1
 from controlstack.training.tiny.scenes import read_colours
 
@@ -70,3 +77,14 @@ def test_pictures_obey(comfyui: Host, kinds: tuple[str, ...]) -> None:
         assert np.mean(gains["edges"]) > 0.2
     if "color" in kinds:
         assert np.mean(gains["colours"]) > 0.25
+
+
+def test_a_workflow_copied_from_our_page_draws(comfyui: Host) -> None:
+    """Its base model and sizes are made small as those of examples are; pictures lie where one saves them."""
+    library, scene = make_library([], []), world.TINY / "images" / SCENES[0]
+    said = {"prompt": "a red square", "seed": 1, "width": 1024, "height": 1024, "steps": 4}
+    units = [{"image": read_image(scene), "preprocessor": "canny", "parameters": CANNY, "model": "canny"}]
+    nodes = json.loads(workflow(library, make_job(library, said, units)))
+    shutil.copy(scene, comfyui.base / "input" / "unit-1-image.png")
+    entry = comfyui.run(world.in_tiny(nodes, said["prompt"]))
+    assert len([image for out in entry["outputs"].values() for image in out.get("images", ())]) >= 1
