@@ -169,7 +169,7 @@ def bare(size: Size, xl: bool) -> Callable[[], object]:
 
 
 def of_controlnet(size: Size) -> Case:
-    """ControlNet for SD 1.5 beside diffusers'."""
+    """Return ControlNet for SD 1.5 beside diffusers'."""
     from diffusers import ControlNetModel
 
     theirs = size.kept("controlnet", lambda: ControlNetModel(**size.config(False)))
@@ -184,7 +184,7 @@ def of_controlnet(size: Size) -> Case:
 
 
 def of_union(size: Size, kinds: int) -> Case:
-    """ControlNet-Union with one or two kinds of hints in one pass, beside diffusers'."""
+    """Return ControlNet-Union with one or two kinds of hints in one pass, beside diffusers'."""
     from diffusers import ControlNetUnionModel
 
     width = size.config(True)["block_out_channels"][0]
@@ -207,7 +207,7 @@ def of_union(size: Size, kinds: int) -> Case:
 
 
 def of_control_lora(size: Size) -> Case:
-    """Control-LoRA of rank 128 for SD 1.5 beside ComfyUI's formula: every layer is multiplied at every step."""
+    """Return Control-LoRA of rank 128 for SD 1.5 beside ComfyUI's formula: every layer is multiplied at every step."""
     from diffusers import ControlNetModel
 
     whole = size.kept("controlnet", lambda: ControlNetModel(**size.config(False)))
@@ -240,7 +240,7 @@ def _low_rank(size: Size, whole: dict[str, Tensor]) -> tuple[dict[str, Tensor], 
 
 
 def of_ip_adapter(size: Size) -> Case:
-    """A plain IP-Adapter for SD 1.5 beside diffusers' processors, which project the picture's tokens at every step."""
+    """Return a plain IP-Adapter for SD 1.5 beside diffusers' processors, which project its tokens at every step."""
     unet, other = size.unet(), size.unet(own=True)
     names = [name for name in unet.attn_processors if ".attn2." in name]
     widths = [unet.get_submodule(name.removesuffix(".processor")).to_q.out_features for name in names]
@@ -279,7 +279,7 @@ def _put_processors(size: Size, unet: Any, widths: list[int]) -> None:
 
 
 def of_controlnet_xs(size: Size) -> Case:
-    """ControlNet-XS for SD 1.5, a tenth as wide as the base, beside diffusers' fused model."""
+    """Return ControlNet-XS for SD 1.5, a tenth as wide as the base, beside diffusers' fused model."""
     from diffusers import ControlNetXSAdapter, UNetControlNetXSModel
 
     unet = size.unet()
@@ -297,7 +297,7 @@ def of_controlnet_xs(size: Size) -> Case:
 
 
 def of_lllite(size: Size) -> Case:
-    """ControlLLLite for SDXL, at three of its blocks; the peer's formula is the same, and keeps the hint's part too."""
+    """Return ControlLLLite for SDXL at three of its blocks, without a peer, whose formula and savings are the same."""
     widths = dict(zip(LLLITE_LEVELS, (640, 1280, 1280), strict=True))
     state: dict[str, Tensor] = {}
     for block, depth in LLLITE_LEVELS.items():

@@ -35,7 +35,8 @@ from controlstack.core.unit import ControlUnit
 from controlstack.models.families.controlnet import ControlNet, ControlNetModel
 from controlstack.models.registry import load_control_model
 from controlstack.pipelines.bases import load_base
-from controlstack.pipelines.drawing import Request, generate
+from controlstack.pipelines.drawing import generate
+from controlstack.pipelines.request import Request
 from controlstack.pipelines.tiny_world import BASE, CONTROLS, SIDE
 from controlstack.training.evaluation.evaluate import Trial, make_trial, score
 from controlstack.training.recipes.copies import copy_of_encoder

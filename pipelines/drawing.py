@@ -23,14 +23,12 @@ from .clip.encoding import encode
 from .folders import INPAINTING
 from .loras import applied
 from .quiet import quiet
-from .request import DEFAULT_PROMPT, WHITE, Request
+from .request import WHITE, Request
 from .schedulers import make_scheduler
 from .shares import check_shares, check_together
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
-
-__all__ = ["DEFAULT_PROMPT", "Request", "Result", "generate"]
 
 Image = NDArray[np.uint8]
 HIGHEST_ETA = 1 - 1e-6  # where a schedule ends without signal: at 1, rounding makes DDIM take the root of a negative
@@ -58,7 +56,7 @@ class _Pass:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Watch:
+class _Listener:
     """Who is told about steps: how many are done, and what the latents [N, 4, h, w] are."""
 
     progress: Callable[[int], None] | None
@@ -94,21 +92,21 @@ def generate(
     check_shares(units, request.batch)
     check_together(request)
     seeds = tuple(request.seed + k for k in range(request.batch))
-    watcher = _Watch(progress=progress, latents=watch)
+    listener = _Listener(progress=progress, latents=watch)
     with applied(base.pipeline, request.loras):
         words = encode(base.pipeline, request.prompts, request.negative, request.clip_skip)
         settings = {**words, "guidance_scale": request.guidance}
         if request.hires == 1:
-            return Result(*_draw(base, request, units, _first(request), settings, watcher))
-        images, _, low = _draw(base, request, _of(units, HiresOption.LOW), _first(request), settings, watcher)
-        watcher = replace(watcher, before=request.steps_of_first)
+            return Result(*_draw(base, request, units, _first(request), settings, listener))
+        images, _, low = _draw(base, request, _acting_in(units, HiresOption.LOW), _first(request), settings, listener)
+        listener = replace(listener, before=request.steps_of_first)
         images, _, high = _draw(
-            base, request, _of(units, HiresOption.HIGH), _second(request, images), settings, watcher
+            base, request, _acting_in(units, HiresOption.HIGH), _second(request, images), settings, listener
         )
     return Result(images, seeds, tuple(first + second for first, second in zip(low, high, strict=True)))
 
 
-def _of(units: Sequence[ControlUnit], part: HiresOption) -> list[ControlUnit]:
+def _acting_in(units: Sequence[ControlUnit], part: HiresOption) -> list[ControlUnit]:
     """Return the units of a pass; those of the other one do not act in it."""
     return [
         each if not isinstance(each.origin, UnitRequest) or acts_in(each.origin, part) else replace(each, weight=0.0)
@@ -146,7 +144,7 @@ def _draw(
     units: Sequence[ControlUnit],
     one: _Pass,
     settings: Mapping[str, Any],
-    watcher: _Watch,
+    listener: _Listener,
 ) -> tuple[Image, tuple[int, ...], tuple[Firing, ...]]:
     """Return the pictures [N, H, W, 3] of a pass, their seeds, and on how many steps each unit acted."""
     pipeline = _pipeline_for(base.pipeline, one)
@@ -164,7 +162,7 @@ def _draw(
                 eta=eta,
                 generator=generators,
                 output_type="np",
-                callback_on_step_end=watcher.told,
+                callback_on_step_end=listener.told,
             ).images
     finally:
         pipeline.scheduler = before

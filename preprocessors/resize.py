@@ -139,7 +139,7 @@ def _scale_drawing(bright: Mask, size: tuple[int, int]) -> Mask:
 
 
 def _one_pixel_wide(ink: Mask) -> bool:
-    """Whether most of the ink vanishes when an opening takes away what is thinner than three pixels."""
+    """Return whether most of the ink vanishes when an opening takes away what is thinner than three pixels."""
     opened = cv2.morphologyEx(_levels(ink, 0, 255), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     return 2 * int(np.count_nonzero(opened)) < int(np.count_nonzero(ink))
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 RANDOM_SEED = -1  # asks for a seed by chance
 SEEDS = 2**32  # that chance chooses from; every program takes them
 LARGEST = 2  # sides of a picture that is started from, in native sides, before it is made smaller
+PICTURES = ("image", "mask")  # fields of a request that hold a file or pixels
+UNIT_PICTURES = ("image", "effect_mask", "inpaint_mask")  # and of a unit
 
 
 def make_request(args: argparse.Namespace, units: Sequence[UnitRequest]) -> Request:

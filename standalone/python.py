@@ -234,7 +234,7 @@ class Drawing:
 
     @property
     def firings(self) -> tuple[Firing, ...]:
-        """For each unit, on how many of the steps it acted."""
+        """Return for each unit on how many of the steps it acted."""
         return self.result.firings
 
     def sheet(self, side: int = 256) -> Picture:

@@ -31,6 +31,7 @@ from ..units.record import from_record, pixels_of, plain_pixels, to_record
 from ..units.request import UnitRequest
 from ..units.webui.fields import UnitArgs, args_of
 from ..units.webui.infotext import write as write_infotext
+from .asked import PICTURES, UNIT_PICTURES
 from .record_checks import check_record
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 KEY, INFOTEXT = "controlstack", "parameters"  # of the texts in a PNG file
 FORMAT = 1  # of the record; a newer one may hold what this version cannot draw
-PICTURES = ("image", "mask")  # of a request
-UNIT_PICTURES = ("image", "effect_mask", "inpaint_mask")
 OWN = re.compile(r"[0-9]{5,9}")  # names that pictures get; other digits are other people's
 CHUNK = 1 << 20  # bytes read at once
 WEIGHTS = (".safetensors", ".bin", ".json")  # what decides about a folder's pictures

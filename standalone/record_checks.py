@@ -13,6 +13,7 @@ from typing import Any
 from ..core.errors import FileError
 from ..pipelines.request import Request
 from ..units.text import shown
+from .asked import PICTURES
 
 ENTRIES: Mapping[str, type] = {
     "base": dict, "request": dict, "units": list, "files": dict, "picture": int, "prompt": str, "seed": int,
@@ -21,7 +22,6 @@ OF_BASE = ("path", "dtype", "device", "offload")  # each text; "prediction" may 
 WORDS: Mapping[type, str] = {
     dict: "a table", list: "a list", int: "a whole number", str: "text", float: "a number",
 }  # fmt: skip
-PICTURES = ("image", "mask")  # of a request: a path, or a table that holds pixels
 
 
 def check_record(path: Path, record: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from ...core.errors import DamagedModelError, PreprocessorError
 from ..boxes import best
 from ..networks.network import Network, WeightFile
 from ..networks.onnx_files import PACKAGE, OnnxNetwork, load_onnx
+from ..networks.weights import HUB
 
 if TYPE_CHECKING:
     import cv2
@@ -42,7 +43,6 @@ PLACES = (  # of the five points in it, x and y
     (38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041),
 )  # fmt: skip
 LICENCE = "InsightFace: for non-commercial research purposes only"
-MIRROR = "https://huggingface.co"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,8 +159,8 @@ DETECTOR = _network(
     "scrfd_10g",
     _file(
         "det_10g.onnx", 16_923_827, "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91",
-        (f"{MIRROR}/public-data/insightface/resolve/main/models/buffalo_l/det_10g.onnx",
-         f"{MIRROR}/DIAMONIK7777/antelopev2/resolve/main/scrfd_10g_bnkps.onnx"),
+        (f"{HUB}/public-data/insightface/resolve/main/models/buffalo_l/det_10g.onnx",
+         f"{HUB}/DIAMONIK7777/antelopev2/resolve/main/scrfd_10g_bnkps.onnx"),
         ("models/buffalo_l/det_10g.onnx", "models/antelopev2/scrfd_10g_bnkps.onnx",
          "insightface/models/buffalo_l/det_10g.onnx", "insightface/models/antelopev2/scrfd_10g_bnkps.onnx"),
     ),
@@ -170,7 +170,7 @@ BUFFALO = _network(
     "arcface_buffalo_l",
     _file(
         "w600k_r50.onnx", 174_383_860, "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43",
-        (f"{MIRROR}/public-data/insightface/resolve/main/models/buffalo_l/w600k_r50.onnx",),
+        (f"{HUB}/public-data/insightface/resolve/main/models/buffalo_l/w600k_r50.onnx",),
         ("models/buffalo_l/w600k_r50.onnx", "insightface/models/buffalo_l/w600k_r50.onnx"),
     ),
     outputs=1,
@@ -179,7 +179,7 @@ ANTELOPE = _network(
     "arcface_antelopev2",
     _file(
         "glintr100.onnx", 260_665_334, "4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf",
-        (f"{MIRROR}/DIAMONIK7777/antelopev2/resolve/main/glintr100.onnx",),
+        (f"{HUB}/DIAMONIK7777/antelopev2/resolve/main/glintr100.onnx",),
         ("models/antelopev2/glintr100.onnx", "insightface/models/antelopev2/glintr100.onnx"),
     ),
     outputs=1,

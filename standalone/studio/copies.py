@@ -9,15 +9,14 @@ from types import MappingProxyType
 from typing import Any
 
 from ...pipelines.request import Request
-from ...units.record import PICTURES
 from ...units.request import FIELDS, UnitRequest
 from ...units.text import quoted
+from ..asked import PICTURES, UNIT_PICTURES
 from ..record import infotext_of
 from .library import Library
 from .said import Job
 from .workflow import workflow
 
-ARRAYS = ("image", "mask")
 OPTIONS = {"loras": "lora"}  # fields of a request whose option has another name
 
 
@@ -27,7 +26,7 @@ def command_line(library: Library, job: Job) -> str:
     for name, value in _request(job.request):
         several = value if isinstance(value, tuple) else (value,)
         option = f"--{OPTIONS.get(name, name).replace('_', '-')}"
-        words += [word for each in several for word in (option, f"{name}.png" if name in ARRAYS else str(each))]
+        words += [word for each in several for word in (option, f"{name}.png" if name in PICTURES else str(each))]
     for number, unit in zip(job.numbers, job.units, strict=True):
         pairs = [f"{FIELDS[name].short or name}={quoted(str(value))}" for name, value in _unit(library, number, unit)]
         words += ["--unit", ",".join(pairs)]
@@ -43,7 +42,7 @@ def script(library: Library, job: Job) -> str:
         rest = "".join(f", {_keyword(name)}={value!r}" for name, value in said.items())
         size = f", size=({job.request.width}, {job.request.height})" if unit.pixel_perfect else ""
         lines.append(f"    cs.unit({first}{rest}{size}),")
-    said = {name: f"{name}.png" if name in ARRAYS else value for name, value in _request(job.request)}
+    said = {name: f"{name}.png" if name in PICTURES else value for name, value in _request(job.request)}
     prompt = said.pop("prompt", "")
     said = {"width": job.request.width, "height": job.request.height, **said}
     if "loras" in said:
@@ -72,7 +71,7 @@ def _request(request: Request) -> Iterator[tuple[str, Any]]:
         if each.name in idle:
             continue
         value = getattr(request, each.name)
-        if each.name in ARRAYS:
+        if each.name in PICTURES:
             if value is not None:
                 yield each.name, value
         elif value != each.default or each.name == "seed":
@@ -83,7 +82,7 @@ def _unit(library: Library, number: int, unit: UnitRequest) -> Iterator[tuple[st
     """Yield what a unit says beside its defaults, as words."""
     for name, about in FIELDS.items():
         value = getattr(unit, name)
-        if name in PICTURES:
+        if name in UNIT_PICTURES:
             if value is not None:
                 yield name, f"unit-{number}-{name.replace('_', '-')}.png"
         elif name == "model":

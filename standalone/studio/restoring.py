@@ -17,16 +17,16 @@ from ...core.errors import ControlError, FileError, HostError
 from ...core.files import parse_json
 from ...pipelines.request import Request
 from ...pipelines.schedulers import scheduler_name
-from ...units.record import PICTURES, from_record, pixels_of
+from ...units.record import from_record, pixels_of
 from ...units.request import FIELDS, UnitRequest
 from ...units.webui import infotext
 from ...units.webui.fields import parse_unit, request_of
+from ..asked import PICTURES, UNIT_PICTURES
 from ..record import FORMAT, INFOTEXT, KEY
 from .library import Library
 
 HASH = re.compile(r"\s*\[[0-9a-f]+\]$")  # behind a model's name in texts of WebUIs
 LORA = re.compile(r"<lora:([^:<>]+)(?::([-+]?[0-9.]+))?[^<>]*>")  # name and weight in a prompt of WebUIs
-PIXELS = ("image", "mask")  # of a request
 NUMBERS: Mapping[str, tuple[str, type]] = MappingProxyType({  # in texts of WebUIs -> field and type
     "Steps": ("steps", int), "CFG scale": ("guidance", float), "Seed": ("seed", int), "Clip skip": ("clip_skip", int),
     "Hires upscale": ("hires", float), "Hires steps": ("hires_steps", int),
@@ -83,7 +83,7 @@ def _from_record(record: Any, library: Library) -> Restored:
             found.remarks.append(f"unit {number} was made by a program and cannot be shown")
             continue
         said = dict(each["said"])
-        for name in PICTURES:
+        for name in UNIT_PICTURES:
             if isinstance(said.get(name), (str, list)):
                 del said[name]
                 found.remarks.append(f"unit {number}: its {name.replace('_', ' ')} was a file; put it in again")
@@ -94,8 +94,8 @@ def _from_record(record: Any, library: Library) -> Restored:
 def _request_fields(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a request's fields for one picture; pictures as pixels."""
     known = {each.name for each in fields(Request)}
-    said = {name: value for name, value in record["request"].items() if name in known and name not in PIXELS}
-    for name in PIXELS:
+    said = {name: value for name, value in record["request"].items() if name in known and name not in PICTURES}
+    for name in PICTURES:
         value = record["request"].get(name)
         if isinstance(value, dict):
             said[name] = pixels_of(name, value)

@@ -42,7 +42,8 @@ def run_demo(folder: Path, seed: int = 0) -> Path:
 def _row(base: Base, image: Path, seed: int) -> list[tuple[str, Image]]:
     import torch
 
-    from ...pipelines.drawing import Request, generate
+    from ...pipelines.drawing import generate
+    from ...pipelines.request import Request
     from ..units import load_units, parse_unit
 
     texts = [parse_unit(f"image={image},model={CONTROLS / kind}.safetensors,{hint}") for kind, hint in HINTS.items()]

@@ -42,7 +42,9 @@ def check_generate(args: argparse.Namespace, *, many: bool) -> None:
 def check_used(args: argparse.Namespace, preprocessor: Preprocessor) -> None:
     """Raise PreprocessorError for an option of `preprocess` that its preprocessor does not read."""
     if args.seed != args.parser.get_default("seed") and preprocessor.deterministic:
-        raise PreprocessorError(f"{preprocessor.id} draws no lots, so --seed {args.seed} changes nothing: leave it out")
+        raise PreprocessorError(
+            f"{preprocessor.id} uses no random numbers, so --seed {args.seed} changes nothing: leave it out"
+        )
     if args.resolution is not None and not preprocessor.resizes:
         raise PreprocessorError(
             f"{preprocessor.id} works at the picture's own size, so --resolution {args.resolution} changes nothing: "

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import FileError, HintError
+from ..asked import PICTURES, UNIT_PICTURES
 from ..media.sources import Files, Film, Frame, many, numbered
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     Image = NDArray[np.uint8]
 
 KEY = "controlstack-series"  # of the text in a PNG file that says what it was made from
-PICTURES = ("image", "mask")  # of the request
-UNIT_PICTURES = ("image", "effect_mask", "inpaint_mask")
 SHOWN = 5  # failures that are told in full
 SETTINGS = "settings.toml"  # beside the folders of results
 

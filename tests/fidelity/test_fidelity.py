@@ -10,7 +10,8 @@ import torch
 from controlstack.core.unit import ControlUnit
 from controlstack.models.registry import load_control_model
 from controlstack.pipelines.bases import load_base
-from controlstack.pipelines.drawing import Request, generate
+from controlstack.pipelines.drawing import generate
+from controlstack.pipelines.request import Request
 from controlstack.pipelines.tiny_world import BASE, CONTROLS
 from controlstack.training.evaluation.evaluate import Condition, Image, conditions, evaluate, make_trial
 

@@ -7,7 +7,8 @@ import torch
 from controlstack.core.unit import ControlUnit
 from controlstack.models.registry import load_control_model
 from controlstack.pipelines.bases import load_base
-from controlstack.pipelines.drawing import Request, generate
+from controlstack.pipelines.drawing import generate
+from controlstack.pipelines.request import Request
 from controlstack.pipelines.tiny_world import BASE, CONTROLS, MEMBERS, TINY
 from controlstack.training.evaluation.evaluate import conditions, make_trial, score
 from controlstack.training.evaluation.members import load_members, member_cases, other

@@ -13,7 +13,8 @@ import pytest
 import torch
 from controlstack.core.errors import ControlError, HostError
 from controlstack.pipelines.bases import Base, Offload, load_base, load_pipeline, native_side
-from controlstack.pipelines.drawing import Request, generate
+from controlstack.pipelines.drawing import generate
+from controlstack.pipelines.request import Request
 from controlstack.pipelines.tiny_world import BASE
 from controlstack.training.start import load_frozen
 from safetensors.torch import load_file, save_file

@@ -11,7 +11,8 @@ import torch
 from controlstack.core.errors import HostError
 from controlstack.core.unit import ControlUnit
 from controlstack.pipelines.bases import Base
-from controlstack.pipelines.drawing import Request, generate
+from controlstack.pipelines.drawing import generate
+from controlstack.pipelines.request import Request
 from controlstack.units.choices import HiresOption
 from controlstack.units.request import UnitRequest
 from PIL import Image as Pillow

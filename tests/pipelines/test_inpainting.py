@@ -14,7 +14,8 @@ from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlUnit
 from controlstack.pipelines.attached import Injection
 from controlstack.pipelines.bases import Base, Offload, UnetState
-from controlstack.pipelines.drawing import Request, generate
+from controlstack.pipelines.drawing import generate
+from controlstack.pipelines.request import Request
 from diffusers import (
     StableDiffusionControlNetInpaintPipeline,
     StableDiffusionInpaintPipeline,

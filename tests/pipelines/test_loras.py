@@ -11,9 +11,10 @@ import torch
 from controlstack.core.errors import ControlError, HostError, IncompatibleModelError, UnsupportedModelError
 from controlstack.models.naming import to_ldm
 from controlstack.pipelines.bases import Base
-from controlstack.pipelines.drawing import Request, generate
+from controlstack.pipelines.drawing import generate
 from controlstack.pipelines.lora_file import Lora, read_lora
 from controlstack.pipelines.loras import applied
+from controlstack.pipelines.request import Request
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 from torch import Tensor

@@ -17,7 +17,8 @@ from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.pipelines.attached import Injection, base_of
 from controlstack.pipelines.bases import Base, Offload, load_base
-from controlstack.pipelines.drawing import Request, generate
+from controlstack.pipelines.drawing import generate
+from controlstack.pipelines.request import Request
 from controlstack.pipelines.schedulers import NAMES, make_scheduler, scheduler_name
 from controlstack.pipelines.tiny_world import BASE
 from diffusers import (

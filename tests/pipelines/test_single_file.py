@@ -14,7 +14,8 @@ from controlstack.core.errors import ControlError, HostError
 from controlstack.models.naming import to_ldm
 from controlstack.pipelines import single_file
 from controlstack.pipelines.bases import load_base
-from controlstack.pipelines.drawing import Request, generate
+from controlstack.pipelines.drawing import generate
+from controlstack.pipelines.request import Request
 from controlstack.pipelines.schedulers import make_scheduler
 from controlstack.pipelines.tokenizers import TABLE, make_tokenizer
 from diffusers import (

@@ -12,7 +12,8 @@ from controlstack.pipelines.bases import Base
 from controlstack.pipelines.clip.chunks import make_chunks
 from controlstack.pipelines.clip.emphasis import Words, read_prompt
 from controlstack.pipelines.clip.encoding import encode
-from controlstack.pipelines.drawing import Request, generate
+from controlstack.pipelines.drawing import generate
+from controlstack.pipelines.request import Request
 
 SMALL: dict[str, Any] = {"steps": 2, "width": 64, "height": 64, "scheduler": "ddim"}
 COMMA = 1

@@ -10,7 +10,7 @@ import pytest
 import torch
 from controlstack.cli import main
 from controlstack.core.errors import HostError
-from controlstack.pipelines.drawing import DEFAULT_PROMPT
+from controlstack.pipelines.request import DEFAULT_PROMPT
 from controlstack.pipelines.tiny_world import BASE, CONTROLS, IMAGES
 from controlstack.standalone.prompts import LONGEST, make_prompt
 from PIL import Image

@@ -18,7 +18,8 @@ from controlstack.core.unit import ControlUnit
 from controlstack.models.naming import to_ldm
 from controlstack.models.registry import load_control_model
 from controlstack.pipelines.bases import load_base
-from controlstack.pipelines.drawing import Request, generate
+from controlstack.pipelines.drawing import generate
+from controlstack.pipelines.request import Request
 from controlstack.training.choices import COPY, FAMILIES, GAUSSIAN
 from controlstack.training.loop import loss_of, train
 from controlstack.training.recipes.controlnext import ControlNeXtRecipe

@@ -62,7 +62,8 @@ def evaluate_tiny(args: argparse.Namespace) -> int:
 
 def _draw(base: Base, condition: Condition, units: Sequence[ControlUnit]) -> Image:
     """Draw a picture for each prompt: [N, H, W, 3]."""
-    from ...pipelines.drawing import Request, generate
+    from ...pipelines.drawing import generate
+    from ...pipelines.request import Request
 
     request = Request(
         prompt=condition.prompts,

@@ -17,7 +17,8 @@ from ...core.control import ControlModel
 from ...core.unit import ControlUnit
 from ...models.registry import load_control_model
 from ...pipelines.bases import Base, latents_of, load_base
-from ...pipelines.drawing import Request, generate
+from ...pipelines.drawing import generate
+from ...pipelines.request import Request
 from ...pipelines.tiny_world import BASE, CONTROLS, SIDE
 from ..evaluation.evaluate import Trial, make_trial, score
 from ..evaluation.measures.frechet import Fid

@@ -11,7 +11,8 @@ import torch
 from ....core.unit import ControlUnit
 from ....models.registry import load_control_model
 from ....pipelines.bases import UnetState, load_base
-from ....pipelines.drawing import Request, generate
+from ....pipelines.drawing import generate
+from ....pipelines.request import Request
 from ....preprocessors.images import make_folder, write_image
 from ...data.example import Example
 from ...data.hints import Reader
