@@ -2,8 +2,8 @@
 
 The copy of the base's encoder starts as a ControlNet does. The embedding of each kind is random, small, and what puts
 the kinds' tokens into the stream starts at zero, as in diffusers' `ControlNetUnionModel`. A batch shows hints of one
-kind, the next batch those of the next one; `--kind` names them with where their hints come from. A union may also start
-from a ControlNet of the base (`--start FILE`): it then does at first what that ControlNet does, whatever kind it is told.
+kind, the next batch those of the next one; `--kind` names them with where their hints come from. A union may also
+start from a ControlNet of the base (`--start FILE`): at first it does what that one does, whatever kind it is told.
 """
 
 from __future__ import annotations
