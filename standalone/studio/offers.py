@@ -5,7 +5,7 @@ Preprocessors and control types come from `units/offer.py`, fields and their bou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from ...preprocessors.networks.network import file_name
 from ...preprocessors.networks.store import Store
 from ...units.offer import ALL, models_of_type, of_type, offer_of, offers, types
 from ...units.request import AUTO, FIELDS, NONE, Field, UnitRequest
+from ...units.saying import Say
 from .library import Library
 
 OWN_WIDGETS = ("image", "preprocessor", "parameters", "model", "start", "end", "effect_mask", "inpaint_mask")
@@ -132,7 +133,7 @@ def strengths(unit: UnitRequest, steps: int) -> tuple[float, ...]:
     return tuple(unit.weight * unit.schedule.multiplier(progress_at(index, steps)) for index in range(steps))
 
 
-def plan(unit: UnitRequest, steps: int, say: Callable[..., str] = str.format) -> str:
+def plan(unit: UnitRequest, steps: int, say: Say = str.format) -> str:
     """Return on how many steps a unit acts, in words. say: puts a sentence into the visitor's language."""
     if not unit.enabled:
         return say("is off")
