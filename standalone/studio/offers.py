@@ -22,6 +22,7 @@ from .library import Library
 OWN_WIDGETS = ("image", "preprocessor", "parameters", "model", "start", "end", "effect_mask", "inpaint_mask")
 IN_SIGHT = ("weight", "mode", "resize")  # fields that every card shows; further ones are one click away
 HEADING = "enabled"
+REFERENCE = "Reference"  # the control type of models without a file, to which no preprocessor belongs
 SHOWN_WEIGHT = 2.0  # the end of sliders of weights; a text and a client may say more
 
 
@@ -42,7 +43,7 @@ def preprocessors(control_type: str, store: Store | None = None) -> list[tuple[s
 
 def control_types() -> list[str]:
     """Return the control types, "All" first."""
-    return list(types())
+    return list(dict.fromkeys((*types(), REFERENCE)))
 
 
 def models(library: Library, control_type: str) -> list[tuple[str, str]]:
@@ -73,6 +74,8 @@ def choose_model(library: Library, model: str, preprocessor: str) -> Chosen:
     """Return what a model chooses: the preprocessor that its file names, unless another is chosen already."""
     known = library.models.get(model)
     said = None if known is None else known.convention
+    if known is not None and known.reference and preprocessor == AUTO:
+        return Chosen(NONE, model, {})
     if said is None or preprocessor not in (AUTO, NONE):
         return _fitted(library, preprocessor, model)
     return Chosen(said.preprocessor.id, model, said.parameters)
@@ -156,7 +159,8 @@ def drawing(levels: Sequence[float]) -> str:
 
 def initial(library: Library) -> dict[str, Any]:
     """Return what a new card says: it works at the size that the result needs."""
-    return {"pixel_perfect": True, "model": next(iter(library.models), ""), "preprocessor": AUTO}
+    model = next((name for name, each in library.models.items() if not each.reference), "")
+    return {"pixel_perfect": True, "model": model, "preprocessor": AUTO}
 
 
 def _label(name: str, title: str, lacks: str) -> str:
