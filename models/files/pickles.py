@@ -22,9 +22,10 @@ DEPTH = 4  # of tables inside tables: {"module": {"state_dict": {...}}}
 SHARED = 4  # how often the same bytes may stand for a weight: tied weights, and a copy in moving averages
 
 
-def read_pickle(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:
+def read_pickle(file: BinaryIO, size: int, name: str, alone: str | None = None) -> dict[str, Tensor]:
     """Return the tensors of an open file, names of tables inside tables joined by dots.
 
+    alone: the name of a tensor that stands in no table; None: such a file is no model.
     DamagedModelError where it holds more than tensors, or cannot be read.
     """
     with guard(name):
@@ -43,6 +44,8 @@ def read_pickle(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:
             raise DamagedModelError(
                 f"'{shown(name)}' is damaged or truncated, and PyTorch cannot read it: get the file again"
             ) from error
+        if alone is not None and isinstance(content, Tensor):
+            content = {alone: content}
         tensors: dict[str, Tensor] = {}
         for key, tensor in _flat(_state_of(content), set()):
             tensors[key] = tensor
