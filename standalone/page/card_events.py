@@ -19,13 +19,14 @@ from ...units.convention import chosen as with_convention
 from ...units.hint import draw_hint, to_show
 from ...units.offer import preprocessor_of
 from ...units.request import FIELDS
+from ...units.saying import Say
 from ..studio import offers
 from ..studio.library import Library
 from ..studio.running import Studio
 from ..studio.said import OPTION, RANGE, unit_request
 from . import results
 from .cards import HINT, SLIDER, Card, Unit, new_unit, option_lists, read_card, sliders
-from .words import Say, language_of, speaker
+from .words import language_of, speaker
 
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 LIVE: dict[str, Any] = {**HIDDEN, "trigger_mode": "always_last", "concurrency_limit": 4, "concurrency_id": "preview"}

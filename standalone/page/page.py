@@ -18,6 +18,7 @@ from ...pipelines import tiny_world
 from ...pipelines.request import LARGEST_HIRES, Request
 from ...pipelines.schedulers import NAMES
 from ...preprocessors.images import read_image
+from ...units.saying import Say
 from ..studio import offers
 from ..studio.comparing import axes
 from ..studio.copies import FORMS
@@ -28,7 +29,7 @@ from . import card_events, results, run_events
 from .api import add_endpoints
 from .cards import build_card, new_unit
 from .run_events import Form, Outputs, Sessions, the_job
-from .words import Say, language_of, speaker, t
+from .words import language_of, speaker, t
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 STEPS, GUIDANCE = 20, 7.5

@@ -12,12 +12,13 @@ from typing import Any
 import gradio as gr
 
 from ...core.errors import ControlError
+from ...units.saying import Say
 from ..studio.comparing import Cell, compared, gridded, sheet_of
 from ..studio.running import Drawn, Progress, Stop, Stopped, Studio
 from ..studio.said import Job, UnitProblemError, make_job
 from . import results
 from .cards import Card, read_card
-from .words import Say, english, language_of, speaker
+from .words import english, language_of, speaker
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "draw", "api_visibility": "private"}
 

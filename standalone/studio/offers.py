@@ -5,7 +5,7 @@ Preprocessors and control types come from `units/offer.py`, fields and their bou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,13 @@ from ...preprocessors.networks.network import file_name
 from ...preprocessors.networks.store import Store
 from ...units.offer import ALL, models_of_type, of_type, offer_of, offers, types
 from ...units.request import AUTO, FIELDS, NONE, Field, UnitRequest
+from ...units.saying import Say
 from .library import Library
 
 OWN_WIDGETS = ("image", "preprocessor", "parameters", "model", "start", "end", "effect_mask", "inpaint_mask")
 IN_SIGHT = ("weight", "mode", "resize")  # fields that every card shows; further ones are one click away
 HEADING = "enabled"
+REFERENCE = "Reference"  # the control type of models without a file, to which no preprocessor belongs
 SHOWN_WEIGHT = 2.0  # the end of sliders of weights; a text and a client may say more
 
 
@@ -41,7 +43,7 @@ def preprocessors(control_type: str, store: Store | None = None) -> list[tuple[s
 
 def control_types() -> list[str]:
     """Return the control types, "All" first."""
-    return list(types())
+    return list(dict.fromkeys((*types(), REFERENCE)))
 
 
 def models(library: Library, control_type: str) -> list[tuple[str, str]]:
@@ -72,6 +74,8 @@ def choose_model(library: Library, model: str, preprocessor: str) -> Chosen:
     """Return what a model chooses: the preprocessor that its file names, unless another is chosen already."""
     known = library.models.get(model)
     said = None if known is None else known.convention
+    if known is not None and known.reference and preprocessor == AUTO:
+        return Chosen(NONE, model, {})
     if said is None or preprocessor not in (AUTO, NONE):
         return _fitted(library, preprocessor, model)
     return Chosen(said.preprocessor.id, model, said.parameters)
@@ -132,7 +136,7 @@ def strengths(unit: UnitRequest, steps: int) -> tuple[float, ...]:
     return tuple(unit.weight * unit.schedule.multiplier(progress_at(index, steps)) for index in range(steps))
 
 
-def plan(unit: UnitRequest, steps: int, say: Callable[..., str] = str.format) -> str:
+def plan(unit: UnitRequest, steps: int, say: Say = str.format) -> str:
     """Return on how many steps a unit acts, in words. say: puts a sentence into the visitor's language."""
     if not unit.enabled:
         return say("is off")
@@ -155,7 +159,8 @@ def drawing(levels: Sequence[float]) -> str:
 
 def initial(library: Library) -> dict[str, Any]:
     """Return what a new card says: it works at the size that the result needs."""
-    return {"pixel_perfect": True, "model": next(iter(library.models), ""), "preprocessor": AUTO}
+    model = next((name for name, each in library.models.items() if not each.reference), "")
+    return {"pixel_perfect": True, "model": model, "preprocessor": AUTO}
 
 
 def _label(name: str, title: str, lacks: str) -> str:

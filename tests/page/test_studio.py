@@ -29,6 +29,7 @@ from controlstack.standalone.studio.library import Library, _fitting_first, make
 from controlstack.standalone.studio.restoring import restore
 from controlstack.standalone.studio.running import Drawn, Progress, Stop, Studio
 from controlstack.standalone.studio.said import UnitProblemError, make_job, unit_request
+from controlstack.standalone.studio.workflow import workflow
 from controlstack.standalone.units import parse_unit
 
 SIDE = 64
@@ -112,14 +113,15 @@ def ignore(_progress: Progress) -> None:
 
 def test_without_a_base_the_tiny_world_is_offered(library: Library) -> None:
     assert list(library.bases) == ["tiny world"]
-    assert {each.label for each in library.models.values()} == {f"{name} · ControlNet" for name in library.models}
+    files = {name: each for name, each in library.models.items() if not each.reference}
+    assert {each.label for each in files.values()} == {f"{name} · ControlNet" for name in files}
     assert library.tiny
 
 
 def test_a_file_that_is_no_control_model_is_left_out_with_its_sentence(tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"no model")
     found = make_library([tiny_world.BASE], [tmp_path])
-    assert found.models == {}
+    assert all(each.reference for each in found.models.values())
     assert len(found.refusals) == 1
     assert "broken" in found.refusals[0]
 
@@ -132,6 +134,32 @@ def test_what_is_not_there_is_said_at_once(tmp_path: Path) -> None:
 def test_a_control_type_chooses_preprocessor_numbers_and_model(library: Library) -> None:
     found = offers.choose_type(library, "Canny")
     assert (found.preprocessor, found.model, dict(found.parameters)) == ("canny", "canny", {"low": 50, "high": 100})
+
+
+def test_a_reference_has_no_file_and_is_chosen_by_its_type(library: Library) -> None:
+    assert "Reference" in offers.control_types()
+    found = offers.choose_type(library, "Reference")
+    assert (found.preprocessor, found.model) == ("none", "reference_only")
+    assert offers.choose_model(library, "reference_adain", "auto").preprocessor == "none"
+    assert [each.name for each in offers.options(library, "reference_only")] == ["fidelity"]
+    assert offers.initial(library)["model"] == "canny"
+    assert offers.initial(replace(library, models={"reference_only": library.model("reference_only")}))["model"] == ""
+
+
+def test_a_reference_draws_and_goes_along(studio: Studio, library: Library, picture: Any, tmp_path: Path) -> None:
+    unit = {"image": picture, "preprocessor": "none", "model": "reference_only", "option 0": "0.25"}
+    job = make_job(library, SHORT, [unit])
+    found = studio.draw(job, Stop(), ignore)
+    assert found.firings[0].fired == SHORT["steps"]
+    assert (found.images[0] != studio.draw(make_job(library, SHORT, []), Stop(), ignore).images[0]).any()
+    read = parse_unit(shlex.split(command_line(library, job))[-1])
+    assert (read.model, read.options) == ("reference_only", {"fidelity": "0.25"})
+    assert "cs.load_control_model('reference_only', base=base)" in script(library, job)
+    assert '"name": "reference_only"' in workflow(library, job)
+    again = restore(found.files[0], library)
+    assert (again.units[0]["model"], again.units[0]["options"]) == ("reference_only", {"fidelity": "0.25"})
+    write_image(tmp_path / "text.png", picture, {"parameters": webui_text(library, job)})
+    assert restore(tmp_path / "text.png", library).units[0]["model"] == "reference_only"
 
 
 def test_a_preprocessor_chooses_the_model_that_reads_its_hints(library: Library) -> None:

@@ -84,6 +84,11 @@ class Passes:
         by_unit = zip(*(part.stack.firings() for part in self), strict=True)
         return [reduce(add, passes) for passes in by_unit]
 
+    def units(self) -> list[ControlUnit]:
+        """Return each unit as it is in the first pass that it is for."""
+        by_unit = zip(*(part.stack.units for part in self), strict=True)
+        return [next((each for each in passes if each.weight), passes[0]) for passes in by_unit]
+
     def close(self) -> None:
         """Release what the stacks keep between steps."""
         for part in self:

@@ -102,9 +102,9 @@ class Oracle:
         self._models: dict[str, ControlModel] = {}
         path = models / "Stable-diffusion" / f"{checkpoint}.safetensors"
         make = {webui_world.XL: _xl_unet, webui_world.XL_PAIR: _xl_unet, webui_world.V2: _v2_unet}.get(
-            checkpoint, _unet
+            checkpoint, sd_unet
         )
-        self._path, self._unet = path, make(path)
+        self.path, self._unet = path, make(path)
 
     @torch.no_grad()
     def answer(self, seen: Evaluation, units: Sequence[Wanted], place: Place) -> torch.Tensor:
@@ -139,7 +139,7 @@ class Oracle:
     @torch.no_grad()
     def encode(self, picture: torch.Tensor) -> torch.Tensor:
         """Latents by the checkpoint's autoencoder, drawn from its distribution with the seed 0."""
-        moments = _autoencoder(self._path).encode(picture * 2 - 1).latent_dist
+        moments = _autoencoder(self.path).encode(picture * 2 - 1).latent_dist
         return moments.sample(torch.Generator().manual_seed(0)) * SCALE
 
     def follow(self, model: ControlModel) -> bool:
@@ -213,10 +213,11 @@ def _tensor(picture: Picture) -> torch.Tensor:
 
 def _v2_unet(path: Path) -> UNet2DConditionModel:
     heads = tuple(webui_world.WIDTH * factor // webui_world.V2_HEAD for factor in LEVELS)
-    return _unet(path, attention_head_dim=heads, use_linear_projection=True)
+    return sd_unet(path, attention_head_dim=heads, use_linear_projection=True)
 
 
-def _unet(path: Path, **differences: Any) -> UNet2DConditionModel:
+def sd_unet(path: Path, **differences: Any) -> UNet2DConditionModel:
+    """The U-Net of a small checkpoint of SD 1.x, as diffusers has it."""
     attends, plain = "CrossAttnDownBlock2D", "DownBlock2D"
     network = UNet2DConditionModel(
         block_out_channels=tuple(webui_world.WIDTH * factor for factor in LEVELS),
