@@ -69,18 +69,20 @@ def read_pickle(file: BinaryIO, size: int, name: str, alone: str | None = None) 
 def _read(file: BinaryIO) -> Any:
     """Return what the weights-only loader makes of the file, once more without its progress where it refuses that.
 
-    Only for the second read, and by no name but those of PROGRESS, the loader accepts more than tensors.
+    Only for the second read, and by no name but those of PROGRESS, the loader accepts more than tensors. It is taken
+    from where it is defined: WebUIs put one of theirs in the place of `torch.load`, which knows older files alone.
     """
+    load = torch.serialization.load
     file.seek(0)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         accepted: Any = getattr(torch.serialization, "safe_globals", None)  # since PyTorch 2.5
         if accepted is None:
             raise
     file.seek(0)
     with accepted([type(name, (_Empty,), {"__module__": module}) for module, name in PROGRESS]):
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return load(file, map_location="cpu", weights_only=True)
 
 
 class _Empty:
