@@ -172,7 +172,9 @@ class Kept:
 
 def to_encode(model: ControlModel, shown: Tensor) -> Tensor:
     """Return the picture [N, 3, H, W] whose latents a model reads, of a hint at that size."""
-    return torch.where(_hole(shown) > 0, GREY, shown) if model.hint_space is HintSpace.INPAINTING else shown
+    if model.hint_space is HintSpace.INPAINTING:
+        return torch.where(_hole(shown) > 0, GREY, shown)
+    return model.black + (1 - model.black) * shown.clamp(min=model.hole)
 
 
 def _hole(shown: Tensor) -> Tensor:

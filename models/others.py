@@ -141,8 +141,8 @@ CONTROLS: tuple[tuple[Test, str], ...] = (
         "a Uni-ControlNet model, which is not supported: use a ControlNet for each hint",
     ),
     (
-        lambda n: n.part("lora_layer") and n.part("zero_convs"),
-        "a CtrLoRA model, which is not supported: use a ControlNet",
+        lambda n: n.part("lora_layer", "loras_dict") and n.part("zero_convs") and n.part("op"),
+        "the base ControlNet of CtrLoRA: choose one of its LoRAs, and put the two into one folder",
     ),
     (
         lambda n: (n.has("backbone.0.0.weight") and n.under("cnet_proj")) or n.under("backbone", "projections"),

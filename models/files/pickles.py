@@ -2,6 +2,9 @@
 
 Such a file is a program for a small machine, so a short one could ask for much: what it unpacks to is bounded by its
 own size, before and after it is read.
+
+A training's checkpoint (Lightning) also holds its progress, often as numbers of NumPy and under the class of a
+callback. Those are no weights: where a file names them, an empty object takes their place and nothing is imported.
 """
 
 from __future__ import annotations
@@ -19,6 +22,13 @@ from ..guard import guard, shown
 from .tensor_table import MAX_TENSORS
 
 DEPTH = 4  # of tables inside tables: {"module": {"state_dict": {...}}}
+PROGRESS = (  # what stands in checkpoints beside the weights: module and name, before NumPy 2 and since
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"),
+    ("lightning.pytorch.callbacks.model_checkpoint", "ModelCheckpoint"),
+)
 SHARED = 4  # how often the same bytes may stand for a weight: tied weights, and a copy in moving averages
 
 
@@ -29,9 +39,8 @@ def read_pickle(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:
     """
     with guard(name):
         _check_archive(file, size, name)
-        file.seek(0)
         try:
-            content: Any = torch.load(file, map_location="cpu", weights_only=True)
+            content = _read(file)
         except pickle.UnpicklingError as error:
             raise DamagedModelError(
                 f"'{shown(name)}' holds more than tensors and is not opened, for it could run code: "
@@ -52,6 +61,33 @@ def read_pickle(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:
     if not tensors:
         raise DamagedModelError(f"'{shown(name)}' holds no table of tensors: is it a model file?")
     return tensors
+
+
+def _read(file: BinaryIO) -> Any:
+    """Return what the weights-only loader makes of the file, once more without its progress where it refuses that.
+
+    Only for the second read, and by no name but those of PROGRESS, the loader accepts more than tensors.
+    """
+    file.seek(0)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        accepted: Any = getattr(torch.serialization, "safe_globals", None)  # since PyTorch 2.5
+        if accepted is None:
+            raise
+    file.seek(0)
+    with accepted([type(name, (_Empty,), {"__module__": module}) for module, name in PROGRESS]):
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+class _Empty:
+    """Stand in for an object of a training's progress: it takes any arguments and any state, and keeps neither."""
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
 def _check_archive(file: BinaryIO, size: int, name: str) -> None:
