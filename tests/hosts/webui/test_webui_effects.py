@@ -163,6 +163,12 @@ def test_hints_that_are_latents(host: Host, plain: Drawing) -> None:
     assert same(draw(host), plain)
 
 
+def test_a_ctrlora_sees_the_hints_latents(host: Host, oracle: Oracle, plain: Drawing) -> None:
+    wanted = unit(file="ctrlora_canny", weight=0.8)
+    check(draw(host, wanted, batch_size=2), oracle, wanted)
+    assert same(draw(host), plain)
+
+
 TOGETHER = {
     "all": [*FAMILIES, "canny", "t2i", "middle"],
     "a shift sees the tensor at its point": ["stream", "t2i"],
