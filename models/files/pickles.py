@@ -2,6 +2,9 @@
 
 Such a file is a program for a small machine, so a short one could ask for much: what it unpacks to is bounded by its
 own size, before and after it is read.
+
+A training's checkpoint (Lightning) also holds its progress, often as numbers of NumPy and under the class of a
+callback. Those are no weights: where a file names them, an empty object takes their place and nothing is imported.
 """
 
 from __future__ import annotations
@@ -19,19 +22,26 @@ from ..guard import guard, shown
 from .tensor_table import MAX_TENSORS
 
 DEPTH = 4  # of tables inside tables: {"module": {"state_dict": {...}}}
+PROGRESS = (  # what stands in checkpoints beside the weights: module and name, before NumPy 2 and since
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"),
+    ("lightning.pytorch.callbacks.model_checkpoint", "ModelCheckpoint"),
+)
 SHARED = 4  # how often the same bytes may stand for a weight: tied weights, and a copy in moving averages
 
 
-def read_pickle(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:
+def read_pickle(file: BinaryIO, size: int, name: str, alone: str | None = None) -> dict[str, Tensor]:
     """Return the tensors of an open file, names of tables inside tables joined by dots.
 
+    alone: the name of a tensor that stands in no table; None: such a file is no model.
     DamagedModelError where it holds more than tensors, or cannot be read.
     """
     with guard(name):
         _check_archive(file, size, name)
-        file.seek(0)
         try:
-            content: Any = torch.load(file, map_location="cpu", weights_only=True)
+            content = _read(file)
         except pickle.UnpicklingError as error:
             raise DamagedModelError(
                 f"'{shown(name)}' holds more than tensors and is not opened, for it could run code: "
@@ -43,6 +53,8 @@ def read_pickle(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:
             raise DamagedModelError(
                 f"'{shown(name)}' is damaged or truncated, and PyTorch cannot read it: get the file again"
             ) from error
+        if alone is not None and isinstance(content, Tensor):
+            content = {alone: content}
         tensors: dict[str, Tensor] = {}
         for key, tensor in _flat(_state_of(content), set()):
             tensors[key] = tensor
@@ -52,6 +64,35 @@ def read_pickle(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:
     if not tensors:
         raise DamagedModelError(f"'{shown(name)}' holds no table of tensors: is it a model file?")
     return tensors
+
+
+def _read(file: BinaryIO) -> Any:
+    """Return what the weights-only loader makes of the file, once more without its progress where it refuses that.
+
+    Only for the second read, and by no name but those of PROGRESS, the loader accepts more than tensors. It is taken
+    from where it is defined: WebUIs put one of theirs in the place of `torch.load`, which knows older files alone.
+    """
+    load = torch.serialization.load
+    file.seek(0)
+    try:
+        return load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        accepted: Any = getattr(torch.serialization, "safe_globals", None)  # since PyTorch 2.5
+        if accepted is None:
+            raise
+    file.seek(0)
+    with accepted([type(name, (_Empty,), {"__module__": module}) for module, name in PROGRESS]):
+        return load(file, map_location="cpu", weights_only=True)
+
+
+class _Empty:
+    """Stand in for an object of a training's progress: it takes any arguments and any state, and keeps neither."""
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
 def _check_archive(file: BinaryIO, size: int, name: str) -> None:

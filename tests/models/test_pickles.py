@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from controlstack.core.errors import DamagedModelError, ModelError, UnsupportedModelError
@@ -31,6 +32,10 @@ WRAPPERS: dict[str, Callable[[State], Any]] = {
     "prefix in a table": lambda state: {"state_dict": {f"module.{name}": each for name, each in state.items()}},
 }
 PREFIXES = ["module.", "_orig_mod.", "controlnet.", "model.", "module._orig_mod.", "state_dict.model.control_model."]
+
+
+class ModelCheckpoint:
+    """A class by which a checkpoint may call its callback."""
 
 
 @pytest.fixture
@@ -63,6 +68,59 @@ def test_wrappers_are_taken_off(tmp_path: Path, state: State, wrapper: str, new:
     path = tmp_path / "model.pth"
     torch.save(WRAPPERS[wrapper](state), path, _use_new_zipfile_serialization=new)
     _equal(path, state)
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["archive", "old pickle"])
+@pytest.mark.parametrize("core", ["core", "_core"], ids=["before NumPy 2", "since NumPy 2"])
+def test_a_checkpoint_with_its_progress_loads(tmp_path: Path, state: State, core: str, new: bool) -> None:
+    """Numbers and arrays of NumPy and a callback's class, as Lightning leaves them beside the weights."""
+    progress = {"best": np.float64(0.25), "kind": np.dtype("f4"), "seen": np.arange(3), ModelCheckpoint: np.int64(7)}
+    torch.save({"state_dict": state, "callbacks": progress}, tmp_path / "new.ckpt", _use_new_zipfile_serialization=new)
+    path = tmp_path / "model.ckpt"
+    _rename_modules(tmp_path / "new.ckpt", path, core)
+    _equal(path, state)
+    with pytest.raises(pickle.UnpicklingError):  # accepted for that read alone
+        torch.load(path, weights_only=True)
+
+
+class Evil:
+    """Write a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_beside_numbers_of_numpy_no_code_runs(tmp_path: Path, state: State) -> None:
+    torch.save({"state_dict": state, "best": np.float64(1), "x": Evil(tmp_path / "ran")}, tmp_path / "model.ckpt")
+    with pytest.raises(DamagedModelError, match="could run code"):
+        inspect(tmp_path / "model.ckpt")
+    torch.load(tmp_path / "model.ckpt", weights_only=False)
+    assert (tmp_path / "ran").exists()  # so that the file would have
+
+
+def _rename_modules(source: Path, target: Path, core: str) -> None:
+    """Copy a checkpoint, its arrays as this NumPy version's modules are called, its callback as Lightning's."""
+    names = {
+        b"numpy._core.": f"numpy.{core}.".encode(),
+        b"numpy.core.": f"numpy.{core}.".encode(),
+        f"c{__name__}\n".encode(): b"cpytorch_lightning.callbacks.model_checkpoint\n",
+    }
+
+    def renamed(data: bytes) -> bytes:
+        for old, new in names.items():
+            data = data.replace(old, new)
+        return data
+
+    if not zipfile.is_zipfile(source):
+        target.write_bytes(renamed(source.read_bytes()))
+        return
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for member in old.infolist():
+            data = old.read(member)
+            new.writestr(member.filename, renamed(data) if member.filename.endswith("data.pkl") else data)
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
