@@ -22,7 +22,7 @@ class FewPixels(nn.Conv2d):
     """A convolution that takes the faster of two ways, by its number of weights and of pixels."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 (torch's name)
-        ordered = input.device.type != "cpu" or torch.compiler.is_compiling()  # the compiler orders weights once
+        ordered = input.device.type != "cpu" or _compiling()  # the compiler orders weights once
         if ordered or weight.numel() < HEAVY or self.groups > 1 or self.padding_mode != "zeros":
             return super()._conv_forward(input, weight, bias)
         size = tuple(map(self._length, input.shape[-2:], range(2)))
@@ -37,6 +37,12 @@ class FewPixels(nn.Conv2d):
         """Return the length of an axis of what comes out."""
         padding, reach = cast(int, self.padding[axis]), self.dilation[axis] * (self.kernel_size[axis] - 1)
         return (length + 2 * padding - reach - 1) // self.stride[axis] + 1
+
+
+def _compiling() -> bool:
+    """Whether PyTorch's compiler is at work; versions before 2.3, which WebUIs still bring, cannot say."""
+    ask: Any = getattr(torch.compiler, "is_compiling", None)
+    return ask is not None and ask()
 
 
 class Layers(NamedTuple):
