@@ -240,6 +240,12 @@ def from_editor(said: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def pictured(said: Mapping[str, Any], units: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the picture that a run is about: the one that it starts from, else the first unit's; None for neither."""
+    own = (each["image"] for each in units if each["enabled"])
+    return next((each for each in (said["image"], *own) if each is not None), None)
+
+
 def the_job(studio: Studio, form: Form, values: Sequence[Any]) -> Job:
     """Return the job that a page says now."""
     return make_job(studio.library, *form.read(values))

@@ -106,7 +106,7 @@ def make_library(bases: Sequence[Path], folders: Sequence[Path], loras: Sequence
     if len(named) < len(bases):
         raise HostError("two base models have the same name: rename one of their files or folders")
     if not bases:
-        named, folders = {"tiny world": tiny_world.BASE}, [tiny_world.CONTROLS, *folders]
+        named, folders = {"tiny world": tiny_world.BASE}, [tiny_world.CONTROLS, tiny_world.MEMBERS, *folders]
     models: dict[str, Known] = {}
     refusals: list[str] = []
     for folder in folders:

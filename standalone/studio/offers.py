@@ -11,10 +11,10 @@ from typing import Any
 
 from ...core.options import Option
 from ...core.schedule import RangeBasis, fires_on, progress_at
-from ...preprocessors import Parameter, find
+from ...preprocessors import Parameter, find, offered
 from ...preprocessors.networks.network import file_name
 from ...preprocessors.networks.store import Store
-from ...units.offer import ALL, models_of_type, of_type, offer_of, offers, types
+from ...units.offer import ALL, models_of_type, of_type, offer_of, types
 from ...units.request import AUTO, FIELDS, NONE, Field, UnitRequest
 from ...units.saying import Say
 from .library import Library
@@ -35,10 +35,10 @@ class Chosen:
     parameters: Mapping[str, float]
 
 
-def preprocessors(control_type: str, store: Store | None = None) -> list[tuple[str, str]]:
+def preprocessors(control_type: str, store: Store | None = None, say: Say = str.format) -> list[tuple[str, str]]:
     """Return (label, name) of the preprocessors of a control type; those that cannot run here say so."""
-    own = [(_label(each.id, each.title, offer_of(each, store).lacks), each.id) for each in of_type(control_type)]
-    return [("The model's own", AUTO), *own]
+    own = [(_label(each.id, each.title, offer_of(each, store).lacks, say), each.id) for each in of_type(control_type)]
+    return [(say("The model's own"), AUTO), *own]
 
 
 def control_types() -> list[str]:
@@ -46,10 +46,10 @@ def control_types() -> list[str]:
     return list(dict.fromkeys((*types(), REFERENCE)))
 
 
-def models(library: Library, control_type: str) -> list[tuple[str, str]]:
+def models(library: Library, control_type: str, say: Say = str.format) -> list[tuple[str, str]]:
     """Return (label, name) of the models for a control type: by what their files say, else by their names."""
     names = _models_of(library, control_type)
-    return [("None", ""), *((library.models[name].label, name) for name in names)]
+    return [(say("None"), ""), *((library.models[name].label, name) for name in names)]
 
 
 def choose_type(library: Library, control_type: str) -> Chosen:
@@ -88,7 +88,7 @@ def numbers(preprocessor: str) -> tuple[Parameter, ...]:
 
 def most_numbers() -> int:
     """Return how many sliders a card needs at most."""
-    return max(len(each.parameters) for each in offers())
+    return max(len(each.parameters) for each in offered())
 
 
 def options(library: Library, model: str) -> tuple[Option, ...]:
@@ -110,16 +110,17 @@ def runs_at_once(library: Library, preprocessor: str, model: str) -> bool:
     return known is not None and known.convention is not None and not known.convention.preprocessor.networks
 
 
-def about(preprocessor: str, store: Store | None = None) -> str:
+def about(preprocessor: str, store: Store | None = None, say: Say = str.format) -> str:
     """Return what a preprocessor does, what it lacks here, and the licence of its weights."""
     if preprocessor == AUTO:
-        return "The preprocessor that the model's own file names."
+        return say("The preprocessor that the model's own file names.")
     found = offer_of(find(preprocessor), store)
-    parts = [f"It cannot run here: {found.lacks}" if found.lacks else found.preprocessor.doc]
+    parts = [say("It cannot run here: {reason}", reason=found.lacks) if found.lacks else found.preprocessor.doc]
     if found.licences:
-        parts.append(f"Licence of its weights: {found.licences}.")
+        parts.append(say("Licence of its weights: {licences}.", licences=found.licences))
     if found.fetches:
-        parts.append(f"{', '.join(file_name(file) for file in found.fetches)} will be downloaded when it first runs.")
+        files = ", ".join(file_name(file) for file in found.fetches)
+        parts.append(say("{files} will be downloaded when it first runs.", files=files))
     return " ".join(parts)
 
 
@@ -163,8 +164,10 @@ def initial(library: Library) -> dict[str, Any]:
     return {"pixel_perfect": True, "model": model, "preprocessor": AUTO}
 
 
-def _label(name: str, title: str, lacks: str) -> str:
-    return f"{title} – not here yet" if lacks else title if name != NONE else "None: the picture is the hint"
+def _label(name: str, title: str, lacks: str, say: Say) -> str:
+    if name == NONE:
+        return say("None: the picture is the hint")
+    return say("{title} – not here yet", title=title) if lacks else title
 
 
 def _models_of(library: Library, control_type: str) -> list[str]:

@@ -138,9 +138,13 @@ class Studio:
         dtype: str = "fp32",
         offload: str = "none",
         download: bool = False,
+        captioner: Path | None = None,
     ) -> None:
-        """folder: where pictures are written. download: whether weights of preprocessors are fetched when needed."""
-        self.library, self.folder = library, folder
+        """folder: where pictures are written. download: whether weights of preprocessors are fetched when needed.
+
+        captioner: the folder of a model that describes pictures, if there is one.
+        """
+        self.library, self.folder, self.captioner = library, folder, captioner
         self._options = {"device": device, "dtype": DTYPES[dtype], "offload": Offload(offload)}
         pool = Pool(PlainManager(None if device == "auto" else device))
         self.runtime = Runtime(store=Store(default_folder(), automatic=download), pool=pool)

@@ -25,6 +25,7 @@ from controlstack.standalone.page.guard import names_elsewhere
 from controlstack.standalone.studio import offers
 from controlstack.standalone.studio.comparing import axes, compared, gridded, sheet_of
 from controlstack.standalone.studio.copies import command_line, script, webui_text
+from controlstack.standalone.studio.examples import examples
 from controlstack.standalone.studio.library import Library, _fitting_first, make_library
 from controlstack.standalone.studio.restoring import restore
 from controlstack.standalone.studio.running import Drawn, Progress, Stop, Studio
@@ -113,8 +114,8 @@ def ignore(_progress: Progress) -> None:
 
 def test_without_a_base_the_tiny_world_is_offered(library: Library) -> None:
     assert list(library.bases) == ["tiny world"]
-    files = {name: each for name, each in library.models.items() if not each.reference}
-    assert {each.label for each in files.values()} == {f"{name} · ControlNet" for name in files}
+    labels = {each.label for each in library.models.values()}
+    assert {"canny · ControlNet", "color · ControlNet", "depth · ControlNet", "ip-adapter · IP-Adapter"} <= labels
     assert library.tiny
 
 
@@ -451,7 +452,7 @@ def test_the_options_of_a_model_are_those_of_its_family(library: Library, pictur
         words={"none": (), "depth": (), "pose": ()},
     )  # fmt: skip
     union = replace(library.models["canny"], options=(kinds,))
-    own = replace(library, models={**library.models, "canny": union})
+    own = replace(library, models={"canny": union, "color": library.models["color"]})
     said = units_of(picture)[0]
     assert unit_request(own, {**said, "option 0": "depth"}).options == {"union_control_type": "depth"}
     assert unit_request(own, {**said, "option 0": "none"}).options == {}
@@ -459,3 +460,39 @@ def test_the_options_of_a_model_are_those_of_its_family(library: Library, pictur
     assert unit_request(own, {**said, "model": "color", "option 0": "depth"}).options == {}
     assert offers.most_options(own) == 1
     assert offers.options(own, "color") == ()
+
+
+# --- Examples --------------------------------------------------------------------------------------------------------
+
+
+def test_every_example_draws(studio: Studio, library: Library) -> None:
+    found = examples(library)
+    assert [each.title for each in found][:4] == ["Canny edges", "Scribble", "Depth", "Colours"]
+    assert any(len(each.units()) > 1 for each in found)
+    plain = studio.draw(make_job(library, {**SHORT, "steps": 2}, []), Stop(), ignore).images[0]
+    for example in found:
+        drawn = studio.draw(make_job(library, {**SHORT, "steps": 2}, example.units()), Stop(), ignore)
+        assert all(firing.fired == 2 for firing in drawn.firings), example.title
+        assert (drawn.images[0] != plain).any(), example.title
+        assert not any(unit.warning for unit in drawn.units), example.title
+
+
+def test_other_bases_have_no_examples(library: Library, tmp_path: Path) -> None:
+    assert examples(replace(library, bases={"mine": tmp_path})) == []
+    few = {name: each for name, each in library.models.items() if name == "color"}
+    assert [each.title for each in examples(replace(library, models=few))] == ["Colours"]
+
+
+# --- The order of cards ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "order"),
+    [([0, 2, 1], "bca"), ([2, 0, 7], "cab"), ([1, 1, 2], "abc"), ([0, 9, 3], "bca"), ([5, 0, 4], "abc")],
+)
+def test_a_drag_moves_one_card(said: list[int], order: str) -> None:
+    pytest.importorskip("gradio", reason='needs gradio: pip install "controlstack[page]"')
+    from controlstack.standalone.page.card_events import dragged
+
+    units = [{"uid": each, "said": {}} for each in "abc"]
+    assert "".join(each["uid"] for each in dragged(units, said)) == order
