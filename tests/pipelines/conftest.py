@@ -111,13 +111,13 @@ def adapter() -> T2IAdapter:
     return randomise(T2IAdapter(3, [32, 64, 64, 64], num_res_blocks=2, downscale_factor=8), 7)
 
 
-@pytest.fixture
-def build(tmp_path: Path) -> Any:
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """(control_of, ours) for the tests, which cannot import this file."""
 
     def make(base: Base, seed: int) -> tuple[ControlNetModel, Any]:
         control = control_of(base, seed)
-        return control, ours(control, tmp_path, f"control-{seed}")
+        return control, ours(control, tmp_path_factory.mktemp("control"), f"control-{seed}")
 
     return make
 

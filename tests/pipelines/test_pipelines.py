@@ -34,7 +34,7 @@ from torch import Tensor
 
 TOLERANCE = 1e-4  # of the largest latent
 SIDE, STEPS = 64, 3
-COUNTS = {"pndm": "4 of 7"}  # it evaluates its second step twice
+COUNTS = {"pndm": "3 of 5"}  # it evaluates its second step twice
 Build = Callable[[Base, int], tuple[Any, Any]]
 COMMON: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": 3.0, "output_type": "latent"}
 PROMPT = {"prompt": "a red star on blue", "negative_prompt": "green"}
@@ -230,14 +230,19 @@ def test_an_exception_leaves_no_trace(tiny: Base, build: Build, failure: type[Ba
     assert (generate(tiny, _request()).images == before).all()
 
 
+@pytest.fixture(scope="module")
+def early(tiny: Base, build: Build) -> ControlUnit:
+    """A unit that acts in the first half."""
+    return ControlUnit(model=build(tiny, 1)[1], hint=_hint(), schedule=Schedule(end=0.5))
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_every_scheduler_draws_and_counts_its_steps(tiny: Base, build: Build, name: str) -> None:
-    _, model = build(tiny, 1)
-    unit = ControlUnit(model=model, hint=_hint(), schedule=Schedule(end=0.5))
-    result = generate(tiny, _request(steps=6, scheduler=name), [unit])
+def test_every_scheduler_draws_and_counts_its_steps(tiny: Base, early: ControlUnit, name: str) -> None:
+    request = _request(steps=4, scheduler=name)
+    result = generate(tiny, request, [early])
     assert result.images.std() > 1
-    assert not np.array_equal(result.images, generate(tiny, _request(steps=6, scheduler=name)).images)
-    assert str(result.firings[0]) == COUNTS.get(name, "3 of 6")
+    assert not np.array_equal(result.images, generate(tiny, request).images)
+    assert str(result.firings[0]) == COUNTS.get(name, "2 of 4")
 
 
 def test_an_unknown_scheduler_names_its_neighbours(tiny: Base) -> None:

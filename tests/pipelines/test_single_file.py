@@ -18,6 +18,7 @@ from controlstack.pipelines.drawing import generate
 from controlstack.pipelines.request import Request
 from controlstack.pipelines.schedulers import make_scheduler
 from controlstack.pipelines.tokenizers import TABLE, make_tokenizer
+from controlstack.training.start import load_frozen
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -214,6 +215,8 @@ def test_a_single_file_draws_what_its_pipeline_draws(example: Example, tmp_path:
             assert own.keys() == part.state_dict().keys()
             assert all(own[key].equal(value) for key, value in part.state_dict().items())
     assert _picture(loaded).equal(_picture(example.pipeline))
+    frozen = load_frozen(path, torch.device("cpu")).unet.state_dict()  # a training reads it the same way
+    assert all(frozen[key].equal(value) for key, value in example.pipeline.unet.state_dict().items())
 
 
 def test_half_precision_is_kept(sd1: Example, tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ def _maps(unit: Prepared, hints: Sequence[Hint]) -> list[tuple[Image, str]]:
     if not unit.args.save_detected_map:
         return []
     if isinstance(unit.hint, Tensor):
-        return [(cards(unit.given.picture, find(unit.request.preprocessor).title), unit.args.module)]
+        title = find(unit.request.preprocessor).title
+        return [(cards(picture, title), unit.args.module) for picture in unit.shown]
     return [(visible(hint), unit.args.module) for hint in reversed(hints) if not isinstance(hint, Tensor)]
 
 

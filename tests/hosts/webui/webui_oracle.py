@@ -58,14 +58,16 @@ class Wanted:
     """A unit of a test: what is sent to the host, and what the core is given."""
 
     file: str = "canny"
-    hints: Mapping[bool, Picture]  # by pass: False the first one, True the hires pass
+    hints: Mapping[bool, Picture]  # by pass: False the first one, True the hires pass; several are [N, H, W, 3]
     settings: Mapping[str, Any] = field(default_factory=dict)
     mask: Picture | None = None
 
     @property
     def request(self) -> Unit:
         """The unit as the API takes it."""
-        sent = {"enabled": True, "module": "none", "model": self.file, "image": encode(self.hints[False])}
+        given = self.hints[False]
+        image = encode(given) if given.ndim == 3 else [{"image": encode(each)} for each in given]
+        sent = {"enabled": True, "module": "none", "model": self.file, "image": image}
         region = {} if self.mask is None else {"effective_region_mask": encode(self.mask)}
         return {**sent, **region, **self.settings}
 
@@ -170,10 +172,10 @@ class Oracle:
             end=said.get("guidance_end", 1.0),
             basis=RangeBasis(said.get("range_basis", self._basis)),
         )
-        model = self._model(unit.file).bind(said.get("options", {}))
+        model = self.model(unit.file).bind(said.get("options", {}))
         return ControlUnit(
             model=model,
-            hint=_tensor(unit.hints[hires]) if model.embedding is None else self._seen(unit.hints[hires], model),
+            hint=_tensor(unit.hints[hires]) if model.embedding is None else self.seen(unit.hints[hires], model),
             weight=said.get("weight", 1.0),
             delta_strength=said.get("delta_strength", 1.0),
             schedule=schedule,
@@ -183,14 +185,15 @@ class Oracle:
             block_weights=said.get("advanced_weighting"),
         )
 
-    def _seen(self, picture: Picture, model: ControlModel) -> torch.Tensor:
-        """What the model's encoder sees in a picture; where the file does not say which one, it is ViT-H."""
+    def seen(self, picture: Picture, model: ControlModel) -> torch.Tensor:
+        """What the model's encoder sees in pictures; where the file does not say which one, it is ViT-H."""
         assert model.embedding is not None
         wanted = replace(model.embedding, encoder=model.embedding.encoder or Encoder.CLIP_H)
         runtime = Runtime(store=Store(self._folder.parent / "ControlNetPreprocessor"), pool=Pool(PlainManager("cpu")))
-        return torch.from_numpy(encoding(wanted)(np.ascontiguousarray(picture), runtime=runtime))[None]
+        found = torch.from_numpy(encoding(wanted)(np.ascontiguousarray(picture), runtime=runtime))
+        return found.reshape(-1, *found.shape[-2:])
 
-    def _model(self, file: str) -> ControlModel:
+    def model(self, file: str) -> ControlModel:
         if not self._models:
             self._models |= families_of(shapes_of(to_ldm(dict(self._unet.named_parameters()))))
         if file in REFERENCES:
