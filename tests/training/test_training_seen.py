@@ -26,7 +26,7 @@ from controlstack.training.start import start
 
 def command(settings: Settings, out: Path, *more: str) -> int:
     """Run `controlstack train` as a user does; returns the exit code."""
-    given = f"train --base {settings.base} --data {settings.data} --out {out} --hint canny --batch 2"
+    given = f"train --base {settings.base} --data {settings.data} --out {out} --hint canny --batch 2 --resolution 64"
     return cli.main([*given.split(), *more])
 
 
