@@ -6,6 +6,7 @@ loaded by path unless the import system would find this folder anyway.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import signal
@@ -41,6 +42,12 @@ def load_checkout() -> None:
 
 
 load_checkout()
+
+
+def pytest_collection_finish() -> None:
+    """Count what is there before the first test as no garbage: looking through it takes a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

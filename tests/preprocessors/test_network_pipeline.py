@@ -26,7 +26,7 @@ from controlstack.preprocessors.perform import Runtime
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = [(511, 513), (64, 4096), (16, 16), (65, 63)]
+SIZES = [(255, 257), (32, 2048), (16, 16), (65, 63)]
 SLOW = {"normal_marigold", "openpose_face", "openpose_hand", "openpose_faceonly"}  # at large sizes; siblings are not
 TINY: dict[str, tuple[Any, ...]] = {}  # id of a preprocessor -> what makes networks that are called as its real ones
 ELSEWHERE = {  # what is tested in a file of its own

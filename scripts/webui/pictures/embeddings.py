@@ -7,8 +7,6 @@ it finds in it; here by one that reads tensors in plain tables and lists and ref
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
@@ -18,8 +16,9 @@ from torch import Tensor
 
 from ....core.control import ControlModel
 from ....core.embedding import Values
-from ....core.errors import ModelError, UnitError
+from ....core.errors import HintError, ModelError, UnitError
 from ....models.files.pickles import read_pickle
+from ....units.encoded import bytes_of
 
 NAME = "ipadapter_input"
 IMAGE, STATES = "image_embeds", "hidden_states."
@@ -65,9 +64,9 @@ def _read(text: object, name: str) -> Mapping[str, Tensor]:
     if not isinstance(text, str):
         raise UnitError(f"{name} is {type(text).__name__}, expected {EXPECTED}")
     try:
-        content = base64.b64decode(text.rpartition(",")[2], validate=True)
+        content = bytes_of(text, name)
         return read_pickle(io.BytesIO(content), len(content), name, alone="")
-    except (binascii.Error, ValueError, ModelError) as error:
+    except (HintError, ModelError) as error:
         raise UnitError(f"{name} cannot be read: send {EXPECTED}") from error
 
 
