@@ -5,7 +5,7 @@ from __future__ import annotations
 FAMILIES = ("controlnet", "controlnet-lite", "controlnext", "t2i-adapter", "lllite", "ip-adapter", "union")
 COPY, GAUSSIAN = "copy", "gaussian"  # starts that are no files
 UNLOCKS = ("decoder", "all")  # parts of the base
-OPTIMISERS = ("adamw", "adamw-8bit", "sgd")
+OPTIMISERS = ("adamw", "adamw-8bit", "adafactor", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "cosine_with_restarts", "polynomial")  # of diffusers
 TIMES = ("uniform", "cubic")  # densities of the times of the noise
 PRECISIONS = ("no", "fp16", "bf16")

@@ -23,6 +23,7 @@ from .data.example import Example, shape_of
 from .data.examples import Examples, Variety
 from .data.hints import Reader
 from .data.listings import read_listing
+from .optimisers import make_optimiser
 from .recipes.checkpointing import recompute
 from .recipes.recipe import Recipe
 from .recipes.registry import find_recipe
@@ -32,7 +33,6 @@ from .settings import Settings, record
 
 HELD_OUT = 4  # examples that are not trained on where samples are wanted
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
-DECAY = 1e-2  # of the weights, in AdamW
 
 Bar = Callable[[Sequence[Any], str], Iterable[Any]]  # items, what they are -> the items, counted as they pass
 
@@ -236,17 +236,7 @@ def _optimiser(trainee: Trainee, settings: Settings, recipe: Recipe) -> torch.op
         (names_of_base(trainee), settings.unlock_rate or rate * recipe.base_share),
     )
     groups = [{"params": list(some.values()), "lr": rate, "full": rate} for some, rate in rates if some]
-    if settings.optimiser == "sgd":
-        return torch.optim.SGD(groups)
-    if settings.optimiser == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=DECAY)
-    try:
-        eight_bit: Any = import_module("bitsandbytes.optim")
-    except ImportError as error:
-        raise MissingDependencyError(
-            "--optimiser adamw-8bit needs the package 'bitsandbytes': pip install bitsandbytes"
-        ) from error
-    return eight_bit.AdamW8bit(groups, weight_decay=DECAY)
+    return make_optimiser(settings.optimiser, groups)
 
 
 def _store(settings: Settings, encoder: Encoder, reader: Reader) -> Store | None:

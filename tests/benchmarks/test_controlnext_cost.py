@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "controlnext.py"
 MILLIONS = {  # table 1 of the paper
     "sd15_base": 859,
     "sd15_total": 865,
@@ -24,12 +23,8 @@ MOST = {"added_flops_controlnet": 0.31, "first_flops_controlnext": 0.07, "added_
 
 
 @pytest.fixture(scope="module")
-def numbers() -> dict[str, float]:
-    spec = importlib.util.spec_from_file_location("controlnext_cost", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.measure()
+def numbers(load: Callable[[str], ModuleType]) -> dict[str, float]:
+    return load("controlnext").measure()
 
 
 @pytest.mark.parametrize("name", MILLIONS)

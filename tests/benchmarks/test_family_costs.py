@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "families.py"
 MOST = {
     "union_two_over_two_passes": 0.55,  # two kinds of hints in one pass
     "control_lora_later": 0.36,  # what a ControlNet costs
@@ -19,12 +17,8 @@ NEVER_ABOVE_THE_PEER = ("controlnet", "control_lora", "ip_adapter", "controlnet_
 
 
 @pytest.fixture(scope="module")
-def numbers() -> dict[str, float]:
-    spec = importlib.util.spec_from_file_location("family_costs", FILE)
-    assert spec is not None and spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.measure(rounds=0)
+def numbers(load: Callable[[str], ModuleType]) -> dict[str, float]:
+    return load("families").measure(rounds=0)
 
 
 @pytest.mark.parametrize("name", MOST)

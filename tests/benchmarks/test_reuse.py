@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
 
@@ -13,17 +12,12 @@ import torch
 from controlstack.core.reuse.said import Reuse
 from controlstack.models.families.controlnet import ControlNetModel
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "reuse.py"
 MOST = {"light": 0.65, "strong": 0.45}  # goals of docs/performance.md, in 20 steps
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reuse_benchmark", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("reuse")
 
 
 @pytest.mark.parametrize("level", MOST)

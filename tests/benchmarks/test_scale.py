@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "scale.py"
 Rows = dict[str, list[dict[str, float]]]
 TINY = {
     "block_out_channels": (32, 64),
@@ -23,12 +21,8 @@ TINY = {
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("scale_benchmark", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("scale")
 
 
 @pytest.fixture(scope="module")

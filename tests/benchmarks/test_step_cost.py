@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "step_cost.py"
 MOST = {  # name -> the largest value that is good enough
     "overhead_1": 0.302,
     "overhead_2": 0.604,
@@ -22,12 +21,8 @@ MOST = {  # name -> the largest value that is good enough
 
 
 @pytest.fixture(scope="module")
-def numbers() -> dict[str, float]:
-    spec = importlib.util.spec_from_file_location("step_cost", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.measure()
+def numbers(load: Callable[[str], ModuleType]) -> dict[str, float]:
+    return load("step_cost").measure()
 
 
 @pytest.mark.parametrize("name", MOST)

@@ -58,7 +58,7 @@ COMMANDS: dict[str, Callable[[Path, Path], list[str]]] = {
     "generate": lambda out, _: ["generate", "--base", str(BASE), "--unit", UNIT, *SMALL, "--output", str(out)],
     "train": lambda out, data: [
         *("train", "--base", str(BASE), "--data", str(data), "--hint", "canny", "--steps", "1", "--batch", "1"),
-        *("--out", str(out / "control.safetensors")),
+        *("--resolution", "64", "--out", str(out / "control.safetensors")),
     ],
 }
 

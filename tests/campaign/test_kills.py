@@ -93,7 +93,7 @@ def test_train(tmp_path: Path, times: int, family: str) -> None:
     write_dataset(tmp_path / "data", 2, seed=1)
     given = ["train", "--base", str(BASE), "--data", str(tmp_path / "data"), "--hint", "canny", "--steps", "2"]
     given += ["--family", family]
-    given += ["--batch", "1", "--save-every", "1"]
+    given += ["--batch", "1", "--save-every", "1", "--resolution", "64"]
 
     def resumed(place: Path) -> list[str]:
         return ["--resume"] if (place / "control.state").exists() else []

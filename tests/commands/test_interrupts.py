@@ -56,7 +56,7 @@ def test_generate_keeps_what_is_finished(tmp_path: Path, capsys: pytest.CaptureF
 def test_train_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_dataset(tmp_path / "data", 2, seed=1)
     given = ["train", "--base", str(BASE), "--data", str(tmp_path / "data"), "--hint", "canny", "--steps", "3"]
-    given += ["--batch", "1", "--learning-rate", "1e-3"]
+    given += ["--batch", "1", "--learning-rate", "1e-3", "--resolution", "64"]
     whole, broken = tmp_path / "whole" / "control.safetensors", tmp_path / "broken" / "control.safetensors"
     assert main([*given, "--out", str(whole)]) == 0
     with _interrupt_at(UNet2DConditionModel, 2):

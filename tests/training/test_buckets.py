@@ -103,4 +103,4 @@ def test_a_training_takes_batches_of_one_size(settings: Settings, shapes: Path) 
 
 def test_buckets_need_a_resolution(settings: Settings) -> None:
     with pytest.raises(HintError, match="--buckets needs the size of the squares"):
-        replace(settings, buckets=True)
+        replace(settings, buckets=True, resolution=0)

@@ -51,7 +51,7 @@ def test_the_copy_equals_the_encoder(settings: Settings) -> None:
     unet = start(settings).base.unet
     network = copy_of_encoder(unet)
     weight = unet.state_dict()["down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"]
-    assert network.state_dict()["input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"].equal(weight)
+    assert network.state_dict()["input_blocks.3.1.transformer_blocks.0.attn2.to_k.weight"].equal(weight)
     assert not any(parameter.equal(weight) and parameter is weight for parameter in network.parameters())
 
 
@@ -173,7 +173,7 @@ def _mixed_pictures(folder: Path) -> None:
 
 def test_pictures_of_any_size_are_cut_to_squares(settings: Settings, tmp_path: Path) -> None:
     _mixed_pictures(tmp_path)
-    run = start(replace(settings, data=tmp_path, hints=HintSource(), resolution=64, steps=2))
+    run = start(replace(settings, data=tmp_path, hints=HintSource(), steps=2))
     for example in run.checked.examples:
         picture, hint = Reader((HintSource(),), 64)(example)
         assert picture.shape == hint.shape == (64, 64, 3)
@@ -186,7 +186,7 @@ def test_pictures_of_different_sizes_are_refused_before_the_first_step(settings:
     (tmp_path / "2.png").write_bytes((tmp_path / "0.png").read_bytes())
     cv2.imwrite(str(tmp_path / "1.png"), np.zeros((64, 64, 3), np.uint8))
     with pytest.raises(HintError, match=r"line 2 .*64x64, the first one 96x64.*--resolution"):
-        start(replace(settings, data=tmp_path, hints=HintSource(), batch=3))
+        start(replace(settings, data=tmp_path, hints=HintSource(), batch=3, resolution=0))
     with pytest.raises(HintError, match="multiple of 8"):
         replace(settings, resolution=100)
 

@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def command(settings: Settings, out: Path, *more: str) -> int:
     """Run `controlstack train` as a user does; returns the exit code."""
     given = f"train --base {settings.base} --data {settings.data} --out {out} --hint canny --batch 2 --warm-up 0"
+    given += f" --resolution {settings.resolution}"
     return cli.main([*given.split(), *more])
 
 
@@ -164,7 +165,8 @@ def state(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of a training of one step."""
     folder = tmp_path_factory.mktemp("state")
     arguments = f"train --base {world / 'base'} --data {world / 'data'} --hint canny --batch 2 --steps 1 --warm-up 0"
-    assert cli.main([*arguments.split(), "--save-every", "1", "--out", str(folder / "control.safetensors")]) == 0
+    arguments += " --resolution 64 --save-every 1"
+    assert cli.main([*arguments.split(), "--out", str(folder / "control.safetensors")]) == 0
     return folder / "control.state"
 
 

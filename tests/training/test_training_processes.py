@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 from controlstack.training import commands
-from controlstack.training.settings import Settings
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
+BLOCKS = 2  # as in the tiny world: some families count them
 LOAD_AND_RUN = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("controlstack", sys.argv.pop(1))
+import importlib.util, json, os, sys
+from accelerate.state import AcceleratorState
+spec = importlib.util.spec_from_file_location("controlstack", sys.argv[1])
 sys.modules["controlstack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["controlstack"])
 from controlstack.training import commands
-sys.exit(commands.main(sys.argv[1:]))
+for port, given in json.loads(sys.argv[2]):  # a training ends the group of its processes, and the next makes one
+    os.environ["MASTER_PORT"] = str(port)
+    AcceleratorState._reset_state(True)
+    if code := commands.main(given):
+        sys.exit(code)
 """
 
 
@@ -32,57 +39,58 @@ HINTS = {  # one family trains the base along, one takes kinds of hints in turns
 }
 
 
-def _arguments(settings: Settings, out: Path, batch: int, family: str) -> list[str]:
-    given = f"train --base {settings.base} --data {settings.data} --out {out} {HINTS[family]} --steps 2 --batch {batch}"
-    return [
-        *given.split(),
-        "--family",
-        family,
-        "--accumulate",
-        "2",
-        "--learning-rate",
-        "1e-3",
-        "--ema",
-        "0.5",
-        "--samples",
-        "2",
-        "--sample-steps",
-        "1",
-    ]
+def _arguments(world: Path, out: Path, batch: int, family: str) -> list[str]:
+    given = f"train --base {world / 'base'} --data {world / 'data'} --out {out / family / 'control.safetensors'}"
+    given += f" {HINTS[family]} --steps 2 --batch {batch} --resolution 64 --family {family} --accumulate 2"
+    return [*given.split(), *["--learning-rate", "1e-3", "--ema", "0.5", "--samples", "2", "--sample-steps", "1"]]
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as opened:
+        found = [opened.enter_context(socket.socket()) for _ in range(count)]
+        for each in found:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in found]
 
 
-@pytest.mark.skipif(
-    sys.platform == "win32" or not torch.distributed.is_available(), reason="needs torch.distributed with gloo"
-)
-@pytest.mark.parametrize("family", HINTS)
-def test_two_processes_equal_one_with_twice_the_batch(settings: Settings, tmp_path: Path, family: str) -> None:
-    one, two = tmp_path / "one" / "control.safetensors", tmp_path / "two" / "control.safetensors"
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    alike = {**os.environ, **world, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", LOAD_AND_RUN, str(ROOT / "__init__.py"), *_arguments(settings, two, 2, family)]
+@pytest.fixture(scope="module")
+def trained_by_two(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder with what two processes have trained of each family, one after the other, and what each has said."""
+    if sys.platform == "win32" or not torch.distributed.is_available():
+        pytest.skip("needs torch.distributed with gloo")
+    out = tmp_path_factory.mktemp("two")
+    given = [*zip(_free_ports(len(HINTS)), (_arguments(world, out, 2, family) for family in HINTS), strict=True)]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    alike = {**os.environ, **group, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", LOAD_AND_RUN, str(ROOT / "__init__.py"), json.dumps(given)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = [
         subprocess.Popen(command, env={**alike, "RANK": rank, "LOCAL_RANK": rank}, **pipes) for rank in ("0", "1")
     ]
-    assert commands.main(_arguments(settings, one, 4, family)) == 0
     said = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
-    assert "2 processes x batch 2 x accumulate 2 = 8 examples" in said[0][0]
-    assert "step 1 of 2" in said[0][0]
-    assert "step 2 of 2" in said[0][0]
-    assert said[1][0] == ""  # the second one is silent
-    files = {path.name for path in one.parent.rglob("*")}
-    assert {path.name for path in two.parent.rglob("*")} == files
+    return out, [words for words, _ in said]
+
+
+def test_one_of_two_processes_speaks(trained_by_two: tuple[Path, list[str]]) -> None:
+    first, second = trained_by_two[1]
+    for words in ("2 processes x batch 2 x accumulate 2 = 8 examples", "step 1 of 2", "step 2 of 2"):
+        assert first.count(words) == len(HINTS)
+    assert second == ""
+
+
+@pytest.mark.parametrize("family", HINTS)
+def test_two_processes_equal_one_with_twice_the_batch(
+    world: Path, trained_by_two: tuple[Path, list[str]], tmp_path: Path, family: str
+) -> None:
+    assert commands.main(_arguments(world, tmp_path, 4, family)) == 0
+    one, two = tmp_path / family, trained_by_two[0] / family
+    files = {path.name for path in one.rglob("*")}
+    assert {path.name for path in two.rglob("*")} == files
     assert files >= {"control.png", "control.csv", "000000.png", "000002.png"}
-    written = sorted(one.parent.glob("*.safetensors"))
+    written = sorted(one.glob("*.safetensors"))
     assert len(written) == (2 if family == "controlnext" else 1)
     for path in written:
-        expected, found = load_file(path), load_file(two.parent / path.name)
+        expected, found = load_file(path), load_file(two / path.name)
         for key, value in expected.items():
             assert torch.allclose(found[key], value, atol=2e-5), key

@@ -14,6 +14,7 @@ from controlstack.preprocessors.images import write_image
 from controlstack.training import commands
 from controlstack.training.loop import train
 from controlstack.training.report.samples import COLUMNS, draw, drawn_over_steps, sample_rows, samples_of
+from controlstack.training.results.model import write_model
 from controlstack.training.run import Run
 from controlstack.training.settings import Settings
 from controlstack.training.start import HELD_OUT, start
@@ -21,7 +22,7 @@ from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-SIDE = 128  # of the tiny world's pictures
+SIDE = 64  # of the pictures
 
 
 def _weights(network: torch.nn.Module) -> Tensor:
@@ -36,7 +37,7 @@ def _result(run: Run) -> Tensor:
 
 def _command(settings: Settings, out: Path, *more: str) -> int:
     arguments = ["train", "--base", settings.base, "--data", settings.data, "--out", out, "--hint", "canny", *more]
-    return commands.main([*map(str, arguments), "--batch", "2", "--learning-rate", "1e-3"])
+    return commands.main([*map(str, arguments), "--batch", "2", "--learning-rate", "1e-3", "--resolution", str(SIDE)])
 
 
 def test_a_moving_average_follows_its_formula(settings: Settings) -> None:
@@ -176,9 +177,9 @@ def _changed(source: Path, target: Path, name: str) -> None:
 def test_a_control_that_cannot_be_trained_on_is_refused(
     settings: Settings, tmp_path: Path, name: str, words: str
 ) -> None:
-    source = tmp_path / "first.safetensors"
-    assert _command(settings, source, "--steps", "1") == 0
     if name != "nowhere":
+        source = tmp_path / "first.safetensors"
+        write_model(start(settings), source)
         _changed(source, tmp_path / f"{name}.safetensors", name)
     with pytest.raises(ControlError, match=words):
         start(replace(settings, start=tmp_path / f"{name}.safetensors"))

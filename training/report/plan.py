@@ -18,13 +18,12 @@ from torch.overrides import TorchFunctionMode
 from ...core.network.base import LATENT
 from ...pipelines.quiet import quiet
 from ..data.encoding import size_of
+from ..optimisers import FP32, bytes_kept
 from ..recipes.checkpointing import keep_all, recompute
 from ..recipes.trainee import Trainee
 from ..run import Run, names_of_base, names_of_control
 from ..words import words_of
 
-FP32, EIGHT_BITS = 4, 1  # bytes of a number
-MOMENTS = {"adamw": 2 * FP32, "adamw-8bit": 2 * EIGHT_BITS, "sgd": 0}  # bytes of an optimiser for a parameter
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -41,13 +40,14 @@ def plan(run: Run) -> Iterator[str]:
 def memory(run: Run) -> dict[str, int]:
     """Return bytes by part."""
     settings = run.settings
-    trained = sum(each.numel() for each in (*names_of_control(run.plain).values(), *names_of_base(run.plain).values()))
+    parameters = [*names_of_control(run.plain).values(), *names_of_base(run.plain).values()]
+    trained = sum(each.numel() for each in parameters)
     frozen = sum(each.numel() * each.element_size() for each in run.plain.parameters() if not each.requires_grad)
     encoders = [getattr(run.base, name, None) for name in ("vae", "text_encoder", "text_encoder_2")]
     return {
         "trained weights": trained * FP32,
         "their gradients": trained * FP32,
-        "optimiser": trained * MOMENTS[settings.optimiser],
+        "optimiser": bytes_kept(settings.optimiser, parameters),
         **({"moving average": trained * FP32} if settings.ema else {}),
         "frozen U-Net": frozen,
         "autoencoder and text encoders": sum(_bytes(each) for each in encoders if each is not None),
