@@ -54,6 +54,7 @@ class ControlModel(Protocol):
     joins_hints: bool = False  # all hints of a unit are for each picture; else one for all, or one for each
     hints: int = 1  # how many hints it can read of one picture, beside each other in the channels
     hole: float = -1.0  # what stands in a picture's hint where it is to invent
+    black: float = 0.0  # what black becomes, and white stays 1, before the autoencoder sees it; for latents
     hint_scale: int = LATENT  # picture pixels per latent pixel, for hints that are pictures or latents
     cond_only: bool = False  # it acts on the cond rows in every mode
     offers: tuple[Option, ...] = ()  # what units may tell it

@@ -6,9 +6,7 @@ long as this lives.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +15,7 @@ from torch import Tensor
 from .control import ControlModel, HintSpace, Prepared, Prompt
 from .errors import HintError
 from .host import Host
+from .memory import Memory, Tensors
 from .network.base import LATENT
 from .network.rows import take_rows
 from .resize import ResizeMode, fit
@@ -30,16 +29,13 @@ GREY = 0.5  # in the hole of a picture whose latents are read; Fooocus, ComfyUI'
 MASK_SCALE = LATENT  # mask pixels per latent pixel: a mask is drawn on the picture
 
 
-Tensors = tuple[Tensor, ...]
-
-
 class Kept:
     """The memory of one run."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._hints = Memory(HINTS_KEPT)
-        self._prompts = Memory(PROMPTS_KEPT)
+        self._hints = RunMemory(HINTS_KEPT)
+        self._prompts = RunMemory(PROMPTS_KEPT)
 
     def begin(self) -> None:
         """Begin an evaluation: what it uses stays until its end."""
@@ -172,7 +168,9 @@ class Kept:
 
 def to_encode(model: ControlModel, shown: Tensor) -> Tensor:
     """Return the picture [N, 3, H, W] whose latents a model reads, of a hint at that size."""
-    return torch.where(_hole(shown) > 0, GREY, shown) if model.hint_space is HintSpace.INPAINTING else shown
+    if model.hint_space is HintSpace.INPAINTING:
+        return torch.where(_hole(shown) > 0, GREY, shown)
+    return model.black + (1 - model.black) * shown.clamp(min=model.hole)
 
 
 def _hole(shown: Tensor) -> Tensor:
@@ -223,45 +221,28 @@ def grid_of(target: Tensor, step: Step) -> tuple[int, int]:
     return height, width
 
 
-class _Entry(NamedTuple):
-    tensors: Tensors
-    of: object  # what the key names by its id, held here so that the id cannot come again
-
-
-class Memory:
-    """Tensors by key, of at most `limit` bytes in all, except that what one evaluation uses stays until its end."""
+class RunMemory(Memory):
+    """A memory in which what one evaluation uses stays until its end."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+        super().__init__(limit)
         self._used: set[Hashable] = set()  # since the evaluation began
-        self.bytes = 0  # held now
 
     def begin(self) -> None:
         """Begin an evaluation: what only earlier ones used may be dropped from now on."""
         self._used.clear()
 
     def keep(self, key: Hashable, make: Callable[[], Tensors], of: object = None) -> Tensors:
-        """Return the tensors under a key; `make` computes them if there are none."""
-        if key not in self._entries:
-            tensors = make()
-            self._entries[key] = _Entry(tensors, of)
-            self.bytes += _bytes(tensors)
-        self._entries.move_to_end(key)
+        """Return the tensors under a key; `make` computes them if there are none. of: what the key names by its id."""
+        found = self.find(key)
+        if found is None:
+            found = make()
+            self.put(key, found, of)
         self._used.add(key)
-        self._make_room()
-        return self._entries[key].tensors
+        self.trim(self._used.__contains__)
+        return found
 
     def clear(self) -> None:
         """Forget everything."""
-        self._entries.clear()
+        super().clear()
         self._used.clear()
-        self.bytes = 0
-
-    def _make_room(self) -> None:
-        while self.bytes > self._limit and (oldest := next(iter(self._entries))) not in self._used:
-            self.bytes -= _bytes(self._entries.pop(oldest).tensors)
-
-
-def _bytes(tensors: Tensors) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .convolution import for_few_pixels
 
 RESNET_EPS, TRANSFORMER_EPS = 1e-5, 1e-6  # ldm `normalization` and `Normalize`
 STANDARD_GROUPS = 32  # of group normalisation, ldm `normalization`
@@ -25,7 +27,7 @@ Rows = Callable[[Tensor], Tensor]  # [n, ...] -> [B, ...]; what has B rows stays
 
 
 class Ops(Protocol):
-    """The layers a network is built from; `torch.nn` is one such namespace."""
+    """The layers a network is built from, named and called as those of `torch.nn`."""
 
     Linear: Any
     Conv2d: Any
@@ -33,7 +35,7 @@ class Ops(Protocol):
     LayerNorm: Any
 
 
-TORCH_OPS = cast(Ops, nn)
+TORCH_OPS = for_few_pixels(nn)
 
 
 def as_it_is(tensor: Tensor) -> Tensor:

@@ -67,7 +67,8 @@ class Names:
 CONTROLS: tuple[tuple[Test, str], ...] = (
     (
         lambda n: n.under("lllite_conditioning1") or n.under("lllite_modules") or n.first("lllite_dit_"),
-        "a ControlLLLite model for Anima, which is not supported: in ComfyUI use its own node",
+        "a ControlLLLite model for Anima, which is no control of a U-Net: in ComfyUI load it with 'Load Model Patch' "
+        "and apply it with 'Apply Anima LLLite', which 'Control of a Model Patch' then weighs as a unit",
     ),
     (lambda n: n.under("control_all_x_embedder"), f"a Z-Image Fun ControlNet: {PATCH}"),
     (
@@ -138,11 +139,12 @@ CONTROLS: tuple[tuple[Test, str], ...] = (
     ),
     (
         lambda n: n.part("local_adapter") or n.under("global_adapter"),
-        "a Uni-ControlNet model, which is not supported: use a ControlNet for each hint",
+        "a Uni-ControlNet model, which is not supported: use a ControlNet for each hint, and an IP-Adapter for its "
+        "picture",
     ),
     (
-        lambda n: n.part("lora_layer") and n.part("zero_convs"),
-        "a CtrLoRA model, which is not supported: use a ControlNet",
+        lambda n: n.part("zero_convs") and n.part("op") and not n.part("input_hint_block"),
+        "the base ControlNet of CtrLoRA: choose one of its LoRAs, and put the two into one folder",
     ),
     (
         lambda n: (n.has("backbone.0.0.weight") and n.under("cnet_proj")) or n.under("backbone", "projections"),
@@ -183,6 +185,10 @@ OTHERS: tuple[tuple[Test, str], ...] = (
         "the inpaint patch of Fooocus for the base model: choose fooocus_inpaint_head, and put the two into one folder",
     ),
     (lambda n: n.first("lora_", "lycoris_") or n.part(*LORA_PARTS), LORA),
+    (
+        lambda n: n.part("to_out") and not n.part("to_q", "to_k", "to_v", "proj_in"),
+        "what a ControlNeXt changes in its base model: choose the control itself, and put the two into one folder",
+    ),
     (
         lambda n: n.part("motion_modules"),
         "a motion module (AnimateDiff): load it as such",

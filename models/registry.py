@@ -20,6 +20,7 @@ from .families import (
     controlnet_lite,
     controlnet_xs,
     controlnext,
+    ctrlora,
     fooocus,
     lllite,
     t2i_adapter,
@@ -47,6 +48,7 @@ REGISTRY: tuple[Family[Any, Any], ...] = (
     ip_adapter.FACE_ID_FAMILY,
     ip_adapter.INSTANT_ID_FAMILY,
     control_lora.FAMILY,
+    ctrlora.FAMILY,
     lllite.FAMILY,
     fooocus.FAMILY,
 )

@@ -9,11 +9,13 @@ what does not fit beside those is not kept, for dropping the oldest of them woul
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
+
+from ..core.memory import Memory
 
 LIMIT = 512 << 20  # bytes; 30 steps of SDXL's at 1024 px in fp16 are 315 MB
 DIGEST = 16  # bytes that tell hints apart
@@ -23,29 +25,23 @@ class Remembered:
     """Answers [1, ...] by hint and by what else they depend on. device: where they are kept."""
 
     def __init__(self, limit: int = LIMIT, device: str = "cpu") -> None:
-        self._limit, self._device = limit, device
-        self._answers: OrderedDict[tuple[Hashable, Hashable], Tensor] = OrderedDict()
-        self.bytes = 0
+        self._memory, self._device = Memory(limit), device
+
+    @property
+    def bytes(self) -> int:
+        """Return what is held now."""
+        return self._memory.bytes
 
     def find(self, hint: Hashable, rest: Hashable) -> Tensor | None:
         """Return an answer, where it is kept; None: it is not."""
-        key = (hint, rest)
-        if key in self._answers:
-            self._answers.move_to_end(key)
-        return self._answers.get(key)
+        found = self._memory.find((hint, rest))
+        return None if found is None else found[0]
 
     def put(self, hint: Hashable, rest: Hashable, answer: Tensor) -> None:
         """Keep an answer, if there is room beside the others of its hint."""
-        size = answer.numel() * answer.element_size()
-        while self._answers and self.bytes + size > self._limit:
-            oldest = next(iter(self._answers))
-            if oldest[0] == hint:
-                return
-            dropped = self._answers.pop(oldest)
-            self.bytes -= dropped.numel() * dropped.element_size()
-        if size <= self._limit:
-            self._answers[hint, rest] = answer.to(self._device, copy=True)
-            self.bytes += size
+        self._memory.put((hint, rest), (answer.to(self._device, copy=True),))
+        if not self._memory.trim(lambda key: cast("tuple[Hashable, Hashable]", key)[0] == hint):
+            self._memory.drop((hint, rest))
 
 
 def digests(hints: Tensor) -> Tensor:

@@ -23,9 +23,10 @@ class PatchControl(io.ComfyNode):
         return schema(
             "PatchControl",
             display_name="Control of a Model Patch (ControlNet)",
-            description="Gives controls that ComfyUI applies to the model, such as those of Z-Image and Qwen-Image "
-            "DiffSynth, the weight, range, curve and mask of a unit. Connect the model before and behind their node.",
-            aliases=("model patch", "z-image control", "diffsynth control", "controlnet model patch"),
+            description="Gives controls that ComfyUI applies to the model, such as those of Z-Image, Qwen-Image "
+            "DiffSynth and Anima, the weight, range, curve and mask of a unit. Connect the model before and behind "
+            "their node.",
+            aliases=("model patch", "z-image control", "diffsynth control", "anima lllite", "controlnet model patch"),
             inputs=[
                 io.Model.Input("model", tooltip="The model before the patch."),
                 io.Model.Input("patched", tooltip="The model behind it."),

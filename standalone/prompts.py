@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from ..core.errors import HostError
 from ..pipelines.quiet import quiet
 from ..pipelines.request import DEFAULT_PROMPT
+from .hub.places import find_model, located
 
 Image = NDArray[np.uint8]
 LONGEST = 40  # tokens of a caption
+CAPTIONER = "Salesforce/blip-image-captioning-base"  # what describes pictures where no other is named
+HOW_TO_GET = f"run 'controlstack get {CAPTIONER}', or give the folder of another as --captioner"
 
 
 def make_prompt(
@@ -26,15 +29,21 @@ def make_prompt(
     if chosen != "user" and prompt is not None:
         raise HostError(f"the prompt kind is '{chosen}', but a prompt is given: use the kind 'user', or leave one out")
     words = (
-        _caption(captioner, image) if chosen == "automatic" else {"default": DEFAULT_PROMPT}.get(chosen, prompt or "")
+        caption(captioner, image) if chosen == "automatic" else {"default": DEFAULT_PROMPT}.get(chosen, prompt or "")
     )
     return ", ".join(part for part in (words, added) if part)
 
 
-def _caption(folder: Path | None, image: Image | None) -> str:
-    """Return what a captioning model says about a picture [H, W, 3]."""
-    if folder is None or not folder.is_dir():
-        raise HostError("an automatic prompt needs a captioning model: give its folder, such as BLIP's, as --captioner")
+def find_captioner(said: Path | None) -> Path | None:
+    """Return the folder of a captioning model: the one that is named, else BLIP's where it is here, else None."""
+    return find_model(CAPTIONER) if said is None else located(said, "captioning model")
+
+
+def caption(said: Path | None, image: Image | None) -> str:
+    """Return what a captioning model says about a picture [H, W, 3]. said: its folder or name, or None."""
+    folder = find_captioner(said)
+    if folder is None:
+        raise HostError(f"an automatic prompt needs a captioning model: {HOW_TO_GET}")
     if image is None:
         raise HostError("an automatic prompt describes a picture: give one as --image, or a unit with one")
     from PIL import Image as Pillow

@@ -23,6 +23,8 @@ from ..core.errors import HostError
 from ..core.firing import Firing
 from ..core.stack import ControlStack
 from ..core.unit import ControlUnit
+from ..models.reference import ReferenceModel
+from ..models.reference_kinds import REFERENCES
 from ..models.registry import inspect as inspect_file
 from ..models.registry import load_control_model as load_model_file
 from ..pipelines.attached import Injection, check_units
@@ -80,12 +82,16 @@ def load_control_model(
     dtype: str | torch.dtype | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> ControlModel:
-    """Return a control model: a file, a diffusers folder, or a file inside one.
+    """Return a control model: a file, a diffusers folder, a file inside one, or a reference by its name.
 
-    base: its base model, for files that hold differences to its weights. dtype: None keeps the file's. settings: what
-    no shape tells, such as {"heads": 8}.
+    base: its base model, for files that hold differences to its weights, and for references, which look through it.
+    dtype: None keeps the file's. settings: what no shape tells, such as {"heads": 8}.
     """
     state = None if base is None else UnetState(lambda: base)
+    if str(path) in REFERENCES:
+        if state is None:
+            raise HostError(f"'{path}' looks at its picture through the base model: give base=cs.load_base(...) too")
+        return ReferenceModel(str(path), list(state))
     return load_model_file(
         located(Path(path), "control model"),
         settings=settings,

@@ -200,9 +200,7 @@ class ControlNet(nn.Module):
         emb = emb if kinds is None else emb + kinds
         left, keys_and_values, h = len(points), iter(prompt), x
         for i, block in enumerate(self.input_blocks):
-            h = run_block(cast(nn.ModuleList, block), h, emb, keys_and_values, widen)
-            if i == 0:
-                h = h + features
+            h = self.first(h, features) if i == 0 else run_block(block, h, emb, keys_and_values, widen)
             if (point := skip(i)) in points:
                 yield point, widen(self.zero_convs[i](h))
                 left -= 1
@@ -218,6 +216,10 @@ class ControlNet(nn.Module):
         features, prompt = self.input_hint_block(hint), self.project(context)
         points = _points(self.config)
         return [residual for _, residual in self.residuals(x, timestep, features, prompt, y, points)]
+
+    def first(self, x: Tensor, features: Tensor) -> Tensor:
+        """Return what the first block makes of latents x [B, C, h, w] and of the hint's features [1 or B, W, h, w]."""
+        return cast(nn.ModuleList, self.input_blocks[0])[0](x) + features
 
     def _embed(self, timestep: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
         emb = self.time_embed(timestep_embedding(timestep, self.config.channels).to(dtype))
@@ -292,9 +294,9 @@ def _soft_weights(count: int) -> tuple[float, ...]:
     return tuple(SOFT_BASE ** (SOFT_LENGTH - 1 - i) for i in range(count))
 
 
-def run_block(block: nn.ModuleList, h: Tensor, emb: Tensor, prompt: Iterator[Tensor], widen: Rows = as_it_is) -> Tensor:
+def run_block(block: nn.Module, h: Tensor, emb: Tensor, prompt: Iterator[Tensor], widen: Rows = as_it_is) -> Tensor:
     """Return what the layers of a block make of h [B, C, h, w]; prompt: yields keys and values of its transformers."""
-    for layer in block:
+    for layer in cast(nn.ModuleList, block):
         if isinstance(layer, ResBlock):
             h = layer(h, emb if len(h) == len(emb) else widen(emb))
         elif isinstance(layer, SpatialTransformer):

@@ -32,9 +32,10 @@ PROGRESS = (  # what stands in checkpoints beside the weights: module and name, 
 SHARED = 4  # how often the same bytes may stand for a weight: tied weights, and a copy in moving averages
 
 
-def read_pickle(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:
+def read_pickle(file: BinaryIO, size: int, name: str, alone: str | None = None) -> dict[str, Tensor]:
     """Return the tensors of an open file, names of tables inside tables joined by dots.
 
+    alone: the name of a tensor that stands in no table; None: such a file is no model.
     DamagedModelError where it holds more than tensors, or cannot be read.
     """
     with guard(name):
@@ -52,6 +53,8 @@ def read_pickle(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:
             raise DamagedModelError(
                 f"'{shown(name)}' is damaged or truncated, and PyTorch cannot read it: get the file again"
             ) from error
+        if alone is not None and isinstance(content, Tensor):
+            content = {alone: content}
         tensors: dict[str, Tensor] = {}
         for key, tensor in _flat(_state_of(content), set()):
             tensors[key] = tensor
@@ -66,18 +69,20 @@ def read_pickle(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:
 def _read(file: BinaryIO) -> Any:
     """Return what the weights-only loader makes of the file, once more without its progress where it refuses that.
 
-    Only for the second read, and by no name but those of PROGRESS, the loader accepts more than tensors.
+    Only for the second read, and by no name but those of PROGRESS, the loader accepts more than tensors. It is taken
+    from where it is defined: WebUIs put one of theirs in the place of `torch.load`, which knows older files alone.
     """
+    load = torch.serialization.load
     file.seek(0)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         accepted: Any = getattr(torch.serialization, "safe_globals", None)  # since PyTorch 2.5
         if accepted is None:
             raise
     file.seek(0)
     with accepted([type(name, (_Empty,), {"__module__": module}) for module, name in PROGRESS]):
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return load(file, map_location="cpu", weights_only=True)
 
 
 class _Empty:

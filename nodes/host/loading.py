@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import comfy.controlnet
 import comfy.model_management as memory
@@ -20,8 +20,9 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ...core.errors import HostError, UnsupportedModelError
+from ...models.convolution import for_few_pixels
 from ...models.files.loading import Header, open_model
-from ...models.layers import Kit, Ops
+from ...models.layers import Kit
 from ...models.reference import ReferenceModel
 from ...models.reference_kinds import REFERENCES
 from ...models.registry import load_open
@@ -83,7 +84,7 @@ def _own(path: Path, base: Any, device: torch.device) -> Own:
         model = load_open(
             file,
             base_state=None if base is None else _weights(base),
-            kit=Kit(cast(Ops, comfy.ops.pick_operations(dtype, compute)), _attend),
+            kit=Kit(for_few_pixels(comfy.ops.pick_operations(dtype, compute)), _attend),
             dtype=dtype,
             compute=compute,
             device=memory.unet_offload_device(),

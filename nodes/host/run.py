@@ -23,7 +23,7 @@ from ...core.schedule import RangeBasis, fires_on
 from ...core.stack import ControlStack
 from ...core.step import Step, Window
 from ...core.unit import ControlUnit
-from ...units.saying import extra_cost
+from ...units.saying import extra_cost, why_idle
 from ..reports.report import Report, UnitReport, curve_of
 from .base import blocks_of
 from .clock import Clock
@@ -101,6 +101,7 @@ class Run:
                 seconds=self._host.seconds[id(unit.model)] / sharing[id(unit.model)],
                 size=sum(patcher.model_size() for patcher in member.patchers),
                 more=extra_cost(unit.model),
+                idle="" if firing.fired or not firing.steps else why_idle(unit),
             )
             for unit, firing, member in zip(self._units, self._stack.firings(), self._members, strict=True)
         )

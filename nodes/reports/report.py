@@ -22,11 +22,12 @@ class UnitReport:
     seconds: float  # in its network, all steps together; units that share a network are timed together
     size: int  # bytes of its weights
     more: str = ""  # what a step costs beside its network
+    idle: str = ""  # why it never acted, where the pass had steps
 
     def __str__(self) -> str:
         line = f"{self.name}: fires on {self.firing} steps{self.firing.remark}"
         if not self.firing.fired:
-            return f"{line} (it never acted: check its range and the steps of this pass)"
+            return f"{line} (it never acted: {self.idle})" if self.idle else line
         each = self.seconds / max(1, self.firing.ran)
         return f"{line}{self.more}, {each:.2f} s each, {self.size / MEGABYTE:.0f} MB"
 

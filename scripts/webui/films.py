@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...core.errors import ControlError, HintError
+from ...units.encoded import bytes_of
 from .pictures.inputs import FILM
-from .pictures.reading import bytes_of, is_empty, read_picture
+from .pictures.reading import is_empty, read_picture
 from .request.saying import about_unit, for_caller
 
 if TYPE_CHECKING:

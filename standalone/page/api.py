@@ -9,7 +9,6 @@ Pictures are base64 of PNG, JPEG or WebP. A request says what cards say; nothing
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -20,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...core.errors import ControlError, HintError, UnitError
+from ...core.errors import ControlError, UnitError
 from ...pipelines.request import Request
 from ...pipelines.schedulers import NAMES
 from ...preprocessors.images import decode_image
+from ...units.encoded import bytes_of
 from ...units.hint import visible
 from ...units.offer import offers
 from ...units.record import PICTURES
@@ -123,12 +123,7 @@ def _unit(said: Any) -> dict[str, Any]:
 
 def decode(text: object, name: str) -> NDArray[np.uint8]:
     """Return the pixels [H, W, 3] of a picture in base64, with or without the head of a data address."""
-    if not isinstance(text, str):
-        raise HintError(f"{name} is {type(text).__name__}, expected a picture in base64")
-    try:
-        data = base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise HintError(f"{name} is no base64 ({error}): send the picture itself, for no file can be named") from error
+    data = bytes_of(text, name)
     return np.ascontiguousarray(decode_image(data, name))
 
 

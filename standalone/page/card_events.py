@@ -19,13 +19,14 @@ from ...units.convention import chosen as with_convention
 from ...units.hint import draw_hint, to_show
 from ...units.offer import preprocessor_of
 from ...units.request import FIELDS
+from ...units.saying import Say
 from ..studio import offers
 from ..studio.library import Library
 from ..studio.running import Studio
 from ..studio.said import OPTION, RANGE, unit_request
 from . import results
 from .cards import HINT, SLIDER, Card, Unit, new_unit, option_lists, read_card, sliders
-from .words import Say, language_of, speaker
+from .words import language_of, speaker
 
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 LIVE: dict[str, Any] = {**HIDDEN, "trigger_mode": "always_last", "concurrency_limit": 4, "concurrency_id": "preview"}
@@ -64,13 +65,13 @@ def _connect_choices(card: Card, studio: Studio) -> list[Any]:
             *(gr.update(**each) for each in sliders(chosen.preprocessor, chosen.parameters)),
             *(gr.update(**each) for each in option_lists(library, chosen.model, {})),
             gr.update(visible=not offers.runs_at_once(library, chosen.preprocessor, chosen.model)),
-            escape(offers.about(chosen.preprocessor, studio.runtime.store)),
+            escape(offers.about(chosen.preprocessor, studio.runtime.store, card.say)),
         ]
 
     def by_type(kind: str) -> list[Any]:
         found = offers.choose_type(library, kind)
-        lists = {"preprocessors": offers.preprocessors(kind), "models": offers.models(library, kind)}
-        return show(found, **lists)
+        lists = {"preprocessors": offers.preprocessors(kind, say=card.say)}
+        return show(found, models=offers.models(library, kind, card.say), **lists)
 
     def by_preprocessor(preprocessor: str, model: str) -> list[Any]:
         return show(offers.choose_preprocessor(library, preprocessor, model))
@@ -189,8 +190,11 @@ def painted(value: Mapping[str, Any] | None) -> Any:
     return np.where(mask >= HALF, 255, 0).astype(np.uint8) if mask.any() else None
 
 
-def connect_stack(cards: Sequence[Card], state: Any, add: Any, fresh: Callable[[], Unit]) -> None:
-    """Connect what changes the stack: cards are drawn anew from what all of them say. add: the button for a new one."""
+def connect_stack(cards: Sequence[Card], state: Any, add: Any, order: Any, fresh: Callable[[], Unit]) -> None:
+    """Connect what changes the stack: cards are drawn anew from what all of them say.
+
+    add: the button for a new one. order: what says which card was dragged to which place.
+    """
     inputs = [state, *(each for card in cards for each in (card.others[HINT], *card.fields.values()))]
 
     def connect(button: Any, change: Callable[[list[Unit]], list[Unit]]) -> None:
@@ -199,10 +203,14 @@ def connect_stack(cards: Sequence[Card], state: Any, add: Any, fresh: Callable[[
 
         button.click(act, inputs, state, concurrency_limit=None, **HIDDEN)
 
+    def drag(units: Sequence[Unit], said: Sequence[int], *values: Any) -> list[Unit]:
+        return dragged(said_now(units, cards, values), said)
+
+    order.input(drag, [state, order, *inputs[1:]], state, concurrency_limit=None, **HIDDEN)
     connect(add, lambda units: [*units, fresh()])
     for k, card in enumerate(cards):
-        connect(card.others["up"], _moved(k, -1))
-        connect(card.others["down"], _moved(k, 1))
+        connect(card.others["up"], lambda units, k=k: moved(units, k, k - 1))
+        connect(card.others["down"], lambda units, k=k: moved(units, k, k + 1))
         connect(card.others["remove"], lambda units, k=k: [*units[:k], *units[k + 1 :]])
         connect(
             card.others["duplicate"], lambda units, k=k: [*units[: k + 1], new_unit(units[k]["said"]), *units[k + 1 :]]
@@ -225,10 +233,14 @@ def as_initial(said: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in said.items() if name != RANGE}, "start": start, "end": end}
 
 
-def _moved(place: int, by: int) -> Callable[[list[Unit]], list[Unit]]:
-    def move(units: list[Unit]) -> list[Unit]:
-        target = min(max(0, place + by), len(units) - 1)
-        others = [*units[:place], *units[place + 1 :]]
-        return [*others[:target], units[place], *others[target:]]
+def moved(units: Sequence[Unit], place: int, target: int) -> list[Unit]:
+    """Return the units with one of them at another place; beyond the ends is at the end."""
+    others = [*units[:place], *units[place + 1 :]]
+    target = min(max(0, target), len(others))
+    return [*others[:target], units[place], *others[target:]]
 
-    return move
+
+def dragged(units: Sequence[Unit], said: Sequence[int]) -> list[Unit]:
+    """Return the units after a drag, such as [2, 0, 5]: the third to the first place, as the fifth drag of a page."""
+    place, target = said[:2]
+    return moved(units, place, target) if place < len(units) else list(units)  # of a stack that has changed since

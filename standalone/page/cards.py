@@ -11,17 +11,19 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from ...core.options import Option
 from ...preprocessors import Parameter
 from ...units.offer import ALL
 from ...units.request import FIELDS, NONE, Field
+from ...units.saying import Say
 from ..studio import offers
 from ..studio.library import Library
 from ..studio.said import OPTION, RANGE
+from .widgets import range_slider
 from .words import t
 
 Unit = Mapping[str, Any]  # of the page's state: the id of a card, and what it said when it was made
@@ -41,6 +43,7 @@ class Card:
     uid: str
     number: int
     said: Mapping[str, Any]
+    say: Say = str.format  # into the visitor's language, for lists, which gradio does not translate
     fields: dict[str, Any] = field(default_factory=dict)
     others: dict[str, Any] = field(default_factory=dict)
 
@@ -59,9 +62,9 @@ def new_unit(said: Mapping[str, Any]) -> Unit:
     return {"uid": secrets.token_hex(6), "said": dict(said)}
 
 
-def build_card(library: Library, unit: Unit, number: int, plan: str = "") -> Card:
+def build_card(library: Library, unit: Unit, number: int, plan: str = "", say: Say = str.format) -> Card:
     """Draw a card in the present container. plan: what its line about steps says at first."""
-    card = Card(uid=unit["uid"], number=number, said=unit["said"])
+    card = Card(uid=unit["uid"], number=number, said=unit["said"], say=say)
     with gr.Column(elem_classes=["cs-card"], elem_id=f"unit-{number}"):
         _heading(card)
         _pictures(card)
@@ -108,7 +111,7 @@ def option_lists(library: Library, model: str, said: Mapping[str, Any]) -> list[
             "visible": True,
             "label": each.label,
             "info": each.meaning,
-            "choices": list(each.words),
+            "choices": list(each.words) or _tenths(each),
             "value": str(said.get(each.name, each.default)),
         }
         for each in offers.options(library, model)
@@ -116,8 +119,16 @@ def option_lists(library: Library, model: str, said: Mapping[str, Any]) -> list[
     return [*shown, *({"visible": False} for _ in range(offers.most_options(library) - len(shown)))]
 
 
+def _tenths(option: Option) -> list[str]:
+    """Return eleven values between the bounds of an option that is a number; any other may be typed."""
+    if option.least is None or option.most is None:
+        return []
+    return [f"{option.least + (option.most - option.least) * k / 10:g}" for k in range(11)]
+
+
 def _heading(card: Card) -> None:
     with gr.Row(elem_classes=["cs-heading"]):
+        gr.HTML('<span class="cs-grip" aria-hidden="true">⠿</span>', elem_classes=["cs-grip-box"], padding=False)
         card.fields["enabled"] = gr.Checkbox(
             label=t("Unit"),
             value=card.value("enabled"),
@@ -174,7 +185,7 @@ def _choices(card: Card, library: Library) -> None:
             interactive=True,
         )
         card.fields["preprocessor"] = gr.Dropdown(
-            offers.preprocessors(ALL),
+            offers.preprocessors(ALL, say=card.say),
             value=card.value("preprocessor"),
             label=t("Preprocessor"),
             min_width=160,
@@ -182,14 +193,15 @@ def _choices(card: Card, library: Library) -> None:
             interactive=True,
         )
         card.fields["model"] = gr.Dropdown(
-            offers.models(library, ALL),
+            offers.models(library, ALL, card.say),
             value=card.value("model"),
             label=t("Model"),
             interactive=True,
             min_width=160,
             **card.named("model"),
         )
-    card.others["about"] = gr.HTML(offers.about(card.value("preprocessor")), elem_classes=["cs-about"], padding=True)
+    about = offers.about(card.value("preprocessor"), say=card.say)
+    card.others["about"] = gr.HTML(about, elem_classes=["cs-about"], padding=True)
 
 
 def _options(card: Card, library: Library) -> None:
@@ -295,7 +307,7 @@ def _widget(card: Card, about: Field, *, explained: bool = False) -> Any:
         "interactive": True,
     }
     if about.choices is not None:
-        pairs = list(zip(about.choices.labels, about.choices.words, strict=True))
+        pairs = list(zip(map(card.say, about.choices.labels), about.choices.words, strict=True))
         word = value if isinstance(value, str) else value.value
         return gr.Dropdown(pairs, value=about.choices.read(about.name, word).value, **common)
     if isinstance(about.default, bool):
@@ -305,23 +317,6 @@ def _widget(card: Card, about: Field, *, explained: bool = False) -> Any:
         return gr.Slider(min(low, value), max(high, value), value=value, step=0.05, **common)
     empty = not value  # a field that may be left out is a text: a number cannot be empty
     return gr.Textbox(value=value if isinstance(value, str) else "" if empty else about.write(value), **common)
-
-
-def range_slider(value: Sequence[float], named: Mapping[str, Any]) -> Any:
-    """Return a slider with two ends; its value is [start, end]."""
-    return gr.HTML(
-        list(value),
-        html_template=_resource("range.html"),
-        js_on_load=_resource("range.js"),
-        apply_default_css=False,
-        **named,
-        elem_classes=["cs-range"],
-        min_width=180,
-    )
-
-
-def _resource(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _within(declared: Parameter, value: float | None) -> float:

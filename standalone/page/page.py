@@ -14,25 +14,23 @@ from typing import Any
 import gradio as gr
 
 from ...core.errors import ControlError
-from ...pipelines import tiny_world
-from ...pipelines.request import LARGEST_HIRES, Request
-from ...pipelines.schedulers import NAMES
-from ...preprocessors.images import read_image
+from ...units.saying import Say
+from ..prompts import caption
 from ..studio import offers
 from ..studio.comparing import axes
 from ..studio.copies import FORMS
+from ..studio.examples import examples
 from ..studio.restoring import Restored, restore
 from ..studio.running import Studio
-from ..studio.said import EACH_LINE, ETA_OF, MOST_PICTURES, MOST_SIDE, SEEDS
-from . import card_events, results, run_events
+from ..studio.said import ETA_OF, SEEDS
+from . import card_events, form, results, run_events
 from .api import add_endpoints
 from .cards import build_card, new_unit
-from .run_events import Form, Outputs, Sessions, the_job
-from .words import Say, language_of, speaker, t
+from .run_events import Form, Outputs, Sessions, pictured, the_job
+from .widgets import dragging
+from .words import language_of, speaker, t
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-STEPS, GUIDANCE = 20, 7.5
-TINY = {"steps": tiny_world.STEPS, "guidance": 2.0, "scheduler": "ddim"}  # what the tiny world was made for
 KEPT = (3600, 24 * 3600)  # seconds between two looks for old files, and that a file is kept
 
 
@@ -43,29 +41,30 @@ def build_page(studio: Studio) -> gr.Blocks:
         gr.HTML("<h1>ControlStack</h1>", elem_classes=["cs-title"])
         state = gr.State([new_unit(offers.initial(studio.library))])
         last = gr.State([])
+        order = dragging()
         wrong = gr.State(None)
         language = gr.State("en")
         with gr.Row(elem_classes=["cs-columns"]):
             with gr.Column(scale=6, min_width=340):
-                outer = _words()
+                outer = form.words(studio)
                 _add_examples(studio, state)
                 slot = gr.Column(elem_classes=["cs-units"])
                 add = gr.Button(t("Add a unit"), elem_id="add-unit")
-                outer |= _settings(studio)
+                outer |= form.settings(studio)
             with gr.Column(scale=5, min_width=340, elem_classes=["cs-results"]):
-                shown = _results()
-                tools = _tools()
+                shown = form.results()
+                tools = {**form.tools(), "describe": outer.pop("describe")}
         _connect_outer(studio, outer, state, tools)
         shown["stop"].click(_stop(sessions), None, None, queue=False, **QUIET)
         with slot:
 
             @gr.render(inputs=[state, language], show_progress="hidden")
             def draw_cards(units: Sequence[Any], spoken: str) -> None:
-                steps, say = _usual(studio)["steps"], speaker(spoken)
+                steps, say = form.usual(studio)["steps"], speaker(spoken)
                 plans = [card_events.first_plan(studio.library, unit["said"], steps, say) for unit in units]
                 numbered = zip(units, range(1, len(units) + 1), plans, strict=True)
-                cards = [build_card(studio.library, *each) for each in numbered]
-                _connect(_Page(studio, sessions, outer, shown, tools, state, last, add, wrong), cards)
+                cards = [build_card(studio.library, *each, say) for each in numbered]
+                _connect(_Page(studio, sessions, outer, shown, tools, state, last, add, order, wrong), cards)
 
         page.load(_language, None, language, **QUIET)
         add_endpoints(studio)
@@ -88,6 +87,7 @@ class _Page:
     state: Any
     last: Any
     add: Any
+    order: Any
     wrong: Any
 
 
@@ -97,156 +97,30 @@ def _connect(page: _Page, cards: Sequence[Any]) -> None:
         card_events.connect(card, page.studio, page.outer, page.last)
         card_events.connect_message(card, page.wrong)
     fresh = lambda: new_unit(offers.initial(page.studio.library))  # noqa: E731
-    card_events.connect_stack(cards, page.state, page.add, fresh)
-    form = Form(outer=page.outer, cards=cards)
+    card_events.connect_stack(cards, page.state, page.add, page.order, fresh)
+    told = Form(outer=page.outer, cards=cards)
     shown = page.shown
     outputs = Outputs(
         progress=shown["progress"], preview=shown["preview"], gallery=shown["gallery"], report=shown["report"],
         files=shown["files"], last=page.last, wrong=page.wrong,
     )  # fmt: skip
-    run_events.connect(page.studio, page.sessions, form, outputs, {**page.tools, "generate": shown["generate"]})
+    run_events.connect(page.studio, page.sessions, told, outputs, {**page.tools, "generate": shown["generate"]})
 
     def copy(kind: str, *values: Any) -> str:
         try:
-            return FORMS[kind](page.studio.library, the_job(page.studio, form, values))
+            return FORMS[kind](page.studio.library, the_job(page.studio, told, values))
         except ControlError as error:
             return str(error)
 
-    page.tools["copy"].click(copy, [page.tools["form"], *form.inputs], page.tools["text"], **QUIET)
+    def describe(*values: Any) -> list[Any]:
+        try:
+            return [caption(page.studio.captioner, pictured(*told.read(values))), ""]
+        except ControlError as error:
+            return [gr.skip(), results.trouble(str(error))]
 
-
-def _words() -> dict[str, Any]:
-    prompt = gr.Textbox(label=t("Prompt"), lines=2, elem_id="prompt")
-    with gr.Accordion(t("More words"), open=False):
-        added = gr.Textbox(label=t("Added prompt"), elem_id="added")
-        negative = gr.Textbox(label=t("Negative prompt"), elem_id="negative")
-        each_line = gr.Checkbox(label=t("A picture for each line of the prompt"), value=False, elem_id="each-line")
-        clip_skip = gr.Slider(
-            1, 12, value=1, step=1, label=t("Clip skip"), info=t("Of SD 1.x; 1 is the last layer"), elem_id="clip-skip"
-        )
-    return {"prompt": prompt, "added": added, "negative": negative, EACH_LINE: each_line, "clip_skip": clip_skip}
-
-
-def _settings(studio: Studio) -> dict[str, Any]:
-    """Draw the fields of the picture and return them by name."""
-    library = studio.library
-    first = next(iter(library.bases))
-    side = studio.side(first)
-    usual = _usual(studio)
-    found: dict[str, Any] = {}
-    with gr.Accordion(t("Settings"), open=True, elem_id="settings"):
-        found["base"] = gr.Dropdown(
-            list(library.bases), value=first, label=t("Base model"), elem_id="base", visible=len(library.bases) > 1
-        )
-        with gr.Row():
-            for name, label in (("width", "Width"), ("height", "Height")):
-                found[name] = gr.Slider(
-                    64, MOST_SIDE // 2, value=side, step=8, label=t(label), elem_id=name, min_width=140
-                )
-            found["batch"] = gr.Slider(
-                1, MOST_PICTURES, value=1, step=1, label=t("Number of pictures"), elem_id="batch", min_width=140
-            )
-        with gr.Row():
-            found["steps"] = gr.Slider(
-                1, 150, value=usual["steps"], step=1, label=t("Steps"), elem_id="steps", min_width=140
-            )
-            found["guidance"] = gr.Slider(0, 30, value=usual["guidance"], step=0.1, label=t("Guidance"), min_width=140)
-            found["scheduler"] = gr.Dropdown(list(NAMES), value=usual["scheduler"], label=t("Scheduler"), min_width=140)
-        with gr.Row():
-            found["seed"] = gr.Number(
-                value=-1,
-                precision=0,
-                label=t("Seed"),
-                info=t("-1 is a new one each time"),
-                elem_id="seed",
-                min_width=140,
-            )
-            found["dice"] = gr.Button("🎲", elem_id="dice", elem_classes=["cs-tool", "cs-dice"], min_width=50, scale=0)
-            found["eta"] = gr.Slider(
-                0, 1, value=0, step=0.05, label=t("Eta"), min_width=140, visible=usual["scheduler"] == ETA_OF
-            )
-        found["loras"] = gr.Dropdown(
-            list(library.loras), value=[], multiselect=True, allow_custom_value=True, label=t("LoRAs"), elem_id="loras",
-            info=t("A name, or a name with a weight: detail:0.8"), visible=bool(library.loras),
-        )  # fmt: skip
-    found |= _hires()
-    with gr.Accordion(t("Start from a picture"), open=False, elem_id="start"):
-        gr.Markdown(t("What you paint is redrawn; without paint the whole picture changes."), padding=True)
-        found["start_from"] = gr.ImageEditor(
-            label=t("Picture"), type="numpy", format="png", layers=False, elem_id="start-from", canvas_size=(512, 512),
-            brush=gr.Brush(colors=["#ffffff"], default_size=24),
-        )  # fmt: skip
-        found["strength"] = gr.Slider(0.05, 1, value=Request().strength, step=0.05, label=t("Strength"))
-    return found
-
-
-def _hires() -> dict[str, Any]:
-    said = Request()
-    with gr.Accordion(t("Draw it again, larger"), open=False, elem_id="second-pass"), gr.Row():
-        return {
-            "hires": gr.Slider(
-                1, LARGEST_HIRES / 2, value=1, step=0.05, label=t("Times larger"), info=t("1 is no second pass"),
-                elem_id="hires", min_width=140,
-            ),
-            "hires_steps": gr.Slider(
-                0, 150, value=0, step=1, label=t("Steps"), info=t("0 is as many as before"), elem_id="hires-steps",
-                min_width=140,
-            ),
-            "hires_strength": gr.Slider(
-                0.05, 1, value=said.hires_strength, step=0.05, label=t("Strength"), elem_id="hires-strength",
-                min_width=140,
-            ),
-        }  # fmt: skip
-
-
-def _usual(studio: Studio) -> dict[str, Any]:
-    """Return steps, guidance and scheduler that a page begins with."""
-    usual = {"steps": STEPS, "guidance": GUIDANCE, "scheduler": Request().scheduler}
-    return {**usual, **(TINY if studio.library.tiny else {})}
-
-
-def _results() -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    with gr.Row(elem_classes=["cs-run"]):
-        found["generate"] = gr.Button(t("Generate"), variant="primary", elem_id="generate", scale=4, min_width=120)
-        found["stop"] = gr.Button(t("Stop"), variant="secondary", elem_id="stop", scale=1, min_width=80)
-    found["progress"] = gr.HTML(elem_id="progress", elem_classes=["cs-progress"])
-    found["preview"] = gr.Image(
-        label=t("So far"), visible=False, interactive=False, format="png", height=200, elem_id="so-far", buttons=[]
-    )
-    found["gallery"] = gr.Gallery(
-        label=t("Pictures"), columns=3, height=520, object_fit="contain", elem_id="gallery", format="png",
-        buttons=["download", "fullscreen"], interactive=False,
-    )  # fmt: skip
-    found["report"] = gr.HTML(elem_id="report", elem_classes=["cs-report"])
-    found["files"] = gr.Files(
-        label=t("Pictures with all their settings"), visible=False, elem_id="files", interactive=False
-    )
-    return found
-
-
-def _tools() -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    with gr.Accordion(t("Compare"), open=False, elem_id="compare"):
-        gr.Markdown(t("One seed without control, under each unit alone, and under all:"), padding=True)
-        found["compare"] = gr.Button(t("Compare the units"), elem_id="compare-units")
-        gr.Markdown(t("A grid over any two fields, with values such as 0.5; 1; 1.5:"), padding=True)
-        for name, label in (("x", "Columns"), ("y", "Rows")):
-            with gr.Row():
-                found[name] = gr.Dropdown(axes(1), value="", label=t(label), elem_id=f"axis-{name}", min_width=140)
-                found[f"{name}_values"] = gr.Textbox(label=t("Values"), elem_id=f"axis-{name}-values", min_width=140)
-        found["grid"] = gr.Button(t("Draw the grid"), elem_id="draw-grid")
-    with gr.Accordion(t("Settings from a picture"), open=False, elem_id="restore"):
-        found["restore"] = gr.File(
-            label=t("Drop a picture of ControlStack or of a WebUI"), file_types=["image"], type="filepath", height=120,
-            elem_id="restore-file",
-        )  # fmt: skip
-        found["remarks"] = gr.HTML(elem_classes=["cs-report"], elem_id="remarks")
-    with gr.Accordion(t("Take the settings along"), open=False, elem_id="take"):
-        found["form"] = gr.Radio(list(FORMS), value=next(iter(FORMS)), show_label=False, elem_id="form")
-        found["copy"] = gr.Button(t("Show as text"), elem_id="show-text")
-        found["text"] = gr.Textbox(show_label=False, lines=4, max_lines=12, buttons=["copy"], elem_id="text")
-    return found
+    describing = [page.outer["prompt"], shown["progress"]]
+    page.tools["describe"].click(describe, told.inputs, describing, concurrency_id="draw", api_visibility="private")
+    page.tools["copy"].click(copy, [page.tools["form"], *told.inputs], page.tools["text"], **QUIET)
 
 
 def _connect_outer(studio: Studio, outer: dict[str, Any], state: Any, tools: Mapping[str, Any]) -> None:
@@ -304,17 +178,15 @@ def _editor_value(said: Mapping[str, Any]) -> Any:
 
 
 def _add_examples(studio: Studio, state: Any) -> None:
-    """Draw a button for each control of the shipped world, which makes a card with a picture and that control."""
-    if not studio.library.tiny:
+    """Draw a button for each control of the shipped world, which makes cards with pictures and that control."""
+    if not (found := examples(studio.library)):
         return
-    pictures = sorted(tiny_world.IMAGES.glob("*.png"))
     with gr.Row(elem_classes=["cs-examples"]):
-        for name, picture in zip(studio.library.models, pictures, strict=False):
-            said = {**offers.initial(studio.library), "model": name}
-            gr.Button(f"{t('Example')}: {name}", size="sm", min_width=110, elem_id=f"example-{name}").click(
-                lambda said=said, picture=picture: [new_unit({**said, "image": read_image(picture)})],
-                None, state, **QUIET,
-            )  # fmt: skip
+        gr.HTML(t("Examples"), elem_classes=["cs-label"])
+        for number, each in enumerate(found, start=1):
+            gr.Button(t(each.title), size="sm", min_width=90, scale=0, elem_id=f"example-{number}").click(
+                lambda each=each: [new_unit(said) for said in each.units()], None, state, **QUIET
+            )
 
 
 def _stop(sessions: Sessions) -> Any:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ...core.resize import ResizeMode, fit
 from ...units.hint import hint_tensor, visible
+from ...units.saying import Say, why_idle
 from ..studio.running import Drawn, Progress
-from .words import Say
 
 Image = NDArray[np.uint8]
 
@@ -79,6 +79,7 @@ def _table(drawn: Drawn, say: Say) -> str:
 def _warnings(drawn: Drawn, say: Say) -> Iterator[str]:
     for number, unit, firing in zip(drawn.job.numbers, drawn.units, drawn.firings, strict=False):
         if not firing.fired:
-            yield trouble(say("unit {number} never acted: check its range and weight", number=number))
+            why = why_idle(unit.unit, enabled=unit.request.enabled, say=say)
+            yield trouble(say("unit {number} never acted: {why}", number=number, why=why))
         if unit.warning:
             yield trouble(f"unit {number}: {unit.warning}")

@@ -12,12 +12,13 @@ from typing import Any
 import gradio as gr
 
 from ...core.errors import ControlError
+from ...units.saying import Say
 from ..studio.comparing import Cell, compared, gridded, sheet_of
 from ..studio.running import Drawn, Progress, Stop, Stopped, Studio
 from ..studio.said import Job, UnitProblemError, make_job
 from . import results
 from .cards import Card, read_card
-from .words import Say, english, language_of, speaker
+from .words import english, language_of, speaker
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "draw", "api_visibility": "private"}
 
@@ -237,6 +238,12 @@ def from_editor(said: Mapping[str, Any]) -> dict[str, Any]:
     found["image"] = None if background is None else background[..., :3].copy()
     found["mask"] = None if background is None else painted(value)
     return found
+
+
+def pictured(said: Mapping[str, Any], units: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the picture that a run is about: the one that it starts from, else the first unit's; None for neither."""
+    own = (each["image"] for each in units if each["enabled"])
+    return next((each for each in (said["image"], *own) if each is not None), None)
 
 
 def the_job(studio: Studio, form: Form, values: Sequence[Any]) -> Job:

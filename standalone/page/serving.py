@@ -29,6 +29,8 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
         "default: the shipped tiny world")  # fmt: skip
     add("--models", type=Path, action="append", default=[], metavar="FOLDER", help="control models; may be repeated")
     add("--loras", type=Path, action="append", default=[], metavar="FOLDER", help="LoRAs of the bases; may be repeated")
+    add("--captioner", type=Path, metavar="FOLDER", help="a model that describes pictures, for automatic prompts; "
+        "default: BLIP where 'controlstack get' brought it")  # fmt: skip
     add("--host", default=HOST, help="address to listen on; default: %(default)s, this machine alone")
     add("--port", type=int, default=PORT, help="default: %(default)s")
     add("--auth", action="append", default=[], metavar="NAME:PASSWORD", help="who may come in; may be repeated")
@@ -75,12 +77,14 @@ def make_studio(args: argparse.Namespace, folder: Path) -> Studio:
     """Return the studio of a command line. folder: where uploads and pictures lie."""
     from ...core.errors import MissingDependencyError
     from ...preprocessors.networks.pool import find_device
+    from ..prompts import find_captioner
     from ..studio.library import make_library
 
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     library = make_library(args.base, args.models, args.loras)
+    captioner = find_captioner(args.captioner)
     find_device(args.device)
     try:
         import gradio  # noqa: F401
@@ -91,8 +95,9 @@ def make_studio(args: argparse.Namespace, folder: Path) -> Studio:
     from ..studio.running import Studio
 
     return Studio(
-        library, folder / "pictures", device=args.device, dtype=args.dtype, offload=args.offload, download=args.download
-    )
+        library, folder / "pictures", device=args.device, dtype=args.dtype, offload=args.offload,
+        download=args.download, captioner=captioner,
+    )  # fmt: skip
 
 
 def read_people(pairs: Sequence[str]) -> list[tuple[str, str]]:

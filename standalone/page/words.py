@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+
+from ...units.saying import Say
 
 LANGUAGES = {"de": "de", "zh-CN": "zh"}  # as browsers call them -> file in words/
 FOLDER = Path(__file__).with_name("words")
@@ -20,9 +21,6 @@ FOLDER = Path(__file__).with_name("words")
 def t(text: str) -> Any:
     """Return a text that the browser shows in its own language."""
     return gr.I18n()(text)
-
-
-Say = Callable[..., str]  # an English sentence with {places}, and their values -> the sentence in a language
 
 
 def english(sentence: str, **values: object) -> str:

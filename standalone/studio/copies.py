@@ -38,7 +38,7 @@ def script(library: Library, job: Job) -> str:
     lines = ["import controlstack as cs", "", f"base = cs.load_base({str(library.base(job.base))!r})", "units = ["]
     for number, unit in zip(job.numbers, job.units, strict=True):
         said = dict(_unit(library, number, unit))
-        first = f"{said.pop('image', 'picture.png')!r}, {said.pop('model')!r}"
+        first = f"{said.pop('image', 'picture.png')!r}, {_loaded(library, unit.model, said.pop('model'))}"
         rest = "".join(f", {_keyword(name)}={value!r}" for name, value in said.items())
         size = f", size=({job.request.width}, {job.request.height})" if unit.pixel_perfect else ""
         lines.append(f"    cs.unit({first}{rest}{size}),")
@@ -61,6 +61,11 @@ def webui_text(library: Library, job: Job) -> str:
 FORMS: Mapping[str, Callable[[Library, Job], str]] = MappingProxyType(
     {"Command line": command_line, "Python": script, "ComfyUI workflow": workflow, "WebUI infotext": webui_text}
 )
+
+
+def _loaded(library: Library, name: str, path: str) -> str:
+    """Return how a script names a model: by its file, or a reference with the base that it looks through."""
+    return f"cs.load_control_model({name!r}, base=base)" if library.model(name).reference else repr(path)
 
 
 def _request(request: Request) -> Iterator[tuple[str, Any]]:

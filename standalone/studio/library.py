@@ -15,6 +15,7 @@ from ...core.network.base import Base
 from ...core.options import Option
 from ...models.files.finding import PICKLES, SAFETENSORS
 from ...models.files.loading import read_header
+from ...models.reference_kinds import FIDELITY, REFERENCES
 from ...models.registry import identify, made_for, offered
 from ...pipelines import tiny_world
 from ...pipelines.bases import context_width
@@ -34,6 +35,7 @@ class Known:
     options: tuple[Option, ...] = ()  # what units may tell it
     made_for: Base | None = None  # None where the file does not tell before it is loaded
     unfit: str = ""  # why it can act on none of the base models that are offered
+    reference: bool = False  # it has no file, and reads the picture itself
 
     @property
     def label(self) -> str:
@@ -104,7 +106,7 @@ def make_library(bases: Sequence[Path], folders: Sequence[Path], loras: Sequence
     if len(named) < len(bases):
         raise HostError("two base models have the same name: rename one of their files or folders")
     if not bases:
-        named, folders = {"tiny world": tiny_world.BASE}, [tiny_world.CONTROLS, *folders]
+        named, folders = {"tiny world": tiny_world.BASE}, [tiny_world.CONTROLS, tiny_world.MEMBERS, *folders]
     models: dict[str, Known] = {}
     refusals: list[str] = []
     for folder in folders:
@@ -114,7 +116,8 @@ def make_library(bases: Sequence[Path], folders: Sequence[Path], loras: Sequence
             except ControlError as error:
                 refusals.append(str(error))
     added = {name: path for folder in loras for name, path in _files(folder)}
-    return Library(named, _fitting_first(models, [*named.values()]), tuple(refusals), added)
+    own = {**_fitting_first(models, [*named.values()]), **{name: _reference(name) for name in REFERENCES}}
+    return Library(named, own, tuple(refusals), added)
 
 
 def _fitting_first(models: Mapping[str, Known], bases: Sequence[Path]) -> dict[str, Known]:
@@ -137,6 +140,10 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in (SAFETENSORS, *PICKLES) and path.is_file():
             yield path.relative_to(folder).with_suffix("").as_posix(), path
+
+
+def _reference(name: str) -> Known:
+    return Known(name, Path(name), "Reference", "", (FIDELITY,), reference=True)
 
 
 def _known(name: str, path: Path) -> Known:

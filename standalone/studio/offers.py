@@ -5,22 +5,24 @@ Preprocessors and control types come from `units/offer.py`, fields and their bou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...core.options import Option
 from ...core.schedule import RangeBasis, fires_on, progress_at
-from ...preprocessors import Parameter, find
+from ...preprocessors import Parameter, find, offered
 from ...preprocessors.networks.network import file_name
 from ...preprocessors.networks.store import Store
-from ...units.offer import ALL, models_of_type, of_type, offer_of, offers, types
+from ...units.offer import ALL, models_of_type, of_type, offer_of, types
 from ...units.request import AUTO, FIELDS, NONE, Field, UnitRequest
+from ...units.saying import Say
 from .library import Library
 
 OWN_WIDGETS = ("image", "preprocessor", "parameters", "model", "start", "end", "effect_mask", "inpaint_mask")
 IN_SIGHT = ("weight", "mode", "resize")  # fields that every card shows; further ones are one click away
 HEADING = "enabled"
+REFERENCE = "Reference"  # the control type of models without a file, to which no preprocessor belongs
 SHOWN_WEIGHT = 2.0  # the end of sliders of weights; a text and a client may say more
 
 
@@ -33,21 +35,21 @@ class Chosen:
     parameters: Mapping[str, float]
 
 
-def preprocessors(control_type: str, store: Store | None = None) -> list[tuple[str, str]]:
+def preprocessors(control_type: str, store: Store | None = None, say: Say = str.format) -> list[tuple[str, str]]:
     """Return (label, name) of the preprocessors of a control type; those that cannot run here say so."""
-    own = [(_label(each.id, each.title, offer_of(each, store).lacks), each.id) for each in of_type(control_type)]
-    return [("The model's own", AUTO), *own]
+    own = [(_label(each.id, each.title, offer_of(each, store).lacks, say), each.id) for each in of_type(control_type)]
+    return [(say("The model's own"), AUTO), *own]
 
 
 def control_types() -> list[str]:
     """Return the control types, "All" first."""
-    return list(types())
+    return list(dict.fromkeys((*types(), REFERENCE)))
 
 
-def models(library: Library, control_type: str) -> list[tuple[str, str]]:
+def models(library: Library, control_type: str, say: Say = str.format) -> list[tuple[str, str]]:
     """Return (label, name) of the models for a control type: by what their files say, else by their names."""
     names = _models_of(library, control_type)
-    return [("None", ""), *((library.models[name].label, name) for name in names)]
+    return [(say("None"), ""), *((library.models[name].label, name) for name in names)]
 
 
 def choose_type(library: Library, control_type: str) -> Chosen:
@@ -72,6 +74,8 @@ def choose_model(library: Library, model: str, preprocessor: str) -> Chosen:
     """Return what a model chooses: the preprocessor that its file names, unless another is chosen already."""
     known = library.models.get(model)
     said = None if known is None else known.convention
+    if known is not None and known.reference and preprocessor == AUTO:
+        return Chosen(NONE, model, {})
     if said is None or preprocessor not in (AUTO, NONE):
         return _fitted(library, preprocessor, model)
     return Chosen(said.preprocessor.id, model, said.parameters)
@@ -84,7 +88,7 @@ def numbers(preprocessor: str) -> tuple[Parameter, ...]:
 
 def most_numbers() -> int:
     """Return how many sliders a card needs at most."""
-    return max(len(each.parameters) for each in offers())
+    return max(len(each.parameters) for each in offered())
 
 
 def options(library: Library, model: str) -> tuple[Option, ...]:
@@ -106,16 +110,17 @@ def runs_at_once(library: Library, preprocessor: str, model: str) -> bool:
     return known is not None and known.convention is not None and not known.convention.preprocessor.networks
 
 
-def about(preprocessor: str, store: Store | None = None) -> str:
+def about(preprocessor: str, store: Store | None = None, say: Say = str.format) -> str:
     """Return what a preprocessor does, what it lacks here, and the licence of its weights."""
     if preprocessor == AUTO:
-        return "The preprocessor that the model's own file names."
+        return say("The preprocessor that the model's own file names.")
     found = offer_of(find(preprocessor), store)
-    parts = [f"It cannot run here: {found.lacks}" if found.lacks else found.preprocessor.doc]
+    parts = [say("It cannot run here: {reason}", reason=found.lacks) if found.lacks else found.preprocessor.doc]
     if found.licences:
-        parts.append(f"Licence of its weights: {found.licences}.")
+        parts.append(say("Licence of its weights: {licences}.", licences=found.licences))
     if found.fetches:
-        parts.append(f"{', '.join(file_name(file) for file in found.fetches)} will be downloaded when it first runs.")
+        files = ", ".join(file_name(file) for file in found.fetches)
+        parts.append(say("{files} will be downloaded when it first runs.", files=files))
     return " ".join(parts)
 
 
@@ -132,7 +137,7 @@ def strengths(unit: UnitRequest, steps: int) -> tuple[float, ...]:
     return tuple(unit.weight * unit.schedule.multiplier(progress_at(index, steps)) for index in range(steps))
 
 
-def plan(unit: UnitRequest, steps: int, say: Callable[..., str] = str.format) -> str:
+def plan(unit: UnitRequest, steps: int, say: Say = str.format) -> str:
     """Return on how many steps a unit acts, in words. say: puts a sentence into the visitor's language."""
     if not unit.enabled:
         return say("is off")
@@ -155,11 +160,14 @@ def drawing(levels: Sequence[float]) -> str:
 
 def initial(library: Library) -> dict[str, Any]:
     """Return what a new card says: it works at the size that the result needs."""
-    return {"pixel_perfect": True, "model": next(iter(library.models), ""), "preprocessor": AUTO}
+    model = next((name for name, each in library.models.items() if not each.reference), "")
+    return {"pixel_perfect": True, "model": model, "preprocessor": AUTO}
 
 
-def _label(name: str, title: str, lacks: str) -> str:
-    return f"{title} – not here yet" if lacks else title if name != NONE else "None: the picture is the hint"
+def _label(name: str, title: str, lacks: str, say: Say) -> str:
+    if name == NONE:
+        return say("None: the picture is the hint")
+    return say("{title} – not here yet", title=title) if lacks else title
 
 
 def _models_of(library: Library, control_type: str) -> list[str]:

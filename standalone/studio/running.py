@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from ...core.control import ControlModel
 from ...core.errors import ControlError
 from ...core.firing import Firing
-from ...models.registry import load_control_model
 from ...pipelines.attached import check_units
 from ...pipelines.bases import DTYPES, Base, Offload, UnetState, load_base, native_side
 from ...pipelines.drawing import generate
@@ -34,6 +33,7 @@ from ...preprocessors.networks.store import Store, default_folder
 from ...preprocessors.perform import Runtime
 from ...units.ready import Ready, ready
 from ..record import Digests, write_pictures
+from ..units import load_model
 from .library import Library
 from .said import Job, UnitProblemError
 
@@ -138,9 +138,13 @@ class Studio:
         dtype: str = "fp32",
         offload: str = "none",
         download: bool = False,
+        captioner: Path | None = None,
     ) -> None:
-        """folder: where pictures are written. download: whether weights of preprocessors are fetched when needed."""
-        self.library, self.folder = library, folder
+        """folder: where pictures are written. download: whether weights of preprocessors are fetched when needed.
+
+        captioner: the folder of a model that describes pictures, if there is one.
+        """
+        self.library, self.folder, self.captioner = library, folder, captioner
         self._options = {"device": device, "dtype": DTYPES[dtype], "offload": Offload(offload)}
         pool = Pool(PlainManager(None if device == "auto" else device))
         self.runtime = Runtime(store=Store(default_folder(), automatic=download), pool=pool)
@@ -257,10 +261,8 @@ class Studio:
         if key not in self._models:
             while len(self._models) >= KEPT:
                 del self._models[next(iter(self._models))]
-            path = self.library.model(name).path
-            self._models[key] = load_control_model(
-                path, dtype=self._options["dtype"], base_state=UnetState(lambda: base)
-            )
+            path, state = self.library.model(name).path, UnetState(lambda: base)
+            self._models[key] = load_model(str(path), self._options["dtype"], state)
         return self._models[key]
 
 

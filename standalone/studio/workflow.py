@@ -71,7 +71,8 @@ def workflow(library: Library, job: Job) -> str:
     latent = _start(graph, request, [loader, 2])
     units = _units(graph, library, job, model, latent)
     if units is not None:
-        applied = graph.add("ControlStackApplyControlUnits", positive=prompts[0], negative=prompts[1], units=units)
+        told = {"positive": prompts[0], "negative": prompts[1], "units": units, "vae": [loader, 2]}
+        applied = graph.add("ControlStackApplyControlUnits", **told)
         prompts = [[applied, 0], [applied, 1]]
     _sample(graph, request, model, prompts, latent, [loader, 2])
     return json.dumps(graph.nodes, indent=1, ensure_ascii=False)

@@ -108,7 +108,8 @@ def _add_prompts(parser: argparse.ArgumentParser) -> None:
         "--captioner",
         type=Path,
         metavar="FOLDER",
-        help="a captioning model, for automatic prompts; it sees --image, else the first unit's picture",
+        help="a captioning model, for automatic prompts (default: BLIP where 'get' brought it); it sees --image, else "
+        "the first unit's picture",
     )
     add("--added-prompt", default="", metavar="TEXT", help="words after the prompt")
     add("--negative", default="", metavar="TEXT", help="what the picture should not show")

@@ -263,7 +263,7 @@ def test_hints_that_pictures_cannot_share_are_refused(
     [
         ("enabled=no", "it is off"),
         ("weight=0", "its weight is 0"),
-        ("mask={black}", "its mask is black"),
+        ("mask={black}", "its effect mask is black"),
         ("start=1", "no step lies in its range, 1 to 1"),
     ],
 )

@@ -117,6 +117,23 @@ def write_control_lora(folder: Path, heads: int = HEADS) -> None:
     save_file(file, folder / "clora.safetensors", {"controlstack.heads": str(heads)})
 
 
+def write_ctrlora(folder: Path, heads: int = HEADS) -> None:
+    """A CtrLoRA for the SD base models, `ctrlora_canny`, and its base ControlNet, `ctrlora`."""
+    generator, small, base = torch.Generator().manual_seed(14), dict[str, torch.Tensor](), dict[str, torch.Tensor]()
+    for name, each in _controlnet("SD", 12).state_dict().items():
+        key, stem = f"control_model.{name}", f"control_model.{name.removesuffix('weight')}lora_layer"
+        if name.startswith("input_hint_block."):
+            continue
+        base[key] = each.contiguous()
+        if name.endswith(".weight") and each.ndim == 2:
+            small[f"{stem}.up.weight"] = torch.randn(len(each), 4, generator=generator) * 0.05
+            small[f"{stem}.down.weight"] = torch.randn(4, each.shape[1], generator=generator) * 0.2
+        elif name.startswith(("zero_convs.", "middle_block_out.")):
+            small[key] = each * 1.5
+    save_file(base, folder / "ctrlora.safetensors")
+    save_file(small, folder / "ctrlora_canny.safetensors", {"controlstack.heads": str(heads)})
+
+
 def write_lllite(folder: Path) -> None:
     """A ControlLLLite for the SD base models, `lllite`: the inputs of one self-attention, the queries of the other."""
     generator, file = torch.Generator().manual_seed(13), dict[str, torch.Tensor]()

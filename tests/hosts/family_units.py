@@ -32,6 +32,7 @@ def write_families(controls: Path, encoders: Path, heads: int = webui_world.HEAD
     control_files.write_lllite(controls)
     control_files.write_lite(controls)
     control_files.write_control_lora(controls, heads=heads)
+    control_files.write_ctrlora(controls, heads=heads)
     control_files.write_unions(controls, heads=heads)
     control_files.write_encoders(encoders)
 

@@ -108,6 +108,14 @@ NAMES: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {  # files of other p
         "Stable Video Diffusion",
     ),
     "Uni-ControlNet": ({"local_adapter.zero_convs.0.0.weight": (4,)}, "Uni-ControlNet"),
+    "CtrLoRA, base": (
+        {"control_model.zero_convs.0.0.weight": (4,), "control_model.input_blocks.3.0.op.weight": (4,)},
+        "base ControlNet of CtrLoRA",
+    ),
+    "ControlNeXt, companion": (
+        {"down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0.weight": (4,)}, "what a ControlNeXt changes",
+    ),
+    "Anima LLLite": ({"lllite_conditioning1.conv1.weight": (4,)}, "apply it with 'Apply Anima LLLite'"),
     "CLIP": ({"embeddings.token_embedding.weight": (4,)}, "text encoder"),
     "FLUX.1, one file": ({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (4,)}, "checkpoint"),
     "FLUX.1, model alone": ({"double_blocks.0.img_attn.qkv.weight": (4,)}, "base model"),

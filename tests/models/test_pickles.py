@@ -226,7 +226,7 @@ def test_a_load_opens_the_file_once_and_reads_its_table_once(
         torch.save(state, path)
     opened: list[Path] = []
     loaded: list[object] = []
-    real_open, real_load = Path.open, torch.load
+    real_open, real_load = Path.open, torch.serialization.load
 
     def count_open(self: Path, *args: Any, **options: Any) -> Any:
         opened.append(self)
@@ -237,7 +237,7 @@ def test_a_load_opens_the_file_once_and_reads_its_table_once(
         return real_load(*args, **options)
 
     monkeypatch.setattr(Path, "open", count_open)
-    monkeypatch.setattr(torch, "load", count_load)
+    monkeypatch.setattr(torch.serialization, "load", count_load)
     load_control_model(path, settings=HEADS)
     assert opened == [path]
     assert len(loaded) == (suffix == ".pth")

@@ -76,10 +76,18 @@ def test_a_hint_is_that_of_the_preprocessor(client: Any, photo: str) -> None:
     assert (pixels_of(given["hint"]) == 255 - pixels_of(photo)).all()
 
 
+def test_pictures_are_read_in_the_spellings_of_clients(client: Any, photo: str) -> None:
+    broken = "\n".join(photo[i : i + 76] for i in range(0, len(photo), 76))
+    for text in (f"DATA:image/png;BASE64,{photo}", broken, photo.rstrip("=").replace("+", "-").replace("/", "_")):
+        given = client.predict(unit(text, preprocessor="invert", parameters={}), 128, 128, api_name="/preprocess")
+        assert (pixels_of(given["hint"]) == 255 - pixels_of(photo)).all()
+
+
 def test_what_is_offered_names_models_and_preprocessors(client: Any) -> None:
     offer = client.predict(api_name="/offer")
-    assert [each["name"] for each in offer["models"]] == ["canny", "color", "depth"]
-    assert {each["family"] for each in offer["models"]} == {"ControlNet"}
+    references = ["reference_adain", "reference_adain+attn", "reference_only"]
+    assert sorted(each["name"] for each in offer["models"]) == ["canny", "color", "depth", "ip-adapter", *references]
+    assert {"ControlNet", "IP-Adapter"} < {each["family"] for each in offer["models"]}
     canny = next(each for each in offer["preprocessors"] if each["name"] == "canny")
     assert canny["parameters"] == {"low": 100, "high": 200}
 
@@ -102,7 +110,7 @@ def test_no_file_of_the_server_can_be_named(client: Any, photo: str, tmp_path: P
     there = tmp_path / "secret.png"
     Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(there)
     with pytest.raises(
-        Exception, match=r"expected a picture in base64|is no base64|no control model|no base model|cannot"
+        Exception, match=r"send its bytes as base64 text|is no base64|no control model|no base model|cannot"
     ):
         client.predict({**SHORT, **request_of(photo, str(there))}, api_name="/generate")
 

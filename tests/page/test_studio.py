@@ -25,10 +25,12 @@ from controlstack.standalone.page.guard import names_elsewhere
 from controlstack.standalone.studio import offers
 from controlstack.standalone.studio.comparing import axes, compared, gridded, sheet_of
 from controlstack.standalone.studio.copies import command_line, script, webui_text
+from controlstack.standalone.studio.examples import examples
 from controlstack.standalone.studio.library import Library, _fitting_first, make_library
 from controlstack.standalone.studio.restoring import restore
 from controlstack.standalone.studio.running import Drawn, Progress, Stop, Studio
 from controlstack.standalone.studio.said import UnitProblemError, make_job, unit_request
+from controlstack.standalone.studio.workflow import workflow
 from controlstack.standalone.units import parse_unit
 
 SIDE = 64
@@ -112,14 +114,15 @@ def ignore(_progress: Progress) -> None:
 
 def test_without_a_base_the_tiny_world_is_offered(library: Library) -> None:
     assert list(library.bases) == ["tiny world"]
-    assert {each.label for each in library.models.values()} == {f"{name} · ControlNet" for name in library.models}
+    labels = {each.label for each in library.models.values()}
+    assert {"canny · ControlNet", "color · ControlNet", "depth · ControlNet", "ip-adapter · IP-Adapter"} <= labels
     assert library.tiny
 
 
 def test_a_file_that_is_no_control_model_is_left_out_with_its_sentence(tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"no model")
     found = make_library([tiny_world.BASE], [tmp_path])
-    assert found.models == {}
+    assert all(each.reference for each in found.models.values())
     assert len(found.refusals) == 1
     assert "broken" in found.refusals[0]
 
@@ -132,6 +135,32 @@ def test_what_is_not_there_is_said_at_once(tmp_path: Path) -> None:
 def test_a_control_type_chooses_preprocessor_numbers_and_model(library: Library) -> None:
     found = offers.choose_type(library, "Canny")
     assert (found.preprocessor, found.model, dict(found.parameters)) == ("canny", "canny", {"low": 50, "high": 100})
+
+
+def test_a_reference_has_no_file_and_is_chosen_by_its_type(library: Library) -> None:
+    assert "Reference" in offers.control_types()
+    found = offers.choose_type(library, "Reference")
+    assert (found.preprocessor, found.model) == ("none", "reference_only")
+    assert offers.choose_model(library, "reference_adain", "auto").preprocessor == "none"
+    assert [each.name for each in offers.options(library, "reference_only")] == ["fidelity"]
+    assert offers.initial(library)["model"] == "canny"
+    assert offers.initial(replace(library, models={"reference_only": library.model("reference_only")}))["model"] == ""
+
+
+def test_a_reference_draws_and_goes_along(studio: Studio, library: Library, picture: Any, tmp_path: Path) -> None:
+    unit = {"image": picture, "preprocessor": "none", "model": "reference_only", "option 0": "0.25"}
+    job = make_job(library, SHORT, [unit])
+    found = studio.draw(job, Stop(), ignore)
+    assert found.firings[0].fired == SHORT["steps"]
+    assert (found.images[0] != studio.draw(make_job(library, SHORT, []), Stop(), ignore).images[0]).any()
+    read = parse_unit(shlex.split(command_line(library, job))[-1])
+    assert (read.model, read.options) == ("reference_only", {"fidelity": "0.25"})
+    assert "cs.load_control_model('reference_only', base=base)" in script(library, job)
+    assert '"name": "reference_only"' in workflow(library, job)
+    again = restore(found.files[0], library)
+    assert (again.units[0]["model"], again.units[0]["options"]) == ("reference_only", {"fidelity": "0.25"})
+    write_image(tmp_path / "text.png", picture, {"parameters": webui_text(library, job)})
+    assert restore(tmp_path / "text.png", library).units[0]["model"] == "reference_only"
 
 
 def test_a_preprocessor_chooses_the_model_that_reads_its_hints(library: Library) -> None:
@@ -423,7 +452,7 @@ def test_the_options_of_a_model_are_those_of_its_family(library: Library, pictur
         words={"none": (), "depth": (), "pose": ()},
     )  # fmt: skip
     union = replace(library.models["canny"], options=(kinds,))
-    own = replace(library, models={**library.models, "canny": union})
+    own = replace(library, models={"canny": union, "color": library.models["color"]})
     said = units_of(picture)[0]
     assert unit_request(own, {**said, "option 0": "depth"}).options == {"union_control_type": "depth"}
     assert unit_request(own, {**said, "option 0": "none"}).options == {}
@@ -431,3 +460,39 @@ def test_the_options_of_a_model_are_those_of_its_family(library: Library, pictur
     assert unit_request(own, {**said, "model": "color", "option 0": "depth"}).options == {}
     assert offers.most_options(own) == 1
     assert offers.options(own, "color") == ()
+
+
+# --- Examples --------------------------------------------------------------------------------------------------------
+
+
+def test_every_example_draws(studio: Studio, library: Library) -> None:
+    found = examples(library)
+    assert [each.title for each in found][:4] == ["Canny edges", "Scribble", "Depth", "Colours"]
+    assert any(len(each.units()) > 1 for each in found)
+    plain = studio.draw(make_job(library, {**SHORT, "steps": 2}, []), Stop(), ignore).images[0]
+    for example in found:
+        drawn = studio.draw(make_job(library, {**SHORT, "steps": 2}, example.units()), Stop(), ignore)
+        assert all(firing.fired == 2 for firing in drawn.firings), example.title
+        assert (drawn.images[0] != plain).any(), example.title
+        assert not any(unit.warning for unit in drawn.units), example.title
+
+
+def test_other_bases_have_no_examples(library: Library, tmp_path: Path) -> None:
+    assert examples(replace(library, bases={"mine": tmp_path})) == []
+    few = {name: each for name, each in library.models.items() if name == "color"}
+    assert [each.title for each in examples(replace(library, models=few))] == ["Colours"]
+
+
+# --- The order of cards ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "order"),
+    [([0, 2, 1], "bca"), ([2, 0, 7], "cab"), ([1, 1, 2], "abc"), ([0, 9, 3], "bca"), ([5, 0, 4], "abc")],
+)
+def test_a_drag_moves_one_card(said: list[int], order: str) -> None:
+    pytest.importorskip("gradio", reason='needs gradio: pip install "controlstack[page]"')
+    from controlstack.standalone.page.card_events import dragged
+
+    units = [{"uid": each, "said": {}} for each in "abc"]
+    assert "".join(each["uid"] for each in dragged(units, said)) == order

@@ -133,6 +133,36 @@ def test_units_are_added_doubled_moved_and_removed(opened: Page, photo: Path) ->
     assert opened.page.locator("#unit-2-image img").count() == 1
 
 
+def test_a_card_is_dragged_by_its_grip(opened: Page) -> None:
+    opened.page.click("#example-5")
+    opened.page.wait_for_selector("#unit-2-image img")
+    assert opened.page.input_value("#unit-1-model input").startswith("canny")
+    opened.page.locator("#unit-2 .cs-grip").scroll_into_view_if_needed()
+    grip, first = (opened.page.locator(each).bounding_box() for each in ("#unit-2 .cs-grip", "#unit-1"))
+    opened.page.mouse.move(grip["x"] + 4, grip["y"] + 4)
+    opened.page.mouse.down()
+    opened.page.mouse.move(first["x"] + 9, first["y"] + first["height"] - 40, steps=4)
+    opened.page.mouse.up()
+    opened.page.wait_for_function("document.querySelector('#unit-1-model input').value.startsWith('color')")
+    opened.page.wait_for_function("document.querySelector('#unit-2-model input').value.startsWith('canny')")
+
+
+def test_an_automatic_prompt_is_offered_where_a_model_is_here(opened: Page) -> None:
+    opened.page.get_by_role("button", name="More words").click()
+    button = opened.page.locator("#describe")
+    button.wait_for()
+    lacks = "controlstack get Salesforce/blip" in opened.page.locator("#describe-about").inner_text()
+    assert button.is_disabled() == lacks
+
+
+def test_on_a_phone_the_button_is_in_sight(served: Any, chromium: Any) -> None:
+    context = chromium.new_context(viewport=NARROW, locale="en")
+    page = Page(context.new_page(), served.url)
+    box = page.page.locator("#generate").bounding_box()
+    context.close()
+    assert 0 < box["y"] < box["y"] + box["height"] <= NARROW["height"]
+
+
 def test_an_error_stands_beside_the_unit_that_caused_it(opened: Page, photo: Path) -> None:
     opened.drop(photo)
     opened.page.click("#add-unit")
@@ -151,7 +181,7 @@ def test_a_stop_stops(opened: Page) -> None:
 
 
 def test_a_comparison_and_a_grid(opened: Page) -> None:
-    opened.page.click("#example-canny")
+    opened.page.click("#example-1")
     opened.page.wait_for_selector("#unit-1-image img")
     opened.page.locator("#steps input[type=number]").fill("3")
     opened.page.get_by_role("button", name="Compare", exact=False).first.click()
@@ -165,7 +195,7 @@ def test_a_comparison_and_a_grid(opened: Page) -> None:
 
 
 def test_a_picture_gives_its_settings_back(opened: Page, tmp_path: Path) -> None:
-    opened.page.click("#example-color")
+    opened.page.click("#example-4")
     opened.page.wait_for_selector("#unit-1-image img")
     opened.page.fill("#prompt textarea", "a red square")
     opened.page.locator("#steps input[type=number]").fill("4")
@@ -186,7 +216,7 @@ def test_a_picture_gives_its_settings_back(opened: Page, tmp_path: Path) -> None
 
 
 def test_the_settings_go_along_as_text(opened: Page) -> None:
-    opened.page.click("#example-canny")
+    opened.page.click("#example-1")
     opened.page.wait_for_selector("#unit-1-image img")
     opened.page.get_by_role("button", name="Take the settings along").click()
     opened.page.click("#show-text")
@@ -290,7 +320,7 @@ def test_a_unit_may_be_added_while_a_run_goes_on(opened: Page) -> None:
 
 
 def test_an_effect_mask_is_painted(opened: Page) -> None:
-    opened.page.click("#example-canny")
+    opened.page.click("#example-1")
     opened.page.wait_for_selector("#unit-1-image img")
     opened.page.locator("#unit-1-masks button").first.click()
     opened.page.wait_for_selector("#unit-1-editor canvas")

@@ -9,18 +9,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from controlstack.units.choices import HIRES, MODES, RESIZES
 
 PAGE = Path(__file__).resolve().parents[2] / "standalone" / "page"
 STUDIO = PAGE.with_name("studio")
+UNITS = PAGE.parents[1] / "units"
+SAYING = ("t", "say", "Example")  # what is called with a word first
 
 
 def said_words() -> set[str]:
     """The words and sentences in the page's code; a new field of units is in English until somebody translates it."""
     calls = [
         node
-        for path in (*PAGE.glob("*.py"), *STUDIO.glob("*.py"))
+        for path in (*PAGE.glob("*.py"), *STUDIO.glob("*.py"), UNITS / "saying.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in ("t", "say")
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in SAYING
     ]
     return {each.args[0].value for each in calls if isinstance(each.args[0], ast.Constant)}
 
@@ -28,7 +31,8 @@ def said_words() -> set[str]:
 @pytest.mark.parametrize("language", ["de", "zh"])
 def test_every_word_is_translated(language: str) -> None:
     known = json.loads((PAGE / "words" / f"{language}.json").read_text(encoding="utf-8"))
-    from_lists = {"Width", "Height", "Columns", "Rows"}  # labels of rows that are built in a loop
+    labels = {word for each in (MODES, RESIZES, HIRES) for word in each.labels}
+    from_lists = labels | {"Width", "Height", "Columns", "Rows"}  # labels of rows that are built in a loop
     assert (said_words() | from_lists) - set(known) == set()
     assert all(word.strip() for word in known.values())
 

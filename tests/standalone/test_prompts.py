@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from controlstack.cli import main
-from controlstack.core.errors import HostError
+from controlstack.core.errors import ControlError, HostError
 from controlstack.pipelines.request import DEFAULT_PROMPT
 from controlstack.pipelines.tiny_world import BASE, CONTROLS, IMAGES
 from controlstack.standalone.prompts import LONGEST, make_prompt
@@ -77,7 +77,7 @@ def test_senseless_prompts_are_refused(captioner: Path, tmp_path: Path) -> None:
         make_prompt("user", None)
     with pytest.raises(HostError, match="'default'"):
         make_prompt("default", "a cat")
-    with pytest.raises(HostError, match="--captioner"):
+    with pytest.raises(ControlError, match="no captioning model"):
         make_prompt("automatic", None, "", tmp_path / "nowhere", PICTURE)
     with pytest.raises(HostError, match="--image"):
         make_prompt("automatic", None, "", captioner, None)

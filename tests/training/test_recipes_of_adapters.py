@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -250,3 +251,18 @@ def _wider(weight: Tensor, name: str) -> Tensor:
     if ".up.0." in name and len(weight) == 32:
         return torch.zeros(48, *weight.shape[1:])
     return weight
+
+
+def test_a_union_may_start_from_a_controlnet(settings: Settings, of_family: Made, tmp_path: Path) -> None:
+    """It adds what the ControlNet adds, whatever kind it is told, and trains as a union from there on."""
+    own = start(replace(settings, start="gaussian"))
+    (path,) = write_model(own, tmp_path / "control.safetensors")
+    run = start(of_family("union", start=path))
+    one, union = load_control_model(path).network, run.network
+    assert all(union.state_dict()[name].equal(weight) for name, weight in one.state_dict().items())
+    hint = torch.rand(2, 3, 64, 64)
+    for kind in (1, 6):
+        torch.testing.assert_close(union.fuse([hint], [(kind, 1.0)]), one.input_hint_block(hint))
+    assert not union.embed_kinds([6], hint).any()
+    (first,) = moved(run, 1)
+    assert {f"{CONTROL}spatial_ch_projs.weight", f"{CONTROL}control_add_embedding.linear_2.weight"} <= first

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from controlstack.models.files.loading import read_header
-from controlstack.pipelines.tiny_world import TINY
+from controlstack.pipelines.tiny_world import TINY, read_depth
 from controlstack.training.report.bars import Steps
 from controlstack.training.tiny import autoencoder, base, commands
 from controlstack.training.tiny.scenes import (
@@ -23,7 +23,6 @@ from controlstack.training.tiny.scenes import (
     draw,
     random_scene,
     read_colours,
-    read_depth,
     scenes,
     write_dataset,
 )

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..tiny.scenes import read_colours, read_depth
+from ...pipelines.tiny_world import read_depth
+from ..tiny.scenes import read_colours
 
 Image = NDArray[np.uint8]
 

@@ -15,11 +15,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ...pipelines.tiny_world import DARKEST
+
 Image = NDArray[np.uint8]
 
 SIZE = 128  # pixels of a side
 SUPERSAMPLING = 4
-DARKEST = 0.35  # V of the farthest point
 KINDS = ("circle", "square", "triangle", "star")
 COLOURS = {  # hue and saturation spread so that no two are confused after compression
     "red": (255, 0, 0),
@@ -145,12 +146,6 @@ def _dome(shape: Shape, side: int) -> NDArray[np.float32]:
     y, x = np.mgrid[:side, :side].astype(np.float32) / SUPERSAMPLING
     distance = np.hypot(x - shape.centre[0], y - shape.centre[1]) / shape.radius
     return np.clip(shape.depth - DOME * np.square(distance), 0, 1).astype(np.float32)
-
-
-def read_depth(image: Image) -> NDArray[np.float32]:
-    """Return the depth 0..1 that a picture [..., 3] shows: the rule of drawing, inverted."""
-    value = image.max(axis=-1).astype(np.float32) / 255
-    return np.clip((value - DARKEST) / (1 - DARKEST), 0, 1)
 
 
 def read_colours(image: Image) -> Image:

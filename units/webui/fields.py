@@ -86,6 +86,7 @@ class UnitArgs:
     effective_region_mask: object = None
     union_control_type: UnionType = UnionType.UNKNOWN
     input_mode: InputMode = InputMode.SIMPLE
+    ipadapter_input: object = None  # what an image encoder saw, in place of pictures; from clients alone
     range_basis: RangeBasis = RangeBasis.WEBUI
     curve: tuple[Keyframe, ...] = ()
     parameters: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -313,7 +314,7 @@ def _optional(read: Callable[[str, object], int]) -> Callable[[str, object], int
 
 
 def _picture(_name: str, value: object) -> object:
-    """Return a picture as it was given; an empty text is what the webuiapi client sends for none."""
+    """Return a picture, or what stands for one, as given; an empty text is what the webuiapi client sends for none."""
     return None if isinstance(value, str) and not value else value
 
 
@@ -347,6 +348,7 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "effective_region_mask": _picture,
     "union_control_type": UNION_TYPES.read,
     "input_mode": INPUTS.read,
+    "ipadapter_input": _picture,
     "range_basis": BASES.read,
     "curve": text.read_curve,
     "parameters": text.read_parameters,

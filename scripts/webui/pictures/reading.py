@@ -8,15 +8,12 @@ of the server.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
-import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from ....core.errors import HintError
 from ....preprocessors.images import convert_image, decode_image
+from ....units.encoded import ADVICE, bytes_of, named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,10 +22,6 @@ if TYPE_CHECKING:
     Image = NDArray[np.uint8]
 
 EMPTY, FULL = 5, 250  # a mask below or above these everywhere is no drawing (sd-webui-controlnet)
-ADVICE = "send the picture's bytes; paths and addresses are not opened"
-SHOWN = 40  # characters of a text that a message repeats
-_DATA_URL = re.compile(r"\s*data:(?P<kind>[^,]*),", re.IGNORECASE)  # RFC 2397
-_URL_SAFE = str.maketrans("-_", "+/")  # the second alphabet of RFC 4648
 
 
 def rgba_pictures(image: object, mask: object = None) -> list[Image] | None:
@@ -113,34 +106,4 @@ def _with_mask(image: Image, mask: Image | None) -> Image:
 
 def _decode(text: str, name: str) -> Image:
     """Return the picture of base64 text, in any of its usual forms; HintError if it is none."""
-    return decode_image(bytes_of(text, name), _named(text, name), ADVICE)
-
-
-def bytes_of(text: object, name: str) -> bytes:
-    """Return the bytes of base64 text, in any of its usual forms; HintError if it is none."""
-    if not isinstance(text, str) or is_empty(text):
-        raise HintError(f"{name} is no text, or an empty one: send its bytes as base64 text")
-    try:
-        return _bytes_of(text)
-    except (binascii.Error, ValueError):
-        raise HintError(f"{_named(text, name)} is no base64 text: {ADVICE}") from None
-
-
-def _named(text: str, name: str) -> str:
-    return f"{name}, {text[:SHOWN] + ('...' if len(text) > SHOWN else '')!a},"
-
-
-def _bytes_of(text: str) -> bytes:
-    """Return the bytes of base64 text or of a data address; binascii.Error or ValueError if it is neither.
-
-    Clients break lines (MIME), leave out the padding, write the letters for addresses, or spell `data:` and `base64`
-    with capitals; sd-webui-controlnet reads most of that.
-    """
-    head = _DATA_URL.match(text)
-    body = text if head is None else text[head.end() :]
-    if head is not None:
-        if not head["kind"].lower().replace(" ", "").endswith(";base64"):
-            return urllib.parse.unquote_to_bytes(body)
-        body = urllib.parse.unquote(body)
-    body = "".join(body.split()).translate(_URL_SAFE).rstrip("=")
-    return base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
+    return decode_image(bytes_of(text, name), named(text, name), ADVICE)

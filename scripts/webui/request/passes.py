@@ -84,6 +84,11 @@ class Passes:
         by_unit = zip(*(part.stack.firings() for part in self), strict=True)
         return [reduce(add, passes) for passes in by_unit]
 
+    def units(self) -> list[ControlUnit]:
+        """Return each unit as it is in the first pass that it is for."""
+        by_unit = zip(*(part.stack.units for part in self), strict=True)
+        return [next((each for each in passes if each.weight), passes[0]) for passes in by_unit]
+
     def close(self) -> None:
         """Release what the stacks keep between steps."""
         for part in self:
@@ -103,7 +108,8 @@ def _maps(unit: Prepared, hints: Sequence[Hint]) -> list[tuple[Image, str]]:
     if not unit.args.save_detected_map:
         return []
     if isinstance(unit.hint, Tensor):
-        return [(cards(unit.given.picture, find(unit.request.preprocessor).title), unit.args.module)]
+        title = find(unit.request.preprocessor).title
+        return [(cards(picture, title), unit.args.module) for picture in unit.shown]
     return [(visible(hint), unit.args.module) for hint in reversed(hints) if not isinstance(hint, Tensor)]
 
 

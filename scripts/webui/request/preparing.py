@@ -7,11 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ....core.control import ControlModel
+from ....core.errors import UnitError
 from ....core.network.base import LATENT, check_fits
+from ....models.families.ip_adapter.model import MEAN, PICTURES
 from ....models.reference import ReferenceModel
+from ....preprocessors import encoding
 from ....units.convention import chosen, doubt, said_by
 from ....units.hint import fitting, mask_tensor
 from ....units.request import UnitRequest
@@ -19,6 +23,7 @@ from ....units.webui import infotext
 from ....units.webui.fields import InputMode, UnitArgs, args_of, is_auto, request_of
 from ....units.webui.references import is_reference
 from ..host.unet.unets import base_of
+from ..pictures.embeddings import read_embeddings
 from ..pictures.inputs import Input, choose, seed_of
 from ..pictures.reading import read_mask, rgba_pictures
 from . import preprocessing
@@ -26,7 +31,11 @@ from .saying import about_unit, warn
 
 if TYPE_CHECKING:
     from ....units.hint import Hint
+    from ..pictures.reading import Image
     from .needs import Host, Services
+
+IP_ADAPTER = "IP-Adapter"  # the control type whose models take several pictures
+GREY_SIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +46,8 @@ class Prepared:
     request: UnitRequest
     kind: str  # the preprocessor's id
     model: ControlModel
-    given: Input
+    given: Input  # its picture; of several, the first one
+    shown: tuple[Image, ...]  # what was looked at, where the hint is no picture
     hint: Hint
     mask: Tensor | None
 
@@ -56,14 +66,22 @@ def _prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared
     preprocessor = preprocessing.lookup(unit.module)
     path = None if is_reference(preprocessor) else services.files.find(unit.model)[1]  # a reference has no file
     ignore_mask = bool(services.program.option("controlnet_ignore_noninpaint_mask", False))
-    given = choose(unit, p, index, ignore_mask, preprocessor.takes_mask)
+    sent = unit.ipadapter_input is not None
+    inputs = [] if sent else [choose(each, p, index, ignore_mask, preprocessor.takes_mask) for each in _parts(unit)]
+    given = Input(_grey(), unit.resize_mode) if sent else inputs[0]
     request = request_of(unit, image=given.picture, inpaint_mask=given.mask)
     model = ReferenceModel(request.model, host.unet.state_dict()) if path is None else _model(services, path)
     check_fits(model.name, model.base, base_of(host.unet))
-    request = replace(fitting(request, model), resize=given.resize)
+    request = replace(request if sent else fitting(request, model), resize=given.resize)
     if warning := doubt(request, "" if path is None else said_by(path), given.picture):
         warn(p, f"unit {unit.number}: {warning}")
-    hint = services.preprocess(request, given.picture, _first_size(p), seed_of(p), given.mask)
+    if len(inputs) > 1 or sent:  # as in sd-webui-controlnet: the mean, unless the unit says otherwise
+        request = replace(request, options={PICTURES: MEAN, **request.options})
+
+    def draw(each: Input) -> Hint:
+        return services.preprocess(request, each.picture, _first_size(p), seed_of(p), each.mask)
+
+    hint = _sent(services, unit, model) if sent else _joined([draw(each) for each in inputs])
     region = None if unit.effective_region_mask is None else read_mask(unit.effective_region_mask)
     return Prepared(
         args=unit,
@@ -71,6 +89,7 @@ def _prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared
         kind=_kind(preprocessor.id, p),
         model=model,
         given=given,
+        shown=tuple(each.picture for each in inputs),
         hint=hint,
         mask=None if region is None else mask_tensor(region),
     )
@@ -78,7 +97,7 @@ def _prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared
 
 def write_text(services: Services, p: Any, units: Sequence[UnitArgs]) -> list[UnitArgs]:
     """Write the units into the text of a request's pictures, and return them as they run."""
-    args = [_as_it_runs(services, unit) for unit in merged(units)]
+    args = [_as_it_runs(services, unit) for unit in merged(services, units)]
     p.extra_generation_params.update(infotext.write(args, services.program.basis))
     return args
 
@@ -100,19 +119,59 @@ def by_file(services: Services, unit: UnitArgs) -> UnitArgs:
     return replace(unit, **numbers)
 
 
-def merged(units: Sequence[UnitArgs]) -> list[UnitArgs]:
-    """Return units with several pictures as so many units with an even share of the weight each."""
+def merged(services: Services, units: Sequence[UnitArgs]) -> list[UnitArgs]:
+    """Return units with several pictures as so many units with an even share of the weight each.
+
+    One whose model takes several pictures stays one, as in sd-webui-controlnet.
+    """
     result: list[UnitArgs] = []
     for unit in units:
+        parts = [unit]
         with about_unit(unit.number):
-            pictures = rgba_pictures(unit.image, unit.mask) if unit.input_mode is InputMode.MERGE else None
-        if not pictures:
-            result.append(unit)
-            continue
-        share = unit.weight / len(pictures)
-        parts = ({"image": each[..., :3], "mask": each[..., 3]} for each in pictures)
-        result += [replace(unit, image=part, mask=None, weight=share, input_mode=InputMode.SIMPLE) for part in parts]
+            if unit.input_mode is InputMode.MERGE:
+                parts = [replace(unit, input_mode=InputMode.SIMPLE)] if _takes_several(services, unit) else _parts(unit)
+        result += [replace(part, weight=unit.weight / len(parts)) for part in parts]
     return result
+
+
+def _takes_several(services: Services, unit: UnitArgs) -> bool:
+    return bool({IP_ADAPTER}.intersection(preprocessing.lookup(by_file(services, unit).module).control_types))
+
+
+def _parts(unit: UnitArgs) -> list[UnitArgs]:
+    """Return a unit with several pictures as one for each picture; with one or none, as it is."""
+    pictures = rgba_pictures(unit.image, unit.mask) or []
+    if len(pictures) < 2:
+        return [unit]
+    images = ({"image": each[..., :3], "mask": each[..., 3]} for each in pictures)
+    return [replace(unit, image=image, mask=None, input_mode=InputMode.SIMPLE) for image in images]
+
+
+def _joined(hints: Sequence[Hint]) -> Hint:
+    """Return the hints of a unit's pictures as one: [N, T, D] of what encoders saw. UnitError for several drawings."""
+    seen = [each for each in hints if isinstance(each, Tensor)]
+    if len(hints) > 1 and len(seen) < len(hints):
+        raise UnitError(f"it has {len(hints)} pictures: give one, or set input_mode to merge")
+    return torch.cat(seen) if seen else hints[0]
+
+
+def _sent(services: Services, unit: UnitArgs, model: ControlModel) -> Tensor:
+    """Return what a client has sent in place of pictures, as the hint of a model."""
+
+    def grey() -> Tensor:
+        assert model.embedding is not None
+        seen = services.preprocess(UnitRequest(preprocessor=encoding(model.embedding).id), _grey())
+        assert isinstance(seen, Tensor)
+        return seen.chunk(2, dim=-1)[1]
+
+    return read_embeddings(unit.ipadapter_input, model, grey)
+
+
+def _grey() -> Image:
+    """Return a small grey picture [H, W, 3], which stands for none."""
+    import numpy as np
+
+    return np.full((GREY_SIDE, GREY_SIDE, 3), 128, np.uint8)
 
 
 def _kind(preprocessor: str, p: Any) -> str:

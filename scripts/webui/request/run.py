@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ....units.saying import extra_cost
+from ....units.saying import extra_cost, why_idle
 from ....units.webui.fields import UnitArgs
 from ..host.unet.tiles import Tiles
 from ..pictures.restoring import BLEND, BLUR, PICTURE_KINDS, finish_picture
@@ -98,8 +98,9 @@ class Run:
         return running
 
     def _report(self) -> None:
-        firings = [] if self._passes is None else self._passes.firings()
-        for unit, firing in zip(self._units, firings, strict=True):
+        if self._passes is None:
+            return
+        for unit, each, firing in zip(self._units, self._passes.units(), self._passes.firings(), strict=True):
             name = f"unit {unit.args.number} ({unit.args.module}, {unit.model.name})"
             text = f"{name} acted on {firing} steps{firing.remark}"
             if firing.fired or not firing.steps:  # no step at all: the user interrupted before the first one
@@ -107,4 +108,4 @@ class Run:
                 if firing.remark or unit.model.evaluations:  # the user sees why it takes longer, or less long
                     self._p.comment(f"ControlNet: {text}{extra_cost(unit.model)}")
             else:
-                warn(self._p, f"{text}: look at its weight, range and hires option")
+                warn(self._p, f"{text}: {why_idle(each)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import comfyui_host
 import pytest
+import trained_units
 from comfyui_host import Host
 from comfyui_scene import Scene
 from controlstack.core.schedule import RangeBasis
@@ -28,11 +29,15 @@ LOW = ("NO_VRAM", "LOW_VRAM")
 
 def scene_of(host: Host, family: str) -> Scene:
     """One unit of a family, on the left half of the picture where it has a place there."""
-    wanted, scene = UNITS[family], Scene(batch=2)
+    return scene_with(host, UNITS[family], masked=family not in TOKENS)
+
+
+def scene_with(host: Host, wanted: Wanted, masked: bool) -> Scene:
+    scene = Scene(batch=2)
     Image.fromarray(photograph()).save(host.base / "input" / PICTURE)
     scene.latent = scene.graph.add("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=2)
     said = wanted.settings
-    mask = {} if family in TOKENS else {"mask": scene.graph.add("TestMask", share=0.5, size=SIZE)}
+    mask = {"mask": scene.graph.add("TestMask", share=0.5, size=SIZE)} if masked else {}
     unit = scene.unit(
         scene.ours(wanted.file), scene.graph.add("LoadImage", image=PICTURE), weight=said["weight"],
         preprocessor=find(said.get("module", "none")).id, options=write_options(said.get("options", {})), **mask,
@@ -57,15 +62,33 @@ def oracle(comfyui: Host) -> Oracle:
     return Oracle(models, basis=RangeBasis.NOISE)
 
 
+@pytest.fixture(scope="module")
+def trained(comfyui: Host, oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Control models that our own command has trained on the host's checkpoint."""
+    models = comfyui.base / "models"
+    trained_units.train_all(oracle.path, models / "controlnet", tmp_path_factory.mktemp("training"))
+
+
 @pytest.mark.parametrize("family", UNITS)
 def test_each_equals_the_core_outside_the_host(comfyui: Host, oracle: Oracle, family: str) -> None:
-    before, wanted = Scene().draw(comfyui), masked(family)
-    for number, seen in enumerate(recorded(comfyui, scene_of(comfyui, family))):
+    check(comfyui, oracle, scene_of(comfyui, family), masked(family))
+
+
+@pytest.mark.parametrize("family", trained_units.UNITS)
+def test_what_our_training_writes_acts(comfyui: Host, oracle: Oracle, trained: None, family: str) -> None:
+    wanted = trained_units.UNITS[family]
+    check(comfyui, oracle, scene_with(comfyui, wanted, masked=False), wanted)
+
+
+def check(host: Host, oracle: Oracle, scene: Scene, wanted: Wanted) -> None:
+    """Compare every evaluation with the oracle's, see that the unit matters, and that nothing of it stays."""
+    before = Scene().draw(host)
+    for number, seen in enumerate(recorded(host, scene)):
         answer = oracle.answer(seen, (wanted,), Place(number, 0, seen.steps))
         assert (seen.out - answer).abs().max() <= TOLERANCE * answer.abs().max(), number
         alone = oracle.answer(seen, (without(wanted),), Place(number, 0, seen.steps))
         assert (answer - alone).abs().max() > 20 * TOLERANCE * alone.abs().max()
-    assert (Scene().draw(comfyui) == before).all()
+    assert (Scene().draw(host) == before).all()
 
 
 def without(wanted: Wanted) -> Wanted:

@@ -181,11 +181,18 @@ def test_a_report_is_whole_and_goes_to_the_client_that_asked(comfyui: Host, page
     assert told["b"] == []
 
 
+TWICE = """() => window.app.graph.nodes.filter(node => {
+    const shown = (node.inputs ?? []).map(input => input.localized_name ?? input.label ?? input.name);
+    return new Set(shown).size < shown.length;
+}).map(node => node.type)"""  # nodes with two inputs of one name: an input was renamed since the workflow was saved
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_open_and_run(comfyui: Host, page: Any, example: Path, tmp_path: Path) -> None:
     """As shipped, but for the checkpoint and control models, which are our tiny ones."""
     assert example.with_suffix(".jpg").is_file(), "it has no thumbnail"
     page.evaluate("(workflow) => window.app.loadGraphData(workflow)", json.loads(example.read_text("utf-8")))
+    assert page.evaluate(TWICE) == []
     nodes = page.evaluate("async () => (await window.app.graphToPrompt()).output")
     assert len([node for node in nodes.values() if node["class_type"].startswith("ControlStack")]) >= 2
     shoot(page, tmp_path, f"example-{example.stem}")

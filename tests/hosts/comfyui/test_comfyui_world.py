@@ -54,7 +54,7 @@ def _unit(graph: Graph, scene: str, kind: str, units: Link | None) -> Link:
         resolution=0,
         enabled=True,
         **preprocessors[kind],
-        **({} if units is None else {"units": units}),
+        **({} if units is None else {"units_before": units}),
     )
 
 

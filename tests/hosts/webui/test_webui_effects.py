@@ -6,10 +6,13 @@ compare it with formulas written by hand.
 
 from __future__ import annotations
 
+import base64
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import webui_world
@@ -70,6 +73,29 @@ def test_what_an_encoder_sees(host: Host, oracle: Oracle, plain: Drawing, file: 
     check(draw(host, wanted, batch_size=2), oracle, wanted)
     assert same(draw(host), plain)
     assert host.count()["hooks"] == 0
+
+
+@pytest.mark.parametrize("how", ["pictures", "embeddings"])
+def test_several_pictures_are_their_mean(host: Host, oracle: Oracle, plain: Drawing, how: str) -> None:
+    """As sd-webui-controlnet averages their tokens; `ipadapter_input` is what its preprocessors make of them."""
+    pictures = np.stack([photograph(0), photograph(1)])
+    asked = Wanted(
+        file="adapter", hints={False: pictures, True: pictures}, settings={"module": "ip-adapter_clip_h", "weight": 0.8}
+    )
+    wanted = replace(asked, settings={**asked.settings, "options": {"pictures": "mean"}})
+    if how == "embeddings":
+        seen = oracle.seen(pictures, oracle.model("adapter"))
+        sent = {"image": None, "ipadapter_input": [saved({"image_embeds": each}) for each in seen]}
+        asked = replace(asked, settings={**asked.settings, **sent})
+    check(draw(host, asked, batch_size=2), oracle, wanted)
+    assert same(draw(host), plain)
+
+
+def saved(value: object) -> str:
+    """Base64 text of what torch.save writes."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def test_control_lora(host: Host, oracle: Oracle, models: Path, plain: Drawing, name: str) -> None:
@@ -134,6 +160,12 @@ def test_what_a_mask_cannot_reach_is_said(host: Host, plain: Drawing) -> None:
 def test_hints_that_are_latents(host: Host, plain: Drawing) -> None:
     one, other = (draw(host, unit(seed, "latents"), **HIRES) for seed in (0, 1))
     assert same(draw(host, unit(0, "latents"), **HIRES), one) and not same(other, one)
+    assert same(draw(host), plain)
+
+
+def test_a_ctrlora_sees_the_hints_latents(host: Host, oracle: Oracle, plain: Drawing) -> None:
+    wanted = unit(file="ctrlora_canny", weight=0.8)
+    check(draw(host, wanted, batch_size=2), oracle, wanted)
     assert same(draw(host), plain)
 
 

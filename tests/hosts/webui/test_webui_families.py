@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trained_units
 from family_units import UNITS, masked
 from webui_effects import A1111, check, draw, same, started
 from webui_host import Drawing, Host
@@ -19,6 +20,19 @@ def test_each_equals_the_core_outside_the_host(
     check(draw(every_host, wanted, batch_size=2), every_oracle, wanted)
     assert same(draw(every_host), every_plain)
     assert every_host.count()["hooks"] == 0
+
+
+@pytest.fixture(scope="module")
+def trained(webui_path: Path, every_models: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Control models that our own command has trained on the hosts' checkpoint."""
+    checkpoint = Oracle(every_models).path
+    trained_units.train_all(checkpoint, every_models / "ControlNet", tmp_path_factory.mktemp("training"))
+
+
+@pytest.mark.parametrize("family", trained_units.UNITS)
+def test_what_our_training_writes_acts(every_host: Host, every_oracle: Oracle, trained: None, family: str) -> None:
+    wanted = trained_units.UNITS[family]
+    check(draw(every_host, wanted), every_oracle, wanted)
 
 
 @pytest.mark.parametrize("flags", [("--lowvram",), ("--medvram",)])

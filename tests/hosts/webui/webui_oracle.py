@@ -58,14 +58,16 @@ class Wanted:
     """A unit of a test: what is sent to the host, and what the core is given."""
 
     file: str = "canny"
-    hints: Mapping[bool, Picture]  # by pass: False the first one, True the hires pass
+    hints: Mapping[bool, Picture]  # by pass: False the first one, True the hires pass; several are [N, H, W, 3]
     settings: Mapping[str, Any] = field(default_factory=dict)
     mask: Picture | None = None
 
     @property
     def request(self) -> Unit:
         """The unit as the API takes it."""
-        sent = {"enabled": True, "module": "none", "model": self.file, "image": encode(self.hints[False])}
+        given = self.hints[False]
+        image = encode(given) if given.ndim == 3 else [{"image": encode(each)} for each in given]
+        sent = {"enabled": True, "module": "none", "model": self.file, "image": image}
         region = {} if self.mask is None else {"effective_region_mask": encode(self.mask)}
         return {**sent, **region, **self.settings}
 
@@ -100,9 +102,9 @@ class Oracle:
         self._models: dict[str, ControlModel] = {}
         path = models / "Stable-diffusion" / f"{checkpoint}.safetensors"
         make = {webui_world.XL: _xl_unet, webui_world.XL_PAIR: _xl_unet, webui_world.V2: _v2_unet}.get(
-            checkpoint, _unet
+            checkpoint, sd_unet
         )
-        self._path, self._unet = path, make(path)
+        self.path, self._unet = path, make(path)
 
     @torch.no_grad()
     def answer(self, seen: Evaluation, units: Sequence[Wanted], place: Place) -> torch.Tensor:
@@ -137,7 +139,7 @@ class Oracle:
     @torch.no_grad()
     def encode(self, picture: torch.Tensor) -> torch.Tensor:
         """Latents by the checkpoint's autoencoder, drawn from its distribution with the seed 0."""
-        moments = _autoencoder(self._path).encode(picture * 2 - 1).latent_dist
+        moments = _autoencoder(self.path).encode(picture * 2 - 1).latent_dist
         return moments.sample(torch.Generator().manual_seed(0)) * SCALE
 
     def follow(self, model: ControlModel) -> bool:
@@ -170,10 +172,10 @@ class Oracle:
             end=said.get("guidance_end", 1.0),
             basis=RangeBasis(said.get("range_basis", self._basis)),
         )
-        model = self._model(unit.file).bind(said.get("options", {}))
+        model = self.model(unit.file).bind(said.get("options", {}))
         return ControlUnit(
             model=model,
-            hint=_tensor(unit.hints[hires]) if model.embedding is None else self._seen(unit.hints[hires], model),
+            hint=_tensor(unit.hints[hires]) if model.embedding is None else self.seen(unit.hints[hires], model),
             weight=said.get("weight", 1.0),
             delta_strength=said.get("delta_strength", 1.0),
             schedule=schedule,
@@ -183,14 +185,15 @@ class Oracle:
             block_weights=said.get("advanced_weighting"),
         )
 
-    def _seen(self, picture: Picture, model: ControlModel) -> torch.Tensor:
-        """What the model's encoder sees in a picture; where the file does not say which one, it is ViT-H."""
+    def seen(self, picture: Picture, model: ControlModel) -> torch.Tensor:
+        """What the model's encoder sees in pictures; where the file does not say which one, it is ViT-H."""
         assert model.embedding is not None
         wanted = replace(model.embedding, encoder=model.embedding.encoder or Encoder.CLIP_H)
         runtime = Runtime(store=Store(self._folder.parent / "ControlNetPreprocessor"), pool=Pool(PlainManager("cpu")))
-        return torch.from_numpy(encoding(wanted)(np.ascontiguousarray(picture), runtime=runtime))[None]
+        found = torch.from_numpy(encoding(wanted)(np.ascontiguousarray(picture), runtime=runtime))
+        return found.reshape(-1, *found.shape[-2:])
 
-    def _model(self, file: str) -> ControlModel:
+    def model(self, file: str) -> ControlModel:
         if not self._models:
             self._models |= families_of(shapes_of(to_ldm(dict(self._unet.named_parameters()))))
         if file in REFERENCES:
@@ -210,10 +213,11 @@ def _tensor(picture: Picture) -> torch.Tensor:
 
 def _v2_unet(path: Path) -> UNet2DConditionModel:
     heads = tuple(webui_world.WIDTH * factor // webui_world.V2_HEAD for factor in LEVELS)
-    return _unet(path, attention_head_dim=heads, use_linear_projection=True)
+    return sd_unet(path, attention_head_dim=heads, use_linear_projection=True)
 
 
-def _unet(path: Path, **differences: Any) -> UNet2DConditionModel:
+def sd_unet(path: Path, **differences: Any) -> UNet2DConditionModel:
+    """The U-Net of a small checkpoint of SD 1.x, as diffusers has it."""
     attends, plain = "CrossAttnDownBlock2D", "DownBlock2D"
     network = UNet2DConditionModel(
         block_out_channels=tuple(webui_world.WIDTH * factor for factor in LEVELS),

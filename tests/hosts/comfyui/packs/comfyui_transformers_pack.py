@@ -1,5 +1,9 @@
 """Runs inside ComfyUI, for our tests alone: small transformers, controls of the host's kinds, and a VAE."""
 
+from contextlib import nullcontext
+from functools import partial
+from unittest.mock import patch
+
 import comfy.cldm.dit_embedder
 import comfy.controlnet
 import comfy.latent_formats
@@ -53,11 +57,35 @@ SD3 = {
     "num_patches": 1024,
     "qk_norm": "rms",
 }
+ANIMA = {
+    "image_model": "anima",
+    "max_img_h": 240,
+    "max_img_w": 240,
+    "max_frames": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_spatial": 2,
+    "patch_temporal": 1,
+    "model_channels": 64,
+    "concat_padding_mask": True,
+    "crossattn_emb_channels": 64,
+    "num_blocks": 2,
+    "num_heads": 4,
+    "pos_emb_cls": "rope3d",
+    "pos_emb_learnable": True,
+    "pos_emb_interpolation": "crop",
+    "use_adaln_lora": True,
+    "adaln_lora_dim": 16,
+    "extra_per_block_abs_pos_emb": False,
+    "rope_enable_fps_modulation": False,
+}
 KINDS = {
     "Flux": (comfy.supported_models.Flux, FLUX, comfy.latent_formats.Flux),
     "Qwen": (comfy.supported_models.QwenImage, QWEN, comfy.latent_formats.Wan21),
     "SD3": (comfy.supported_models.SD3, SD3, comfy.latent_formats.SD3),
 }
+if hasattr(comfy.supported_models, "Anima"):
+    KINDS["Anima"] = (comfy.supported_models.Anima, ANIMA, comfy.latent_formats.Wan21)
 
 
 def _fill(network, seed):
@@ -74,6 +102,16 @@ def _fill(network, seed):
     return network.eval()
 
 
+def _small_adapter():
+    """Let Anima's adapter of texts, whose sizes are no part of the configuration, be a small one."""
+    if "Anima" not in KINDS:
+        return nullcontext()
+    from comfy.ldm.anima import model
+
+    small = {"source_dim": 64, "target_dim": 64, "model_dim": 64, "num_layers": 1, "num_heads": 4}
+    return patch.object(model, "LLMAdapter", partial(model.LLMAdapter, **small))
+
+
 class TestTransformer:
     """MODEL with seeded random weights."""
 
@@ -87,7 +125,8 @@ class TestTransformer:
         family, config, _ = KINDS[kind]
         chosen = family(dict(config))
         chosen.set_inference_dtype(torch.float32, None)
-        model = chosen.get_model({})
+        with _small_adapter():
+            model = chosen.get_model({})
         _fill(model.diffusion_model, seed)
         device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
         return (comfy.model_patcher.ModelPatcher(model.eval(), load_device=device, offload_device=offload),)
@@ -183,6 +222,34 @@ class TestModelPatch:
         return (comfy.model_patcher.ModelPatcher(_fill(network, 3), load_device=device, offload_device=rest),)
 
 
+class TestAnimaPatch:
+    """MODEL_PATCH for the Anima model: a LLLite of all its targets, as the host's loader makes it of a file."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL_PATCH",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def make(self):
+        from comfy.ldm.anima.lllite import AnimaLLLite
+
+        width, seen, hint, inner = ANIMA["model_channels"], 8, 16, 12
+        shapes = {
+            "lllite_conditioning1.conv1.weight": (hint // 2, 3, 4, 4),
+            "lllite_conditioning1.conv3.weight": (hint, hint // 2, 4, 4),
+            "lllite_conditioning1.proj.weight": (seen, hint, 1, 1),
+            "lllite_conditioning1.resblocks.0.conv1.weight": (hint, hint, 3, 3),
+        }
+        targets = ("self_attn_q_proj", "self_attn_k_proj", "self_attn_v_proj", "cross_attn_q_proj", "mlp_layer1")
+        for name in (f"lllite_dit_blocks_{i}_{each}" for i in range(ANIMA["num_blocks"]) for each in targets):
+            shapes |= {f"{name}.down.weight": (inner, width), f"{name}.cond_to_film.weight": (2 * inner, seen)}
+        state = {name: torch.zeros(shape) for name, shape in shapes.items()}
+        network = AnimaLLLite(state, {"lllite.version": "2"}, dtype=torch.float32, operations=comfy.ops.manual_cast)
+        device, rest = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+        return (comfy.model_patcher.ModelPatcher(_fill(network, 3), load_device=device, offload_device=rest),)
+
+
 class TestElsewhere:
     """MODEL with a patch where no unit can weigh it."""
 
@@ -260,6 +327,6 @@ class TestTransformerVAE:
 
 NODES = (
     *(TestTransformer, TestTransformerControl, TestTransformerVAE, TestSaveControl, TestControlLora),
-    *(TestModelPatch, TestElsewhere),
+    *(TestModelPatch, TestAnimaPatch, TestElsewhere),
 )
 NODE_CLASS_MAPPINGS = {each.__name__: each for each in NODES}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import control_files
 import numpy as np
 import pytest
+import webui_world
 from PIL import Image
-from webui_host import encode
+from webui_host import Host, encode
 from webui_page import A1111, FORGE, SIZE, Page, differ, expect, read, shoot
 
 both = pytest.mark.parametrize("page_host", [A1111, FORGE], indirect=True)
@@ -36,6 +39,16 @@ def wide(tmp_path: Path) -> Path:
     """A picture that is much wider than any column of the page."""
     Image.fromarray(np.full((200, 800, 3), 30, np.uint8)).save(tmp_path / "wide.png")
     return tmp_path / "wide.png"
+
+
+@pytest.fixture
+def union(page_host: Host) -> Iterator[str]:
+    """A union for the host's checkpoint, which is there for one test; its name."""
+    folder = page_host.models / "ControlNet"
+    control_files.write_unions(folder, heads=webui_world.HEADS if page_host.forge else 8)
+    yield "union_sd"
+    for name in ("union", "union_sd"):
+        (folder / f"{name}.safetensors").unlink()
 
 
 @pytest.mark.parametrize("page", [CAMERA], indirect=True)
@@ -125,18 +138,36 @@ def test_the_weight_follows_its_curve(page: Page, photograph: Path) -> None:
 
 
 @both
-def test_block_weights_and_union_type_reach_the_run(page: Page, photograph: Path) -> None:
+def test_block_weights_reach_the_run(page: Page, photograph: Path) -> None:
     page.canny(photograph)
     page.more()
-    page.choose("controlnet_union_control_type_dropdown", "Depth")
     page.write("advanced_weighting", "1 0 0 0 0 0 0 0 0 0 0 0 0.5")
     info = page.generate()
     (drawn,) = page.newest()
-    assert "Union Control Type: Depth" in info
     blocks = [1.0, *[0.0] * 11, 0.5]
     assert (drawn == page.same(info, unit(photograph, advanced_weighting=blocks)).pictures[0]).all()
     page.write("advanced_weighting", "1 2")
     assert "2" in page.refused()
+
+
+@both
+def test_the_type_of_a_union_is_asked_for_and_reaches_the_run(page: Page, photograph: Path, union: str) -> None:
+    page.canny(photograph)
+    page.more()
+    kind = page.of("controlnet_union_control_type_dropdown")
+    expect(kind).to_be_hidden()
+    page.of("controlnet_refresh_models").click()
+    page.page.wait_for_timeout(2000)
+    page.type("All")
+    page.choose("controlnet_model_dropdown", f"{union} [")
+    expect(kind).to_be_visible()
+    page.choose("controlnet_union_control_type_dropdown", "Depth")
+    info = page.generate()
+    (drawn,) = page.newest()
+    assert "Union Control Type: Depth" in info
+    said = unit(photograph, model=union, module="none")
+    assert (drawn == page.same(info, {**said, "union_control_type": "Depth"}).pictures[0]).all()
+    assert differ(drawn, page.same(info, {**said, "union_control_type": "Tile"}).pictures[0]) > 0
 
 
 @both
