@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.errors import UnitError
 from ..core.schedule import RangeBasis, Schedule
-from .host.model_patches import weigh_patches
+from .host.foreign.model_patches import weigh_patches
 from .node_unit import when_and_how_much
 from .schema import ScheduleType, schema
 from .shapes.moments import Moment, Moments, curve_of

@@ -26,7 +26,7 @@ from ...core.unit import ControlUnit
 from ..reports.report import Report
 from ..spec import Units, UnitSpec
 from .base import check_units
-from .foreign import PICTURE, Call
+from .foreign.controls import PICTURE, Call
 from .member import Member, Own, member_of, reads_inpaint_mask
 from .parts.area import KEY as AREA
 from .parts.area import Canvas

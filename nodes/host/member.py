@@ -11,7 +11,7 @@ from ...core.control import ControlModel, HintSpace
 from ...core.errors import HostError, UnitError
 from ...core.unit import ControlMode
 from ..spec import UnitSpec
-from .foreign import PICTURE, Call, ForeignModel, offers_of, points_of
+from .foreign.controls import PICTURE, Call, ForeignModel, offers_of, points_of
 from .union import told_by_host
 
 

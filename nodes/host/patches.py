@@ -23,7 +23,7 @@ from ...core.control import ControlModel
 from ...core.errors import HostError, IncompatibleModelError
 from ...core.network.attach import attend_with
 from ...core.network.points import MIDDLE, Block, Part, Point, onward, skip, stream
-from .foreign import Call
+from .foreign.controls import Call
 from .heads import REPLACED, with_heads, without_heads
 from .weights import Deltas, wrapper_of
 

@@ -29,7 +29,7 @@ from ..reports.report import Report, UnitReport, curve_of
 from .base import blocks_of
 from .clock import Clock
 from .flexible import flexible, may_resize
-from .foreign import Call
+from .foreign.controls import Call
 from .member import Member
 from .parts.area import Canvas
 from .patches import Written, attend, evaluate_alone, withdraw, write

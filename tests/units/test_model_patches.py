@@ -10,7 +10,7 @@ import pytest
 import torch
 from controlstack.core.errors import HostError, UnitError
 from controlstack.core.schedule import RangeBasis, Schedule
-from controlstack.nodes.host.model_patches import weigh_patches
+from controlstack.nodes.host.foreign.model_patches import weigh_patches
 from torch import Tensor, nn
 
 ROWS, HEIGHT, WIDTH, CHANNELS, TEXT = 2, 3, 4, 6, 5

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...core.errors import HostError, UnitError
-from ...core.schedule import Schedule
+from ....core.errors import HostError, UnitError
+from ....core.schedule import Schedule
 from .weighed import BEFORE, BEHIND, Amount, Weighed
 
 

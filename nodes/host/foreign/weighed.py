@@ -13,9 +13,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.errors import UnitError
-from ...core.schedule import RangeBasis, Schedule
-from .clock import Clock
+from ....core.errors import UnitError
+from ....core.schedule import RangeBasis, Schedule
+from ..clock import Clock
 
 PATCH = 2  # latent pixels along a side of a token
 

@@ -16,16 +16,16 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...core.control import ControlModel, Prepared, Prompt
-from ...core.errors import ControlError, IncompatibleModelError
-from ...core.lists import to_residuals
-from ...core.network.base import Base
-from ...core.network.points import Block, Point, skip, stream
-from ...core.network.rows import take_rows
-from ...core.options import Option
-from ...core.step import Step
-from ...models.registry import outline
-from .union import tell_host
+from ....core.control import ControlModel, Prepared, Prompt
+from ....core.errors import ControlError, IncompatibleModelError
+from ....core.lists import to_residuals
+from ....core.network.base import Base
+from ....core.network.points import Block, Point, skip, stream
+from ....core.network.rows import take_rows
+from ....core.options import Option
+from ....core.step import Step
+from ....models.registry import outline
+from ..union import tell_host
 
 MOST_BLOCKS = 64  # of a network that a host could bring
 PICTURE = 3  # channels of a hint; one behind them is a mask
