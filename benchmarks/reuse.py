@@ -1,6 +1,7 @@
 """What reuse across steps saves, and what it costs in obedience.
 
-    python benchmarks/reuse.py [--json FILE] [--plot FILE] [--scenes N] [--rounds N] [--brief]
+    python benchmarks/reuse.py [--json FILE] [--plot FILE] [--scenes N] [--rounds N]
+                               [--table] [--runs N ...] [--samplers NAME ...]
 
 **Cost** is what a unit adds to a run, over what the exact unit adds. FLOPs come from shapes alone (SD 1.5 at full size,
 256 px, meta device); CPU time from random weights of the same size, where the exact unit and each level take turns step
@@ -10,9 +11,10 @@ by step, on one thread. `--rounds 0` leaves time out; otherwise 2 GB of memory a
 what to draw: the relative loss of what each control is for (canny: edge F1, depth: depth error, color: colour
 accuracy) against the exact unit with the same seeds, the worst of the three. Gains count as negative losses.
 
-`light_cost`, `light_loss`, `strong_cost` and `strong_loss` are those of one unit in 20 steps of DDIM; `table` has one
-to three units, 10 to 30 steps and three samplers, `curve` further schedules, of which each spreads so many computed
-steps evenly. `--brief` leaves both out, which take most of the time.
+`light_cost`, `light_loss`, `strong_cost` and `strong_loss` are those of one unit in 20 steps of DDIM, which takes some
+four minutes on an idle core. `--plot` adds the `curve`, further schedules of which each spreads so many computed steps
+evenly, and takes three more. `--table` adds the `table`, for one to three units, 10 to 30 steps and three samplers:
+another half an hour, or less with fewer `--runs`, `--samplers` or `--scenes`. Rows are printed as they are found.
 """
 
 from __future__ import annotations
@@ -189,8 +191,9 @@ def worst(world: World, units: int, reuse: Reuse, count: int, sampler: str) -> f
     return max(world.loss(kinds, reuse, count, sampler) for kinds in STACKS[units])
 
 
-def table(world: World, runs: Sequence[int], samplers: Sequence[str], costs: Mapping[int, Any]) -> Iterator[Any]:
+def table(world: World, runs: Sequence[int], samplers: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield a row for each number of units, number of steps and sampler."""
+    costs = flops_costs(runs)
     for units in STACKS:
         for count in runs:
             for sampler in samplers:
@@ -206,18 +209,17 @@ def curve(world: World) -> Iterator[dict[str, float]]:
         yield {"computed": count, "cost": count / STEPS, "loss": loss}
 
 
-def measure(scenes: int, rounds: int, runs: Sequence[int], samplers: Sequence[str], *, whole: bool) -> dict[str, Any]:
-    """Return all numbers. whole: with the table and the curve, which take most of the time."""
-    world, costs = World(scenes), flops_costs(sorted({*runs, STEPS}))
+def measure(scenes: int, rounds: int, *, drawn: bool = False) -> dict[str, Any]:
+    """Return the numbers of one unit. drawn: with the curve."""
+    world, costs = World(scenes), flops_costs((STEPS,))[STEPS]
     times = time_costs(rounds) if rounds else {}
     found: dict[str, Any] = {"scenes": scenes, "rounds": rounds}
     for name, reuse in LEVELS.items():
-        found[f"{name}_flops"] = costs[STEPS][name]
-        found[f"{name}_cost"] = times.get(name, costs[STEPS][name])
+        found[f"{name}_flops"] = costs[name]
+        found[f"{name}_cost"] = times.get(name, costs[name])
         found[f"{name}_loss"] = worst(world, 1, reuse, STEPS, SAMPLER)
-    if whole:
+    if drawn:
         found["curve"] = list(curve(world))
-        found["table"] = list(table(world, runs, samplers, costs))
     return found
 
 
@@ -264,15 +266,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=8, help="of the tiny world")
     parser.add_argument("--rounds", type=int, default=3, help="of CPU time; 0: none")
-    parser.add_argument("--brief", action="store_true", help="leave the table and the curve out")
     parser.add_argument("--plot", type=Path, help="write the curve as SVG here")
+    parser.add_argument("--table", action="store_true", help="with the table")
+    parser.add_argument("--runs", type=int, nargs="+", default=RUNS, help="numbers of steps in the table")
+    parser.add_argument("--samplers", nargs="+", default=SAMPLERS, help="in the table")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    found = measure(args.scenes, args.rounds, RUNS, SAMPLERS, whole=not args.brief)
+    found = measure(args.scenes, args.rounds, drawn=args.plot is not None)
     for name, value in found.items():
-        print(*([name, *value] if isinstance(value, list) else [f"{name:<16}{value:.4f}"]), sep="\n  ")
-    if args.plot and not args.brief:
+        print(*([name, *value] if isinstance(value, list) else [f"{name:<16}{value:.4f}"]), sep="\n  ", flush=True)
+    if args.plot:
         args.plot.write_text(plot(found), encoding="utf-8")
+    if args.table:
+        found["table"] = []
+        for row in table(World(args.scenes), args.runs, args.samplers):
+            found["table"].append(row)
+            print(row, flush=True)
     if args.json:
         args.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .counting import plural
+
 
 @dataclass(frozen=True, slots=True)
 class Firing:
@@ -16,6 +18,11 @@ class Firing:
 
     def __str__(self) -> str:
         return f"{self.fired} of {self.steps}"
+
+    @property
+    def on_steps(self) -> str:
+        """Return on how many steps it acted, with the noun: '6 of 20 steps'."""
+        return f"{self} {plural('step', self.steps)}"
 
     def __add__(self, other: Firing) -> Firing:
         """Return what a unit did in two passes."""

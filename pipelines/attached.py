@@ -34,6 +34,7 @@ from ..core.stack import ControlStack
 from ..core.step import Step
 from ..core.unit import ControlUnit
 from ..models.naming import to_ldm
+from .compiled import Compiled, write_out_whole
 
 LAYERS_KEY, WIDTHS_KEY = "layers_per_block", "block_out_channels"
 
@@ -120,7 +121,8 @@ class Injection:
         self._pipeline, self._stack, self._pictures = pipeline, stack, pictures
         self._patches = Patches()  # as long as the run
         self._attached = Patches()  # as long as one evaluation
-        self._locate = locate_in(pipeline.unet)
+        self._sites = locate_in(pipeline.unet)
+        self._compiled = Compiled(pipeline.unet)
         self._given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self._alone = False
         self._evaluations = 0
@@ -128,9 +130,12 @@ class Injection:
         self._times: list[float] = []
 
     def __enter__(self) -> Injection:
-        unet = self._pipeline.unet
         with ExitStack() as undo:  # where it fails half way
             undo.callback(self._patches.eject)
+            points = {point for unit in self._stack.units for point in unit.model.points}
+            write_out_whole(self._patches, self._pipeline, points)
+            unet = self._pipeline.unet
+            self._compiled.write_out(self._patches, unet)  # it gets hooks itself
             if any(unit.model.delta is not None for unit in self._stack.units):
                 change_weights(self._patches, self._stack.units, to_ldm(dict(unet.named_parameters())))
             self._patches.hook(unet.register_forward_pre_hook(self._before, with_kwargs=True))
@@ -156,6 +161,13 @@ class Injection:
         by_hooks, by_arguments = shared_out(effects)
         attach(self._attached, by_hooks, self._locate)
         return args, {**kwargs, **arguments(unet, by_arguments, kwargs)}
+
+    def _locate(self, point: Point) -> Site:
+        """Return where a point is that gets a hook in this evaluation."""
+        site = self._sites(point)
+        for module in (site.module, site.seen):
+            self._compiled.write_out(self._attached, module)
+        return site
 
     def _after(self, *_: object) -> None:
         """Take this evaluation's effects away; also called when the U-Net has failed."""
@@ -188,7 +200,7 @@ class Injection:
             y=vector_condition(unet, kwargs.get("added_cond_kwargs")),
             pictures=tuple(row % self._pictures for row in range(rows)),
             evaluate=self._evaluate_alone,
-            attend=lambda point, x, context: attend_with(self._locate(point).module, x, context),
+            attend=lambda point, x, context: attend_with(self._sites(point).module, x, context),
         )
 
     def _begin_call(self) -> None:

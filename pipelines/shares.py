@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..core.counting import counted
 from ..core.errors import HintError, HostError
 from ..core.unit import ControlUnit
 from ..preprocessors import MAX_PIXELS
@@ -24,8 +25,8 @@ def check_shares(units: Sequence[ControlUnit], pictures: int) -> None:
         for what, count in counts.items():
             if pictures % count:
                 raise HintError(
-                    f"unit {number} ({unit.model.name}) has {count} {what} for {pictures} "
-                    f"{'picture' if pictures == 1 else 'pictures'}: give it one, or draw {count} pictures, one for each"
+                    f"unit {number} ({unit.model.name}) has {count} {what} for "
+                    f"{counted(pictures, 'picture')}: give it one, or draw {count} pictures, one for each"
                 )
 
 

@@ -274,7 +274,8 @@ class Drawing:
 
         sheet = base64.b64encode(self._repr_png_()).decode("ascii")
         lines = [
-            f"<li>{escape(f'{each.model.name}: weight {each.weight:g}, acted on {firing} steps{firing.remark}')}</li>"
+            f"<li>{escape(each.model.name)}: weight {each.weight:g}, "
+            f"acted on {firing.on_steps}{escape(firing.remark)}</li>"
             for each, firing in zip(self.units, self.firings, strict=True)
         ]
         return f'<img src="data:image/png;base64,{sheet}" alt="hints and pictures"><ol>{"".join(lines)}</ol>'

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 COLUMN = "column:"  # before the name of a column that holds hints
 
 EXAMPLE = """\
-example, one card and a folder of pictures:
+examples:
   controlstack train --base sd15.safetensors --data pictures --hint canny --resolution 512 \\
       --batch 4 --accumulate 8 --mixed-precision bf16 --gradient-checkpointing --out canny.safetensors
-say --plan first: it counts examples, parameters and memory, and trains nothing
+  controlstack train --base sd15.safetensors --data pictures --hint canny --out canny.safetensors --plan
+
+The second counts examples, parameters and memory, and trains nothing: say it first.
 """
 
 

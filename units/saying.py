@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..core.counting import counted
+
 if TYPE_CHECKING:
     from ..core.control import ControlModel
     from ..core.schedule import Schedule
@@ -18,7 +20,7 @@ def extra_cost(model: ControlModel) -> str:
     count = model.evaluations
     if not count:
         return ""
-    return f", each with {count} more evaluation{'s' if count > 1 else ''} of the base model"
+    return f", each with {counted(count, 'more evaluation')} of the base model"
 
 
 def why_idle(unit: ControlUnit, *, enabled: bool = True, say: Say = str.format) -> str:

@@ -74,6 +74,11 @@ class Patches:
         """Take over a hook that was just registered, to remove it in the end."""
         self._stack.callback(handle.remove)
 
+    def replace(self, holder: object, name: str, value: object) -> None:
+        """Set an attribute; it gets its old value back in the end."""
+        self._stack.callback(setattr, holder, name, getattr(holder, name))
+        setattr(holder, name, value)
+
     def add_to_weight(self, parameter: Tensor, delta: Tensor) -> None:
         """Add `delta` to a weight in place; the old bytes are kept, for subtracting it again would round."""
         before = parameter.detach().clone()

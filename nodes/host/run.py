@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...core.control import ControlModel
+from ...core.counting import counted
 from ...core.errors import HostError, ScheduleError
 from ...core.lists import Lists, to_lists, to_residuals
 from ...core.network.effects import Effects
@@ -198,7 +199,7 @@ def _never(number: int, unit: ControlUnit, clock: Clock) -> None:
     their prompts; then it is said, and the pass runs.
     """
     schedule = unit.schedule
-    said = f"unit {number} ({unit.model.name}) fires on 0 of {clock.steps} steps"
+    said = f"unit {number} ({unit.model.name}) fires on 0 of {counted(clock.steps, 'step')}"
     where = f"its range is {schedule.start:g} to {schedule.end:g} ({schedule.basis.value})"
     if schedule.basis is RangeBasis.NOISE and not clock.whole:
         _log.warning("%s of this pass: %s, and the pass runs only a part of the noise schedule", said, where)

@@ -25,7 +25,7 @@ class UnitReport:
     idle: str = ""  # why it never acted, where the pass had steps
 
     def __str__(self) -> str:
-        line = f"{self.name}: fires on {self.firing} steps{self.firing.remark}"
+        line = f"{self.name}: fires on {self.firing.on_steps}{self.firing.remark}"
         if not self.firing.fired:
             return f"{line} (it never acted: {self.idle})" if self.idle else line
         each = self.seconds / max(1, self.firing.ran)

@@ -20,26 +20,33 @@ LOCAL = (HOST, "localhost", "::1")  # addresses that no other machine reaches
 LAST_PORT = 2**16 - 1
 LARGEST = 32  # MB of an upload
 QUEUED = 64  # requests that wait
+EXAMPLES = """examples:
+  controlstack serve --open
+  controlstack serve --base sd15.safetensors --models models/ControlNet --dtype fp16 --host 0.0.0.0 --auth me:secret
+"""
 
 
 def add_parser(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    add = parser.add_argument
-    add("--base", type=Path, action="append", default=[], help="diffusers folder or checkpoint file; may be repeated; "
-        "default: the shipped tiny world")  # fmt: skip
+    parser.epilog = EXAMPLES
+    add = parser.add_argument_group("what is offered").add_argument
+    add("--base", type=Path, action="append", default=[], help="diffusers folder or checkpoint file; may be repeated "
+        "(default: the shipped tiny world)")  # fmt: skip
     add("--models", type=Path, action="append", default=[], metavar="FOLDER", help="control models; may be repeated")
     add("--loras", type=Path, action="append", default=[], metavar="FOLDER", help="LoRAs of the bases; may be repeated")
-    add("--captioner", type=Path, metavar="FOLDER", help="a model that describes pictures, for automatic prompts; "
-        "default: BLIP where 'controlstack get' brought it")  # fmt: skip
-    add("--host", default=HOST, help="address to listen on; default: %(default)s, this machine alone")
-    add("--port", type=int, default=PORT, help="default: %(default)s")
-    add("--auth", action="append", default=[], metavar="NAME:PASSWORD", help="who may come in; may be repeated")
-    add("--largest-upload", type=int, default=LARGEST, metavar="MB", help="of a picture; default: %(default)s")
-    add("--device", default="auto", help="such as cuda or cpu; default: auto, the GPU if PyTorch has one")
-    add("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32")
-    add("--offload", choices=("none", "model", "sequential"), default="none")
+    add("--captioner", type=Path, metavar="FOLDER", help="a model that describes pictures, for automatic prompts "
+        "(default: BLIP where 'controlstack get' brought it)")  # fmt: skip
     add("--download", action="store_true", help="get the weights that preprocessors miss when they are used")
+    add = parser.add_argument_group("who reaches it").add_argument
+    add("--host", default=HOST, help="address to listen on; the default is this machine alone (default: %(default)s)")
+    add("--port", type=int, default=PORT, help="to listen on")
+    add("--auth", action="append", default=[], metavar="NAME:PASSWORD", help="who may come in; may be repeated")
+    add("--largest-upload", type=int, default=LARGEST, metavar="MB", help="of a picture")
     add("--open", action="store_true", help="open the page in the browser")
+    add = parser.add_argument_group("device").add_argument
+    add("--device", default="auto", metavar="NAME", help="such as cuda or cpu; auto is the GPU if PyTorch has one")
+    add("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="precision of the networks")
+    add("--offload", choices=("none", "model", "sequential"), default="none", help="what leaves the GPU between uses")
     parser.set_defaults(run=run_serve)
 
 

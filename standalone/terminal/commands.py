@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...core.counting import counted
 from ..page.serving import add_parser as add_serve
 from ..page.serving import run_serve
 from . import arguments
 from .arguments import AUTO, PACKAGES
 from .generating import run_generate
-from .report import counted
 
 if TYPE_CHECKING:
     from ...preprocessors.perform import Runtime
@@ -31,7 +31,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         ("again", "draw a picture once more from the record in it", arguments.add_again, _again),
         ("preprocess", "turn pictures into hints", arguments.add_preprocess, _preprocess),
         ("serve", "open a page in the browser: units, pictures, comparisons, an API", add_serve, run_serve),
-        ("get", "get packages and weights of preprocessors", arguments.add_get, _get),
+        ("get", "get models by name, and packages and weights of preprocessors", arguments.add_get, _get),
         ("inspect", "say what a control model file is", arguments.add_inspect, _inspect),
         ("units", "say what a --unit may hold, as a table", arguments.add_units, _units),
     )

@@ -59,7 +59,7 @@ def _row(base: Base, image: Path, seed: int) -> list[tuple[str, Image]]:
     cells = [("input", canny.image), ("canny hint", canny.hint), ("color hint", color.hint)]
     for label, units in stacks.items():
         result = generate(base, request, units)
-        fired = ", ".join(str(firing) for firing in result.firings)
-        print(f"  {label}: units fire on {fired} steps" if fired else f"  {label}")
+        fired = ", ".join(firing.on_steps for firing in result.firings)
+        print(f"  {label}: units fire on {fired}" if fired else f"  {label}")
         cells.append((label, result.images[0]))
     return cells

@@ -150,11 +150,12 @@ def _draw(
 
 def _write_rest(folder: Path, request: Request, loaded: Sequence[Ready], done: Done) -> None:
     """Write hints and sheet beside the pictures, called after the first one, and say what was done."""
+    from ...core.counting import counted
     from ...pipelines.sheets import sheet
     from ...preprocessors.images import write_image
     from ...preprocessors.resize import gray_to_rgb
     from ...units.hint import beside_each_other, visible
-    from .report import counted, describe
+    from .report import describe
 
     first = done.files[0].stem
     for k, each in enumerate(loaded):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.counting import counted
 from ...core.errors import FileError, HintError, PreprocessorError
 from ...core.files import clear_leftovers
 from ...preprocessors import Output, Preprocessor
@@ -36,7 +37,6 @@ from ..media.pose_files import draw, draw_file, read_poses, write_poses
 from ..media.sources import expand
 from ..media.videos import SUFFIXES as VIDEOS
 from ..media.videos import open_video, read_note, write_video
-from .report import counted
 
 Image = NDArray[np.uint8]
 

@@ -12,11 +12,6 @@ if TYPE_CHECKING:
     from ...units.ready import Ready
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, such as '1 picture' and '2 pictures'."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def describe(loaded: Sequence[Ready], firings: Sequence[Firing]) -> Iterator[str]:
     """Yield a line for each unit; a unit that never acted is a warning."""
     for number, (each, firing) in enumerate(zip(loaded, firings, strict=True), start=1):
@@ -24,7 +19,7 @@ def describe(loaded: Sequence[Ready], firings: Sequence[Firing]) -> Iterator[str
         warning = f"  WARNING: it never acted: {idle}" if idle else ""
         model = each.unit.model
         told = ", ".join((model.name, *(f"{name}={value}" for name, value in model.options.items())))
-        yield f"unit {number} ({told}) fires on {firing} steps{firing.remark}{extra_cost(model)}{warning}"
+        yield f"unit {number} ({told}) fires on {firing.on_steps}{firing.remark}{extra_cost(model)}{warning}"
         if each.warning:
             yield f"  WARNING: {each.warning}"
         if model.delta is None and each.request.delta_strength != 1:

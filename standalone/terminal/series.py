@@ -190,10 +190,10 @@ def run_series(
 
     Every item has the same seed. A picture that cannot be read does not stop the others: HintError names it at the end.
     """
+    from ...core.counting import counted
     from ..asked import RANDOM_SEED, chance
     from ..progress import bar
     from ..record import Digests
-    from .report import counted
     from .settings import write_settings
 
     any_seed = args.seed == RANDOM_SEED

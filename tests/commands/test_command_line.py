@@ -350,7 +350,13 @@ def test_the_sheet_shows_input_fitted_hint_and_mask(tmp_path: Path) -> None:
     assert np.array_equal(read_image(out / "00001-sheet.png"), expected)
 
 
-@pytest.mark.parametrize("name", ["demo", "generate", "again", "preprocess", "get", "inspect", "units"])
+COMMANDS = (
+    "demo", "generate", "again", "preprocess", "serve", "get", "inspect", "units", "train", "evaluate", "study",
+    "reproduce", "transfer", "tiny",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_defaults_and_two_examples_that_are_right(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([name, "--help"])

@@ -34,7 +34,7 @@ def test_the_start_says_on_what_and_with_what(settings: Settings) -> None:
     run = start(replace(settings, samples=2, accumulate=3))
     said = "\n".join(opening(run))
     trained = sum(each.numel() for each in run.network.parameters())
-    assert "training a ControlNet over base on 1 examples, 4 more held out for samples" in said
+    assert "training a ControlNet over base on 1 example, 4 more held out for samples" in said
     assert "4 steps of 1 process x batch 2 x accumulate 3 = 6 examples, 24.0 epochs" in said
     assert f"on cpu, precision fp32, {millions(trained)} parameters trained of" in said
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from ...core.counting import counted
 from ...core.errors import ControlError, HintError
 from .example import Bad, Example, size_of
 from .hints import Reader
@@ -75,7 +76,8 @@ def refuse(bad: Sequence[Bad], count: int) -> None:
     more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
     named = "; ".join(str(each) for each in bad[:SHOWN])
     raise HintError(
-        f"{len(bad)} of {count} examples cannot be used: {named}{more}: mend them, or leave them out with --skip-bad"
+        f"{len(bad)} of {counted(count, 'example')} cannot be used: {named}{more}: mend them, or leave them out with "
+        "--skip-bad"
     )
 
 

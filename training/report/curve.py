@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ...core.counting import counted
 from ...core.errors import HostError
 from ...preprocessors.images import write_image
 
@@ -74,5 +75,5 @@ def _texts(values: np.ndarray, steps: int) -> Mapping[str, tuple[int, int]]:
     return {
         f"{np.exp(values.max()):.4f}": (5, 20),
         f"{np.exp(values.min()):.4f}": (5, HEIGHT - 10),
-        f"{steps} steps, loss {first:.4f} to {last:.4f}": (150, 21),
+        f"{counted(steps, 'step')}, loss {first:.4f} to {last:.4f}": (150, 21),
     }

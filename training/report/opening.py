@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from ...core.counting import counted, plural
 from ..data.checking import SHOWN, Depth
 from ..run import Run, names_of_base, names_of_control
 
@@ -16,17 +17,18 @@ def opening(run: Run) -> list[str]:
     settings, accelerator = run.settings, run.accelerator
     count, processes = len(run.examples), accelerator.num_processes
     a_step = processes * settings.batch * settings.accumulate
+    epochs = settings.steps * a_step / max(1, run.examples.epoch)
     trained, total = sizes(run)
     held = f", {len(run.held_out)} more held out for samples" if len(run.held_out) else ""
     lines = [
-        f"training a {run.recipe.family.title} over {settings.base.name} on {count} examples{held}",
-        f"{settings.steps} steps of {processes} {plural('process', processes)} x batch {settings.batch} x accumulate "
-        f"{settings.accumulate} = {a_step} examples, {settings.steps * a_step / max(1, run.examples.epoch):.1f} epochs",
+        f"training a {run.recipe.family.title} over {settings.base.name} on {counted(count, 'example')}{held}",
+        f"{counted(settings.steps, 'step')} of {counted(processes, 'process')} x batch {settings.batch} x accumulate "
+        f"{settings.accumulate} = {counted(a_step, 'example')}, {epochs:.1f} epochs",
         f"on {accelerator.device}, precision {NAMES[settings.mixed_precision]}, {millions(trained)} parameters trained "
         f"of {millions(total)}, learning rate {settings.learning_rate:g}",
     ]
     if run.checked.bad:
-        lines.append(f"{len(run.checked.bad)} bad {plural('example', len(run.checked.bad))} left out:")
+        lines.append(f"{counted(len(run.checked.bad), 'bad example')} left out:")
         lines += [f"  {bad}" for bad in run.checked.bad[:SHOWN]]
     if run.checked.depth is Depth.SIZES:
         lines.append("the pictures are many and were not read before the first step: --check reads them all")
@@ -45,11 +47,6 @@ def sizes(run: Run) -> tuple[int, int]:
 def millions(count: int) -> str:
     """Return a count of parameters in millions."""
     return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count / 1e6:.3f} M"
-
-
-def plural(word: str, count: int) -> str:
-    """Return a word as it is counted."""
-    return word if count == 1 else word + ("es" if word.endswith("s") else "s")
 
 
 def asked_processes(command: Sequence[str]) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ....core.counting import counted
 from ....core.schedule import RangeBasis, fires_on, progress_at
 from ....models.union_kinds import OPTION as UNION_OPTION
 from ....preprocessors.networks.network import file_name
@@ -150,10 +151,10 @@ def plan(values: Mapping[str, Any], steps: int) -> str:
     """Return `fires on 12 of 20 steps` for a unit as the page has it. ControlError says what is wrong with it."""
     unit = request_of(parse_unit({**values, "enabled": True}))
     if unit.weight == 0:
-        return f"fires on 0 of {steps} steps: the weight is 0"
+        return f"fires on 0 of {counted(steps, 'step')}: the weight is 0"
     fired = fires_on(unit.schedule, (progress_at(index, steps) for index in range(steps)))
     about = " (about: it depends on the sampler)" if unit.basis is RangeBasis.NOISE else ""
-    return f"fires on {len(fired)} of {steps} steps{about}"
+    return f"fires on {len(fired)} of {counted(steps, 'step')}{about}"
 
 
 def steps_of(steps: int, strength: float | None, exact: bool) -> int:

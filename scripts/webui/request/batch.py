@@ -96,4 +96,5 @@ def pictures_in(folder: str) -> Listing:
 
 
 def _remark(number: int, listing: Listing) -> str:
-    return f"unit {number}: of its batch folder {len(listing.files)} pictures are used, and left out {listing.remark()}"
+    used = "1 picture is" if len(listing.files) == 1 else f"{len(listing.files)} pictures are"
+    return f"unit {number}: of its batch folder {used} used, and left out {listing.remark()}"

@@ -73,8 +73,10 @@ def _prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared
     model = ReferenceModel(request.model, host.unet.state_dict()) if path is None else _model(services, path)
     check_fits(model.name, model.base, base_of(host.unet))
     request = replace(request if sent else fitting(request, model), resize=given.resize)
-    if warning := doubt(request, "" if path is None else said_by(path), given.picture):
+    if not sent and (warning := doubt(request, "" if path is None else said_by(path), given.picture)):
         warn(p, f"unit {unit.number}: {warning}")
+    if len(inputs) > 1 and PICTURES not in {each.name for each in model.offers}:
+        raise UnitError(f"it has {len(inputs)} pictures: give one, or set input_mode to merge")
     if len(inputs) > 1 or sent:  # as in sd-webui-controlnet: the mean, unless the unit says otherwise
         request = replace(request, options={PICTURES: MEAN, **request.options})
 
@@ -135,7 +137,7 @@ def merged(services: Services, units: Sequence[UnitArgs]) -> list[UnitArgs]:
 
 
 def _takes_several(services: Services, unit: UnitArgs) -> bool:
-    return bool({IP_ADAPTER}.intersection(preprocessing.lookup(by_file(services, unit).module).control_types))
+    return IP_ADAPTER in preprocessing.lookup(by_file(services, unit).module).control_types
 
 
 def _parts(unit: UnitArgs) -> list[UnitArgs]:
@@ -148,11 +150,8 @@ def _parts(unit: UnitArgs) -> list[UnitArgs]:
 
 
 def _joined(hints: Sequence[Hint]) -> Hint:
-    """Return the hints of a unit's pictures as one: [N, T, D] of what encoders saw. UnitError for several drawings."""
-    seen = [each for each in hints if isinstance(each, Tensor)]
-    if len(hints) > 1 and len(seen) < len(hints):
-        raise UnitError(f"it has {len(hints)} pictures: give one, or set input_mode to merge")
-    return torch.cat(seen) if seen else hints[0]
+    """Return the hints of a unit's pictures as one: several are what an encoder saw, [1, T, D] each."""
+    return torch.cat([each for each in hints if isinstance(each, Tensor)]) if len(hints) > 1 else hints[0]
 
 
 def _sent(services: Services, unit: UnitArgs, model: ControlModel) -> Tensor:

@@ -102,7 +102,7 @@ class Run:
             return
         for unit, each, firing in zip(self._units, self._passes.units(), self._passes.firings(), strict=True):
             name = f"unit {unit.args.number} ({unit.args.module}, {unit.model.name})"
-            text = f"{name} acted on {firing} steps{firing.remark}"
+            text = f"{name} acted on {firing.on_steps}{firing.remark}"
             if firing.fired or not firing.steps:  # no step at all: the user interrupted before the first one
                 log.info("%s%s", text, extra_cost(unit.model))
                 if firing.remark or unit.model.evaluations:  # the user sees why it takes longer, or less long

@@ -14,6 +14,7 @@ from controlstack.core.control import ControlModel
 from controlstack.core.embedding import Embedding, Encoder, Values
 from controlstack.core.errors import HintError, UnitError
 from controlstack.core.unit import ControlUnit
+from controlstack.models.families.t2i_adapter import StyleAdapter
 from controlstack.pipelines.tiny_world import CONTROLS, MEMBERS
 from controlstack.preprocessors import find
 from controlstack.scripts.webui.host.cache import ModelCache
@@ -24,6 +25,7 @@ from controlstack.scripts.webui.request.needs import Services
 from controlstack.scripts.webui.request.passes import Passes
 from controlstack.scripts.webui.request.preparing import prepare, write_text
 from controlstack.scripts.webui.request.preprocessing import Preprocessing
+from safetensors.torch import save_file
 from stand_ins import Settings, WebUI, webui_request
 from torch import Tensor
 
@@ -151,3 +153,13 @@ def test_a_face_is_one_tensor(values: Values, shape: tuple[int, ...]) -> None:
 def test_a_face_with_clip_cannot_be_sent() -> None:
     with pytest.raises(UnitError, match="which ipadapter_input cannot bring: send the picture as image"):
         read_embeddings(saved(torch.rand(1, WIDTH)), Reads(Values.FACE_STATES, WIDTH), no_grey)
+
+
+def test_what_takes_one_picture_says_so(services: Services, tmp_path: Path) -> None:
+    """A style adapter reads an embedding, and knows no several pictures."""
+    style = StyleAdapter(WIDTH, CONTEXT, count=2, layers=1)
+    state = {name.replace(".attn.in_proj.", ".attn.in_proj_"): each for name, each in style.state_dict().items()}
+    save_file(state, tmp_path / "style.safetensors")
+    services.files = ModelFiles([tmp_path])
+    with pytest.raises(UnitError, match="it has 3 pictures: give one, or set input_mode to merge"):
+        acting(services, module="clip_vision", model="style", image=images())

@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 
+from ....core.counting import counted
 from ....preprocessors.resize import scale_short_side
 from ..measures.measure import Image, Sample
 from .results import Value
@@ -31,14 +32,14 @@ def page(values: Mapping[str, Value], rows: Sequence[Mapping[str, Any]], samples
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Evaluation</title>'
         f"<style>{STYLE}</style></head><body><h1>Evaluation</h1>{_table(values)}"
-        f"<h2>The first {len(samples)} pictures</h2>{shown}</body></html>\n"
+        f"<h2>The first {counted(len(samples), 'picture')}</h2>{shown}</body></html>\n"
     )
 
 
 def _table(values: Mapping[str, Value]) -> str:
     cells = "".join(
         f'<tr><td>{escape(name.replace("_", " "))}</td><td class="number">{escape(str(value))}</td>'
-        f"<td>{value.count} pictures</td><td>{value.better.value}</td></tr>"
+        f"<td>{counted(value.count, 'picture')}</td><td>{value.better.value}</td></tr>"
         for name, value in values.items()
     )
     return f"<table><tr><th>measure</th><th>value</th><th>over</th><th></th></tr>{cells}</table>"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ....core.counting import counted
 from ..measures.measure import Better, Measure
 
 NORMAL = 1.96  # half the width of a 95 % interval of a mean, in standard errors
@@ -51,7 +52,7 @@ def half_width(values: Sequence[float]) -> float | None:
 def table(values: Mapping[str, Value]) -> str:
     """Return the values as lines of a table for the terminal."""
     rows = [
-        (name.replace("_", " "), str(value), f"{value.count} pictures", value.better.value)
+        (name.replace("_", " "), str(value), counted(value.count, "picture"), value.better.value)
         for name, value in values.items()
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)] if rows else []
