@@ -30,14 +30,24 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_checkpointed_gradients_are_the_same_and_keep_less(of_family: Callable[..., Settings], family: str) -> None:
-    runs = [start(of_family(family, gradient_checkpointing=on, steps=2)) for on in (False, True)]
-    losses = [list(train(run)) for run in runs]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    found = [{name: each.detach() for name, each in run.plain.trained()} for run in runs]
-    for name, each in found[0].items():
-        assert torch.allclose(found[1][name], each, atol=1e-5), name
+    runs = [start(of_family(family, gradient_checkpointing=on)) for on in (False, True)]
+    plain, checkpointed = map(_gradients, runs)
+    assert max(float(each.abs().max()) for each in plain.values()) > 1e-4
+    assert plain.keys() == checkpointed.keys()
+    for name, each in plain.items():
+        torch.testing.assert_close(checkpointed[name], each, rtol=1e-4, atol=1e-6)
     kept = [_kept(run) for run in runs]
     assert kept[1] < (0.8 if family == "controlnet" else 1.0) * kept[0]
+
+
+def _gradients(run: Run) -> dict[str, Tensor]:
+    """Gradients of one step, after a change of all weights, since none reach what lies behind zeros."""
+    torch.manual_seed(0)
+    for _, each in run.plain.trained():
+        each.data.add_(torch.randn_like(each), alpha=0.01)
+    loss_of(run, run.examples.batch(0, 2, 0)).backward()
+    run.plain.release()
+    return {name: each.grad for name, each in run.plain.trained() if each.grad is not None}
 
 
 def _kept(run: Run) -> int:
