@@ -66,8 +66,9 @@ def words() -> tuple[str, ...]:
 
 def _lacking() -> str:
     """Return how many choices cannot run here; the host's list has no way to grey one out."""
-    lacking = sum(1 for each in offers() if each.lacks)
-    return f"{lacking} of {len(offers())} lack a package here and say which when they are run. " if lacking else ""
+    found = offers()
+    lacking = sum(1 for each in found if each.lacks)
+    return f"{lacking} of {len(found)} lack a package here and say which when they are run. " if lacking else ""
 
 
 def _inputs(preprocessor: Preprocessor) -> list[io.WidgetInput]:

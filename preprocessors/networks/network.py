@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 ABSENT = "absent"  # of a package, as a reason
@@ -63,16 +64,18 @@ class Network:
 
 def missing_packages(networks: Iterable[Network]) -> str:
     """Return a sentence that names packages that are not installed, or too old; "" if all are. Nothing is imported."""
-    lacks = {package: lack for network in networks for package in network.packages if (lack := _lack(package))}
+    needed = [package for network in networks for package in network.packages]
+    places = _places() if needed else ()
+    lacks = {package: lack for package in needed if (lack := _lack(package, places))}
     if not lacks:
         return ""
-    needed = f"it needs {' and '.join(lacks)}"
+    names = f"it needs {' and '.join(lacks)}"
     if old := [lack for lack in lacks.values() if lack is not ABSENT]:
-        return f"{needed}, but {' and '.join(old)} is installed, which its program may rely on"
+        return f"{names}, but {' and '.join(old)} is installed, which its program may rely on"
     advice = [get_packages()] if lacks.keys() - {TORCHVISION} else []
     if TORCHVISION in lacks:
         advice.append(f"the build of {TORCHVISION} that was made for the installed PyTorch")
-    return f"{needed}: {' and '.join(advice)}"
+    return f"{names}: {' and '.join(advice)}"
 
 
 def get_packages() -> str:
@@ -106,8 +109,18 @@ def file_name(file: WeightFile) -> str:
     return Path(file.name).name
 
 
-def _lack(package: str) -> str:
-    """Return ABSENT, or name and version of what does not fit; "" if `package` is there, in a version that it takes."""
+def _places() -> tuple[tuple[str, int], ...]:
+    """Return the folders in which packages are looked for, each with its last change: what pip adds changes one."""
+    there = filter(os.path.isdir, sys.path)  # texts: lists ask some hundred times, and a `Path` each would be slow
+    return tuple((place, os.stat(place).st_mtime_ns) for place in there)  # noqa: PTH116
+
+
+@lru_cache(maxsize=1024)
+def _lack(package: str, _places: tuple[tuple[str, int], ...]) -> str:
+    """Return ABSENT, or name and version of what does not fit; "" if `package` is there, in a version that it takes.
+
+    A list of all preprocessors asks for the same packages many times, so an answer holds until a place changes.
+    """
     from importlib import metadata  # not at the top: a list of all preprocessors would pay for it
 
     name, bound, version = _parts(package)

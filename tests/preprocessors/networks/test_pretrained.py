@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -269,6 +271,22 @@ def test_packages_that_are_missing_or_old_are_named(tmp_path: Path) -> None:
     preprocessor = replace(find("seg_m2fade20k"), networks=(network("no_such>=2.0"),))
     with pytest.raises(MissingDependencyError, match="no_such"):
         preprocessor(photo(28, 28), runtime=Runtime(store=Store(tmp_path), pool=Pool(PlainManager("cpu"))))
+
+
+def test_a_package_that_is_added_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers are kept, for lists of all preprocessors ask often, until a place of packages changes."""
+    networks = [Network(id="x", files=(), load=lambda: None, packages=("just_added",))]
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "it needs just_added" in missing_packages(networks)
+    asked = []
+    with monkeypatch.context() as patched:
+        patched.setattr(importlib.util, "find_spec", asked.append)
+        assert "it needs just_added" in missing_packages(networks)
+    assert asked == []
+    (tmp_path / "just_added.py").touch()
+    os.utime(tmp_path, ns=(0, 10**18))  # some file systems count changes in whole seconds
+    importlib.invalidate_caches()
+    assert missing_packages(networks) == ""
 
 
 def test_a_class_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,160 @@
+"""What it costs to start: commands, a control model from its file to its first step, and our folder in ComfyUI.
+
+    python benchmarks/start.py [--rounds N] [--json FILE]
+    COMFYUI_PATH=... COMFYUI_PYTHON=... python benchmarks/start.py   # what our folder adds to ComfyUI's start, too
+
+CPU time and the peak of memory are what the operating system counts of a process of its own, so other work on the
+machine changes little; of several rounds the least counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ROOT / "pipelines" / "tiny"
+MIB = 1 << 20
+COMMAND = "import sys; from controlstack.cli import main; sys.exit(main(sys.argv[1:]))"
+IMPORTS = "import torch, diffusers; from diffusers import StableDiffusionPipeline, UNet2DConditionModel"
+COMMANDS: dict[str, list[str]] = {
+    "--version": ["--version"],
+    "units": ["units"],
+    "generate --help": ["generate", "--help"],
+    "preprocess --list": ["preprocess", "--list"],
+}
+LOAD = """
+import json, resource, sys, time
+import torch
+from pathlib import Path
+import controlstack.models.registry as registry
+def held(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before, start = held(), time.process_time()
+model = registry.load_control_model(Path(sys.argv[1]))
+loaded = time.process_time()
+print(json.dumps({"seconds": loaded - start, "memory": held() - before}))
+"""
+# A ControlNet of full size in fp16, whose files hold random numbers.
+WRITE = """
+import sys
+import torch
+from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
+from controlstack.models.layers import STANDARD
+from safetensors.torch import save_file
+widths = (320, 640, 1280)
+blocks = [each for width in widths for each in (Block(width, 1), Block(width, 1), Block(width, down=True))]
+blocks += [Block(1280), Block(1280)]
+config = ControlNetConfig(channels=320, blocks=tuple(blocks), middle_depth=1, context=768, heads=8)
+with torch.device("meta"):
+    network = ControlNet(config, STANDARD.ops, STANDARD.attention)
+state = {name: torch.randn(each.shape).half() * 0.02 for name, each in network.state_dict().items()}
+save_file(state, sys.argv[1])
+torch.save(state, sys.argv[2])
+"""
+# As ComfyUI does with a folder of custom nodes: import it, ask for its nodes and for what they say.
+COMFYUI = """
+import asyncio, importlib.util, os, sys, time
+root, sys.argv = sys.argv[1], ["main.py", "--cpu"]
+sys.path.insert(0, os.environ["COMFYUI_PATH"])
+import comfy.options
+comfy.options.enable_args_parsing()
+import comfy.controlnet, comfy.model_management, comfy.sd, comfy_api.latest, execution, folder_paths, nodes, server
+async def load():
+    server.PromptServer(asyncio.get_running_loop())
+    start = time.process_time()
+    spec = importlib.util.spec_from_file_location("ours", root + "/__init__.py", submodule_search_locations=[root])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["ours"] = module
+    spec.loader.exec_module(module)
+    extension = await module.comfy_entrypoint()
+    await extension.on_load()
+    for node in await extension.get_node_list():
+        node.GET_SCHEMA()
+    return time.process_time() - start
+print(asyncio.run(load()))
+"""
+
+
+def run(python: str, program: str, *arguments: str) -> tuple[str, float, int]:
+    """Run a program in a process of its own; what it printed, its CPU time in seconds, its peak of memory in bytes."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is compiled once is not compiled at each start
+    done = subprocess.Popen(
+        [python, "-W", "ignore", "-c", program, *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
+    )  # fmt: skip
+    assert done.stdout is not None
+    with done.stdout:
+        said = done.stdout.read()
+    _, status, used = os.wait4(done.pid, 0)
+    done.returncode = os.waitstatus_to_exitcode(status)
+    if done.returncode:
+        raise SystemExit(f"a process of the benchmark ended with exit code {done.returncode}: {program[:60]!r}")
+    return said, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+
+
+def least(rounds: int, *program: str) -> float:
+    """Return the least CPU time of some runs, in seconds."""
+    return round(min(run(sys.executable, *program)[1] for _ in range(rounds)), 2)
+
+
+def commands(rounds: int, folder: Path) -> dict[str, float]:
+    """Return the CPU time of commands, in seconds."""
+    drawing = ["generate", "--base", str(TINY / "base"), "--steps", "1", "--output", str(folder / "drawn")]
+    picture, model = TINY / "images" / "scene-1.png", TINY / "controls" / "canny.safetensors"
+    drawing += ["--unit", f"image={picture},preprocessor=canny,model={model}"]
+    found = {name: least(rounds, COMMAND, *words) for name, words in COMMANDS.items()}
+    found["import of torch and diffusers alone"] = least(rounds, IMPORTS)
+    found["generate, one step of the tiny world"] = least(rounds, COMMAND, *drawing)
+    return found
+
+
+def loading(rounds: int, folder: Path) -> dict[str, dict[str, float]]:
+    """Return what loading a ControlNet of SD 1.5 costs, by the kind of its file: CPU seconds, memory over its size."""
+    files = {"safetensors": folder / "full.safetensors", "pth": folder / "full.pth"}
+    run(sys.executable, WRITE, *map(str, files.values()))
+    found: dict[str, dict[str, float]] = {}
+    for kind, path in files.items():
+        runs = [json.loads(run(sys.executable, LOAD, str(path))[0]) for _ in range(rounds)]
+        size = path.stat().st_size
+        found[kind] = {
+            "MiB": round(size / MIB),
+            "seconds": round(min(each["seconds"] for each in runs), 2),
+            "memory over size": round(min(each["memory"] for each in runs) / size, 2),
+        }
+    return found
+
+
+def comfyui(rounds: int) -> float | None:
+    """Return what our folder adds to ComfyUI's start, CPU seconds; None without one."""
+    if "COMFYUI_PATH" not in os.environ:
+        return None
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+    return round(min(float(run(python, COMFYUI, str(ROOT))[0].splitlines()[-1]) for _ in range(rounds)), 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        found: dict[str, Any] = {
+            "commands": commands(args.rounds, folder),
+            "loading": loading(args.rounds, folder),
+            "comfyui": comfyui(args.rounds),
+        }
+    print(json.dumps(found, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
