@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from controlstack.units.choices import UNION_TYPES
 from controlstack.units.offer import TYPES
+from controlstack.units.webui.references import TYPE as REFERENCE
 from webui_page import A1111, FORGE, Page, shoot
 
 FOLDER = Path(__file__).parents[4] / "localizations"
@@ -20,7 +21,7 @@ both = pytest.mark.parametrize("page_host", [A1111, FORGE], indirect=True)
 TEXTS = """(group) => {
     const found = [], walk = document.createTreeWalker(group, NodeFilter.SHOW_TEXT);
     for (let node; (node = walk.nextNode());)
-        if (!node.parentElement.closest("style, script, .cnet-plan, .forge-container")) found.push(node.textContent);
+        if (!node.parentElement.closest("style, script, .cnet-plan, .cnet-unseen, .forge-container")) found.push(node.textContent);
     for (const each of group.querySelectorAll("[title], [placeholder]"))
         if (!each.closest(".forge-container")) found.push(each.title, each.placeholder || "");
     return found.map((each) => each.trim());
@@ -32,13 +33,13 @@ CUT = """(group) => Array.from(group.querySelectorAll("label, span, button, lege
 
 # What the program's names are in every language, and what gradio itself says and translates.
 NAMES = {
-    *TYPES, *UNION_TYPES.labels, "ControlNet", "Image", "Mask", "webui", "steps", "noise", "None", "none", "or",
+    *TYPES, REFERENCE, *UNION_TYPES.labels, "ControlNet", "Image", "Mask", "webui", "steps", "noise", "None", "none", "or",
     "txt2img", "img2img", "unit", "0: 1; 0.5: 0.3 ease-in; 1: 0", "1 1 1 0.5",
 }  # fmt: skip
 GRADIO = re.compile(
     r"Drop (Image|File) Here|Click to Upload|- or -|Do not do anything special|Clear|background|foreground|[\W\d_]*"
 )
-OURS = re.compile(r"ControlNet Unit \d|\W*(txt2img|img2img)|[▼◀]|\d+ units?")
+OURS = re.compile(r"ControlNet Unit \d|\W*(txt2img|img2img)|⇪ JSON|[▼◀]|\d+ units?")
 
 
 @both
