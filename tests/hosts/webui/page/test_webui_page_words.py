@@ -21,7 +21,8 @@ both = pytest.mark.parametrize("page_host", [A1111, FORGE], indirect=True)
 TEXTS = """(group) => {
     const found = [], walk = document.createTreeWalker(group, NodeFilter.SHOW_TEXT);
     for (let node; (node = walk.nextNode());)
-        if (!node.parentElement.closest("style, script, .cnet-plan, .cnet-unseen, .forge-container")) found.push(node.textContent);
+        if (!node.parentElement.closest("style, script, .cnet-plan, .cnet-unseen, .forge-container"))
+            found.push(node.textContent);
     for (const each of group.querySelectorAll("[title], [placeholder]"))
         if (!each.closest(".forge-container")) found.push(each.title, each.placeholder || "");
     return found.map((each) => each.trim());
@@ -33,8 +34,8 @@ CUT = """(group) => Array.from(group.querySelectorAll("label, span, button, lege
 
 # What the program's names are in every language, and what gradio itself says and translates.
 NAMES = {
-    *TYPES, REFERENCE, *UNION_TYPES.labels, "ControlNet", "Image", "Mask", "webui", "steps", "noise", "None", "none", "or",
-    "txt2img", "img2img", "unit", "0: 1; 0.5: 0.3 ease-in; 1: 0", "1 1 1 0.5",
+    *TYPES, REFERENCE, *UNION_TYPES.labels, "ControlNet", "Image", "Mask", "webui", "steps", "noise", "None", "none",
+    "or", "txt2img", "img2img", "unit", "0: 1; 0.5: 0.3 ease-in; 1: 0", "1 1 1 0.5",
 }  # fmt: skip
 GRADIO = re.compile(
     r"Drop (Image|File) Here|Click to Upload|- or -|Do not do anything special|Clear|background|foreground|[\W\d_]*"
