@@ -80,7 +80,7 @@ def scribble() -> Image:
     import cv2
 
     paper = np.full((tiny_world.SIDE, tiny_world.SIDE, 3), PAPER, np.uint8)
-    line = np.array(STAR, np.int32)[None]
+    line = [np.array(STAR, np.int32)]
     return np.asarray(cv2.polylines(paper, line, isClosed=False, color=(INK,) * 3, thickness=PEN), np.uint8)
 
 
