@@ -81,8 +81,8 @@ print(asyncio.run(load()))
 """
 
 
-def run(python: str, program: str, *arguments: str) -> tuple[str, float, int]:
-    """Run a program in a process of its own; what it printed, its CPU time in seconds, its peak of memory in bytes."""
+def run(python: str, program: str, *arguments: str) -> tuple[str, float]:
+    """Run a program in a process of its own; what it printed, and its CPU time in seconds."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is compiled once is not compiled at each start
     done = subprocess.Popen(
@@ -96,7 +96,7 @@ def run(python: str, program: str, *arguments: str) -> tuple[str, float, int]:
     done.returncode = os.waitstatus_to_exitcode(status)
     if done.returncode:
         raise SystemExit(f"a process of the benchmark ended with exit code {done.returncode}: {program[:60]!r}")
-    return said, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+    return said, used.ru_utime + used.ru_stime
 
 
 def least(rounds: int, *program: str) -> float:

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 ABSENT = "absent"  # of a package, as a reason
@@ -65,8 +65,8 @@ class Network:
 def missing_packages(networks: Iterable[Network]) -> str:
     """Return a sentence that names packages that are not installed, or too old; "" if all are. Nothing is imported."""
     needed = [package for network in networks for package in network.packages]
-    places = _places() if needed else ()
-    lacks = {package: lack for package in needed if (lack := _lack(package, places))}
+    changed = _site().stat().st_mtime_ns if needed and _site().is_dir() else 0
+    lacks = {package: lack for package in needed if (lack := _lack(package, changed))}
     if not lacks:
         return ""
     names = f"it needs {' and '.join(lacks)}"
@@ -109,17 +109,19 @@ def file_name(file: WeightFile) -> str:
     return Path(file.name).name
 
 
-def _places() -> tuple[tuple[str, int], ...]:
-    """Return the folders in which packages are looked for, each with its last change: what pip adds changes one."""
-    there = filter(os.path.isdir, sys.path)  # texts: lists ask some hundred times, and a `Path` each would be slow
-    return tuple((place, os.stat(place).st_mtime_ns) for place in there)  # noqa: PTH116
+@cache
+def _site() -> Path:
+    """Return the folder into which pip installs."""
+    import sysconfig  # not at the top: a list of all preprocessors would pay for it
+
+    return Path(sysconfig.get_path("purelib"))
 
 
 @lru_cache(maxsize=1024)
-def _lack(package: str, _places: tuple[tuple[str, int], ...]) -> str:
+def _lack(package: str, _changed: int) -> str:
     """Return ABSENT, or name and version of what does not fit; "" if `package` is there, in a version that it takes.
 
-    A list of all preprocessors asks for the same packages many times, so an answer holds until a place changes.
+    A list of all preprocessors asks for the same packages many times, so an answer holds until pip changes its folder.
     """
     from importlib import metadata  # not at the top: a list of all preprocessors would pay for it
 

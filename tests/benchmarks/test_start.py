@@ -14,12 +14,11 @@ def benchmark(load: Callable[[str], ModuleType]) -> ModuleType:
     return load("start")
 
 
-def test_work_and_memory_of_a_process_are_counted(benchmark: ModuleType) -> None:
+def test_the_work_of_a_process_is_counted(benchmark: ModuleType) -> None:
     idle = benchmark.run(sys.executable, "print(1)")
-    busy = benchmark.run(sys.executable, "x = b'x' * (200 << 20); print(sum(range(10**7)), len(x))")
-    assert (idle[0], busy[0]) == ("1\n", f"{sum(range(10**7))} {200 << 20}\n")
+    busy = benchmark.run(sys.executable, "print(sum(range(10**7)))")
+    assert (idle[0], busy[0]) == ("1\n", f"{sum(range(10**7))}\n")
     assert busy[1] > idle[1] > 0
-    assert busy[2] - idle[2] > 100 << 20
 
 
 def test_a_process_that_fails_ends_the_benchmark(benchmark: ModuleType) -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from controlstack.core.errors import DamagedModelError, MissingDependencyError, PreprocessorError
 from controlstack.preprocessors import Preprocessor, find
+from controlstack.preprocessors.networks import network as network_module
 from controlstack.preprocessors.networks.network import Network, get_packages, missing_packages
 from controlstack.preprocessors.networks.pool import PlainManager, Pool
 from controlstack.preprocessors.networks.store import Store
@@ -274,9 +275,10 @@ def test_packages_that_are_missing_or_old_are_named(tmp_path: Path) -> None:
 
 
 def test_a_package_that_is_added_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answers are kept, for lists of all preprocessors ask often, until a place of packages changes."""
+    """The answers are kept, for lists of all preprocessors ask often, until pip's folder changes."""
     networks = [Network(id="x", files=(), load=lambda: None, packages=("just_added",))]
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(network_module, "_site", lambda: tmp_path)
     assert "it needs just_added" in missing_packages(networks)
     asked = []
     with monkeypatch.context() as patched:
