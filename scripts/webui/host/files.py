@@ -35,8 +35,8 @@ class ModelFiles:
 
     @property
     def names(self) -> list[str]:
-        """Return the `stem [hash8]` of every model, sorted."""
-        return list(self._files)
+        """Return the `stem [hash8]` of every model, sorted; one that was removed since is left out."""
+        return [name for name, path in self._files.items() if path.is_file()]
 
     def find(self, name: str) -> tuple[str, Path]:
         """Return (full name, path) by full name, by stem in any case, or by the shortest name that holds the text.

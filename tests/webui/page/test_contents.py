@@ -56,6 +56,11 @@ def test_what_a_hint_shows_goes_by_names(files: ModelFiles) -> None:
     assert offered("Depth", files) == ["depth lora", "old depth"], "loading says what is wrong with them"
 
 
+def test_a_file_that_was_removed_since_the_listing_is_left_out(files: ModelFiles, tmp_path: Path) -> None:
+    (tmp_path / "depth lora.safetensors").unlink()
+    assert offered("Canny", files) == ["canny"] and offered("Depth", files) == ["old depth"]
+
+
 def test_models_for_another_base_are_left_out_and_unknown_ones_kept(files: ModelFiles) -> None:
     other = Base(context=2048, label=2816, blocks=WIDTHS)
     assert offered("Canny", files, SD1) == ["canny"] and offered("Canny", files, other) == []
