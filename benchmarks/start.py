@@ -1,10 +1,10 @@
-"""What it costs to start: commands, a control model from its file to its first step, and our folder in ComfyUI.
+"""What it costs to start: commands, to load a control model, and our folder in ComfyUI.
 
     python benchmarks/start.py [--rounds N] [--json FILE]
     COMFYUI_PATH=... COMFYUI_PYTHON=... python benchmarks/start.py   # what our folder adds to ComfyUI's start, too
 
-CPU time and the peak of memory are what the operating system counts of a process of its own, so other work on the
-machine changes little; of several rounds the least counts.
+CPU time is what the operating system counts of a process of its own, so other work on the machine changes little; of
+several rounds the least counts. Memory is how far the peak of such a process rises while it loads.
 """
 
 from __future__ import annotations

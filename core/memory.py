@@ -36,17 +36,20 @@ class Memory:
         if key in self._entries:
             self.drop(key)
         self._entries[key] = _Entry(tensors, of)
-        self.bytes += _bytes(tensors)
+        self.bytes += bytes_of(tensors)
 
     def drop(self, key: Hashable) -> None:
         """Forget what is under a key."""
-        self.bytes -= _bytes(self._entries.pop(key).tensors)
+        self.bytes -= bytes_of(self._entries.pop(key).tensors)
 
-    def trim(self, spared: Callable[[Hashable], bool]) -> bool:
-        """Drop the oldest while there is too much, up to the first key that is spared; return whether it was enough."""
-        while self.bytes > self._limit and not spared(oldest := next(iter(self._entries))):
+    def trim(self, spared: Callable[[Hashable], bool], room: int = 0) -> bool:
+        """Drop the oldest while there is too much, up to the first key that is spared; return whether it was enough.
+
+        room: bytes that are to be free then.
+        """
+        while self._entries and self.bytes + room > self._limit and not spared(oldest := next(iter(self._entries))):
             self.drop(oldest)
-        return self.bytes <= self._limit
+        return self.bytes + room <= self._limit
 
     def clear(self) -> None:
         """Forget everything."""
@@ -54,5 +57,6 @@ class Memory:
         self.bytes = 0
 
 
-def _bytes(tensors: Tensors) -> int:
+def bytes_of(tensors: Tensors) -> int:
+    """Return how many bytes some tensors take."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

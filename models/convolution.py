@@ -22,25 +22,30 @@ class FewPixels(nn.Conv2d):
     """A convolution that takes the faster of two ways, by its number of weights and of pixels."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 (torch's name)
-        ordered = input.device.type != "cpu" or _compiling()  # the compiler orders weights once
-        if ordered or weight.numel() < HEAVY or self.groups > 1 or self.padding_mode != "zeros":
-            return super()._conv_forward(input, weight, bias)
-        size = tuple(map(self._length, input.shape[-2:], range(2)))
-        if len(input) * size[0] * size[1] > FEW:
+        size = self._size(input) if self._heavy(input, weight) else None
+        if size is None or len(input) * size[0] * size[1] > FEW:
             return super()._conv_forward(input, weight, bias)
         patches = F.unfold(input, self.kernel_size, self.dilation, cast("tuple[int, int]", self.padding), self.stride)
         matrix = weight.flatten(1)  # [out, in * kernel]; a patch is [in * kernel, pixels]
         rows = [matrix @ each if bias is None else torch.addmm(bias[:, None], matrix, each) for each in patches]
         return torch.stack(rows).reshape(len(rows), -1, *size)
 
+    def _heavy(self, x: Tensor, weight: Tensor) -> bool:
+        """Return whether a product of matrices is faster for few pixels; the compiler orders weights once."""
+        heavy = x.device.type == "cpu" and weight.numel() >= HEAVY
+        return heavy and self.groups == 1 and self.padding_mode == "zeros" and not _compiling()
+
+    def _size(self, x: Tensor) -> tuple[int, int]:
+        """Return height and width of what comes out."""
+        return self._length(x.shape[-2], 0), self._length(x.shape[-1], 1)
+
     def _length(self, length: int, axis: int) -> int:
-        """Return the length of an axis of what comes out."""
         padding, reach = cast(int, self.padding[axis]), self.dilation[axis] * (self.kernel_size[axis] - 1)
         return (length + 2 * padding - reach - 1) // self.stride[axis] + 1
 
 
 def _compiling() -> bool:
-    """Whether PyTorch's compiler is at work; versions before 2.3, which WebUIs still bring, cannot say."""
+    """Return whether PyTorch's compiler is at work; versions before 2.3, which WebUIs still bring, cannot say."""
     ask: Any = getattr(torch.compiler, "is_compiling", None)
     return ask is not None and ask()
 

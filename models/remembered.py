@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..core.memory import Memory
+from ..core.memory import Memory, bytes_of
 
 LIMIT = 512 << 20  # bytes; 30 steps of SDXL's at 1024 px in fp16 are 315 MB
 DIGEST = 16  # bytes that tell hints apart
@@ -39,9 +39,8 @@ class Remembered:
 
     def put(self, hint: Hashable, rest: Hashable, answer: Tensor) -> None:
         """Keep an answer, if there is room beside the others of its hint."""
-        self._memory.put((hint, rest), (answer.to(self._device, copy=True),))
-        if not self._memory.trim(lambda key: cast("tuple[Hashable, Hashable]", key)[0] == hint):
-            self._memory.drop((hint, rest))
+        if self._memory.trim(lambda key: cast("tuple[Hashable, Hashable]", key)[0] == hint, room=bytes_of((answer,))):
+            self._memory.put((hint, rest), (answer.to(self._device, copy=True),))
 
 
 def digests(hints: Tensor) -> Tensor:

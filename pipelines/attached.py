@@ -27,14 +27,14 @@ from ..core.network.attach import (
 )
 from ..core.network.base import Base, check_fits
 from ..core.network.effects import Effects
-from ..core.network.points import MIDDLE, Block, Part, Point
+from ..core.network.points import MIDDLE, PROMPT, Block, Part, Point
 from ..core.network.rows import take_rows
 from ..core.schedule import Progress, progress_at
 from ..core.stack import ControlStack
 from ..core.step import Step
 from ..core.unit import ControlUnit
 from ..models.naming import to_ldm
-from .compiled import Compiled, write_out_whole
+from .compiled import Compiled, run_whole_as_written
 
 LAYERS_KEY, WIDTHS_KEY = "layers_per_block", "block_out_channels"
 
@@ -132,10 +132,10 @@ class Injection:
     def __enter__(self) -> Injection:
         with ExitStack() as undo:  # where it fails half way
             undo.callback(self._patches.eject)
-            points = {point for unit in self._stack.units for point in unit.model.points}
-            write_out_whole(self._patches, self._pipeline, points)
+            if not all(has_argument(point) for unit in self._stack.units for point in unit.model.points):
+                run_whole_as_written(self._patches, self._pipeline)
             unet = self._pipeline.unet
-            self._compiled.write_out(self._patches, unet)  # it gets hooks itself
+            self._compiled.run_as_written(self._patches, unet)  # it gets hooks itself
             if any(unit.model.delta is not None for unit in self._stack.units):
                 change_weights(self._patches, self._stack.units, to_ldm(dict(unet.named_parameters())))
             self._patches.hook(unet.register_forward_pre_hook(self._before, with_kwargs=True))
@@ -166,7 +166,7 @@ class Injection:
         """Return where a point is that gets a hook in this evaluation."""
         site = self._sites(point)
         for module in (site.module, site.seen):
-            self._compiled.write_out(self._attached, module)
+            self._compiled.run_as_written(self._attached, module)
         return site
 
     def _after(self, *_: object) -> None:
@@ -232,6 +232,11 @@ def shared_out(effects: Effects) -> tuple[Effects, Effects]:
     middle = MIDDLE in effects.shifts
     by_hooks = Effects(input=effects.input, middle=effects.middle if middle else (), shifts=effects.shifts)
     return by_hooks, replace(effects, input=(), middle=() if middle else effects.middle, shifts={})
+
+
+def has_argument(point: Point) -> bool:
+    """Return whether diffusers' U-Net takes what is added at a point as an argument of its own."""
+    return point.part is Part.SKIP or point in (MIDDLE, PROMPT)
 
 
 def arguments(unet: Any, effects: Effects, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -7,13 +7,11 @@ parts as well.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from torch import nn
 
 from ..core.network.attach import Patches
-from ..core.network.points import MIDDLE, PROMPT, Part, Point
 
 CALL = "_compiled_call_impl"  # where `nn.Module.compile` puts what is called in place of the module's own code
 WRITTEN = "_orig_mod"  # of what `torch.compile` makes of a module
@@ -29,18 +27,14 @@ class Compiled:
                 for inner in part.modules():
                     self._around.setdefault(inner, []).append(part)
 
-    def write_out(self, patches: Patches, module: nn.Module | None) -> None:
-        """Let the compiled parts around a module run as they are written until the patches end."""
+    def run_as_written(self, patches: Patches, module: nn.Module | None) -> None:
+        """Run the compiled parts around a module as they are written, until the patches end."""
         for part in self._around.get(module, ()) if module is not None else ():
             patches.replace(part, CALL, None)
 
 
-def write_out_whole(patches: Patches, pipeline: Any, points: Collection[Point]) -> None:
-    """Give a pipeline the U-Net itself in place of what `torch.compile(unet)` made, where units act by hooks in it."""
+def run_whole_as_written(patches: Patches, pipeline: Any) -> None:
+    """Give a pipeline the U-Net itself in place of what `torch.compile(unet)` made of it, until the patches end."""
     written = getattr(pipeline.unet, WRITTEN, None)
-    if written is not None and any(not _by_argument(point) for point in points):
+    if written is not None:
         patches.replace(pipeline, "unet", written)
-
-
-def _by_argument(point: Point) -> bool:
-    return point.part is Part.SKIP or point in (MIDDLE, PROMPT)

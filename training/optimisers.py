@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..core.errors import MissingDependencyError
 
+Groups = list[dict[str, Any]]  # of parameters, each with its learning rate
+
 DECAY = 1e-2  # of the weights
 FP32, EIGHT_BITS = 4, 1  # bytes of a number
 
 
-def make_optimiser(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def make_optimiser(name: str, groups: Groups) -> torch.optim.Optimizer:
     """Return the optimiser of a name among choices.OPTIMISERS for groups of parameters with their learning rates."""
-    if name == "sgd":
-        return torch.optim.SGD(groups)
-    if name == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=DECAY)
-    if name == "adafactor":
-        return _adafactor(groups)
-    try:
-        eight_bit: Any = import_module("bitsandbytes.optim")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"--optimiser {name} needs the package 'bitsandbytes': pip install bitsandbytes"
-        ) from error
-    return eight_bit.AdamW8bit(groups, weight_decay=DECAY)
+    return _MAKERS[name].make(groups)
 
 
-def _adafactor(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def _adafactor(groups: Groups) -> torch.optim.Optimizer:
     """Return Adafactor (Shazeer and Stern 2018), whose steps are in proportion to the size of the weights."""
     made: Any = getattr(torch.optim, "Adafactor", None)
     if made is None:
@@ -42,10 +33,21 @@ def _adafactor(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
 
 def bytes_kept(name: str, parameters: Iterable[Tensor]) -> int:
     """Return the bytes that the optimiser keeps of these parameters between steps."""
-    if name == "adafactor":
-        return sum(_factors(each.shape) for each in parameters) * FP32
-    moments = {"adamw": 2 * FP32, "adamw-8bit": 2 * EIGHT_BITS, "sgd": 0}[name]
-    return sum(each.numel() for each in parameters) * moments
+    return sum(_MAKERS[name].kept(each.shape) for each in parameters)
+
+
+def _adamw(groups: Groups) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, weight_decay=DECAY)
+
+
+def _adamw_8bit(groups: Groups) -> torch.optim.Optimizer:
+    try:
+        eight_bit: Any = import_module("bitsandbytes.optim")
+    except ImportError as error:
+        raise MissingDependencyError(
+            "--optimiser adamw-8bit needs the package 'bitsandbytes': pip install bitsandbytes"
+        ) from error
+    return eight_bit.AdamW8bit(groups, weight_decay=DECAY)
 
 
 def _factors(shape: torch.Size) -> int:
@@ -53,3 +55,16 @@ def _factors(shape: torch.Size) -> int:
     if len(shape) < 2:
         return shape.numel()
     return shape.numel() // shape[-1] + shape.numel() // shape[-2]
+
+
+class _Maker(NamedTuple):
+    make: Callable[[Groups], torch.optim.Optimizer]
+    kept: Callable[[torch.Size], int]  # the shape of a parameter -> bytes
+
+
+_MAKERS = MappingProxyType({
+    "adamw": _Maker(_adamw, lambda shape: 2 * FP32 * shape.numel()),
+    "adamw-8bit": _Maker(_adamw_8bit, lambda shape: 2 * EIGHT_BITS * shape.numel()),
+    "adafactor": _Maker(_adafactor, lambda shape: FP32 * _factors(shape)),
+    "sgd": _Maker(torch.optim.SGD, lambda _shape: 0),
+})  # fmt: skip

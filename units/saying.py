@@ -35,7 +35,7 @@ def _without_force(unit: ControlUnit, say: Say) -> str:
     if not unit.weight:
         return say("its weight is 0: raise it")
     if unit.mask is not None and not unit.mask.any():
-        return say("its effect mask is black everywhere, and white is where it acts")
+        return say("its effect mask is black everywhere: paint white where it is to act")
     if unit.block_weights is not None and not any(unit.block_weights):
         return say("its block weights are all 0: raise one")
     return ""
@@ -46,5 +46,9 @@ def _out_of_range(schedule: Schedule, say: Say) -> str:
     if frames and not any(frame.weight for frame in frames):
         return say("its curve is 0 everywhere: raise a point")
     if frames:
-        return say("no step lies in its range, {start} to {end}, or its curve is 0 there", start=start, end=end)
+        return say(
+            "no step lies in its range, {start} to {end}, or its curve is 0 there: widen the one or raise the other",
+            start=start,
+            end=end,
+        )
     return say("no step lies in its range, {start} to {end}: widen it", start=start, end=end)

@@ -28,12 +28,12 @@ from ...units.hint import visible
 from ...units.offer import offers
 from ...units.record import PICTURES
 from ...units.request import FIELDS
+from ..asked import PICTURES as REQUEST_PICTURES
 from ..studio.running import Progress, Stop, Studio, plain_firings
 from ..studio.said import make_job
 from .card_events import hint_of
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "draw"}
-REQUEST_PICTURES = ("image", "mask")
 
 
 def add_endpoints(studio: Studio) -> None:
@@ -122,9 +122,8 @@ def _unit(said: Any) -> dict[str, Any]:
 
 
 def decode(text: object, name: str) -> NDArray[np.uint8]:
-    """Return the pixels [H, W, 3] of a picture in base64, with or without the head of a data address."""
-    data = bytes_of(text, name)
-    return np.ascontiguousarray(decode_image(data, name))
+    """Return the pixels [H, W, 3] of a picture in base64, in any of its usual spellings."""
+    return np.ascontiguousarray(decode_image(bytes_of(text, name), name))
 
 
 def encode(pixels: NDArray[np.uint8]) -> str:

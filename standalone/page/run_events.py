@@ -18,7 +18,7 @@ from ..studio.running import Drawn, Progress, Stop, Stopped, Studio
 from ..studio.said import Job, UnitProblemError, make_job
 from . import results
 from .cards import Card, read_card
-from .words import english, language_of, speaker
+from .words import language_of, speaker
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "draw", "api_visibility": "private"}
 
@@ -79,7 +79,7 @@ class Outputs:
     report: Any
     files: Any
     last: Any  # the state that keeps the paths of the last pictures
-    say: Say = english
+    say: Say = str.format
     wrong: Any  # the state that keeps the number of the card that something is wrong with, and the sentence
 
     @property

@@ -23,15 +23,10 @@ def t(text: str) -> Any:
     return gr.I18n()(text)
 
 
-def english(sentence: str, **values: object) -> str:
-    """Return a sentence of ours as it is, with its values in their places."""
-    return sentence.format(**values)
-
-
 def speaker(language: str) -> Say:
     """Return what says sentences in a language, `de` or `zh`; any other is English, as is what has no translation."""
     if language not in LANGUAGES.values():
-        return english
+        return str.format
     words = _words_of(language)
 
     def say(sentence: str, **values: object) -> str:

@@ -20,6 +20,7 @@ from ...models.registry import identify, made_for, offered
 from ...pipelines import tiny_world
 from ...pipelines.bases import context_width
 from ...units.convention import Convention, convention_of, said_by
+from ...units.offer import REFERENCE
 
 UNKNOWN = "checked when it is loaded"  # instead of a family: old formats would have to be read whole
 
@@ -143,7 +144,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _reference(name: str) -> Known:
-    return Known(name, Path(name), "Reference", "", (FIDELITY,), reference=True)
+    return Known(name, Path(name), REFERENCE, "", (FIDELITY,), reference=True)
 
 
 def _known(name: str, path: Path) -> Known:

@@ -14,7 +14,7 @@ from ...core.schedule import RangeBasis, fires_on, progress_at
 from ...preprocessors import Parameter, find, offered
 from ...preprocessors.networks.network import file_name
 from ...preprocessors.networks.store import Store
-from ...units.offer import ALL, models_of_type, of_type, offer_of, types
+from ...units.offer import ALL, REFERENCE, models_of_type, of_type, offer_of, types
 from ...units.request import AUTO, FIELDS, NONE, Field, UnitRequest
 from ...units.saying import Say
 from .library import Library
@@ -22,7 +22,6 @@ from .library import Library
 OWN_WIDGETS = ("image", "preprocessor", "parameters", "model", "start", "end", "effect_mask", "inpaint_mask")
 IN_SIGHT = ("weight", "mode", "resize")  # fields that every card shows; further ones are one click away
 HEADING = "enabled"
-REFERENCE = "Reference"  # the control type of models without a file, to which no preprocessor belongs
 SHOWN_WEIGHT = 2.0  # the end of sliders of weights; a text and a client may say more
 
 

@@ -15,8 +15,7 @@ from ...preprocessors import REGISTRY, Preprocessor, find
 from .. import offer
 from ..request import NONE, UnitRequest
 
-TYPE = "Reference"  # the control type
-TYPES = (*offer.TYPES, TYPE)
+TYPES = (*offer.TYPES, offer.REFERENCE)
 
 
 def is_reference(preprocessor: Preprocessor) -> bool:
@@ -36,14 +35,14 @@ def types() -> tuple[str, ...]:
 
 def of_type(control_type: str) -> tuple[Preprocessor, ...]:
     """Return what a control type offers as preprocessors: those of units, or references."""
-    if control_type == TYPE:
+    if control_type == offer.REFERENCE:
         return tuple(find(name) for name in REFERENCES)
     return modules() if control_type == offer.ALL else offer.of_type(control_type)
 
 
 def default_preprocessor(control_type: str) -> Preprocessor:
     """Return what a control type starts with."""
-    return find(REFERENCES[0]) if control_type == TYPE else offer.default_preprocessor(control_type)
+    return find(REFERENCES[0]) if control_type == offer.REFERENCE else offer.default_preprocessor(control_type)
 
 
 def as_model(request: UnitRequest) -> UnitRequest:

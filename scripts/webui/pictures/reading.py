@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 EMPTY, FULL = 5, 250  # a mask below or above these everywhere is no drawing (sd-webui-controlnet)
 
 
+def count_pictures(image: object, mask: object = None) -> int:
+    """Return how many pictures a unit has, without reading them."""
+    return 0 if is_empty(image) else len(_pairs(image, mask))
+
+
 def rgba_pictures(image: object, mask: object = None) -> list[Image] | None:
     """Return the pictures of a unit, each uint8 [H, W, 4] of its own size; None where there is none.
 

@@ -25,7 +25,7 @@ from ....units.webui.references import is_reference
 from ..host.unet.unets import base_of
 from ..pictures.embeddings import read_embeddings
 from ..pictures.inputs import Input, choose, seed_of
-from ..pictures.reading import read_mask, rgba_pictures
+from ..pictures.reading import count_pictures, read_mask, rgba_pictures
 from . import preprocessing
 from .saying import about_unit, warn
 
@@ -142,9 +142,9 @@ def _takes_several(services: Services, unit: UnitArgs) -> bool:
 
 def _parts(unit: UnitArgs) -> list[UnitArgs]:
     """Return a unit with several pictures as one for each picture; with one or none, as it is."""
-    pictures = rgba_pictures(unit.image, unit.mask) or []
-    if len(pictures) < 2:
+    if count_pictures(unit.image, unit.mask) < 2:
         return [unit]
+    pictures = rgba_pictures(unit.image, unit.mask) or []
     images = ({"image": each[..., :3], "mask": each[..., 3]} for each in pictures)
     return [replace(unit, image=image, mask=None, input_mode=InputMode.SIMPLE) for image in images]
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from controlstack.units.choices import UNION_TYPES
-from controlstack.units.offer import TYPES
-from controlstack.units.webui.references import TYPE as REFERENCE
+from controlstack.units.offer import REFERENCE, TYPES
 from webui_page import A1111, FORGE, Page, shoot
 
 FOLDER = Path(__file__).parents[4] / "localizations"
