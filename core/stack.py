@@ -22,7 +22,7 @@ from .control import ControlModel
 from .errors import HintError, UnitError
 from .firing import Firing
 from .host import Host, PlainHost
-from .kept import Kept, hint_key, hints_of, pictures_of
+from .memory.kept import Kept, hint_key, hints_of, pictures_of
 from .network.effects import Accumulator, Effects, Shift, Watch, add_rows
 from .network.points import PROMPT, Point
 from .network.rows import Twins, take_rows

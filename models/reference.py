@@ -25,7 +25,7 @@ from ..core.network.base import Base
 from ..core.network.effects import Effect, Shift, Watch
 from ..core.network.points import MIDDLE, Block, Part, Point, stream
 from ..core.step import Step
-from .reference_kinds import FIDELITY, REFERENCES
+from .kinds.references import FIDELITY, REFERENCES
 
 KINDS = REFERENCES
 ONLY, ADAIN, BOTH = KINDS

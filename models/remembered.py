@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..core.memory import Memory, bytes_of
+from ..core.memory.bounded import Memory, bytes_of
 
 LIMIT = 512 << 20  # bytes; 30 steps of SDXL's at 1024 px in fp16 are 315 MB
 DIGEST = 16  # bytes that tell hints apart

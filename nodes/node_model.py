@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..models.reference_kinds import REFERENCES
+from ..models.kinds.references import REFERENCES
 from .graph import shown_node
 from .host.files import files, path_of
 from .host.loading import load

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..models.reference_kinds import REFERENCES
+from ..models.kinds.references import REFERENCES
 from .host.loading import load
 from .schema import schema
 

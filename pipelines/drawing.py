@@ -21,7 +21,7 @@ from .attached import Injection, check_units
 from .bases import Base
 from .clip.encoding import encode
 from .folders import INPAINTING
-from .loras import applied
+from .loras.applied import applied
 from .quiet import quiet
 from .request import WHITE, Request
 from .schedulers import make_scheduler

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..core.errors import HostError
 from ..core.network.base import LATENT
 from ..preprocessors import MAX_PIXELS
-from .lora_file import Lora
+from .loras.file import Lora
 from .schedulers import scheduler_name
 
 Image = NDArray[np.uint8]

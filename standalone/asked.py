@@ -27,7 +27,7 @@ UNIT_PICTURES = ("image", "effect_mask", "inpaint_mask")  # and of a unit
 def make_request(args: argparse.Namespace, units: Sequence[UnitRequest]) -> Request:
     """Return the request of a command line; what was not said follows from the base and the picture."""
     from ..pipelines.bases import native_side
-    from ..pipelines.lora_file import read_lora
+    from ..pipelines.loras.file import read_lora
     from ..pipelines.request import Request
     from ..preprocessors.images import read_image, read_mask
 

@@ -23,8 +23,8 @@ from ..core.errors import HostError
 from ..core.firing import Firing
 from ..core.stack import ControlStack
 from ..core.unit import ControlUnit
+from ..models.kinds.references import REFERENCES
 from ..models.reference import ReferenceModel
-from ..models.reference_kinds import REFERENCES
 from ..models.registry import inspect as inspect_file
 from ..models.registry import load_control_model as load_model_file
 from ..pipelines.attached import Injection, check_units
@@ -32,7 +32,7 @@ from ..pipelines.bases import DTYPES, Base, Offload, UnetState
 from ..pipelines.bases import load_base as load_base_file
 from ..pipelines.drawing import Result
 from ..pipelines.drawing import generate as draw
-from ..pipelines.lora_file import Lora, read_lora
+from ..pipelines.loras.file import Lora, read_lora
 from ..pipelines.request import Request
 from ..preprocessors import Output, find
 from ..preprocessors.images import convert_image, read_image, read_mask

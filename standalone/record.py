@@ -24,7 +24,7 @@ from ..core.files import parse_json
 from ..core.firing import Firing
 from ..core.unit import ControlUnit
 from ..pipelines.drawing import Result
-from ..pipelines.lora_file import Lora
+from ..pipelines.loras.file import Lora
 from ..pipelines.request import Request
 from ..preprocessors.images import read_image, read_mask, write_image
 from ..units.record import from_record, pixels_of, plain_pixels, to_record

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UnitError
-from ..models.reference_kinds import REFERENCES
+from ..models.kinds.references import REFERENCES
 from ..preprocessors import find
 from ..units.offer import preprocessor_of
 from ..units.request import AUTO, FIELDS, NONE, UnitRequest, read_request

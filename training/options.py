@@ -89,7 +89,7 @@ def _steps_of(args: argparse.Namespace) -> int:
 def kind_of(text: str) -> Kind:
     """Return `KIND=SOURCE` read: SOURCE is `column:NAME`, or a preprocessor with its parameters in brackets."""
     from ..core.errors import HintError
-    from ..models.union_kinds import OPTION, offers
+    from ..models.kinds.unions import OPTION, offers
     from .data.hints import HintSource, Kind
 
     word, equals, source = text.partition("=")

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar, cast
 from ..core.errors import UnitError
 from ..core.modes import ControlMode, ResizeMode
 from ..core.schedule import RangeBasis
-from ..models.union_kinds import AUTOMATIC, KINDS
+from ..models.kinds.unions import AUTOMATIC, KINDS
 from .text import shown
 
 Choice = TypeVar("Choice", bound=Enum)

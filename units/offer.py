@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import UnitError
 from ..core.options import Option, Value
-from ..models.union_kinds import offers as union_offers
+from ..models.kinds.unions import offers as union_offers
 from ..preprocessors import Parameter, Preprocessor, find, offered
 from ..preprocessors.networks.network import licences, missing_packages
 from .request import AUTO, NONE, UnitRequest

@@ -27,8 +27,8 @@ from ...core.network.points import Point
 from ...core.options import Option
 from ...core.step import Step
 from ..family import Shapes
+from ..kinds.unions import AUTOMATIC, KINDS, OPTION, offers
 from ..layers import Kit, timestep_embedding
-from ..union_kinds import AUTOMATIC, KINDS, OPTION, offers
 from .controlnet import (
     TASKS,
     ControlNet,

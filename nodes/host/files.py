@@ -7,7 +7,7 @@ from pathlib import Path
 import folder_paths
 
 from ...core.errors import HostError
-from ...models.reference_kinds import REFERENCES
+from ...models.kinds.references import REFERENCES
 
 ADAPTERS = "ipadapter"  # which ComfyUI_IPAdapter_plus adds as well, and the host itself does not know
 FOLDERS = ("controlnet", "t2i_adapter", ADAPTERS)  # of the host; the second only where a user added it

@@ -22,9 +22,9 @@ from torch import Tensor
 from ...core.errors import HostError, UnsupportedModelError
 from ...models.convolution import for_few_pixels
 from ...models.files.loading import Header, open_model
+from ...models.kinds.references import REFERENCES
 from ...models.layers import Kit
 from ...models.reference import ReferenceModel
-from ...models.reference_kinds import REFERENCES
 from ...models.registry import load_open
 from ...units.convention import said_by
 from .control import LoadedControl

@@ -8,7 +8,7 @@ from typing import Any
 from ...core.control import ControlModel
 from ...core.errors import UnitError
 from ...core.options import PLUS, Option
-from ...models.union_kinds import AUTOMATIC, KINDS, OPTION
+from ...models.kinds.unions import AUTOMATIC, KINDS, OPTION
 
 ARGUMENT = "control_type"  # the numbers of kinds, none for automatic; not there where nobody said anything
 

@@ -15,7 +15,7 @@ from ...core.network.base import Base
 from ...core.options import Option
 from ...models.files.finding import PICKLES, SAFETENSORS
 from ...models.files.loading import read_header
-from ...models.reference_kinds import FIDELITY, REFERENCES
+from ...models.kinds.references import FIDELITY, REFERENCES
 from ...models.registry import identify, made_for, offered
 from ...pipelines import tiny_world
 from ...pipelines.bases import context_width

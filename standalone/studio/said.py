@@ -15,7 +15,7 @@ import numpy as np
 
 from ...core.errors import ControlError, HostError, UnitError
 from ...core.options import Option
-from ...pipelines.lora_file import Lora, read_lora
+from ...pipelines.loras.file import Lora, read_lora
 from ...pipelines.request import Request
 from ...pipelines.schedulers import scheduler_name
 from ...units.record import PICTURES

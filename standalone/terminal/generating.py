@@ -83,8 +83,8 @@ def with_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> tuple[
     FileError for the first path that leads nowhere, before anything that takes seconds is imported.
     """
     from ...core.errors import FileError, HostError
-    from ...models.reference_kinds import REFERENCES
-    from ...pipelines.lora_file import Lora, read_lora
+    from ...models.kinds.references import REFERENCES
+    from ...pipelines.loras.file import Lora, read_lora
     from ..hub.places import located
     from ..media.sources import is_pattern
 

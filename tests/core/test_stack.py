@@ -230,7 +230,7 @@ def test_many_windows_are_kept_within_a_bound_and_one_picture_whole(
     places = [Window(canvas=(16, 16), top=top, left=left) for top in range(0, 9, 2) for left in range(0, 9, 2)]
     units = [ControlUnit(model=make_model(seed), hint=hint, mask=mask) for seed in range(2)]
     unbounded = ControlStack(units)
-    monkeypatch.setattr("controlstack.core.kept.HINTS_KEPT", 300_000)
+    monkeypatch.setattr("controlstack.core.memory.kept.HINTS_KEPT", 300_000)
     bounded = ControlStack(units)
     for index in range(2):
         for place in places:
@@ -243,7 +243,7 @@ def test_many_windows_are_kept_within_a_bound_and_one_picture_whole(
 def test_what_one_evaluation_uses_stays_however_large(
     model: ControlNetModel, calls: Calls, make_step: MakeStep, hint: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controlstack.core.kept.HINTS_KEPT", 1)
+    monkeypatch.setattr("controlstack.core.memory.kept.HINTS_KEPT", 1)
     stack = ControlStack([ControlUnit(model=model, hint=hint)])
     for index in range(3):
         stack(make_step(index))

@@ -12,8 +12,8 @@ from controlstack.core.errors import ControlError, HostError, IncompatibleModelE
 from controlstack.models.naming import to_ldm
 from controlstack.pipelines.bases import Base
 from controlstack.pipelines.drawing import generate
-from controlstack.pipelines.lora_file import Lora, read_lora
-from controlstack.pipelines.loras import applied
+from controlstack.pipelines.loras.applied import applied
+from controlstack.pipelines.loras.file import Lora, read_lora
 from controlstack.pipelines.request import Request
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from controlstack.core.errors import HintError, ScheduleError, UnsupportedModelError
 from controlstack.core.network.points import Block
+from controlstack.models.kinds.unions import OPTION
 from controlstack.models.registry import load_control_model
-from controlstack.models.union_kinds import OPTION
 from controlstack.preprocessors import find
 from controlstack.training.data.hints import HintSource, Kind
 from controlstack.training.loop import loss_of, train

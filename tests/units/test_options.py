@@ -14,8 +14,8 @@ from controlstack.core.errors import HintError, UnitError
 from controlstack.core.options import Option
 from controlstack.models.families.controlnet import Block, ControlNetConfig
 from controlstack.models.families.union import UnionModel, UnionNet
+from controlstack.models.kinds.unions import OPTION
 from controlstack.models.layers import Kit
-from controlstack.models.union_kinds import OPTION
 from controlstack.preprocessors import offered
 from controlstack.preprocessors.images import write_image
 from controlstack.units.hint import beside_each_other

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ...core.control import ControlModel
 from ...core.unit import ControlUnit
+from ...models.kinds.unions import OPTION
 from ...models.registry import load_control_model
-from ...models.union_kinds import OPTION
 from ...preprocessors import find
 from .evaluate import Trial
 

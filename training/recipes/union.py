@@ -21,9 +21,9 @@ from ...models.families.controlnet import FAMILY as CONTROLNET
 from ...models.families.controlnet import ControlNet
 from ...models.families.union import FAMILY, UnionModel, UnionNet
 from ...models.files.loading import read_header
+from ...models.kinds.unions import KINDS, OPTION
 from ...models.layers import STANDARD, ResBlock, TransformerBlock
 from ...models.registry import identify
-from ...models.union_kinds import KINDS, OPTION
 from ..settings import Settings
 from .controlnet import ControlNetRecipe
 from .copies import copy_of_encoder

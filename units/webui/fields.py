@@ -17,7 +17,7 @@ from ...core.resize import ResizeMode
 from ...core.reuse.said import OFF, Reuse
 from ...core.schedule import Keyframe, RangeBasis, Schedule
 from ...core.unit import ControlMode
-from ...models.union_kinds import OPTION as UNION_OPTION
+from ...models.kinds.unions import OPTION as UNION_OPTION
 from ...preprocessors import find
 from .. import text
 from ..blocks import BlockWeights

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ...core.options import Value
 from ...core.unit import ControlMode
-from ...models.reference_kinds import FIDELITY, REFERENCES
+from ...models.kinds.references import FIDELITY, REFERENCES
 from ...preprocessors import REGISTRY, Preprocessor, find
 from .. import offer
 from ..request import NONE, UnitRequest

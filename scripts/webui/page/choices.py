@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....core.counting import counted
 from ....core.schedule import RangeBasis, fires_on, progress_at
-from ....models.union_kinds import OPTION as UNION_OPTION
+from ....models.kinds.unions import OPTION as UNION_OPTION
 from ....preprocessors.networks.network import file_name
 from ....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES, Choices
 from ....units.offer import ALL, default_model, offer_of

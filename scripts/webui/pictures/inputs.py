@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ....core.errors import HintError, UnitError
 from ....core.network.base import LATENT
 from ....core.resize import ResizeMode
-from ....models.reference_kinds import REFERENCES
+from ....models.kinds.references import REFERENCES
 from ....preprocessors.images import eight_bit
 from ....units.webui.fields import UnitArgs
 from .reading import input_of, read_picture, rgba_pictures

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ....core.kept import to_encode
+from ....core.memory.kept import to_encode
 from ....core.network.effects import Effects
 from ....core.resize import fit
 from ....core.step import Step, Window

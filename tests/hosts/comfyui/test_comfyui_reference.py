@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from comfyui_host import Host, Link, RunError, output
 from comfyui_scene import SIZE, STEPS, Scene, difference
-from controlstack.models.reference_kinds import REFERENCES
+from controlstack.models.kinds.references import REFERENCES
 from torch import Tensor
 
 TOLERANCE = 1e-5  # of the latents' range

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from controlstack.models.reference_kinds import REFERENCES
+from controlstack.models.kinds.references import REFERENCES
 from webui_effects import A1111, HIRES, check, draw, same, started
 from webui_host import Drawing, Host, RequestError, decode, encode
 from webui_oracle import Oracle, Wanted

@@ -13,9 +13,9 @@ from controlstack.core.errors import DamagedModelError, UnitError
 from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.families.union import UnionModel
+from controlstack.models.kinds.unions import KINDS, OPTION
 from controlstack.models.naming import to_ldm
 from controlstack.models.registry import inspect, load_control_model, offered, outline
-from controlstack.models.union_kinds import KINDS, OPTION
 from diffusers import ControlNetUnionModel
 from oracle import PICTURES, assert_close, randomise, relative_error, residuals_of, stacked, step_of
 from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from controlstack.core.modes import ControlMode
-from controlstack.models.reference_kinds import REFERENCES
+from controlstack.models.kinds.references import REFERENCES
 from controlstack.preprocessors import find
 from controlstack.scripts.webui.page import choices
 from controlstack.scripts.webui.request import preprocessing

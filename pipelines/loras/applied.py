@@ -15,13 +15,18 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.errors import DamagedModelError, HostError, IncompatibleModelError, UnsupportedModelError
-from ..core.network.attach import Patches
-from ..core.network.effects import WeightDelta
-from ..models.files.loading import read_tensors
-from ..models.guard import shown
-from ..models.naming import to_ldm
-from .lora_file import Lora
+from ...core.errors import (
+    DamagedModelError,
+    HostError,
+    IncompatibleModelError,
+    UnsupportedModelError,
+)
+from ...core.network.attach import Patches
+from ...core.network.effects import WeightDelta
+from ...models.files.loading import read_tensors
+from ...models.guard import shown
+from ...models.naming import to_ldm
+from .file import Lora
 
 PARTS = {  # what is changed, with the heads of its layers' names in files
     "unet": ("lora_unet_", "unet."),

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .control import ControlModel, HintSpace, Prepared, Prompt
-from .errors import HintError
-from .host import Host
-from .memory import Memory, Tensors
-from .network.base import LATENT
-from .network.rows import take_rows
-from .resize import ResizeMode, fit
-from .step import Step, Window, version_of
-from .unit import ControlUnit
+from ..control import ControlModel, HintSpace, Prepared, Prompt
+from ..errors import HintError
+from ..host import Host
+from ..network.base import LATENT
+from ..network.rows import take_rows
+from ..resize import ResizeMode, fit
+from ..step import Step, Window, version_of
+from ..unit import ControlUnit
+from .bounded import Memory, Tensors
 
 # Bytes that a run keeps of hints and masks, and of prompts, beyond what one evaluation uses: some fifty tiles of SDXL's
 # features at 1024 px in fp16, and several regions' prompts.

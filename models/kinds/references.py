@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.options import Option
+from ...core.options import Option
 
 REFERENCES = ("reference_only", "reference_adain", "reference_adain+attn")  # models that have no file
 FIDELITY = Option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.options import Option
+from ...core.options import Option
 
 AUTOMATIC = "auto"  # no kind is named: the network reads the hint as it is
 # The kinds of hints in the order of the rows of `task_embedding`, each with its other names: those of preprocessors'

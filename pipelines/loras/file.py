@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import HostError
+from ...core.errors import HostError
 
 LARGEST = 10.0  # of a LoRA's weight, in either direction
 

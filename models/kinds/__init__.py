@@ -1,0 +1,1 @@
+"""Kinds of hints and of references that one model knows, by their names alone, so that edges start at once."""
