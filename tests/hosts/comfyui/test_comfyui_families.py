@@ -10,7 +10,7 @@ from pathlib import Path
 import comfyui_host
 import pytest
 import trained_units
-from comfyui_host import Host
+from comfyui_host import Host, RunError
 from comfyui_scene import Scene
 from controlstack.core.schedule import RangeBasis
 from controlstack.preprocessors import find
@@ -18,7 +18,7 @@ from controlstack.units.text import write_options
 from family_units import TOKENS, UNITS, masked, write_families
 from PIL import Image
 from torch import Tensor
-from webui_host import Evaluation, read_record
+from webui_host import Evaluation, Picture, read_record
 from webui_oracle import Oracle, Place, Wanted
 from webui_units import SIZE, photograph
 
@@ -78,6 +78,25 @@ def test_each_equals_the_core_outside_the_host(comfyui: Host, oracle: Oracle, fa
 def test_what_our_training_writes_acts(comfyui: Host, oracle: Oracle, trained: None, family: str) -> None:
     wanted = trained_units.UNITS[family]
     check(comfyui, oracle, scene_with(comfyui, wanted, masked=False), wanted)
+
+
+def test_a_ctrlora_reads_latents_of_the_hint(comfyui: Host) -> None:
+    """How latents reach a control is compared among the effects; here the file, its base beside it, and the VAE."""
+    plain = Scene().draw(comfyui)
+    drawn = [ctrlora(comfyui, photograph(seed)).draw(comfyui) for seed in (0, 0, 1)]
+    assert (drawn[0] == drawn[1]).all()
+    assert (drawn[0] - plain).abs().max() > 0.01 < (drawn[0] - drawn[2]).abs().max()
+    assert (Scene().draw(comfyui) == plain).all()
+    with pytest.raises(RunError, match="reads hints as latents and needs a VAE"):
+        ctrlora(comfyui, photograph(), vae=False).draw(comfyui)
+
+
+def ctrlora(host: Host, picture: Picture, *, vae: bool = True) -> Scene:
+    scene = Scene()
+    Image.fromarray(picture).save(host.base / "input" / PICTURE)
+    unit = scene.unit(scene.ours("ctrlora_canny"), scene.graph.add("LoadImage", image=PICTURE), weight=1.0)
+    scene.apply(unit, **({"vae": scene.vae()} if vae else {}))
+    return scene
 
 
 def check(host: Host, oracle: Oracle, scene: Scene, wanted: Wanted) -> None:
