@@ -208,8 +208,8 @@ def test_only_who_has_a_password_comes_in(serve: Any) -> None:
 
     guarded = serve("--auth", "ada:secret")
     try:
-        assert httpx.post(f"{guarded.url}/gradio_api/call/offer", json={"data": []}).status_code == 401
-        with httpx.Client(base_url=guarded.url) as known:
+        assert httpx.post(f"{guarded.url}/gradio_api/call/offer", json={"data": []}, timeout=None).status_code == 401
+        with httpx.Client(base_url=guarded.url, timeout=None) as known:
             assert known.post("/login", data={"username": "ada", "password": "wrong"}).status_code == 400
             assert known.post("/login", data={"username": "ada", "password": "secret"}).status_code == 200
             assert known.post("/gradio_api/call/offer", json={"data": []}).status_code == 200

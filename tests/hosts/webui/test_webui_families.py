@@ -22,7 +22,7 @@ def test_each_equals_the_core_outside_the_host(
     assert every_host.count()["hooks"] == 0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # of a module it would train anew for each host
 def trained(webui_path: Path, every_models: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Control models that our own command has trained on the hosts' checkpoint."""
     checkpoint = Oracle(every_models).path
