@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,8 @@ from controlstack.models.families.controlnext import ControlNeXt, ControlNeXtMod
 from controlstack.models.layers import STANDARD
 from controlstack.models.remembered import DIGEST, Remembered
 from controlstack.training.recipes.copies import copy_of_encoder
+from counting import flops
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 ROWS, LATENT = 2, 64
 WIDTH, LAST = 128, 256
@@ -71,13 +70,6 @@ class MetaModel(ControlNeXtModel):
 
 def parameters(network: nn.Module) -> int:
     return sum(each.numel() for each in network.parameters())
-
-
-def flops(run: Callable[[], object]) -> int:
-    """Return the FLOPs of a call, without gradients."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
 
 
 def step(context: Tensor, time: int) -> Step:

@@ -24,16 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from counting import flops
 
 NARROW, SMALL = 5, 4  # what widths and sides are divided by where time is measured
-
-
-def flops(run: Callable[[], object]) -> int:
-    """Return the FLOPs of a call, without gradients."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
 
 
 def counted(cases: Any) -> dict[str, float]:

@@ -84,8 +84,9 @@ class Size:
         """Build a network where it belongs, with random weights."""
         with torch.device(self.device):
             network = build().eval().requires_grad_(False)
-        for parameter in network.parameters():
-            parameter.normal_(0, SPREAD)
+        if self.device != "meta":
+            for parameter in network.parameters():
+                parameter.normal_(0, SPREAD)
         return network
 
     def kept(self, name: str, build: Callable[[], Any]) -> Any:

@@ -28,6 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import counting
 import torch
 from controlstack.core.reuse.said import OFF, Level, Reuse, spread
 from controlstack.core.schedule import progress_at
@@ -43,7 +44,6 @@ from controlstack.pipelines.tiny_world import BASE, CONTROLS, SIDE
 from controlstack.training.evaluation.evaluate import Trial, make_trial, score
 from controlstack.training.recipes.copies import copy_of_encoder
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 STEPS, SAMPLER = 20, "ddim"
 LEVELS = {"light": Reuse(level=Level.LIGHT), "strong": Reuse(level=Level.STRONG)}
@@ -89,10 +89,7 @@ def steps(count: int, context: Tensor) -> list[Step]:
 def flops(unit: ControlUnit, run: Sequence[Step]) -> int:
     """Return what a unit computes in a run."""
     stack = ControlStack([unit])
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        for step in run:
-            stack(step)
-    return counter.get_total_flops()
+    return counting.flops(lambda: [stack(step) for step in run])
 
 
 def flops_costs(counts: Sequence[int] = RUNS) -> dict[int, dict[str, float]]:

@@ -34,16 +34,17 @@ from controlstack.models.families.controlnet import ControlNet, ControlNetModel
 from controlstack.models.naming import to_diffusers
 from controlstack.pipelines.attached import arguments
 from controlstack.training.recipes.copies import copy_of_encoder
+from counting import ShapesOnly, flops
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 ROWS, LATENT, STEPS = 2, 32, 20
 COUNTS = (1, 2, 3)  # units that are compared
 SPREAD = 0.02  # of the random weights; small enough that no activation overflows
 TOLERANCE = 1e-3  # ours against the peer, of the largest value: twelve blocks of fp32 in another order
 LEVELS = ((320, 1), (320, 1), (320, 1), (320, 2), (640, 2), (640, 2), (640, 4), (1280, 4), (1280, 4)) + ((1280, 8),) * 4
+FIRST_BLOCK = (1.0, *(0.0,) * 12)  # block weights with which a network stops behind its first block
 MAPS = tuple((width, LATENT // scale) for width, scale in LEVELS)  # (channels, side) of SD 1.5's residuals
 
 
@@ -118,13 +119,6 @@ class Maps(ControlModel):
             yield slot, torch.empty(len(step.cond), width, side, side, device="meta")
 
 
-def flops(run: Callable[[], object]) -> int:
-    """Return the FLOPs of a call, without gradients."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
-
-
 def step(context: Tensor, index: int = 0) -> Step:
     """Return one evaluation: the uncond row, then the cond row, of one picture."""
     x, time = torch.randn(1, 4, LATENT, LATENT).repeat(ROWS, 1, 1, 1), torch.ones(ROWS)
@@ -137,7 +131,7 @@ def measure() -> dict[str, float]:
     from diffusers import ControlNetModel as Theirs
     from diffusers import UNet2DConditionModel
 
-    with torch.device("meta"):
+    with torch.device("meta"), ShapesOnly():
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
         theirs = Theirs.from_unet(unet, load_weights_from_unet=False)
         networks = [copy_of_encoder(unet) for _ in range(3)]
@@ -158,7 +152,7 @@ def measure() -> dict[str, float]:
             "peer_overhead_2": 2 * peer / bare,
             "peer_overhead_3": 3 * peer / bare,
             "idle_ops": idle(MetaUnit(model=units[0].model, hint=hint, weight=0.0), context),
-            "hint_encodes": hint_encodes(units[0], context),
+            "hint_encodes": hint_encodes(replace(units[0], block_weights=FIRST_BLOCK), context),
             "set_bytes": one_set,
             **{f"maps_above_set_{n}": (peak_of_maps(n, hint, context) - one_set) / one_map for n in COUNTS},
             "peer_maps_above_set_3": (peer_peak_of_maps(3) - one_set) / one_map,

@@ -24,7 +24,9 @@ def load() -> Iterator[Callable[[str], ModuleType]]:
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         loaded.append(spec.name)
-        spec.loader.exec_module(module)
+        with pytest.MonkeyPatch.context() as path:
+            path.syspath_prepend(FOLDER)  # where a program finds its helpers
+            spec.loader.exec_module(module)
         return module
 
     yield load_program
