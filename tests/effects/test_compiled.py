@@ -12,14 +12,22 @@ import torch
 from controlstack.core.network.points import stream
 from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlUnit
-from controlstack.models.registry import load_control_model
+from controlstack.models.families.controlnet import ControlNetModel
 from controlstack.pipelines.attached import Injection, base_of
 from controlstack.pipelines.bases import load_base
-from controlstack.pipelines.tiny_world import BASE, CONTROLS
-from families import CrossNormed, CrossOut, at
+from controlstack.pipelines.tiny_world import BASE
+from controlstack.training.recipes.copies import copy_of_encoder
+from diffusers import UNet2DConditionModel
+from families import CrossNormed, CrossOut, at, random_layer
 from torch import Tensor
 
 SIDE = 64
+SMALL = {  # a U-Net of two levels: dynamo follows each block by itself, and of a third it would learn nothing new
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}
 HINT = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
 
@@ -39,7 +47,7 @@ def units(unet: Any) -> dict[str, ControlUnit]:
     level = next(k for k, each in enumerate(unet.down_blocks) if hasattr(each, "attentions"))
     index = level * (unet.config["layers_per_block"] + 1) + 1
     models = {
-        "residuals": load_control_model(CONTROLS / "canny.safetensors"),
+        "residuals": ControlNetModel(random_layer(copy_of_encoder(unet), 2), name="residuals"),
         "in a block": CrossOut(blocks[index], index),
         "beside it": at(CrossNormed(blocks[index]), stream(index)),
     }
@@ -62,6 +70,7 @@ def compile_whole(pipeline: Any) -> None:
 def test_no_unit_is_ignored(compiles: Any) -> None:
     torch.compiler.reset()
     pipeline: Any = load_base(BASE).pipeline
+    pipeline.unet = random_layer(UNet2DConditionModel.from_config({**pipeline.unet.config, **SMALL}), 0, 1.0)
     made: dict[str | None, ControlUnit | None] = {None: None, **units(pipeline.unet)}
     wanted = {name: draw(pipeline, unit) for name, unit in made.items()}
     assert all(not wanted[name].allclose(wanted[None], atol=1e-2) for name in made if name is not None)
