@@ -75,14 +75,14 @@ def _paths(content: Any) -> Iterator[str]:
 
 async def _body(receive: Receive, largest: int) -> bytes | None:
     """Return the whole body; None if it is too large."""
-    body = b""
+    body = bytearray()  # it grows in place: to add bytes to bytes would copy all of a large body for each of its parts
     while True:
         message = await receive()
         body += message.get("body", b"")
         if len(body) > largest:
             return None
         if not message.get("more_body"):
-            return body
+            return bytes(body)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
