@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
@@ -13,6 +15,14 @@ from tiny_networks import ADAPTERS, CONFIGS, UP
 from torch import Tensor
 
 
+@cache
+def made(name: str, kind: str) -> Any:
+    """A network that all tests share, and none changes."""
+    if name == "ControlNetModel":
+        return randomise(ControlNetModel(**CONFIGS[kind]))
+    return randomise(UNet2DConditionModel(sample_size=16, up_block_types=UP[kind], **CONFIGS[kind]))
+
+
 @pytest.fixture(params=list(CONFIGS))
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
@@ -20,12 +30,12 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def theirs(kind: str) -> ControlNetModel:
-    return randomise(ControlNetModel(**CONFIGS[kind]))
+    return made("ControlNetModel", kind)
 
 
 @pytest.fixture
 def unet(kind: str) -> UNet2DConditionModel:
-    return randomise(UNet2DConditionModel(sample_size=16, up_block_types=UP[kind], **CONFIGS[kind]))
+    return made("UNet2DConditionModel", kind)
 
 
 @pytest.fixture(params=list(ADAPTERS))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from controlstack.models import convolution
 from controlstack.models.convolution import FewPixels, for_few_pixels
-from controlstack.models.layers import TORCH_OPS, Kit, ResBlock
+from controlstack.models.layers import Kit, ResBlock
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -107,4 +107,4 @@ def test_a_hosts_layers_take_it_too(products: list[Tensor]) -> None:
     assert isinstance(layer, Casting)
     assert torch.allclose(layer(x), torch.conv2d(x, layer.weight * 2, layer.bias, padding=1), atol=1e-5)
     assert products
-    assert TORCH_OPS.Linear is nn.Linear
+    assert for_few_pixels(Ops).Linear is nn.Linear

@@ -165,6 +165,7 @@ def in_diffusers(name: str) -> Shapes:
 
 
 @cache
+@cache
 def base_unet() -> Shapes:
     """SD 1.5's U-Net as it stands in a checkpoint."""
     with torch.device("meta"):
@@ -392,6 +393,7 @@ def test_the_style_adapter(tmp_path: Path) -> None:
     assert (told.missing, told.misshapen, told.unexpected) == ((), (), ())
 
 
+@cache
 def _attention_layers() -> list[str]:
     """The linear layers of SD 1.5's attention in diffusers' names, which LoRAs are made for."""
     with torch.device("meta"):

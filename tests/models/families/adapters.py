@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ def attentive(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     return unet
 
 
+@cache
 def unet_sd() -> UNet2DConditionModel:
     return attentive(UNet2DConditionModel(
         sample_size=16, block_out_channels=(32, 64, 96, 96), layers_per_block=2, cross_attention_dim=CONTEXT,
@@ -40,6 +43,7 @@ def unet_sd() -> UNet2DConditionModel:
     ))  # fmt: skip
 
 
+@cache
 def unet_xl() -> UNet2DConditionModel:
     return attentive(UNet2DConditionModel(
         sample_size=16, block_out_channels=(32, 64, 96), layers_per_block=2, cross_attention_dim=CONTEXT,
@@ -48,6 +52,19 @@ def unet_xl() -> UNet2DConditionModel:
         transformer_layers_per_block=(1, 2, 3), use_linear_projection=True, addition_embed_type="text_time",
         addition_time_embed_dim=8, projection_class_embeddings_input_dim=80,
     ))  # fmt: skip
+
+
+@contextmanager
+def lent(unet: UNet2DConditionModel) -> Iterator[UNet2DConditionModel]:
+    """A U-Net that all tests share, to be changed: its weights and processors come back."""
+    weights = [(parameter, parameter.clone()) for parameter in unet.parameters()]
+    processors = dict(unet.attn_processors)
+    yield unet
+    unet.encoder_hid_proj = None  # first: it may hold attention of its own
+    unet.set_attn_processor(processors)
+    unet.register_to_config(encoder_hid_dim_type=None)
+    for parameter, before in weights:
+        parameter.data.copy_(before)
 
 
 UNETS: dict[str, tuple[Callable[[], UNet2DConditionModel], dict[str, int]]] = {
@@ -146,15 +163,15 @@ def hint_of(kind: str, seen: Tensor, none: Tensor) -> Tensor:
 def by_diffusers(unet: Any, state: State, step: Any, more: dict[str, Any], kind: str, pairs: list[Any], scale: float,
                  masks: Tensor | None = None) -> Tensor:  # fmt: skip
     """pairs: (seen, none) of each picture that all rows get beside the others; masks: [1, 1, H, W]."""
-    unet._load_ip_adapter_weights([nested(state)], low_cpu_mem_usage=False)
-    for processor in unet.attn_processors.values():
-        if hasattr(processor, "scale"):
-            processor.scale = [scale]
     embeds = torch.stack([torch.cat([none, seen]) for seen, none in pairs], dim=1)  # [rows, pictures, T, D]
     embeds = embeds[:, :, 0] if kind == "plain" else embeds
     added = {**more.get("added_cond_kwargs", {}), "image_embeds": [embeds]}
     masked = {} if masks is None else {"cross_attention_kwargs": {"ip_adapter_masks": [masks]}}
-    with torch.no_grad():
+    with lent(unet), torch.no_grad():
+        unet._load_ip_adapter_weights([nested(state)], low_cpu_mem_usage=False)
+        for processor in unet.attn_processors.values():
+            if hasattr(processor, "scale"):
+                processor.scale = [scale]
         return unet(step.x, step.timestep, step.context, added_cond_kwargs=added, **masked).sample
 
 

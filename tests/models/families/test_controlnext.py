@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,7 @@ KINDS = ("sd15", "old", "sdxl")
 BASES = {"sd15": "SD", "old": "SD", "sdxl": "SDXL"}
 
 
+@cache
 def tiny_unet(name: str) -> Any:
     """A base whose every layer is heard in what it answers."""
     return random_layer(UNet2DConditionModel(sample_size=16, up_block_types=UP[name], **CONFIGS[name]), 0, scale=1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def test_half_precision_files_load_as_they_are_or_as_asked(theirs: ControlNetMod
 
 
 def test_global_average_pooling(theirs: ControlNetModel, save: Save) -> None:
+    theirs = deepcopy(theirs)
     theirs.config.global_pool_conditions = True
     model = load_control_model(
         save(theirs.state_dict(), {"controlstack.global_average_pooling": "true"}), settings=HEADS

@@ -15,6 +15,7 @@ from adapters import (
     by_stack,
     change,
     layers,
+    lent,
     load,
     nested,
     resampler,
@@ -96,6 +97,7 @@ def fold(unet: Any, state: State, strength: float = 1.0) -> None:
 def by_diffusers(
     unet: Any, state: State, step: Any, more: dict[str, Any], kind: str, weight: float, structure: float = 1.0
 ) -> Tensor:
+    """Change the U-Net, and return its answer."""
     face, states, grey = seen_by(kind)
     unet._load_ip_adapter_weights([nested(state)], low_cpu_mem_usage=False)
     for processor in unet.attn_processors.values():
@@ -119,16 +121,17 @@ def loaded(state: State, kind: str, folder: Path, settings: dict[str, int], pick
 @pytest.mark.parametrize("base", UNETS)
 def test_it_does_what_diffusers_does(base: str, kind: str, with_lora: bool, tmp_path: Path) -> None:
     make, settings = UNETS[base]
-    unet, other = make(), make()
+    unet = make()
     state = file_of(kind, unet, with_lora)
     model = loaded(state, kind, tmp_path, settings, pickled=with_lora)
     step, more = step_of(unet)
     before = [parameter.clone() for parameter in unet.parameters()]
     ours = by_stack(unet, step, more, model=model, hint=hint_of(kind, *seen_by(kind)), weight=0.7)
     assert all(torch.equal(*pair) for pair in zip(before, unet.parameters(), strict=True))
-    if with_lora:
-        fold(other, state)
-    theirs = by_diffusers(other, state, step, more, kind, 0.7)
+    with lent(unet):
+        if with_lora:
+            fold(unet, state)
+        theirs = by_diffusers(unet, state, step, more, kind, 0.7)
     assert_close(ours, theirs)
     assert relative_error(change(ours, unet, step, more), change(theirs, unet, step, more)) < 1e-3
     assert (model.delta is not None) is with_lora
@@ -144,7 +147,8 @@ def test_the_face_structure_is_a_factor_of_plusv2_alone(tmp_path: Path) -> None:
     step, more = step_of(unet)
     hint = hint_of("plusv2", *seen_by("plusv2"))
     ours = by_stack(unet, step, more, model=model.bind({"structure": 0.4}), hint=hint)
-    assert_close(ours, by_diffusers(make(), state, step, more, "plusv2", 1.0, structure=0.4))
+    with lent(unet):
+        assert_close(ours, by_diffusers(unet, state, step, more, "plusv2", 1.0, structure=0.4))
     assert relative_error(ours, by_stack(unet, step, more, model=model, hint=hint)) > 50 * TOLERANCE
     with pytest.raises(UnitError, match="'adapter' has no option 'structure'"):
         loaded(state, "plus", tmp_path, settings).bind({"structure": 0.4})

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from adapters import unet_xl
+from adapters import lent, unet_xl
 from controlstack.core.control import ControlModel
 from controlstack.core.errors import DamagedModelError, IncompatibleModelError, UnsupportedModelError
 from controlstack.core.host import PlainHost
@@ -51,6 +53,17 @@ def files(folder: Path, unet: Any) -> tuple[Path, dict[str, Tensor]]:
     return folder / "fooocus_inpaint_head.pth", whole
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
+    """The two files and the differences in them, for tests that leave them as they are."""
+    return files(tmp_path_factory.mktemp("fooocus"), unet_xl())
+
+
+@pytest.fixture(scope="module")
+def model(written: tuple[Path, dict[str, Tensor]]) -> ControlModel:
+    return load_control_model(written[0])
+
+
 def picture(count: int = 1) -> Tensor:
     """Pictures of 128 x 128 with a hole, which begins inside of a cell of 8 x 8."""
     made = torch.rand(count, 3, 8 * SIDE, 8 * SIDE, generator=torch.Generator().manual_seed(4))
@@ -86,26 +99,27 @@ def by_hand(unet: Any, head: Tensor, whole: dict[str, Tensor], hint: Tensor, ste
 
 @pytest.mark.parametrize(("weight", "strength"), [(1.0, 1.0), (0.6, 0.5)])
 @pytest.mark.parametrize("count", [1, PICTURES])
-def test_it_does_what_the_formulas_say(count: int, weight: float, strength: float, tmp_path: Path) -> None:
-    unet = unet_xl()
-    path, whole = files(tmp_path, unet)
+def test_it_does_what_the_formulas_say(
+    written: tuple[Path, dict[str, Tensor]], model: ControlModel, count: int, weight: float, strength: float
+) -> None:
+    unet, (path, whole) = unet_xl(), written
     step, more = step_of(unet)
-    model = load_control_model(path)
     before = [each.clone() for each in unet.parameters()]
     ours = by_stack(unet, step, more, model=model, hint=picture(count), weight=weight, delta_strength=strength)
     assert all(torch.equal(*pair) for pair in zip(before, unet.parameters(), strict=True))
     head = torch.load(path, weights_only=True)["head"]
-    assert_close(ours, by_hand(unet_xl(), head, whole, picture(count), step, more, weight, strength))
+    with lent(unet):
+        assert_close(ours, by_hand(unet, head, whole, picture(count), step, more, weight, strength))
     no_hole = by_stack(unet, step, more, model=model, hint=picture(count).clamp(min=0.5), weight=weight)
     assert relative_error(ours, no_hole) > 10 * TOLERANCE
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_it_computes_in_half_precision(dtype: torch.dtype, tmp_path: Path) -> None:
-    unet = unet_xl()
-    path, _ = files(tmp_path, unet)
+def test_it_computes_in_half_precision(
+    written: tuple[Path, dict[str, Tensor]], model: ControlModel, dtype: torch.dtype
+) -> None:
     feed = torch.rand(1, 5, SIDE, SIDE)
-    (whole,), (half,) = (load_control_model(path, dtype=each).prepare(feed) for each in (None, dtype))
+    (whole,), (half,) = (each.prepare(feed) for each in (model, load_control_model(written[0], dtype=dtype)))
     assert half.dtype == dtype and relative_error(half.float(), whole) < 0.05
 
 
@@ -128,17 +142,17 @@ def test_a_head_without_its_patch_is_refused(tmp_path: Path) -> None:
     ],
     ids=["whole", "no bounds", "floats"],
 )
-def test_a_damaged_patch_is_one_line(content: dict[str, Any], words: str, tmp_path: Path) -> None:
-    path, _ = files(tmp_path, unet_xl())
+def test_a_damaged_patch_is_one_line(
+    written: tuple[Path, dict[str, Tensor]], content: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    path = Path(copy(written[0], tmp_path))
     torch.save(content, tmp_path / "inpaint_v26.fooocus.patch")
     with pytest.raises(DamagedModelError, match=words):
         load_control_model(path)
 
 
-def test_another_base_is_refused_naming_both_sides(tmp_path: Path) -> None:
-    path, _ = files(tmp_path, unet_xl())
-    model: ControlModel = load_control_model(path)
-    other = unet_xl()
+def test_another_base_is_refused_naming_both_sides(model: ControlModel) -> None:
+    other = deepcopy(unet_xl())
     other.conv_in = torch.nn.Conv2d(4, WIDTH, 1)
     with pytest.raises(IncompatibleModelError, match=r"changes the weight 'input_blocks.0.0.weight' \[32, 4, 3, 3\]"):
         by_stack(other, *step_of(other), model=model, hint=picture())

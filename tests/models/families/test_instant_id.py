@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import UNETS, XL_WIDTHS, by_stack, layers, load, nested, resampler, state_of, widths_of
+from adapters import UNETS, XL_WIDTHS, by_stack, layers, lent, load, nested, resampler, state_of, widths_of
 from controlstack.core.control import ControlModel
 from controlstack.core.embedding import Embedding, Encoder, Values
 from controlstack.core.errors import UnitError
@@ -47,21 +47,21 @@ def oracle_tokens(unet: Any, face: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("base", UNETS)
 def test_the_adapter_does_what_diffusers_does(base: str, pickled: bool, tmp_path: Path) -> None:
     create, settings = UNETS[base]
-    unet, other = create(), create()
+    unet = create()
     state = adapter_file(widths_of(unet), 64)
     model = load(state, tmp_path, settings, pickled)
     step, more = step_of(unet)
     ours = by_stack(unet, step, more, model=model, hint=faces(), weight=0.8)
-    other._load_ip_adapter_weights([nested(state)], low_cpu_mem_usage=False)
-    for processor in other.attn_processors.values():
-        if hasattr(processor, "scale"):
-            processor.scale = [0.8]
     embeds = torch.cat([torch.zeros_like(faces()), faces()])[:, None]
     added = {**more.get("added_cond_kwargs", {}), "image_embeds": [embeds]}
-    with torch.no_grad():
-        assert_close(ours, other(step.x, step.timestep, step.context, added_cond_kwargs=added).sample)
+    with lent(unet), torch.no_grad():
+        unet._load_ip_adapter_weights([nested(state)], low_cpu_mem_usage=False)
+        for processor in unet.attn_processors.values():
+            if hasattr(processor, "scale"):
+                processor.scale = [0.8]
+        assert_close(ours, unet(step.x, step.timestep, step.context, added_cond_kwargs=added).sample)
+        theirs = oracle_tokens(unet, faces())
     seen, none = model.tokens(faces())
-    theirs = oracle_tokens(other, faces())
     assert_close(seen, theirs[0])
     assert_close(none, theirs[1])
 
