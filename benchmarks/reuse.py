@@ -34,7 +34,8 @@ from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
 from controlstack.core.unit import ControlUnit
-from controlstack.models.families.controlnet import ControlNet, ControlNetModel
+from controlstack.models.families.controlnet.model import ControlNetModel
+from controlstack.models.families.controlnet.network import ControlNet
 from controlstack.models.registry import load_control_model
 from controlstack.pipelines.bases import load_base
 from controlstack.pipelines.drawing import generate

@@ -44,7 +44,8 @@ print(json.dumps({"seconds": loaded - start, "memory": held() - before}))
 WRITE = """
 import sys
 import torch
-from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
+from controlstack.models.families.controlnet.config import Block, ControlNetConfig
+from controlstack.models.families.controlnet.network import ControlNet
 from controlstack.models.layers import STANDARD
 from safetensors.torch import save_file
 widths = (320, 640, 1280)

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from controlstack.core.reuse.said import Reuse
-from controlstack.models.families.controlnet import ControlNetModel
+from controlstack.models.families.controlnet.model import ControlNetModel
 
 MOST = {"light": 0.65, "strong": 0.45}  # goals of docs/performance.md, in 20 steps
 
