@@ -2,10 +2,11 @@
 
     python benchmarks/side_by_side.py [--rounds N] [--threads 1 2] [--sizes NAME ...] [--device cuda] [--json FILE]
 
-Two and three networks of different weights answer for the same picture, in three ways: one after another, as units
-do; `vmap`, over the same weights, stacked; `grouped`, the same network made
-of layers that compute for all at once (a convolution in groups, a product of batches). Random weights, batch 2 (uncond
-and cond row of a picture), hints' features and prompts' projections computed before, as from the second step on.
+Two and three networks of different weights answer for the same picture, in three ways: one after another; `vmap`, over
+the same weights, stacked; `grouped`, the same network made of layers that compute for all at once (`models/beside.py`:
+convolutions in groups, products of batches). Random weights, batch 2 (uncond and cond row of a picture), hints'
+features and prompts' projections computed before, as from the second step on. `--draw` adds whole pictures of the tiny
+world, drawn in one call and one after another. `--device cuda --dtype float16` measures the same on a GPU.
 
 All ways must give the same numbers before anything is timed, and FLOPs are counted from shapes. The ways take turns,
 in an order that turns round; a number is the median over rounds of a way's time over that of one after another in the
@@ -29,9 +30,15 @@ from typing import Any
 import torch
 from controlstack.core.network.points import MIDDLE, skip
 from controlstack.core.network.rows import Twins
+from controlstack.core.unit import ControlUnit
 from controlstack.models.beside import BesideOps, put_beside
 from controlstack.models.families.controlnet.config import Block, ControlNetConfig
 from controlstack.models.families.controlnet.network import ControlNet
+from controlstack.models.registry import load_control_model
+from controlstack.pipelines.bases import Base, load_base
+from controlstack.pipelines.drawing import generate
+from controlstack.pipelines.request import Request
+from controlstack.pipelines.tiny_world import BASE, CONTROLS, SIDE
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
@@ -39,6 +46,7 @@ from torch.utils.flop_counter import FlopCounterMode
 ROWS, TOKENS = 2, 77
 ONE, VMAP, GROUPED = "one after another", "vmap", "grouped"
 COUNTS = (2, 3)
+KINDS, DRAWN = ("canny", "depth", "color"), 20  # controls of the tiny world, and steps of a picture
 SPREAD = 0.02  # of random weights; small enough that no activation overflows
 TOLERANCE = 1e-4  # of the largest value: fp32 in another order
 Residuals = list[Tensor]  # [networks * ROWS, C, h, w] each, the rows of the first network first
@@ -250,6 +258,33 @@ def measure(
         gc.collect()
 
 
+class Alone(Base):
+    """A base that has networks computed one after another."""
+
+    computes_beside = False
+
+
+def drawing(count: int, rounds: int) -> dict[str, float]:
+    """Return CPU time that controls add to a picture of the tiny world: in one call over one after another."""
+    base = load_base(BASE)
+    alone = Alone(base.pipeline, base.device, base.offload)
+    request, hint = Request(steps=DRAWN, width=SIDE, height=SIDE), torch.rand(1, 3, SIDE, SIDE)
+    models = [load_control_model(CONTROLS / f"{name}.safetensors") for name in KINDS[:count]]
+    units = [ControlUnit(model=model, hint=hint) for model in models]
+    kinds = {"bare": (base, []), "one call": (base, units), ONE: (alone, units)}
+    found: list[dict[str, float]] = []
+    for number in range(rounds + 1):
+        spent: dict[str, float] = {}
+        for name in list(kinds) if number % 2 else list(reversed(kinds)):
+            begin = time.process_time()
+            generate(kinds[name][0], request, kinds[name][1])
+            spent[name] = time.process_time() - begin
+        found.append(spent)
+    added = [(each["one call"] - each["bare"]) / (each[ONE] - each["bare"]) for each in found[1:]]
+    whole = [each["one call"] / each[ONE] for each in found[1:]]
+    return {"networks": count, "added": statistics.median(added), "whole": statistics.median(whole)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
@@ -258,6 +293,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=tuple(SIZES))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    parser.add_argument("--draw", action="store_true", help="also whole pictures of the tiny world, on one thread")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_flush_denormal(True)
@@ -268,8 +304,13 @@ def main() -> None:
         rows.append(row)
         print(f"| {row['size']} | {row['networks']} | {row['threads']} | {row['ms']:.1f} | {row[VMAP]:.2f} "
               f"| {row[GROUPED]:.2f} |", flush=True)  # fmt: skip
+    drawn = [drawing(count, args.rounds) for count in args.networks] if args.draw else []
+    for each in drawn:
+        print(
+            f"a picture with {each['networks']}: {each['whole']:.2f} of its time, {each['added']:.2f} of what is added"
+        )
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=2), encoding="utf-8")
+        args.json.write_text(json.dumps({"networks": rows, "pictures": drawn}, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

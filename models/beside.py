@@ -32,17 +32,17 @@ class _Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         count = len(self.weight)
-        channels = input.unflatten(0, (count, -1)).transpose(0, 1).flatten(1, 2)  # [B, networks * C, h, w]
+        channels = _by_network(input, count).transpose(0, 1).flatten(1, 2)  # [B, networks * C, h, w]
         bias = None if self.bias is None else self.bias.flatten()
         out = F.conv2d(channels, self.weight.flatten(0, 1), bias, self.stride, self.padding, self.dilation, count)
-        return out.unflatten(1, (count, -1)).transpose(0, 1).flatten(0, 1)
+        return out.reshape(len(out), count, -1, *out.shape[2:]).transpose(0, 1).flatten(0, 1)
 
 
 class _GroupNorm(nn.GroupNorm):
     """Group normalisations, of which each network has its own scales."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
-        normed = F.group_norm(input, self.num_groups, eps=self.eps).unflatten(0, (len(self.weight), -1))
+        normed = _by_network(F.group_norm(input, self.num_groups, eps=self.eps), len(self.weight))
         shifts, scales = (each[:, None, :, None, None] for each in (self.bias, self.weight))
         return torch.addcmul(shifts, normed, scales).flatten(0, 1)
 
@@ -51,8 +51,13 @@ class _LayerNorm(nn.LayerNorm):
     """Layer normalisations, of which each network has its own scales."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
-        normed = F.layer_norm(input, self.normalized_shape, eps=self.eps).unflatten(0, (len(self.weight), -1))
+        normed = _by_network(F.layer_norm(input, self.normalized_shape, eps=self.eps), len(self.weight))
         return torch.addcmul(self.bias[:, None, None], normed, self.weight[:, None, None]).flatten(0, 1)
+
+
+def _by_network(rows: Tensor, count: int) -> Tensor:
+    """Return rows [count * B, ...] as [count, B, ...]."""
+    return rows.reshape(count, -1, *rows.shape[1:])
 
 
 class BesideOps:
@@ -67,11 +72,11 @@ def put_beside(networks: Sequence[Network], together: Network) -> Network:
     together: built of `BesideOps` in the shape of one of the networks, on the meta device. The networks' own weights
     become views of its weights and stay what they were.
     """
-    for name, layer in together.named_modules():
-        owners = [network.get_submodule(name) for network in networks]
-        for key in [key for key, _ in layer.named_parameters(recurse=False)]:
-            stacked = torch.stack([getattr(owner, key).data for owner in owners])
-            setattr(layer, key, nn.Parameter(stacked, requires_grad=False))
-            for owner, own in zip(owners, stacked, strict=True):
-                getattr(owner, key).data = own
+    for name in [name for name, _ in together.named_parameters()]:
+        weights = [network.get_parameter(name) for network in networks]
+        stacked = torch.stack([each.data for each in weights])
+        layer, _, key = name.rpartition(".")
+        setattr(together.get_submodule(layer), key, nn.Parameter(stacked, requires_grad=False))
+        for weight, own in zip(weights, stacked, strict=True):
+            weight.data = own
     return together.eval()

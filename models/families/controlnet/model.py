@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,10 +12,12 @@ from ....core.network.base import Base
 from ....core.network.points import MIDDLE, Point
 from ....core.options import Option
 from ....core.step import Step
+from ...beside import BesideOps, put_beside
 from .network import ControlNet, points_of
 
 SOFT_BASE = 0.825  # guess mode, lllyasviel/ControlNet gradio_canny2image.py: strength * 0.825 ** (12 - i)
 SOFT_LENGTH = 13  # the list belongs to SD 1.x; for SDXL sd-webui-controlnet cuts it to 10, and users rely on that
+LIGHT = 2**22  # weights up to which networks are faster in one call: docs/performance.md
 CONTEXT = Option(  # InstantID's ControlNet has the names and shapes of any other for SDXL
     name="context",
     label="Context",
@@ -62,6 +64,23 @@ class ControlNetModel(ControlModel):
         bound = super().bind(options)
         bound.reads_tokens = CONTEXT.name in bound.options
         return bound
+
+    @property
+    def shape(self) -> Hashable:
+        """Return what light ControlNets have in common that the same layers can compute for, else None."""
+        weights = list(self.network.parameters())
+        light = sum(each.numel() for each in weights) <= LIGHT
+        if type(self.network) is not ControlNet or self.follows or self.options or not light:
+            return None
+        return self.network.config, self.pool, self.dtype, frozenset((each.dtype, each.device) for each in weights)
+
+    def joined(self, others: Sequence[ControlModel]) -> ControlModel:
+        """Return a ControlNet whose layers compute for this one and others."""
+        with torch.device("meta"):
+            network = ControlNet(self.network.config, BesideOps())
+        put_beside([self.network, *(other.network for other in others)], network)
+        name = " and ".join([self.name, *(other.name for other in others)])
+        return ControlNetModel(network, name=name, pool=self.pool, dtype=self.dtype)
 
     def prepare(self, hint: Tensor) -> Prepared:
         """Compute the features [N, channels, h, w] of a hint [N, hint_channels, 8h, 8w]."""
