@@ -111,6 +111,11 @@ class WatchedBase(Base):
         super().__init__(base.pipeline, base.device, base.offload, source=base.source, prediction=base.prediction)
         self._stop, self._clock = stop, clock
 
+    @property
+    def computes_beside(self) -> bool:
+        """Return False: each network's time is told."""
+        return False
+
     def check_interrupt(self) -> None:
         """Raise Stopped if somebody asked for it."""
         self._stop.check()
