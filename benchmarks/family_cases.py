@@ -14,7 +14,8 @@ from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
 from controlstack.core.unit import ControlUnit
-from controlstack.models.families import control_lora, controlnet, controlnet_xs, lllite, union
+from controlstack.models.families import control_lora, controlnet_xs, lllite, union
+from controlstack.models.families.controlnet.family import FAMILY as CONTROLNET
 from controlstack.models.families.ip_adapter import family as ip_adapter
 from controlstack.models.layers import STANDARD
 from controlstack.models.naming import to_ldm
@@ -174,7 +175,7 @@ def of_controlnet(size: Size) -> Case:
     from diffusers import ControlNetModel
 
     theirs = size.kept("controlnet", lambda: ControlNetModel(**size.config(False)))
-    model = wrapped(controlnet.FAMILY, dict(theirs.state_dict()))
+    model = wrapped(CONTROLNET, dict(theirs.state_dict()))
     context, hint = size.tensor(ROWS, 77, 768), size.hint(False)
 
     def peer() -> object:

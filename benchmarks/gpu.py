@@ -27,7 +27,7 @@ from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
 from controlstack.core.unit import ControlUnit
-from controlstack.models.families.controlnet import ControlNetModel
+from controlstack.models.families.controlnet.model import ControlNetModel
 from controlstack.models.naming import to_diffusers
 from controlstack.pipelines.attached import arguments, vector_condition
 from controlstack.training.recipes.copies import copy_of_encoder

@@ -35,7 +35,8 @@ from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
 from controlstack.core.unit import ControlUnit
-from controlstack.models.families.controlnet import ControlNet, ControlNetModel
+from controlstack.models.families.controlnet.model import ControlNetModel
+from controlstack.models.families.controlnet.network import ControlNet
 from controlstack.models.registry import load_control_model
 from controlstack.pipelines.bases import load_base
 from controlstack.pipelines.drawing import generate
@@ -199,6 +200,19 @@ def table(world: World, runs: Sequence[int], samplers: Sequence[str]) -> Iterato
                 yield {"units": units, "steps": count, "sampler": sampler, **found}
 
 
+def as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table for the docs: a line for units and steps, a column for each sampler and level, losses in %."""
+    samplers = list(dict.fromkeys(row["sampler"] for row in rows))
+    columns = [(sampler, level) for sampler in samplers for level in LEVELS]
+    lines = ["| units | steps |" + "".join(f" {sampler}, `{level}` |" for sampler, level in columns)]
+    lines.append("|---" * (2 + len(columns)) + "|")
+    found = {(row["units"], row["steps"], row["sampler"]): row for row in rows}
+    for units, count in dict.fromkeys((row["units"], row["steps"]) for row in rows):
+        losses = [found[units, count, sampler][f"{level}_loss"] for sampler, level in columns]
+        lines.append(f"| {units} | {count} |" + "".join(f" {100 * loss + 0.0:.2f} |" for loss in losses))
+    return "\n".join(lines)
+
+
 def curve(world: World) -> Iterator[dict[str, float]]:
     """Yield cost in steps and loss of schedules that spread their computed steps evenly."""
     for count in COMPUTED:
@@ -279,6 +293,7 @@ def main() -> None:
         for row in table(World(args.scenes), args.runs, args.samplers):
             found["table"].append(row)
             print(row, flush=True)
+        print(as_markdown(found["table"]))
     if args.json:
         args.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
 

@@ -30,7 +30,8 @@ from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
 from controlstack.core.unit import ControlMode, ControlUnit
-from controlstack.models.families.controlnet import ControlNet, ControlNetModel
+from controlstack.models.families.controlnet.model import ControlNetModel
+from controlstack.models.families.controlnet.network import ControlNet
 from controlstack.models.naming import to_diffusers
 from controlstack.pipelines.attached import arguments
 from controlstack.training.recipes.copies import copy_of_encoder

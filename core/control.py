@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from copy import copy
 from enum import Enum
 from types import MappingProxyType
@@ -73,6 +73,23 @@ class ControlModel(Protocol):
         Objects stand in it by their ids, so it holds for as long as the model does.
         """
         return id(self if self.network is None else self.network), frozenset(self.options.items())
+
+    @property
+    def shape(self) -> Hashable:
+        """Return what models have in common that can be computed in one call (`joined`); None: it is computed alone.
+
+        A family names here what is faster so, by measurement, and nothing whose weights may change during a run.
+        """
+        return None
+
+    def joined(self, others: Sequence[ControlModel]) -> ControlModel:
+        """Return a model that computes for this one and others of the same `shape`; its rows come model by model.
+
+        Their weights are held once: those of the models become views.
+        """
+        raise UnitError(
+            f"'{self.name}' is computed alone, and has no shape in common with others: ask for each by itself"
+        )
 
     @property
     def block_count(self) -> int:

@@ -3,9 +3,10 @@
 A unit that cannot act costs nothing: neither its network nor any tensor operation runs outside its range, at weight 0,
 with an empty mask or with block weights that are all zero. What does not change between steps (the hint's features, the
 prompt's keys and values, the masks at each block's size) is computed once and lives as long as the stack. Units on the
-same network run as one batched call. Rows that show the same picture are one row for as long as nothing sets them
-apart; that they do is looked at once per step, and only there does something wait for the device. Units may add again
-what they computed at earlier steps (`reuse/`); of those the network does not run either.
+same network run as one batched call, and so may light networks of one shape (`groups.py`). Rows that show the same
+picture are one row for as long as nothing sets them apart; that they do is looked at once per step, and only there does
+something wait for the device. Units may add again what they computed at earlier steps (`reuse/`); of those the network
+does not run either.
 """
 
 from __future__ import annotations
@@ -21,33 +22,22 @@ from torch import Tensor
 from .control import ControlModel
 from .errors import HintError, UnitError
 from .firing import Firing
+from .groups import Active, Group, Groups
 from .host import Host, PlainHost
 from .memory.kept import Kept, hint_key, hints_of, pictures_of
 from .network.effects import Accumulator, Effects, Shift, Watch, add_rows
 from .network.points import PROMPT, Point
 from .network.rows import Twins, take_rows
-from .reuse.residuals import NO_RESIDUALS, Line, Maps, Residuals, is_residual
+from .reuse.residuals import NO_RESIDUALS, Maps, Residuals, is_residual
 from .schedule import RangeBasis
 from .step import Step
 from .unit import ControlMode, ControlUnit
 
 
-class _Active(NamedTuple):
-    """A unit that acts at this step, with the factor and the rows of the moment."""
-
-    unit: ControlUnit
-    scales: dict[Point, float]
-    multiplier: float
-    rows: tuple[int, ...]
-    number: int  # of the unit in its stack
-    line: Line | None = None  # where its residuals are kept
-    computes: bool = True  # its network runs, and it does not only add what is kept
-
-
 class _Share(NamedTuple):
     """What one unit does at one point: its factor, and its part of the group's batch."""
 
-    active: _Active
+    active: Active
     scale: float
     part: int
 
@@ -55,7 +45,7 @@ class _Share(NamedTuple):
 class _Keeping(NamedTuple):
     """What is kept of a unit that computes now, point by point, and which part of the group's batch is its own."""
 
-    active: _Active
+    active: Active
     part: int
     maps: Maps
 
@@ -63,8 +53,13 @@ class _Keeping(NamedTuple):
 class ControlStack:
     """The units of one run: call it once per evaluation of the base network."""
 
-    def __init__(self, units: Sequence[ControlUnit], host: Host | None = None) -> None:
+    def __init__(self, units: Sequence[ControlUnit], host: Host | None = None, *, beside: bool = False) -> None:
+        """beside: different networks of one shape may be computed in one call.
+
+        For hosts that leave networks where they are and as they are: what they compute with is one set of weights then.
+        """
         self.units = tuple(units)
+        self._groups = Groups(self.units, beside=beside)
         self._host = PlainHost() if host is None else host
         self._acts = [unit.acts for unit in self.units]  # asked once: a mask may lie on a device
         self._scales = [unit.scales() for unit in self.units]
@@ -87,11 +82,11 @@ class ControlStack:
         self._residuals.begin(step)
         total = Accumulator(len(step.cond), onto)
         same = cache(lambda: _same_latents(step))
-        for group in _by_network(self._active(step)):
-            if group[0].computes:
+        for group in self._groups.of(self._active(step)):
+            if group.actives[0].computes:
                 self._add(group, step, same, total)
             else:
-                self._add_again(group[0], step, total)
+                self._add_again(group.actives[0], step, total)
         return total.effects()
 
     def firings(self) -> tuple[Firing, ...]:
@@ -107,7 +102,7 @@ class ControlStack:
         self._kept.clear()
         self._residuals.clear()
 
-    def _active(self, step: Step) -> Iterator[_Active]:
+    def _active(self, step: Step) -> Iterator[Active]:
         at = step.progress[RangeBasis.STEPS]
         self._steps.add(at)
         for number, unit in enumerate(self.units):
@@ -121,24 +116,24 @@ class ControlStack:
                 line = self._residuals.line(number, unit, rows, step)
                 computes = line is None or self._residuals.computes(line, unit, rows, step)
                 (self._ran if computes else self._reused)[number].add(at)
-                yield _Active(unit, scales, multiplier, rows, number, line, computes)
+                yield Active(unit, scales, multiplier, rows, number, line, computes)
 
-    def _add(self, group: Sequence[_Active], step: Step, same: Callable[[], bool], total: Accumulator) -> None:
-        """Run one network for all units of a group, as one batch, and add each unit's share of each effect.
+    def _add(self, group: Group, step: Step, same: Callable[[], bool], total: Accumulator) -> None:
+        """Run one model for all units of a group, as one batch, and add each unit's share of each effect.
 
         same: whether rows of one picture hold the same latents.
         """
-        model, rows = group[0].unit.model, group[0].rows * len(group)
-        wanted = frozenset(point for active in group for point in active.scales)
+        model, actives, rows = group.model, group.actives, group.batch
+        wanted = frozenset(point for active in actives for point in active.scales)
         if model.follows and self._host.follow(model):
             self._kept.clear()  # what was computed with other weights
             self._residuals.clear()
-        told = self._told(group[0].unit, step, rows)
-        kept = [_Keeping(active, part, {}) for part, active in enumerate(group) if active.line is not None]
+        told = self._told(model, step, rows)
+        kept = [_Keeping(active, part, {}) for part, active in enumerate(actives) if active.line is not None]
         with self._host.ready(model):
-            prepared = self._kept.prepared([active.unit for active in group], group[0].rows, step)
-            prompt = self._kept.prompt(group[0].unit, step, rows, told)
-            seen = replace(step.rows(rows), twins=lambda: _twins(group, step) if same() else None)
+            prepared = self._kept.prepared([active.unit for active in actives], group.rows, step)
+            prompt = self._kept.prompt(model, step, rows, told)
+            seen = replace(step.rows(rows), twins=lambda: _twins(actives, step) if same() else None)
             for point, effect in model(seen, prepared, prompt, wanted):
                 if kept and not is_residual(point, effect):
                     self._reuse_nothing(kept)
@@ -147,20 +142,20 @@ class ControlStack:
                     continue
                 shares = [
                     _Share(active, scale * active.multiplier, index)
-                    for index, active in enumerate(group)
+                    for index, active in enumerate(actives)
                     if (scale := active.scales.get(point))
                 ]
                 if isinstance(effect, Shift):
-                    total.shift(point, self._shifted(effect, shares, len(group), step))
+                    total.shift(point, self._shifted(effect, shares, len(actives), step))
                 else:
-                    self._add_tensor(point, effect, shares, len(group), step, total)
-                    _keep(point, effect, kept, len(group))
+                    self._add_tensor(point, effect, shares, len(actives), step, total)
+                    _keep(point, effect, kept, len(actives))
                 del effect  # free before the next one is computed
         for active, _, maps in kept:
             assert active.line is not None
             self._residuals.keep(active.line, active.unit, active.rows, step, maps)
 
-    def _add_again(self, active: _Active, step: Step, total: Accumulator) -> None:
+    def _add_again(self, active: Active, step: Step, total: Accumulator) -> None:
         """Add what a unit computed at earlier steps."""
         assert active.line is not None
         for point, tensor in self._residuals.reused(active.line, step):
@@ -172,9 +167,9 @@ class ControlStack:
         self._residuals.exact.update((each.active.number, NO_RESIDUALS) for each in kept)
         kept.clear()
 
-    def _told(self, unit: ControlUnit, step: Step, rows: tuple[int, ...]) -> Tensor | None:
-        """Return what a unit's model reads in place of the prompt; None: the prompt."""
-        if self._giver is None or not unit.model.reads_tokens:
+    def _told(self, model: ControlModel, step: Step, rows: tuple[int, ...]) -> Tensor | None:
+        """Return what a model reads in place of the prompt; None: the prompt."""
+        if self._giver is None or not model.reads_tokens:
             return None
         return self._kept.tokens(self._giver, step, rows)
 
@@ -214,14 +209,14 @@ class ControlStack:
 
         return look
 
-    def _by_prompt(self, tensor: Tensor, active: _Active, step: Step) -> Tensor:
+    def _by_prompt(self, tensor: Tensor, active: Active, step: Step) -> Tensor:
         """Weigh the rows of the negative prompt by the unit's factor for them."""
         factor = active.unit.uncond_weight
         if factor == 1 or all(step.cond[row] for row in active.rows):
             return tensor
         return tensor * self._kept.factors(tuple(1.0 if step.cond[row] else factor for row in active.rows), tensor)
 
-    def _masked(self, tensor: Tensor, active: _Active, step: Step, point: Point | None) -> Tensor:
+    def _masked(self, tensor: Tensor, active: Active, step: Step, point: Point | None) -> Tensor:
         """Weigh what a unit adds by its mask. HintError for what a mask cannot reach."""
         if active.unit.mask is None:
             return tensor
@@ -260,15 +255,18 @@ def _keep(point: Point, tensor: Tensor, kept: Sequence[_Keeping], count: int) ->
             maps[point] = own if count == 1 else own.clone()  # which does not hold the rows of the others
 
 
-def _twins(group: Sequence[_Active], step: Step) -> Twins | None:
-    """Return which rows of the group's batch show the same picture and the same hint."""
+def _twins(actives: Sequence[Active], step: Step) -> Twins | None:
+    """Return which rows of a group's batch show the same picture and the same hint; as many of each network."""
     assert step.pictures is not None
     labels: list[Hashable] = []
-    for active in group:
+    kinds: dict[Hashable, set[Hashable]] = {}  # of rows, by network
+    for active in actives:
         hints = pictures_of(hints_of(active.unit), active.rows, step.window)
         key = hint_key(active.unit, step)
-        labels += [(key, hint, step.pictures[row]) for hint, row in zip(hints, active.rows, strict=True)]
-    return Twins.of(labels)
+        own = [(key, hint, step.pictures[row]) for hint, row in zip(hints, active.rows, strict=True)]
+        labels += own
+        kinds.setdefault(active.unit.model.sameness, set()).update(own)
+    return Twins.of(labels) if len({len(each) for each in kinds.values()}) == 1 else None
 
 
 def _same_latents(step: Step) -> bool:
@@ -280,15 +278,3 @@ def _same_latents(step: Step) -> bool:
 def _rows(unit: ControlUnit, cond: tuple[bool, ...]) -> tuple[int, ...]:
     everywhere = unit.mode is not ControlMode.CONTROL and not unit.model.cond_only and bool(unit.uncond_weight)
     return tuple(row for row, positive in enumerate(cond) if everywhere or positive)
-
-
-def _by_network(actives: Iterator[_Active]) -> list[list[_Active]]:
-    """Group units that the same network can serve in one call: with the same options, on the same rows.
-
-    A unit that only adds what is kept is a group of its own.
-    """
-    groups: dict[Hashable, list[_Active]] = {}
-    for active in actives:
-        alone = None if active.computes else active.number
-        groups.setdefault((active.unit.model.sameness, active.rows, alone), []).append(active)
-    return list(groups.values())

@@ -16,7 +16,6 @@ from ..core.network.base import Base
 from ..core.options import Option
 from .families import (
     control_lora,
-    controlnet,
     controlnet_lite,
     controlnet_xs,
     controlnext,
@@ -26,6 +25,7 @@ from .families import (
     t2i_adapter,
     union,
 )
+from .families.controlnet import family as controlnet
 from .families.ip_adapter import family as ip_adapter
 from .family import Description, Family, Shapes
 from .files.loading import Header, ModelFile, open_model, read_header

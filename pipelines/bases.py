@@ -58,6 +58,11 @@ class Base:
         """Return the side in pixels of the pictures that the model was trained on."""
         return self.pipeline.unet.config["sample_size"] * LATENT
 
+    @property
+    def computes_beside(self) -> bool:
+        """Return whether control networks of one shape may be computed in one call: on a processor they stay there."""
+        return self.offload is Offload.NONE and self.device.type == "cpu"
+
     @contextmanager
     def ready(self, model: ControlModel) -> Iterator[None]:
         """Bring a control network to the device; when offloading, for this call alone, whole or layer by layer."""

@@ -148,7 +148,7 @@ def _draw(
 ) -> tuple[Image, tuple[int, ...], tuple[Firing, ...]]:
     """Return the pictures [N, H, W, 3] of a pass, their seeds, and on how many steps each unit acted."""
     pipeline = _pipeline_for(base.pipeline, one)
-    stack = ControlStack(units, base)
+    stack = ControlStack(units, base, beside=base.computes_beside)
     seeds = tuple(request.seed + k for k in range(request.batch))
     before = pipeline.scheduler
     pipeline.scheduler = make_scheduler(request.scheduler, before.config)

@@ -18,7 +18,7 @@ import torch
 
 from ..core.errors import HostError
 from ..core.network.base import LATENT
-from ..models.families.controlnet import ControlNetConfig, ControlNetSettings
+from ..models.families.controlnet.config import ControlNetConfig, ControlNetSettings
 from ..models.files.loading import Header, read_header, read_tensors
 from ..models.files.sources import read_settings
 from ..models.guard import one_line

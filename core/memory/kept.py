@@ -83,17 +83,17 @@ class Kept:
 
         return self._hints.keep(("tokens", hint_key(giver, step), rows, cond, step.window), aligned)[0]
 
-    def prompt(self, unit: ControlUnit, step: Step, rows: tuple[int, ...], told: Tensor | None = None) -> Prompt:
+    def prompt(self, model: ControlModel, step: Step, rows: tuple[int, ...], told: Tensor | None = None) -> Prompt:
         """Return `model.encode` of these rows' prompts, or of what stands in their place, which is kept as well.
 
         The key is an object that is held here, so its id cannot come again.
         """
         if told is not None:
-            key = (unit.model.sameness, id(told), rows)
-            return self._prompts.keep(key, lambda: unit.model.encode(told), of=told)
+            key = (model.sameness, id(told), rows)
+            return self._prompts.keep(key, lambda: model.encode(told), of=told)
         token = step.token
-        key = (unit.model.sameness, id(token), version_of(token), rows)
-        return self._prompts.keep(key, lambda: unit.model.encode(take_rows(step.context, rows)), of=token)
+        key = (model.sameness, id(token), version_of(token), rows)
+        return self._prompts.keep(key, lambda: model.encode(take_rows(step.context, rows)), of=token)
 
     def mask(self, unit: ControlUnit, rows: tuple[int, ...], step: Step, target: Tensor) -> Tensor:
         """Return a unit's mask at the size of what it weighs: a map [B, C, h, w] or tokens of a map [B, h * w, C].

@@ -1,1 +1,1 @@
-"""The families of control networks: one file, one family, one paper."""
+"""The families of control networks: one file or folder, one family, one paper."""

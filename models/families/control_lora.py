@@ -22,7 +22,9 @@ from ...core.errors import IncompatibleModelError
 from ...core.network.base import Base, BaseWeights
 from ..family import Family, Shapes, shapes_of
 from ..layers import Kit
-from .controlnet import FIRST, ControlNet, ControlNetConfig, ControlNetModel, ControlNetSettings, base_of
+from .controlnet.config import FIRST, ControlNetConfig, ControlNetSettings, base_of
+from .controlnet.model import ControlNetModel
+from .controlnet.network import ControlNet
 
 T = TypeVar("T")
 

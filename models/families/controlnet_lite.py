@@ -26,7 +26,9 @@ from ...core.step import Step
 from ..family import Family, Shapes
 from ..layers import RESNET_EPS, STANDARD_GROUPS, Downsample, Kit
 from ..settings import Settings, Whole, Word, setting
-from .controlnet import MOST, PREFIX, STANDARD_HINT_STEM, count_children, hint_encoder
+from .controlnet.config import MOST, STANDARD_HINT_STEM, count_children
+from .controlnet.family import PREFIX
+from .controlnet.network import hint_encoder
 
 T = TypeVar("T")
 

@@ -33,7 +33,9 @@ from ..family import Family, Shapes
 from ..layers import STANDARD_GROUPS, Kit, Ops, ResBlock, SpatialTransformer, timestep_embedding
 from ..naming import to_ldm
 from ..settings import Settings, Whole, Word, setting
-from .controlnet import HEADS, MOST, count_children, depth_of, heads_of_config, hint_encoder, run_block
+from .controlnet.config import HEADS, MOST, count_children, depth_of
+from .controlnet.family import heads_of_config
+from .controlnet.network import hint_encoder, run_block
 
 T = TypeVar("T")
 

@@ -33,7 +33,10 @@ from ..files.precision import unscale
 from ..guard import shown
 from ..layers import Kit
 from ..settings import FileName, Settings, Whole, setting
-from .controlnet import FIRST, MOST, PREFIX, ControlNet, ControlNetConfig, ControlNetModel, ControlNetSettings, base_of
+from .controlnet.config import FIRST, MOST, ControlNetConfig, ControlNetSettings, base_of
+from .controlnet.family import PREFIX
+from .controlnet.model import ControlNetModel
+from .controlnet.network import ControlNet
 
 LORA = "lora_layer"  # the part of a name that marks factors
 UP, DOWN, WEIGHT = f".{LORA}.up.weight", f".{LORA}.down.weight", ".weight"

@@ -29,16 +29,10 @@ from ...core.step import Step
 from ..family import Shapes
 from ..kinds.unions import AUTOMATIC, KINDS, OPTION, offers
 from ..layers import Kit, timestep_embedding
-from .controlnet import (
-    TASKS,
-    ControlNet,
-    ControlNetConfig,
-    ControlNetFamily,
-    ControlNetModel,
-    ControlNetSettings,
-    is_controlnet,
-    is_union,
-)
+from .controlnet.config import ControlNetConfig, ControlNetSettings
+from .controlnet.family import TASKS, ControlNetFamily, is_controlnet, is_union
+from .controlnet.model import ControlNetModel
+from .controlnet.network import ControlNet
 from .t2i_adapter import StyleBlock
 
 T = TypeVar("T")

@@ -29,7 +29,7 @@ from ...units.offer import offers
 from ...units.record import PICTURES
 from ...units.request import FIELDS
 from ..asked import PICTURES as REQUEST_PICTURES
-from ..studio.running import Progress, Stop, Studio, plain_firings
+from ..studio.running import Progress, Stop, Stopped, Studio, plain_firings
 from ..studio.said import make_job
 from .card_events import hint_of
 
@@ -46,6 +46,8 @@ def add_endpoints(studio: Studio) -> None:
             yield from _generate(studio, request, stop)
         except ControlError as error:
             raise gr.Error(str(error), print_exception=False) from error
+        except Stopped as error:
+            raise gr.Error("the server ends, and nothing is drawn any more", print_exception=False) from error
         finally:
             stop.ask()
 

@@ -35,8 +35,8 @@ HALF = 128  # of 255: a brush stroke's alpha from which on it counts
 
 def connect(card: Card, studio: Studio, outer: Mapping[str, Any], last: Any) -> None:
     """Connect the widgets of a card. outer: the page's width, height and steps. last: the files of the last run."""
-    chosen = _connect_choices(card, studio)
-    _connect_hint(card, studio, outer, chosen)
+    _connect_choices(card, studio, outer)
+    _connect_hint(card, studio, outer)
     _connect_plan(card, studio.library, outer["steps"])
     _connect_painting(card, last)
 
@@ -50,15 +50,18 @@ def connect_message(card: Card, wrong: Any) -> None:
     wrong.change(show, wrong, card.others["message"], **HIDDEN)
 
 
-def _connect_choices(card: Card, studio: Studio) -> list[Any]:
-    """Connect the three lists; return what happens when a choice has been carried out."""
-    library, fields = studio.library, card.fields
+def _connect_choices(card: Card, studio: Studio, outer: Mapping[str, Any]) -> None:
+    """Connect the three lists: a choice changes the others, the sliders and options that are shown, and the hint.
+
+    All of it is one event: a second one, after it, would fail where cards are drawn anew in between.
+    """
+    library, fields, names = studio.library, card.fields, list(card.fields)
     numbers = [fields[SLIDER.format(k)] for k in range(offers.most_numbers())]
     lists_of_options = [fields[OPTION.format(k)] for k in range(offers.most_options(library))]
     outputs = [fields["preprocessor"], fields["model"], *numbers, *lists_of_options]
-    outputs += [card.others["preview"], card.others["about"]]
+    outputs += [card.others["preview"], card.others["about"], card.others["hint"], card.others["message"]]
 
-    def show(chosen: offers.Chosen, **lists: Any) -> list[Any]:
+    def show(chosen: offers.Chosen, said: Mapping[str, Any], size: tuple[int, int], **lists: Any) -> list[Any]:
         return [
             gr.update(value=chosen.preprocessor, **({"choices": lists["preprocessors"]} if lists else {})),
             gr.update(value=chosen.model, **({"choices": lists["models"]} if lists else {})),
@@ -66,58 +69,73 @@ def _connect_choices(card: Card, studio: Studio) -> list[Any]:
             *(gr.update(**each) for each in option_lists(library, chosen.model, {})),
             gr.update(visible=not offers.runs_at_once(library, chosen.preprocessor, chosen.model)),
             escape(offers.about(chosen.preprocessor, studio.runtime.store, card.say)),
+            *_live(studio, after_choice(said, chosen), size),
         ]
 
-    def by_type(kind: str) -> list[Any]:
+    def by_type(kind: str, said: Mapping[str, Any], size: tuple[int, int]) -> list[Any]:
         found = offers.choose_type(library, kind)
         lists = {"preprocessors": offers.preprocessors(kind, say=card.say)}
-        return show(found, models=offers.models(library, kind, card.say), **lists)
+        return show(found, said, size, models=offers.models(library, kind, card.say), **lists)
 
-    def by_preprocessor(preprocessor: str, model: str) -> list[Any]:
-        return show(offers.choose_preprocessor(library, preprocessor, model))
+    def by_preprocessor(_kind: str, said: Mapping[str, Any], size: tuple[int, int]) -> list[Any]:
+        return show(offers.choose_preprocessor(library, said["preprocessor"], said["model"]), said, size)
 
-    def by_model(model: str, preprocessor: str) -> list[Any]:
-        return show(offers.choose_model(library, model, preprocessor))
+    def by_model(_kind: str, said: Mapping[str, Any], size: tuple[int, int]) -> list[Any]:
+        return show(offers.choose_model(library, said["model"], said["preprocessor"]), said, size)
 
-    pair = [fields["preprocessor"], fields["model"]]
-    return [
-        card.others["type"].input(by_type, card.others["type"], outputs, **HIDDEN),
-        fields["preprocessor"].input(by_preprocessor, pair, outputs, **HIDDEN),
-        fields["model"].input(by_model, pair[::-1], outputs, **HIDDEN),
-    ]
+    def connect(widget: Any, choose: Callable[[str, Mapping[str, Any], tuple[int, int]], list[Any]]) -> None:
+        def act(kind: str, width: float, height: float, *values: Any) -> list[Any]:
+            return choose(kind, read_card(names, values), (int(height), int(width)))
+
+        widget.input(act, [card.others["type"], outer["width"], outer["height"], *fields.values()], outputs, **LIVE)
+
+    connect(card.others["type"], by_type)
+    connect(fields["preprocessor"], by_preprocessor)
+    connect(fields["model"], by_model)
 
 
-def _connect_hint(card: Card, studio: Studio, outer: Mapping[str, Any], chosen: Sequence[Any]) -> None:
+def after_choice(said: Mapping[str, Any], chosen: offers.Chosen) -> dict[str, Any]:
+    """Return what a card says once a choice is carried out: numbers and options are those that were chosen with it."""
+    kept = {name: value for name, value in said.items() if not name.startswith(OPTION.format(""))}
+    numbers = {each.name: each.default for each in offers.numbers(chosen.preprocessor)}
+    chosen_words = {"preprocessor": chosen.preprocessor, "model": chosen.model}
+    return {**kept, **chosen_words, "parameters": {**numbers, **chosen.parameters}}
+
+
+def _connect_hint(card: Card, studio: Studio, outer: Mapping[str, Any]) -> None:
     names = list(card.fields)
     inputs = [outer["width"], outer["height"], *card.fields.values()]
     outputs = [card.others["hint"], card.others["message"]]
 
     def live(width: float, height: float, *values: Any) -> list[Any]:
-        said = read_card(names, values)
-        if said["image"] is None:
-            return [None, ""]
-        live_one = offers.runs_at_once(studio.library, said["preprocessor"], said["model"] or "")
-        return preview(said, (int(height), int(width))) if live_one else [gr.skip(), ""]
-
-    def preview(said: Mapping[str, Any], size: tuple[int, int]) -> list[Any]:
-        try:
-            return [hint_of(studio, said, size), ""]
-        except ControlError as error:
-            return [None, results.trouble(str(error))]
+        return _live(studio, read_card(names, values), (int(height), int(width)))
 
     def on_button(width: float, height: float, *values: Any) -> list[Any]:
-        return preview(read_card(names, values), (int(height), int(width)))
+        return _preview(studio, read_card(names, values), (int(height), int(width)))
 
-    # Sliders by hand alone, and choices once they are carried out: in between, values and bounds are of two choices.
+    # Sliders by hand alone: a choice moves them too, and draws the hint itself.
     drawn_from = ("image", "resize", "resolution", "pixel_perfect", "seed", "inpaint_mask")
     triggers = [card.fields[name].change for name in drawn_from]
     triggers += [card.fields[name].input for name in _slider_names()]
     gr.on([*triggers, outer["width"].change, outer["height"].change], live, inputs, outputs, **LIVE)
-    for each in chosen:
-        each.then(live, inputs, outputs, **LIVE)
     card.others["preview"].click(
         on_button, inputs, outputs, api_visibility="private", concurrency_id="draw", show_progress_on=outputs[:1]
     )
+
+
+def _live(studio: Studio, said: Mapping[str, Any], size: tuple[int, int]) -> list[Any]:
+    """Return the hint and the message of a card that says something else now; networks wait for their button."""
+    if said["image"] is None:
+        return [None, ""]
+    live = offers.runs_at_once(studio.library, said["preprocessor"], said["model"] or "")
+    return _preview(studio, said, size) if live else [gr.skip(), ""]
+
+
+def _preview(studio: Studio, said: Mapping[str, Any], size: tuple[int, int]) -> list[Any]:
+    try:
+        return [hint_of(studio, said, size), ""]
+    except ControlError as error:
+        return [None, results.trouble(str(error))]
 
 
 def hint_of(studio: Studio, said: Mapping[str, Any], size: tuple[int, int]) -> Any:

@@ -23,7 +23,7 @@ from ...units.saying import Say
 from ..studio import offers
 from ..studio.library import Library
 from ..studio.said import OPTION, RANGE
-from .widgets import range_slider
+from .widgets import Choice, Slide, range_slider
 from .words import t
 
 Unit = Mapping[str, Any]  # of the page's state: the id of a card, and what it said when it was made
@@ -184,7 +184,7 @@ def _choices(card: Card, library: Library) -> None:
             min_width=130,
             interactive=True,
         )
-        card.fields["preprocessor"] = gr.Dropdown(
+        card.fields["preprocessor"] = Choice(
             offers.preprocessors(ALL, say=card.say),
             value=card.value("preprocessor"),
             label=t("Preprocessor"),
@@ -192,7 +192,7 @@ def _choices(card: Card, library: Library) -> None:
             **card.named("preprocessor"),
             interactive=True,
         )
-        card.fields["model"] = gr.Dropdown(
+        card.fields["model"] = Choice(
             offers.models(library, ALL, card.say),
             value=card.value("model"),
             label=t("Model"),
@@ -222,7 +222,7 @@ def _numbers(card: Card, library: Library) -> None:
     with gr.Row():
         for k, each in enumerate(sliders(card.value("preprocessor"), card.value("parameters"))):
             name = SLIDER.format(k)
-            card.fields[name] = gr.Slider(
+            card.fields[name] = Slide(
                 **each,
                 interactive=True,
                 **card.named(name),

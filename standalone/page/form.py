@@ -16,6 +16,7 @@ from ..studio.comparing import axes
 from ..studio.copies import FORMS
 from ..studio.running import Studio
 from ..studio.said import EACH_LINE, ETA_OF, MOST_PICTURES, MOST_SIDE
+from .widgets import Choice
 from .words import t
 
 STEPS, GUIDANCE = 20, 7.5
@@ -163,7 +164,7 @@ def tools() -> dict[str, Any]:
         gr.Markdown(t("A grid over any two fields, with values such as 0.5; 1; 1.5:"), padding=True)
         for name, label in (("x", "Columns"), ("y", "Rows")):
             with gr.Row():
-                found[name] = gr.Dropdown(axes(1), value="", label=t(label), elem_id=f"axis-{name}", min_width=140)
+                found[name] = Choice(axes(1), value="", label=t(label), elem_id=f"axis-{name}", min_width=140)
                 found[f"{name}_values"] = gr.Textbox(label=t("Values"), elem_id=f"axis-{name}-values", min_width=140)
         found["grid"] = gr.Button(t("Draw the grid"), elem_id="draw-grid")
     with gr.Accordion(t("Settings from a picture"), open=False, elem_id="restore"):

@@ -43,7 +43,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         last = gr.State([])
         order = dragging()
         wrong = gr.State(None)
-        language = gr.State("en")
+        language = gr.State(None)  # told when the page is loaded
         with gr.Row(elem_classes=["cs-columns"]):
             with gr.Column(scale=6, min_width=340):
                 outer = form.words(studio)
@@ -57,8 +57,9 @@ def build_page(studio: Studio) -> gr.Blocks:
         _connect_outer(studio, outer, state, tools)
         shown["stop"].click(_stop(sessions), None, None, queue=False, **QUIET)
         with slot:
-
-            @gr.render(inputs=[state, language], show_progress="hidden")
+            # Not when the page is loaded but when its language is known, or all cards would be drawn twice, and what is
+            # clicked in between would be a button that is there no more.
+            @gr.render(inputs=[state, language], triggers=[state.change, language.change], show_progress="hidden")
             def draw_cards(units: Sequence[Any], spoken: str) -> None:
                 steps, say = form.usual(studio)["steps"], speaker(spoken)
                 plans = [card_events.first_plan(studio.library, unit["said"], steps, say) for unit in units]

@@ -66,6 +66,7 @@ def run_serve(args: argparse.Namespace) -> int:
         try:
             page.block_thread()
         finally:
+            studio.close()
             page.close(verbose=False)
     return 0
 

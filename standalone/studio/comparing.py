@@ -93,6 +93,8 @@ def _cell(
     picture, changed = dict(said), [dict(each) for each in units]
     for name, value in places:
         number, dot, field = name.partition(".")
+        if dot and int(number) > len(changed):
+            raise HostError(f"the grid goes over a field of unit {number}, and there is none: choose another field")
         if dot:
             _set(changed[int(number) - 1], field, value)
         elif name != NOTHING:

@@ -111,6 +111,11 @@ class WatchedBase(Base):
         super().__init__(base.pipeline, base.device, base.offload, source=base.source, prediction=base.prediction)
         self._stop, self._clock = stop, clock
 
+    @property
+    def computes_beside(self) -> bool:
+        """Return False: each network's time is told."""
+        return False
+
     def check_interrupt(self) -> None:
         """Raise Stopped if somebody asked for it."""
         self._stop.check()
@@ -152,7 +157,18 @@ class Studio:
         self._models: dict[str, ControlModel] = {}
         self._digests = Digests()
         self._alone = Lock()
+        self._stops: set[Stop] = set()  # of the runs that draw or wait
+        self._closed = False
         self._number = 0
+
+    def close(self) -> None:
+        """Stop every run, and begin none from now on; Python itself waits for their threads before it ends.
+
+        A thread that is still inside an operation of PyTorch when Python ends would abort the process.
+        """
+        self._closed = True
+        for stop in tuple(self._stops):
+            stop.ask()
 
     def warm(self) -> None:
         """Load the first base model before somebody waits for it, in the background; errors come when it is used."""
@@ -161,7 +177,7 @@ class Studio:
             with self._alone, suppress(ControlError):
                 self._loaded(next(iter(self.library.bases)))
 
-        Thread(target=load, daemon=True, name="controlstack-warm").start()
+        Thread(target=load, name="controlstack-warm").start()
 
     def side(self, base: str) -> int:
         """Return the side in pixels of the pictures that a base model was trained on."""
@@ -177,7 +193,7 @@ class Studio:
             except BaseException as error:  # noqa: BLE001 - it is raised where the run is watched
                 told.put(("raised", error))
 
-        Thread(target=act, daemon=True, name="controlstack-run").start()
+        Thread(target=act, name="controlstack-run").start()
         while True:
             kind, what = told.get()
             if kind == "raised":
@@ -188,10 +204,22 @@ class Studio:
 
     def draw(self, job: Job, stop: Stop, report: Callable[[Progress], None]) -> Drawn:
         """Draw a job; a stop keeps the pictures that are finished. Errors of units have their number."""
-        with self._alone:
+        with self._stoppable(stop), self._alone:
+            stop.check()
             base, colours = self._loaded(job.base)
             units = self._units(job, base)
             return self._draw(job, base, colours, units, stop, report)
+
+    @contextmanager
+    def _stoppable(self, stop: Stop) -> Iterator[None]:
+        """Let `close` stop a run; one that begins after it is stopped at once."""
+        self._stops.add(stop)
+        if self._closed:
+            stop.ask()
+        try:
+            yield
+        finally:
+            self._stops.discard(stop)
 
     def _draw(
         self,

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from controlstack.core.reuse.said import Reuse
-from controlstack.models.families.controlnet import ControlNetModel
+from controlstack.models.families.controlnet.model import ControlNetModel
 
 MOST = {"light": 0.65, "strong": 0.45}  # goals of docs/performance.md, in 20 steps
 
@@ -51,3 +51,16 @@ def test_the_curve_is_drawn(benchmark: ModuleType) -> None:
     drawn = ElementTree.fromstring(benchmark.plot(found))
     words = [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
     assert "light" in words and "strong" in words
+
+
+def test_the_table_has_a_line_for_units_and_steps(benchmark: ModuleType) -> None:
+    rows = [
+        {"units": units, "steps": 10, "sampler": sampler, "light_loss": 0.001 * units, "strong_loss": 0.02}
+        for units in (1, 2)
+        for sampler in ("ddim", "heun")
+    ]
+    assert benchmark.as_markdown(rows).splitlines()[0].count("|") == 7
+    assert benchmark.as_markdown(rows).splitlines()[2:] == [
+        "| 1 | 10 | 0.10 | 2.00 | 0.10 | 2.00 |",
+        "| 2 | 10 | 0.20 | 2.00 | 0.20 | 2.00 |",
+    ]

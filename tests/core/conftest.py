@@ -8,7 +8,9 @@ import pytest
 import torch
 from controlstack.core.schedule import progress_at
 from controlstack.core.step import Step
-from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig, ControlNetModel
+from controlstack.models.families.controlnet.config import Block, ControlNetConfig
+from controlstack.models.families.controlnet.model import ControlNetModel
+from controlstack.models.families.controlnet.network import ControlNet
 
 CONFIG = ControlNetConfig(
     channels=32,

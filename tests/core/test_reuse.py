@@ -19,7 +19,7 @@ from controlstack.core.schedule import Keyframe, RangeBasis, Schedule, progress_
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step, Window
 from controlstack.core.unit import ControlMode, ControlUnit
-from controlstack.models.families.controlnet import ControlNetModel
+from controlstack.models.families.controlnet.model import ControlNetModel
 from torch import Tensor
 
 MakeModel = Callable[..., ControlNetModel]

@@ -11,7 +11,8 @@ from controlstack.core.network.rows import Twins, take_rows
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step, Window
 from controlstack.core.unit import ControlMode, ControlUnit
-from controlstack.models.families.controlnet import Block, ControlNetConfig, ControlNetModel
+from controlstack.models.families.controlnet.config import Block, ControlNetConfig
+from controlstack.models.families.controlnet.model import ControlNetModel
 from torch import Tensor
 
 MakeModel = Callable[..., ControlNetModel]

@@ -18,7 +18,8 @@ from controlstack.core.schedule import Keyframe, Schedule
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step, Window
 from controlstack.core.unit import ControlMode, ControlUnit
-from controlstack.models.families.controlnet import ControlNetConfig, ControlNetModel, ControlNetSettings
+from controlstack.models.families.controlnet.config import ControlNetConfig, ControlNetSettings
+from controlstack.models.families.controlnet.model import ControlNetModel
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -447,7 +448,7 @@ def test_slots_come_in_the_order_of_computation(model: ControlNetModel) -> None:
 
 
 def test_soft_weights_are_the_published_list_and_sdxl_gets_its_first_ten() -> None:
-    from controlstack.models.families.controlnet import _soft_weights
+    from controlstack.models.families.controlnet.model import _soft_weights
 
     published = [0.0994, 0.1205, 0.1461, 0.1770, 0.2146, 0.2601, 0.3153, 0.3822, 0.4633, 0.5615, 0.6806, 0.825, 1.0]
     assert _soft_weights(13) == pytest.approx(published, abs=1e-4)

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
+from controlstack.models.families.controlnet.config import Block, ControlNetConfig
+from controlstack.models.families.controlnet.network import ControlNet
 from controlstack.models.families.controlnet_lite import ControlNetLite, LiteConfig
 from controlstack.models.families.controlnext import ControlNeXt
 from controlstack.models.families.ip_adapter.family import FAMILY as IP_ADAPTER

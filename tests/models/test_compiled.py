@@ -10,7 +10,9 @@ import torch
 from controlstack.core.network.rows import Twins
 from controlstack.core.schedule import progress_at
 from controlstack.core.step import Step
-from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig, ControlNetModel
+from controlstack.models.families.controlnet.config import Block, ControlNetConfig
+from controlstack.models.families.controlnet.model import ControlNetModel
+from controlstack.models.families.controlnet.network import ControlNet
 from torch import Tensor
 
 CONFIG = ControlNetConfig(

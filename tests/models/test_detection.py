@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from controlstack.core.errors import UnsupportedModelError
-from controlstack.models.families.controlnet import ControlNetConfig
+from controlstack.models.families.controlnet.config import ControlNetConfig
 from controlstack.models.families.t2i_adapter import AdapterConfig
 from controlstack.models.files.loading import read_header
 from controlstack.models.naming import to_ldm

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import torch
 from controlstack.core.errors import ModelError
-from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
+from controlstack.models.families.controlnet.config import Block, ControlNetConfig
+from controlstack.models.families.controlnet.network import ControlNet
 from controlstack.models.families.controlnet_lite import ControlNetLite, LiteConfig
 from controlstack.models.families.controlnext import ControlNeXt
 from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig, StyleAdapter

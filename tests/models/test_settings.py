@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from controlstack.core.errors import ControlError, ModelError
-from controlstack.models.families.controlnet import ControlNetSettings
+from controlstack.models.families.controlnet.config import ControlNetSettings
 from controlstack.models.registry import inspect, load_control_model
 from controlstack.models.settings import read
 from diffusers import ControlNetModel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from controlstack.standalone.studio.copies import command_line, script, webui_te
 from controlstack.standalone.studio.examples import examples
 from controlstack.standalone.studio.library import Library, _fitting_first, make_library
 from controlstack.standalone.studio.restoring import restore
-from controlstack.standalone.studio.running import Drawn, Progress, Stop, Studio
+from controlstack.standalone.studio.running import Drawn, Progress, Stop, Stopped, Studio
 from controlstack.standalone.studio.said import UnitProblemError, make_job, unit_request
 from controlstack.standalone.studio.workflow import workflow
 from controlstack.standalone.units import parse_unit
@@ -277,6 +278,27 @@ def test_a_stop_stops_no_other_run(studio: Studio, library: Library) -> None:
     assert not studio.draw(make_job(library, SHORT, []), Stop(), ignore).stopped
 
 
+def test_a_server_that_ends_stops_what_runs_and_begins_nothing(library: Library, tmp_path: Path) -> None:
+    ending = Studio(library, tmp_path)
+    job = make_job(library, {**SHORT, "steps": 150}, [])
+    seen: list[int] = []
+
+    def end(progress: Progress) -> None:
+        seen.append(progress.step)
+        ending.close()
+
+    assert ending.draw(job, Stop(), end).stopped
+    assert seen == [1]
+    with pytest.raises(Stopped):
+        ending.draw(job, Stop(), end)
+
+
+def test_python_waits_for_the_threads_of_a_studio(library: Library, tmp_path: Path) -> None:
+    """One that is still in an operation of PyTorch when Python ends would abort it."""
+    one = Studio(library, tmp_path)
+    assert list(one.run(lambda _: threading.current_thread().daemon)) == [False]
+
+
 def test_what_a_run_raises_is_raised_where_it_is_watched(studio: Studio, library: Library, picture: Any) -> None:
     job = make_job(library, SHORT, [{**units_of(picture)[0], "block_weights": "1, 2, 3"}])
     with pytest.raises(UnitProblemError, match="block weights") as caught:
@@ -293,6 +315,36 @@ def test_latents_have_the_colours_of_their_picture() -> None:
         flat = torch.tensor(colour).float().reshape(1, 3, 1, 1).expand(1, 3, 128, 128) / 255
         seen = colours.show(base.encode(flat)[0])[4:-4, 4:-4].reshape(-1, 3).mean(axis=0)
         assert np.abs(seen - colour).max() < 40
+
+
+# --- Cards -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_clicked_before_new_choices_arrive_is_not_refused(library: Library) -> None:
+    """A browser may still send the entry of an old list, or a number of another preprocessor's slider."""
+    pytest.importorskip("gradio", reason='needs gradio: pip install "controlstack[page]"')
+    from controlstack.standalone.page.cards import SLIDER, read_card
+    from controlstack.standalone.page.widgets import Choice, Slide
+
+    model, low = Choice(["depth"], value="depth").preprocess("gone"), Slide(1, 255).preprocess(10**6)
+    assert (model, low) == ("gone", 10**6)
+    numbers = {SLIDER.format(k): low for k in range(offers.most_numbers())}
+    sent = {"preprocessor": "canny", "model": model, **numbers}
+    said = read_card(list(sent), list(sent.values()))
+    assert said["parameters"] == {each.name: each.default for each in find("canny").parameters}
+    with pytest.raises(ControlError, match="gone"):
+        unit_request(library, said)
+
+
+def test_the_hint_after_a_choice_has_its_numbers(library: Library) -> None:
+    pytest.importorskip("gradio", reason='needs gradio: pip install "controlstack[page]"')
+    from controlstack.standalone.page.card_events import after_choice
+
+    said = {"preprocessor": "shuffle", "model": "gone", "parameters": {"x": 1}, "option 0": "old", "weight": 0.5}
+    found = after_choice(said, offers.choose_type(library, "Canny"))
+    assert found == {
+        "preprocessor": "canny", "model": "canny", "parameters": {"low": 50, "high": 100}, "weight": 0.5,
+    }  # fmt: skip
 
 
 # --- Comparisons -----------------------------------------------------------------------------------------------------
@@ -329,6 +381,11 @@ def test_every_axis_is_a_field_that_a_grid_can_set(library: Library, picture: An
 def test_a_grid_that_cannot_be_is_refused(library: Library, values: str, sentence: str) -> None:
     with pytest.raises(HostError, match=sentence):
         gridded(library, SHORT, [], ("steps", values, "", ""))
+
+
+def test_a_grid_over_a_unit_that_was_removed_is_refused(library: Library) -> None:
+    with pytest.raises(HostError, match="a field of unit 1, and there is none: choose another field"):
+        gridded(library, SHORT, [], ("1.weight", "1; 2", "", ""))
 
 
 def test_a_sheet_shows_hints_and_pictures(library: Library, picture: Any, drawn: Drawn) -> None:

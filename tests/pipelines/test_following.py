@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlUnit
-from controlstack.models.families.controlnet import ControlNet, ControlNetConfig, ControlNetSettings
+from controlstack.models.families.controlnet.config import ControlNetConfig, ControlNetSettings
+from controlstack.models.families.controlnet.network import ControlNet
 from controlstack.models.family import shapes_of
 from controlstack.models.naming import to_ldm
 from controlstack.models.registry import load_control_model

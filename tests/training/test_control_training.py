@@ -13,7 +13,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from controlstack.core.errors import HintError, HostError
-from controlstack.models.families.controlnet import ControlNet, ControlNetConfig, ControlNetSettings
+from controlstack.models.families.controlnet.config import ControlNetConfig, ControlNetSettings
+from controlstack.models.families.controlnet.network import ControlNet
 from controlstack.models.files.loading import read_header
 from controlstack.models.files.sources import read_settings
 from controlstack.training import commands

@@ -12,7 +12,7 @@ import torch
 from controlstack.core.control import ControlModel
 from controlstack.core.errors import HintError, UnitError
 from controlstack.core.options import Option
-from controlstack.models.families.controlnet import Block, ControlNetConfig
+from controlstack.models.families.controlnet.config import Block, ControlNetConfig
 from controlstack.models.families.union import UnionModel, UnionNet
 from controlstack.models.kinds.unions import OPTION
 from controlstack.models.layers import Kit

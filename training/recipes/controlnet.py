@@ -14,7 +14,9 @@ from torch import nn
 
 from ...core.control import ControlModel
 from ...core.errors import UnsupportedModelError
-from ...models.families.controlnet import FAMILY, ControlNet, ControlNetModel
+from ...models.families.controlnet.family import FAMILY
+from ...models.families.controlnet.model import ControlNetModel
+from ...models.families.controlnet.network import ControlNet
 from ...models.layers import ResBlock, TransformerBlock
 from ..choices import COPY, GAUSSIAN
 from ..settings import Settings

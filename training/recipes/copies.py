@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...core.errors import ModelError
-from ...models.families.controlnet import ControlNet, ControlNetConfig, ControlNetSettings
+from ...models.families.controlnet.config import ControlNetConfig, ControlNetSettings
+from ...models.families.controlnet.network import ControlNet
 from ...models.family import shapes_of
 from ...models.naming import to_ldm
 from ...models.settings import read

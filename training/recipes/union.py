@@ -17,8 +17,8 @@ from torch import nn
 
 from ...core.control import ControlModel
 from ...core.errors import ScheduleError
-from ...models.families.controlnet import FAMILY as CONTROLNET
-from ...models.families.controlnet import ControlNet
+from ...models.families.controlnet.family import FAMILY as CONTROLNET
+from ...models.families.controlnet.network import ControlNet
 from ...models.families.union import FAMILY, UnionModel, UnionNet
 from ...models.files.loading import read_header
 from ...models.kinds.unions import KINDS, OPTION

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import UnsupportedModelError
-from ...models.families.controlnet import ControlNet
+from ...models.families.controlnet.network import ControlNet
 from ...models.families.t2i_adapter import Adapter
 from ...models.naming import to_diffusers
 from ...pipelines.bases import DTYPES

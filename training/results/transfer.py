@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...core.errors import UnsupportedModelError
 from ...core.network.base import check_fits
-from ...models.families.controlnet import FAMILY
+from ...models.families.controlnet.family import FAMILY
 from ...models.family import shapes_of
 from ...models.files.loading import read_header
 from ...models.naming import to_ldm

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....core.resize import pixel_perfect
-from ....models.families import controlnet
+from ....models.families.controlnet import network
 from ....units.choices import RESIZES
 from ..host.foreign import (
     ControlMode,
@@ -73,7 +73,7 @@ def publish() -> None:
     sys.modules.update(dict.fromkeys(names, sys.modules[__name__]))
     for name in OTHERS:
         sys.modules.setdefault(name, sys.modules[__name__])
-    sys.modules[NETWORKS] = controlnet
+    sys.modules[NETWORKS] = network
 
 
 def get_api_version() -> int:

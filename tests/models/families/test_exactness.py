@@ -12,7 +12,7 @@ import pytest
 import torch
 from controlstack.core.step import Step
 from controlstack.core.unit import ControlMode
-from controlstack.models.families.controlnet import ControlNetModel as Ours
+from controlstack.models.families.controlnet.model import ControlNetModel as Ours
 from controlstack.models.families.t2i_adapter import AdapterModel, StyleAdapter
 from controlstack.models.naming import to_diffusers, to_ldm
 from controlstack.models.registry import load_control_model

@@ -12,7 +12,7 @@ import pytest
 from controlstack.core.errors import UnitError
 from controlstack.core.resize import ResizeMode
 from controlstack.core.unit import ControlMode
-from controlstack.models.families import controlnet
+from controlstack.models.families.controlnet import network
 from controlstack.scripts.webui.clients import external
 from controlstack.scripts.webui.host.foreign import EmptySlot
 from controlstack.scripts.webui.page.page_script import PageHooks
@@ -51,7 +51,7 @@ def test_the_names_that_others_use_are_there(client: str) -> None:
 
 
 def test_tiled_diffusion_finds_the_class_by_which_it_knows_us() -> None:
-    assert isinstance(controlnet.ControlNet, type) and external.NETWORKS == "scripts.cldm"
+    assert isinstance(network.ControlNet, type) and external.NETWORKS == "scripts.cldm"
 
 
 class Script:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from controlstack.core.network.base import Base
-from controlstack.models.families.controlnet import Block, ControlNet, ControlNetConfig
+from controlstack.models.families.controlnet.config import Block, ControlNetConfig
+from controlstack.models.families.controlnet.network import ControlNet
 from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig
 from controlstack.models.families.union import UnionNet
 from controlstack.models.layers import Kit

@@ -1,12 +1,13 @@
 """An extension of the WebUI for tests: it writes down what the U-Net did, counts hooks, and breaks runs on demand.
 
-It knows nothing of ControlStack, and stands beside it or beside another extension of the same purpose.
+It needs nothing of ControlStack, and stands beside it or beside another extension of the same purpose.
 """
 
 # pyright: reportMissingImports=false
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import json
@@ -237,6 +238,8 @@ def count() -> dict[str, int]:
         "hooks": hooks_of(unet_of(shared.sd_model)),
         "callbacks": sum(map(len, script_callbacks.callback_map.values())),
         "memory": resident(),
+        "heap": heap(),
+        "hints": sum(each.bytes for each in gc.get_objects() if is_hint_cache(each)),
         "tensors": sum(isinstance(each, torch.Tensor) for each in gc.get_objects()),
         "during": RECORD["hooks"],
         "controls": len(controls_of(shared.sd_model)),
@@ -248,6 +251,31 @@ def resident() -> int:
     """Bytes of resident memory."""
     lines = Path(f"/proc/{os.getpid()}/status").read_text(encoding="ascii").splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmRSS")))
+
+
+class MallInfo(ctypes.Structure):
+    """What glibc tells of its heap, in bytes: `mallinfo2`."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    )  # fmt: skip
+
+
+def heap() -> int:
+    """Bytes that are in use, without what is free and not given back; 0 where there is no glibc."""
+    told = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if told is None:
+        return 0
+    told.restype = MallInfo
+    info = told()
+    return info.uordblks + info.hblkhd
+
+
+def is_hint_cache(each: Any) -> bool:
+    return f"{type(each).__module__}.{type(each).__qualname__}" == "controlstack.preprocessors.cache.ResultCache"
 
 
 def meddle(function: str, how: str = "raise", call: int = 1) -> None:
