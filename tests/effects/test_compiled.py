@@ -12,7 +12,7 @@ import torch
 from controlstack.core.network.points import stream
 from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlUnit
-from controlstack.models.families.controlnet import ControlNetModel
+from controlstack.models.families.controlnet.model import ControlNetModel
 from controlstack.pipelines.attached import Injection, base_of
 from controlstack.pipelines.bases import load_base
 from controlstack.pipelines.tiny_world import BASE
