@@ -81,6 +81,7 @@ def _trained(run: Run, out: Path) -> int:
     from .report.reporter import Reporter
 
     with _saved(run, out), Reporter(run, out) as reporter, interrupts_wait() as interrupted:
+        _catch_up(run, out)
         for loss in train(run):
             reporter.add(loss)
             if run.any_process(interrupted()):
@@ -115,14 +116,28 @@ def _finished(run: Run, out: Path, reporter: Reporter) -> None:
 
 def _snapshot(run: Run, out: Path) -> None:
     """Write a checkpoint to go on from, and the weights as they are now; neither where they are not finite."""
-    from .results.checkpoints import keep_last, snapshot_path
-
     if not run.is_finite():
         raise DivergedError(
             f"after step {run.step} weights are not finite any more: lower --learning-rate, and go on from the last "
             "checkpoint with --resume --change learning-rate, if there is one"
         )
     run.save(out.with_suffix(".state"))
+    _write_snapshot(run, out)
+
+
+def _catch_up(run: Run, out: Path) -> None:
+    """Write the snapshot of the step that a training goes on after, where it ended between checkpoint and snapshot."""
+    from .results.checkpoints import snapshot_path
+
+    due = run.step > 0 and run.step % run.settings.save_every == 0
+    if due and not snapshot_path(out, run.step).exists():
+        _write_snapshot(run, out)
+
+
+def _write_snapshot(run: Run, out: Path) -> None:
+    """Write the weights as they are now beside the model, and remove the oldest snapshots."""
+    from .results.checkpoints import keep_last, snapshot_path
+
     if run.is_main:
         _write(run, snapshot_path(out, run.step))
         keep_last(out, run.settings.keep)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ...core.errors import HostError
-from ...core.lists import Lists
 from ...core.network.base import LATENT
+from ...core.network.lists import Lists
 from ...core.schedule import RangeBasis, Schedule
 from ...core.unit import ControlUnit
 from ..reports.report import Report

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.lists import Lists
+from ...core.network.lists import Lists
 
 RESIZING = ("input_block_patch", "input_block_patch_after_skip")  # patches of the host that can change a map's size
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from ...core.control import ControlModel
 from ...core.counting import counted
 from ...core.errors import HostError, ScheduleError
-from ...core.lists import Lists, to_lists, to_residuals
 from ...core.network.effects import Effects
+from ...core.network.lists import Lists, to_lists, to_residuals
 from ...core.network.points import Point
 from ...core.schedule import RangeBasis, fires_on
 from ...core.stack import ControlStack

@@ -126,6 +126,18 @@ def test_an_interrupt_leaves_a_usable_model(
     assert command(settings, out, "--steps", "3", "--resume") == 0
 
 
+def test_a_snapshot_that_a_break_left_out_is_written_when_a_training_goes_on(
+    settings: Settings, tmp_path: Path
+) -> None:
+    out = tmp_path / "control.safetensors"
+    assert command(settings, out, "--steps", "2", "--save-every", "2") == 0
+    before = load_file(snapshot_path(out, 2))
+    snapshot_path(out, 2).unlink()
+    assert command(settings, out, "--steps", "3", "--save-every", "2", "--resume") == 0
+    after = load_file(snapshot_path(out, 2))
+    assert all(after[name].equal(each) for name, each in before.items())
+
+
 def test_snapshots_are_usable_and_the_last_ones_stay(settings: Settings, tmp_path: Path) -> None:
     out = tmp_path / "control.safetensors"
     assert command(settings, out, "--steps", "4", "--save-every", "1", "--keep", "2") == 0

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ....core.control import ControlModel, Prepared, Prompt
 from ....core.errors import ControlError, IncompatibleModelError
-from ....core.lists import to_residuals
 from ....core.network.base import Base
+from ....core.network.lists import to_residuals
 from ....core.network.points import Block, Point, skip, stream
 from ....core.network.rows import take_rows
 from ....core.options import Option

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .....core.lists import Lists, to_lists, to_residuals
 from .....core.network.attach import Patches
+from .....core.network.lists import Lists, to_lists, to_residuals
 from .....core.network.points import PROMPT
 from ..memory import network_of, size_of
 from .attachment import Answers, Attachment, Call

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .network.effects import Effects
+from .effects import Effects
 
 Lists = dict[str, list[Tensor | None]]
 
