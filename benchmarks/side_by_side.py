@@ -27,6 +27,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import counting
 import torch
 from controlstack.core.network.points import MIDDLE, skip
 from controlstack.core.network.rows import Twins
@@ -41,7 +42,6 @@ from controlstack.pipelines.request import Request
 from controlstack.pipelines.tiny_world import BASE, CONTROLS, SIDE
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
 
 ROWS, TOKENS = 2, 77
 ONE, VMAP, GROUPED = "one after another", "vmap", "grouped"
@@ -118,7 +118,7 @@ class Contest:
         return {ONE: self.one_after_another(), VMAP: self.by_vmap(), GROUPED: self.by_groups()}
 
     def one_after_another(self) -> Way:
-        """Return the way of today."""
+        """Return one call of each network."""
 
         def run(x: Tensor, timestep: Tensor) -> Residuals:
             rows = [
@@ -186,16 +186,12 @@ def _fill(network: nn.Module, device: torch.device) -> None:
             parameter.add_(1.0)
 
 
-@torch.no_grad()
 def flops(size: Size, count: int) -> dict[str, int]:
     """Return the FLOPs of each way, from shapes alone."""
     contest = Contest(size, count, torch.device("meta"), torch.float32)
-    found: dict[str, int] = {}
-    for name, way in contest.ways().items():
-        with FlopCounterMode(display=False) as counter:
-            way(contest.x, contest.timestep)
-        found[name] = counter.get_total_flops()
-    return found
+    return {
+        name: counting.flops(lambda way=way: way(contest.x, contest.timestep)) for name, way in contest.ways().items()
+    }
 
 
 @torch.no_grad()
