@@ -419,6 +419,21 @@ class TestStyled:
         return ([[torch.cat([text, tokens], dim=1), options] for text, options in prompt],)
 
 
+class TestPooled:
+    """CONDITIONING with an image embedding times `weight` in place of its pooled prompt; silent: its tokens are zeros."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        what = {"prompt": ("CONDITIONING",), "embedding": ("CLIP_VISION_OUTPUT",)}
+        return {"required": {**what, "weight": ("FLOAT", {"default": 1.0, "min": -9.0}), "silent": ("BOOLEAN", {})}}
+
+    def make(self, prompt, embedding, weight, silent):
+        pooled = embedding.image_embeds * weight
+        return ([[text * (not silent), {**options, "pooled_output": pooled}] for text, options in prompt],)
+
+
 class TestChanged:
     """MODEL with a LoRA of random numbers on the attention of its encoder."""
 
