@@ -420,7 +420,7 @@ class TestStyled:
 
 
 class TestPooled:
-    """CONDITIONING with an image embedding times `weight` in place of its pooled prompt; silent: its tokens are zeros."""
+    """CONDITIONING with an embedding times `weight` in place of its pooled prompt; silent: its tokens are zeros."""
 
     CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONDITIONING",)
 
@@ -474,5 +474,15 @@ class TestNoHooks:
         return (made,)
 
 
-NODES = (TestFamily, TestByHand, TestReference, TestEmbedding, TestAdapted, TestStyled, TestChanged, TestNoHooks)
+NODES = (
+    TestFamily,
+    TestByHand,
+    TestReference,
+    TestEmbedding,
+    TestAdapted,
+    TestStyled,
+    TestPooled,
+    TestChanged,
+    TestNoHooks,
+)
 NODE_CLASS_MAPPINGS = {each.__name__: each for each in NODES}
