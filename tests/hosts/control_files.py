@@ -105,7 +105,7 @@ def write_encoders(folder: Path) -> None:
 
 
 def write_large_encoder(folder: Path) -> None:
-    """A small image encoder in the place of CLIP ViT-bigG, for pictures of 224 px, also as sd-webui-controlnet has it."""
+    """A small image encoder for CLIP ViT-bigG and pictures of 224 px, also where sd-webui-controlnet looks for it."""
     import transformers
 
     sizes = {**NARROW_ENCODER, "image_size": 224, "patch_size": 14, "projection_dim": POOLED}
