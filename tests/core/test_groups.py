@@ -11,7 +11,7 @@ import torch
 from controlstack.core.control import Prepared, Prompt
 from controlstack.core.network.effects import Effects
 from controlstack.core.network.points import Point
-from controlstack.core.reuse.said import Level, Reuse
+from controlstack.core.reuse.said import Reuse
 from controlstack.core.schedule import Schedule
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
@@ -63,7 +63,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "prompt": {"mode": ControlMode.PROMPT},
     "uncond": {"uncond_weight": 0.5},
     "blocks": {"block_weights": (1.0, 0.0, 0.5, 0.0, 0.0)},
-    "reuse": {"reuse": Reuse(level=Level.STRONG)},
+    "reuse": {"reuse": Reuse(steps=(0, 2))},
     "hints": {"hint": torch.rand(2, 3, 64, 64)},
     "off": {"weight": 0.0},
 }
