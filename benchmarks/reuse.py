@@ -9,7 +9,8 @@ by step, on one thread. `--rounds 0` leaves time out; otherwise 2 GB of memory a
 
 **Loss** is measured on the tiny world without a prompt and without guidance, so that nothing but the units can tell
 what to draw: the relative loss of what each control is for (canny: edge F1, depth: depth error, color: colour
-accuracy) against the exact unit with the same seeds, the worst of the three. Gains count as negative losses.
+accuracy) against the exact unit with the same seeds, the worst of the three. Gains count as negative losses. Its noise
+is the standard error of that mean over the scenes: each scene's number differs from run to run, whatever is computed.
 
 `light_cost`, `light_loss`, `strong_cost` and `strong_loss` are those of one unit in 20 steps of DDIM, which takes some
 four minutes on an idle core. `--plot` adds the `curve`, further schedules of which each spreads so many computed steps
@@ -26,9 +27,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import counting
+import numpy as np
 import torch
 from controlstack.core.reuse.said import OFF, Level, Reuse, spread
 from controlstack.core.schedule import progress_at
@@ -44,6 +46,7 @@ from controlstack.pipelines.request import Request
 from controlstack.pipelines.tiny_world import BASE, CONTROLS, SIDE
 from controlstack.training.evaluation.evaluate import Trial, make_trial, score
 from controlstack.training.recipes.copies import copy_of_encoder
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 STEPS, SAMPLER = 20, "ddim"
@@ -54,6 +57,7 @@ STACKS = {1: (("canny",), ("depth",), ("color",)), 2: (("canny", "color"),), 3: 
 RUNS, SAMPLERS = (10, 20, 30), ("ddim", "unipc", "heun")
 COMPUTED = (3, 4, 5, 6, 7, 10, 15)  # of the curve: how many of the steps are computed
 ROWS, LATENT = 2, 32
+Numbers = NDArray[np.float64]  # one for each scene
 SPREAD = 0.02  # of random weights
 
 
@@ -152,39 +156,59 @@ def _one_round(unit: ControlUnit, run: Sequence[Step]) -> dict[str, float]:
 # Loss
 
 
+class Loss(NamedTuple):
+    """A relative loss of obedience, and the standard error of it over the scenes."""
+
+    value: float
+    noise: float
+
+
 class World:
     """The tiny world with some scenes, and what was measured on it."""
 
     def __init__(self, scenes: int) -> None:
         self.trial: Trial = make_trial(scenes)
+        self._alone = [_one(self.trial, k) for k in range(scenes)]
         self._base = load_base(BASE)
         self._controls = {name: load_control_model(CONTROLS / f"{name}.safetensors") for name in OBEDIENCE}
-        self._exact: dict[tuple[Any, ...], Mapping[str, float]] = {}
+        self._exact: dict[tuple[Any, ...], Mapping[str, Numbers]] = {}
 
-    def loss(self, kinds: Sequence[str], reuse: Reuse, count: int, sampler: str) -> float:
+    def loss(self, kinds: Sequence[str], reuse: Reuse, count: int, sampler: str) -> Loss:
         """Return the worst relative loss of obedience to any of the units."""
         key = (tuple(kinds), count, sampler)
         if key not in self._exact:
             self._exact[key] = self._scores(kinds, OFF, count, sampler)
-        found = self._scores(kinds, reuse, count, sampler)
-        return max(_loss(OBEDIENCE[kind], self._exact[key], found) for kind in kinds)
+        exact, found = self._exact[key], self._scores(kinds, reuse, count, sampler)
+        names = [OBEDIENCE[kind] for kind in kinds]
+        return max(_loss(name, exact[name], found[name]) for name in names)
 
-    def _scores(self, kinds: Sequence[str], reuse: Reuse, count: int, sampler: str) -> Mapping[str, float]:
+    def _scores(self, kinds: Sequence[str], reuse: Reuse, count: int, sampler: str) -> Mapping[str, Numbers]:
+        """Return the numbers of each scene."""
         units = [ControlUnit(model=self._controls[k], hint=_tensor(self.trial.hints[k]), reuse=reuse) for k in kinds]
         request = Request(steps=count, guidance=1.0, width=SIDE, height=SIDE, batch=self.trial.size, scheduler=sampler)
-        return score(self.trial, generate(self._base, request, units).images)
+        images = generate(self._base, request, units).images
+        found = [score(one, images[k : k + 1]) for k, one in enumerate(self._alone)]
+        return {name: np.array([each[name] for each in found]) for name in found[0]}
 
 
-def _loss(name: str, exact: Mapping[str, float], found: Mapping[str, float]) -> float:
-    change = found[name] / exact[name] - 1
-    return change if name in FALLING else -change
+def _loss(name: str, exact: Numbers, found: Numbers) -> Loss:
+    """Return the loss of a number. exact, found: of each scene."""
+    change, mean = found - exact, float(exact.mean())
+    value, noise = float(change.mean()) / mean, float(change.std(ddof=1)) / len(change) ** 0.5 / mean
+    return Loss(value if name in FALLING else -value, noise)
+
+
+def _one(trial: Trial, k: int) -> Trial:
+    """Return a scene as a trial of its own."""
+    hints = {name: hint[k : k + 1] for name, hint in trial.hints.items()}
+    return Trial(trial.scenes[k : k + 1], trial.pictures[k : k + 1], hints)
 
 
 def _tensor(pictures: Any) -> Tensor:
     return torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).float() / 255
 
 
-def worst(world: World, units: int, reuse: Reuse, count: int, sampler: str) -> float:
+def worst(world: World, units: int, reuse: Reuse, count: int, sampler: str) -> Loss:
     """Return the worst loss over the stacks of so many units."""
     return max(world.loss(kinds, reuse, count, sampler) for kinds in STACKS[units])
 
@@ -196,28 +220,37 @@ def table(world: World, runs: Sequence[int], samplers: Sequence[str]) -> Iterato
         for count in runs:
             for sampler in samplers:
                 found = {f"{name}_flops": costs[count][name] for name in LEVELS}
-                found |= {f"{name}_loss": worst(world, units, reuse, count, sampler) for name, reuse in LEVELS.items()}
+                for name, reuse in LEVELS.items():
+                    found |= _named(name, worst(world, units, reuse, count, sampler))
                 yield {"units": units, "steps": count, "sampler": sampler, **found}
 
 
+def _named(name: str, loss: Loss) -> dict[str, float]:
+    return {f"{name}_loss": loss.value, f"{name}_noise": loss.noise}
+
+
 def as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table for the docs: a line for units and steps, a column for each sampler and level, losses in %."""
+    """Return the table for the docs: a line for units and steps, columns for samplers and levels, in %."""
     samplers = list(dict.fromkeys(row["sampler"] for row in rows))
     columns = [(sampler, level) for sampler in samplers for level in LEVELS]
     lines = ["| units | steps |" + "".join(f" {sampler}, `{level}` |" for sampler, level in columns)]
     lines.append("|---" * (2 + len(columns)) + "|")
     found = {(row["units"], row["steps"], row["sampler"]): row for row in rows}
     for units, count in dict.fromkeys((row["units"], row["steps"]) for row in rows):
-        losses = [found[units, count, sampler][f"{level}_loss"] for sampler, level in columns]
-        lines.append(f"| {units} | {count} |" + "".join(f" {100 * loss + 0.0:.2f} |" for loss in losses))
+        cells = (_cell(found[units, count, sampler], level) for sampler, level in columns)
+        lines.append(f"| {units} | {count} |" + "".join(f" {cell} |" for cell in cells))
     return "\n".join(lines)
+
+
+def _cell(row: Mapping[str, Any], level: str) -> str:
+    return f"{100 * row[f'{level}_loss'] + 0.0:.2f} ± {100 * row[f'{level}_noise']:.2f}"
 
 
 def curve(world: World) -> Iterator[dict[str, float]]:
     """Yield cost in steps and loss of schedules that spread their computed steps evenly."""
     for count in COMPUTED:
         loss = worst(world, 1, Reuse(steps=spread(count, STEPS)), STEPS, SAMPLER)
-        yield {"computed": count, "cost": count / STEPS, "loss": loss}
+        yield {"computed": count, "cost": count / STEPS, "loss": loss.value}
 
 
 def measure(scenes: int, rounds: int, *, drawn: bool = False) -> dict[str, Any]:
@@ -228,7 +261,7 @@ def measure(scenes: int, rounds: int, *, drawn: bool = False) -> dict[str, Any]:
     for name, reuse in LEVELS.items():
         found[f"{name}_flops"] = costs[name]
         found[f"{name}_cost"] = times.get(name, costs[name])
-        found[f"{name}_loss"] = worst(world, 1, reuse, STEPS, SAMPLER)
+        found |= _named(name, worst(world, 1, reuse, STEPS, SAMPLER))
     if drawn:
         found["curve"] = list(curve(world))
     return found

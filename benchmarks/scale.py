@@ -6,37 +6,35 @@ FLOPs that units add to a step of SD 1.5's U-Net, from shapes alone (meta device
 1 to 10 units on different models, 1 to 16 pictures, sides of 256 to 2048 pixels. Each step has the uncond and the cond
 row of each picture; features of hints and projections of prompts are there already, as from the second step on.
 Everything should grow as the bare U-Net does: `share` is what the units add over the bare step.
+
+`memory` is the largest sum of bytes that are alive at once while the units compute such a step, of all tensors that are
+made in it (weights and what is kept between steps are not), attention being one kernel; `peer_memory` that of
+diffusers' MultiControlNetModel. CPU time and memory of real processes are measured by `growth.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import step_cost as cost
 import torch
 from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
 from controlstack.training.recipes.copies import copy_of_encoder
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 UNITS, PICTURES, SIDES = (1, 2, 3, 5, 10), (1, 2, 4, 8, 16), (256, 512, 1024, 2048)
 SIDE = 256  # where it is not the side that grows
 LATENT = 8  # pixels of a latent pixel
+MIB = 1 << 20
 WIDTH, HEIGHT, EDGE = 420, 260, 56  # of a panel of the picture, and what is around its axes, in pixels
-
-
-def _step_cost() -> Any:
-    """Return the benchmark of a single step, whose counters and units are these."""
-    spec = importlib.util.spec_from_file_location("step_cost", Path(__file__).with_name("step_cost.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def step(pictures: int, side: int, width: int, index: int) -> Step:
@@ -53,18 +51,30 @@ def step(pictures: int, side: int, width: int, index: int) -> Step:
     )
 
 
+class Fused(TorchFunctionMode):
+    """Attention that makes nothing but its answer, as one kernel does."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.scaled_dot_product_attention:
+            return torch.empty_like(args[0] if args else kwargs["query"])
+        return func(*args, **(kwargs or {}))
+
+
 class Scale:
     """A U-Net and its units, on the meta device."""
 
     def __init__(self, unet: nn.Module, most: int = max(UNITS)) -> None:
         """unet: of diffusers. most: units that there may be."""
-        self._cost, self._unet = _step_cost(), unet
+        from diffusers import ControlNetModel as Theirs
+
+        self._unet = unet
         with torch.device("meta"):
             self._networks = [copy_of_encoder(unet) for _ in range(most)]
+            self._theirs = Theirs.from_unet(unet, load_weights_from_unet=False)
 
     def measure(self, units: int = 1, pictures: int = 1, side: int = SIDE) -> dict[str, Any]:
         """Return the FLOPs of a step, of the bare U-Net and of what so many units add."""
-        cost, unet, width = self._cost, self._unet, self._unet.config.cross_attention_dim
+        unet, width = self._unet, self._unet.config.cross_attention_dim
         with torch.device("meta"):
             hint = torch.rand(1, 3, side, side)
             networks = enumerate(self._networks[:units])
@@ -73,7 +83,29 @@ class Scale:
             stack(first)
             added = cost.flops(lambda: stack(second))
             bare = cost.flops(lambda: unet(second.x, second.timestep, second.context))
-        return {"units": units, "pictures": pictures, "side": side, "bare": bare, "added": added, "share": added / bare}
+            found = {"bare": bare, "added": added, "share": added / bare}
+            found |= {"memory": self._memory(lambda: stack(second))}
+            found |= {"peer_memory": self._memory(lambda: self._peer(units, hint, second))}
+        return {"units": units, "pictures": pictures, "side": side, **found}
+
+    def _memory(self, run: Callable[[], object]) -> int:
+        """Return the most bytes that are alive at once."""
+        with torch.no_grad(), Fused(), cost.CountBytes() as counter:
+            result = run()
+        del result
+        return counter.peak
+
+    def _peer(self, units: int, hint: Tensor, now: Step) -> object:
+        from diffusers import MultiControlNetModel
+
+        return MultiControlNetModel([self._theirs] * units)(
+            now.x,
+            now.timestep,
+            encoder_hidden_states=now.context,
+            controlnet_cond=[torch.cat([hint] * len(now.x))] * units,
+            conditioning_scale=[1.0] * units,
+            return_dict=False,
+        )
 
 
 def measure(
@@ -124,10 +156,12 @@ def main() -> None:
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
     found = measure(Scale(unet))
     for rows in found.values():
-        print("\n| units | pictures | side | TFLOPs of the bare step | added | share |\n|---|---|---|---|---|---|")
+        print("\n| units | pictures | side | TFLOPs of the bare step | added | share | MiB | diffusers' |")
+        print("|---" * 8 + "|")
         for row in rows:
             numbers = f"{row['bare'] / 1e12:.3f} | {row['added'] / 1e12:.3f} | {row['share']:.3f}"
-            print(f"| {row['units']} | {row['pictures']} | {row['side']} | {numbers} |")
+            memory = f"{row['memory'] / MIB:.0f} | {row['peer_memory'] / MIB:.0f}"
+            print(f"| {row['units']} | {row['pictures']} | {row['side']} | {numbers} | {memory} |")
     if args.plot:
         args.plot.write_text(plot(found), encoding="utf-8")
     if args.json:

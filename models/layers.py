@@ -35,22 +35,24 @@ class Ops(Protocol):
     LayerNorm: Any
 
 
-class Linear(nn.Linear):
-    """A linear layer that costs nothing to build on the meta device, where a network waits for its file's weights."""
+class _Unfilled(nn.Module):
+    """A layer that costs nothing to build on the meta device, where a network waits for its file's weights."""
+
+    weight: Tensor
 
     def reset_parameters(self) -> None:
         """Fill the weights by chance, but on the meta device: there it takes a fifth of a load, for nothing."""
         if not self.weight.is_meta:
-            super().reset_parameters()
+            layer: Any = super()  # torch's layer, which comes next
+            layer.reset_parameters()
 
 
-class Conv2d(nn.Conv2d):
-    """A convolution that costs nothing to build on the meta device, likewise."""
+class Linear(_Unfilled, nn.Linear):
+    """A linear layer."""
 
-    def reset_parameters(self) -> None:
-        """Fill the weights by chance, but on the meta device."""
-        if not self.weight.is_meta:
-            super().reset_parameters()
+
+class Conv2d(_Unfilled, nn.Conv2d):
+    """A convolution."""
 
 
 TORCH_OPS = for_few_pixels(Layers(Linear, Conv2d, nn.GroupNorm, nn.LayerNorm))

@@ -3,7 +3,8 @@
 Residuals of neighbouring steps are alike (Ma, Fang and Wang, "DeepCache", CVPR 2024, observe it of the U-Net's own
 features), so most of a step's residuals can be told from the two computed before it. The two schedules with a name
 spread the computed steps evenly over the run: `benchmarks/reuse.py` finds that better than computing more of the first
-or of the last steps, and docs/performance.md shows what each of them saves and loses.
+or of the last steps, and docs/performance.md shows what each of them saves and loses. In a short run the way from one
+computed step to the next would be long: some are computed at least, and in a shorter one all.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Level(Enum):
 
 
 SHARES = {Level.LIGHT: (3, 5), Level.STRONG: (2, 5)}  # how many of how many steps are computed
+FEWEST = {Level.LIGHT: 8, Level.STRONG: 6}  # that are computed, where the run has so many
 LARGEST_STEP = 9999
 MOST_CHANGE = 1.0
 
@@ -69,7 +71,7 @@ OFF = Reuse()
 def computed(level: Level, count: int) -> frozenset[int]:
     """Return the steps of `count` that a schedule computes."""
     some, of = SHARES[level]
-    return frozenset(spread(max(1, count * some // of), count))
+    return frozenset(spread(min(count, max(FEWEST[level], count * some // of)), count))
 
 
 def spread(some: int, count: int) -> tuple[int, ...]:

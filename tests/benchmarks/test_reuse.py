@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import ModuleType
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 from controlstack.core.reuse.said import Reuse
@@ -18,6 +19,13 @@ MOST = {"light": 0.65, "strong": 0.45}  # goals of docs/performance.md, in 20 st
 @pytest.fixture(scope="module")
 def benchmark(load: Callable[[str], ModuleType]) -> ModuleType:
     return load("reuse")
+
+
+def test_noise_is_the_standard_error_over_the_scenes(benchmark: ModuleType) -> None:
+    exact, found = np.array([0.4, 0.6, 0.5, 0.5]), np.array([0.5, 0.5, 0.5, 0.5])
+    loss = benchmark._loss("depth_error", exact, found)
+    assert loss.value == pytest.approx(0)
+    assert loss.noise == pytest.approx((0.02 / 3) ** 0.5 / 2 / 0.5)
 
 
 @pytest.mark.parametrize("level", MOST)
@@ -41,8 +49,8 @@ def test_flops_are_those_of_the_computed_steps(benchmark: ModuleType, level: str
 def test_a_loss_is_what_a_wrong_reuse_does(benchmark: ModuleType) -> None:
     """The first step's residuals alone are no control of a whole picture; every step is no loss at all."""
     world = benchmark.World(2)
-    assert world.loss(("color",), Reuse(steps=tuple(range(6))), 6, "ddim") == 0
-    assert world.loss(("color",), Reuse(steps=(0,)), 6, "ddim") > 0.02
+    assert world.loss(("color",), Reuse(steps=tuple(range(6))), 6, "ddim") == (0, 0)
+    assert world.loss(("color",), Reuse(steps=(0,)), 6, "ddim").value > 0.02
 
 
 def test_the_curve_is_drawn(benchmark: ModuleType) -> None:
@@ -55,12 +63,20 @@ def test_the_curve_is_drawn(benchmark: ModuleType) -> None:
 
 def test_the_table_has_a_line_for_units_and_steps(benchmark: ModuleType) -> None:
     rows = [
-        {"units": units, "steps": 10, "sampler": sampler, "light_loss": 0.001 * units, "strong_loss": 0.02}
+        {
+            "units": units,
+            "steps": 10,
+            "sampler": sampler,
+            "light_loss": 0.001 * units,
+            "strong_loss": 0.02,
+            "light_noise": 0.0004,
+            "strong_noise": 0.01,
+        }
         for units in (1, 2)
         for sampler in ("ddim", "heun")
     ]
     assert benchmark.as_markdown(rows).splitlines()[0].count("|") == 7
     assert benchmark.as_markdown(rows).splitlines()[2:] == [
-        "| 1 | 10 | 0.10 | 2.00 | 0.10 | 2.00 |",
-        "| 2 | 10 | 0.20 | 2.00 | 0.20 | 2.00 |",
+        "| 1 | 10 | 0.10 ± 0.04 | 2.00 ± 1.00 | 0.10 ± 0.04 | 2.00 ± 1.00 |",
+        "| 2 | 10 | 0.20 ± 0.04 | 2.00 ± 1.00 | 0.20 ± 0.04 | 2.00 ± 1.00 |",
     ]

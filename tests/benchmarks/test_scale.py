@@ -46,6 +46,19 @@ def test_a_side_costs_as_in_the_base(found: Rows) -> None:
     assert large["share"] == pytest.approx(small["share"], rel=0.2)
 
 
+def test_memory_grows_with_pictures_and_not_with_units(found: Rows) -> None:
+    """Of the sums and one unit's own; diffusers' holds the hint encoder's activations as well."""
+    (one, three), (single, four) = found["units"], found["pictures"]
+    assert single["memory"] < three["memory"] < 1.2 * one["memory"]
+    assert four["memory"] == pytest.approx(4 * single["memory"], rel=1e-3)
+    assert all(row["memory"] < row["peer_memory"] for rows in found.values() for row in rows)
+
+
+def test_memory_of_a_side_is_that_of_its_pixels(found: Rows) -> None:
+    small, large = found["side"]
+    assert large["memory"] == pytest.approx(4 * small["memory"], rel=0.01)
+
+
 def test_the_curves_are_drawn(benchmark: ModuleType, found: Rows) -> None:
     drawn = ElementTree.fromstring(benchmark.plot(found))
     assert len(list(drawn.iter("{http://www.w3.org/2000/svg}polyline"))) == 3

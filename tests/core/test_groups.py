@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from controlstack.core.control import Prepared, Prompt
 from controlstack.core.network.effects import Effects
-from controlstack.core.reuse.said import Level, Reuse
+from controlstack.core.network.points import Point
+from controlstack.core.reuse.said import Reuse
 from controlstack.core.schedule import Schedule
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
@@ -61,7 +63,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "prompt": {"mode": ControlMode.PROMPT},
     "uncond": {"uncond_weight": 0.5},
     "blocks": {"block_weights": (1.0, 0.0, 0.5, 0.0, 0.0)},
-    "reuse": {"reuse": Reuse(level=Level.STRONG)},
+    "reuse": {"reuse": Reuse(steps=(0, 2))},
     "hints": {"hint": torch.rand(2, 3, 64, 64)},
     "off": {"weight": 0.0},
 }
@@ -114,3 +116,24 @@ def test_two_units_on_one_network_stay_a_batch_of_their_own(
     units: list[ControlUnit], make_step: MakeStep, hint: Tensor
 ) -> None:
     check_same([*units, ControlUnit(model=units[0].model, hint=hint)], make_step)
+
+
+class Recording(ControlNetModel):
+    """Remembers what it was given of the hints at each step."""
+
+    def __call__(
+        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
+    ) -> Iterator[tuple[Point, Tensor]]:
+        self.given = [*getattr(self, "given", []), prepared]
+        return super().__call__(step, prepared, prompt, points)
+
+
+def test_hints_of_a_group_are_put_together_once(make_model: MakeModel, make_step: MakeStep, hint: Tensor) -> None:
+    """Units on one network are one batch at each step; its features are those of the first step."""
+    model = Recording(make_model(0).network, name="recording")
+    stack = ControlStack([ControlUnit(model=model, hint=hint), ControlUnit(model=model, hint=hint.flip(-1))])
+    for index in range(STEPS):
+        stack(make_step(index, STEPS))
+    first, *later = model.given
+    assert len(later) == STEPS - 1
+    assert all(one is other for prepared in later for one, other in zip(prepared, first, strict=True))

@@ -330,6 +330,14 @@ def test_levels_fit_every_number_of_steps(level: Level, count: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("count", "light", "strong"), [(1, 1, 1), (4, 4, 4), (6, 6, 6), (8, 8, 6), (10, 8, 6), (20, 12, 8), (30, 18, 12)]
+)
+def test_a_short_run_computes_enough_of_its_steps(count: int, light: int, strong: int) -> None:
+    """From 20 steps on the shares decide; a run of ten steps would lose obedience with four computed ones."""
+    assert (len(computed(Level.LIGHT, count)), len(computed(Level.STRONG, count))) == (light, strong)
+
+
+@pytest.mark.parametrize(
     "said",
     [
         {"change": -0.1},

@@ -204,6 +204,17 @@ def write_full(folder: Path) -> None:
     _save(folder / "full-t2i.safetensors", network, {})
 
 
+def write_narrow(folder: Path, count: int, width: int, context: int) -> None:
+    """Some ControlNets of SD 1.5's layout, `narrow-0` and further, for benchmarks. context: width of the prompt."""
+    for number in range(count):
+        config = ControlNetConfig(
+            channels=width, blocks=_wide(width // SD_BLOCKS[0].channels), middle_depth=1, context=context, heads=8
+        )
+        network = ControlNet(config)
+        _fill(network, number)
+        _save(folder / f"narrow-{number}.safetensors", network, {"heads": "8"})
+
+
 def _wide(factor: int) -> tuple[Block, ...]:
     return tuple(replace(block, channels=block.channels * factor) for block in SD_BLOCKS)
 

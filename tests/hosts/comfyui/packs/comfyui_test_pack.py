@@ -46,6 +46,7 @@ SDXL = {
     "transformer_depth_middle": 2,
 }
 FULL = {**SD, "model_channels": 320, "context_dim": 768}
+NARROW = {**FULL, "model_channels": 64}
 
 
 def _known(config):
@@ -64,17 +65,23 @@ class TinySDXL(comfy.supported_models.SDXL):
     unet_extra_config = {"num_heads": -1, "num_head_channels": 16}
 
 
+class NarrowSD(comfy.supported_models.SD15):
+    unet_config = _known(NARROW)
+    unet_extra_config = {"num_heads": 8, "num_head_channels": -1}
+
+
 class FullSD(comfy.supported_models.SD15):
     unet_extra_config = {"num_heads": 8, "num_head_channels": -1}
 
 
-comfy.supported_models.models[:0] = [TinySD, TinySDXL]
+comfy.supported_models.models[:0] = [TinySD, TinySDXL, NarrowSD]
 EIGHT = torch.float8_e4m3fn
 KINDS = {
     "SD": (TinySD, SD),
     "SD in 8 bits": (TinySD, SD),
     "SD of 8 bits": (TinySD, SD),
     "SDXL": (TinySDXL, SDXL),
+    "narrow SD": (NarrowSD, NARROW),
     "full SD": (FullSD, FULL),
 }
 
