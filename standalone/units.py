@@ -60,6 +60,7 @@ def parse_unit(text: str) -> UnitRequest:
     parameters = {**FIELDS["parameters"].read("parameters", pairs.get("parameters", {})), **numbers}
     request = read_request(own, parameters=parameters)
     if fileless:
+        find(fileless).settings(request.parameters)  # which checks them
         return as_model(request)
     if request.preprocessor != AUTO:
         preprocessor_of(request)  # which checks its numbers
