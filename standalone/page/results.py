@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
@@ -32,16 +32,22 @@ def inputs_and_hints(drawn: Drawn, say: Say) -> Iterator[tuple[Image, str]]:
         yield unit.image, say("picture of unit {number}", number=number)
 
 
-def report(drawn: Drawn, say: Say) -> str:
-    """Return what happened as HTML: seeds and time, and a line for each unit."""
-    seconds = f"{drawn.seconds:.1f}"
-    if len(drawn.images) == 1:
+def report(drawn: Drawn, say: Say, before: Sequence[Drawn] = ()) -> str:
+    """Return what happened as HTML: seed and time, and a line for each unit.
+
+    before: the other jobs of a sheet, whose pictures and seconds count too.
+    """
+    every = (*before, drawn)
+    count = sum(len(each.images) for each in every)
+    seconds = f"{sum(each.seconds for each in every):.1f}"
+    if count == 1:
         made = say("1 picture in {seconds} s", seconds=seconds)
     else:
-        made = say("{count} pictures in {seconds} s", count=len(drawn.images), seconds=seconds)
-    seeds = f", {say('seed {seed}', seed=drawn.seeds[0])}" if drawn.seeds else ""
+        made = say("{count} pictures in {seconds} s", count=count, seconds=seconds)
+    first = {each.seeds[0] for each in every if each.seeds}
+    seed = f", {say('seed {seed}', seed=first.pop())}" if len(first) == 1 else ""
     stopped = f"{say('Stopped.')} " if drawn.stopped else ""
-    return f"<p>{stopped}{made}{seeds}.</p>{_table(drawn, say)}{''.join(_warnings(drawn, say))}"
+    return f"<p>{stopped}{made}{seed}.</p>{_table(drawn, say)}{''.join(_warnings(drawn, say))}"
 
 
 def progress_bar(progress: Progress, say: Say) -> str:

@@ -200,8 +200,9 @@ def _several(
     jobs = [cell.job for row in rows for cell in row]
     steps = sum(job.request.all_steps for job in jobs)
     drawn: list[Drawn] = []
+    folder = studio.new_folder()
     for job in jobs:
-        for each in studio.run(lambda report, job=job: studio.draw(job, stop, report)):
+        for each in studio.run(lambda report, job=job: studio.draw(job, stop, report, folder)):
             if isinstance(each, Progress):
                 done = sum(before.job.request.all_steps for before in drawn) + each.step
                 left = each.left + (steps - done - (each.steps - each.step)) * each.left / max(
@@ -218,7 +219,7 @@ def _several(
             value=[(sheet, outputs.say("all together")), *pictures, *results.inputs_and_hints(last, outputs.say)],
             selected_index=0,
         ),
-        report=results.report(last, outputs.say),
+        report=results.report(last, outputs.say, drawn[:-1]),
         files=gr.update(value=[str(one.files[0]) for one in drawn], visible=True),
         last=[str(last.files[0])],
     )

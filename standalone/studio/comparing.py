@@ -45,7 +45,7 @@ def axes(units: int) -> list[tuple[str, str]]:
     own = [each.name for each in fields(Request) if each.name not in (*NO_AXIS, "batch")]
     found = [(name, name) for name in own]
     for number in range(1, units + 1):
-        found += [(f"unit {number}: {name}", f"{number}.{name}") for name in FIELDS if name not in NO_AXIS]
+        found += [(_label(name), name) for name in (f"{number}.{field}" for field in FIELDS if field not in NO_AXIS)]
     return [("nothing", NOTHING), *found]
 
 
@@ -78,6 +78,12 @@ def sheet_of(rows: Sequence[Sequence[Cell]], drawn: Sequence[Drawn]) -> Image:
     return sheet(shown, SHEET_SIDE)
 
 
+def _label(name: str) -> str:
+    """Return what an axis is called: `unit 1: weight` for 1.weight."""
+    number, dot, field = name.partition(".")
+    return f"unit {number}: {field}" if dot else name
+
+
 def _values(name: str, text: str) -> list[str]:
     if name == NOTHING:
         return [""]
@@ -100,7 +106,7 @@ def _cell(
         elif name != NOTHING:
             picture[name] = value
     job = make_job(library, picture, changed)
-    label = ", ".join(f"{name} {value}" for name, value in places if name != NOTHING)
+    label = ", ".join(f"{_label(name)} {value}" for name, value in places if name != NOTHING)
     return Cell(label, replace(job, request=replace(job.request, batch=1)))
 
 

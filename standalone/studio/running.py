@@ -202,13 +202,17 @@ class Studio:
             if kind == "done":
                 return
 
-    def draw(self, job: Job, stop: Stop, report: Callable[[Progress], None]) -> Drawn:
-        """Draw a job; a stop keeps the pictures that are finished. Errors of units have their number."""
+    def draw(self, job: Job, stop: Stop, report: Callable[[Progress], None], folder: Path | None = None) -> Drawn:
+        """Draw a job; a stop keeps the pictures that are finished. Errors of units have their number.
+
+        folder: where its pictures are numbered on from those that are there, as in a sheet of several jobs; a new
+        one without it.
+        """
         with self._stoppable(stop), self._alone:
             stop.check()
             base, colours = self._loaded(job.base)
             units = self._units(job, base)
-            return self._draw(job, base, colours, units, stop, report)
+            return self._draw(job, base, colours, units, stop, report, folder or self.new_folder())
 
     @contextmanager
     def _stoppable(self, stop: Stop) -> Iterator[None]:
@@ -229,6 +233,7 @@ class Studio:
         units: Sequence[Ready],
         stop: Stop,
         report: Callable[[Progress], None],
+        folder: Path,
     ) -> Drawn:
         clock, began = _Clock(), time.perf_counter()
         watched = WatchedBase(base, stop, clock)
@@ -239,7 +244,6 @@ class Studio:
         firings: tuple[Firing, ...] = ()
         stopped = False
         watch = _Watch(report, stop, colours, job.request.all_steps * len(shares))
-        folder = self._new_folder()
         try:
             for part, own in shares:
                 result = generate(watched, part, own, watch.step, watch.latents)
@@ -254,8 +258,8 @@ class Studio:
         seconds = time.perf_counter() - began
         return Drawn(job, tuple(images), seeds, tuple(files), tuple(units), firings, costs, seconds, stopped)
 
-    def _new_folder(self) -> Path:
-        """Return a new folder for the pictures of one job."""
+    def new_folder(self) -> Path:
+        """Return a new folder for the pictures of a job, or of the jobs of a sheet."""
         self._number += 1
         path = self.folder / f"{self._number:06d}"
         path.mkdir(parents=True)

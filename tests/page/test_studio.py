@@ -23,6 +23,7 @@ from controlstack.preprocessors import find
 from controlstack.preprocessors.images import read_image, write_image
 from controlstack.standalone.asked import make_request as request_of_command
 from controlstack.standalone.page.guard import names_elsewhere
+from controlstack.standalone.page.results import report
 from controlstack.standalone.studio import offers
 from controlstack.standalone.studio.comparing import axes, compared, gridded, sheet_of
 from controlstack.standalone.studio.copies import command_line, script, webui_text
@@ -363,7 +364,7 @@ def test_a_grid_goes_over_fields_of_the_picture_and_of_units(library: Library, p
         [(0, 2), (1, 2), (2, 2)],
         [(0, 3), (1, 3), (2, 3)],
     ]
-    assert rows[1][2].label == "1.weight 2, steps 3"
+    assert rows[1][2].label == "unit 1: weight 2, steps 3"
 
 
 def test_a_grid_over_the_range_moves_one_end(library: Library, picture: Any) -> None:
@@ -392,6 +393,17 @@ def test_a_sheet_shows_hints_and_pictures(library: Library, picture: Any, drawn:
     cells = compared(make_job(library, SHORT, units_of(picture)))
     sheet = sheet_of(cells, [drawn] * 4)
     assert sheet.shape[1] == 6 * (256 + 8)
+
+
+def test_jobs_of_a_sheet_are_numbered_on_and_counted_together(studio: Studio, library: Library, drawn: Drawn) -> None:
+    folder = studio.new_folder()
+    job = make_job(library, SHORT, [])
+    both = [studio.draw(job, Stop(), ignore, folder) for _ in range(2)]
+    assert [path.name for each in both for path in each.files] == ["00001.png", "00002.png"]
+    told = report(both[1], str.format, both[:1])
+    assert told.startswith(f"<p>2 pictures in {both[0].seconds + both[1].seconds:.1f} s, seed {both[0].seeds[0]}.</p>")
+    other = replace(both[0], seeds=(5,))
+    assert "seed" not in report(both[1], str.format, [other])
 
 
 # --- To take along ---------------------------------------------------------------------------------------------------

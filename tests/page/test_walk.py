@@ -191,7 +191,11 @@ def test_a_comparison_and_a_grid(opened: Page) -> None:
     opened.page.get_by_role("option", name="unit 1: weight", exact=True).click()
     opened.page.fill("#axis-x-values textarea, #axis-x-values input", "0; 1")
     opened.page.click("#draw-grid")
-    opened.page.get_by_text("1.weight 1").first.wait_for()
+    opened.page.get_by_text("unit 1: weight 1").first.wait_for()
+    opened.says("#report", "2 pictures in")
+    assert opened.page.locator("#files a[download]").count() == 2
+    names = {link.get_attribute("download") for link in opened.page.locator("#files a[download]").all()}
+    assert names == {"00001.png", "00002.png"}
 
 
 def test_a_picture_gives_its_settings_back(opened: Page, tmp_path: Path) -> None:
