@@ -96,7 +96,7 @@ class Family(ABC, Generic[Network, Options]):
         """Return settings that any network takes, for what does not depend on them."""
         return self.settings()
 
-    def offers(self, shapes: Shapes) -> tuple[Option, ...]:
+    def offers(self, shapes: Shapes, settings: Options) -> tuple[Option, ...]:
         """Return what units may tell a network of these shapes, by its own names."""
         return self.options
 
@@ -143,7 +143,8 @@ class Family(ABC, Generic[Network, Options]):
     def offered(self, header: Header) -> tuple[Option, ...]:
         """Return what units may tell the network of a file."""
         with guard(header.name):
-            return self.offers(self._renamed(without_scales(header.shapes), header.name))
+            settings = read_settings(self.settings, header, None, self.of_config)
+            return self.offers(self._renamed(without_scales(header.shapes), header.name), settings)
 
     def describe(self, header: Header, given: Mapping[str, object] | None = None) -> Description:
         """Describe a file without reading its tensors. given: the user's settings."""
@@ -160,7 +161,7 @@ class Family(ABC, Generic[Network, Options]):
                 parameters=sum(math.prod(shape) for shape in shapes.values()),
                 size=header.size,
                 settings=_in_words(settings),
-                options={each.name: each.expected for each in self.offers(shapes)},
+                options={each.name: each.expected for each in self.offers(shapes, settings)},
                 missing=tuple(shown(name) for name in expected if name not in shapes),
                 misshapen=tuple(name for name in expected if name in shapes and shapes[name] != expected[name]),
                 unexpected=tuple(shown(name) for name in shapes if name not in expected),

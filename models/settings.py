@@ -90,6 +90,24 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
+class Words:
+    """Some of some words, with commas between, or a list of them; read as a text in the order of `words`."""
+
+    words: tuple[str, ...]
+
+    @property
+    def expected(self) -> str:
+        return f"words with commas between, of {', '.join(self.words)}"
+
+    def read(self, value: object) -> str:
+        parts = value.split(",") if isinstance(value, str) else cast(Iterable[object], value)
+        found = {str(part).strip().casefold() for part in parts}
+        if not found or not found <= set(self.words):
+            raise ValueError
+        return ",".join(word for word in self.words if word in found)
+
+
+@dataclass(frozen=True, slots=True)
 class FileName:
     """The name of a file in the model's own folder."""
 

@@ -16,6 +16,7 @@ the same as here where all show the same hint; otherwise a picture would depend 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import torch
@@ -27,8 +28,9 @@ from ...core.network.points import Point
 from ...core.options import Option
 from ...core.step import Step
 from ..family import Shapes
-from ..kinds.unions import AUTOMATIC, KINDS, OPTION, offers
+from ..kinds.unions import AUTOMATIC, KINDS, NAMES, OPTION, offers
 from ..layers import Kit, timestep_embedding
+from ..settings import Words, setting
 from .controlnet.config import ControlNetConfig, ControlNetSettings
 from .controlnet.family import TASKS, ControlNetFamily, is_controlnet, is_union
 from .controlnet.model import ControlNetModel
@@ -36,6 +38,13 @@ from .controlnet.network import ControlNet
 from .t2i_adapter import StyleBlock
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnionSettings(ControlNetSettings):
+    """What no shape tells of a union."""
+
+    learned: str | None = setting(Words(NAMES))  # the kinds of hints that it was trained on; None is all that it has
 
 
 class UnionNet(ControlNet):
@@ -80,17 +89,25 @@ class UnionModel(ControlNetModel):
     network: UnionNet
     hole = 0.0  # the examples of ProMax paint it black
 
-    def __init__(self, network: UnionNet, *, name: str, bgr: bool = False, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        network: UnionNet,
+        *,
+        name: str,
+        bgr: bool = False,
+        learned: str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """learned: the kinds of hints that it was trained on, with commas between; None is all that it has."""
         super().__init__(network, name=name, bgr=bgr, dtype=dtype)
-        self.offers = offers(len(network.task_embedding))
+        self.offers = offers(len(network.task_embedding), learned)
 
     @property
     def kinds(self) -> tuple[tuple[int, float], ...]:
         """Return the kinds of hints that it was told, with their weights; none where it shall find out."""
         option = self.offers[0]
         told = option.weighed(self.options.get(OPTION, AUTOMATIC))
-        numbers = {kind: number for number, (kind, *_) in enumerate(KINDS)}
-        return tuple((numbers[kind], weight) for kind, weight in told)
+        return tuple((NAMES.index(kind), weight) for kind, weight in told)
 
     def bind(self, options: Mapping[str, object]) -> ControlModel:
         """Return the same told these options; the channels of its hint are those of all kinds."""
@@ -124,7 +141,7 @@ class UnionFamily(ControlNetFamily):
 
     id, title = "union", "ControlNet-Union"
     bases, paper = "SDXL", "xinsir6/ControlNetPlus, 2024"
-    options = offers()
+    options, settings = offers(), UnionSettings
 
     def detect(self, shapes: Shapes) -> bool:
         return is_controlnet(shapes) and is_union(shapes)
@@ -133,8 +150,8 @@ class UnionFamily(ControlNetFamily):
         """Return bare ldm names; the tokens' attention has the names of torch's own layer."""
         return {name.replace(".attn.in_proj_", ".attn.in_proj."): each for name, each in super().rename(named).items()}
 
-    def offers(self, shapes: Shapes) -> tuple[Option, ...]:
-        return offers(shapes[TASKS][0])
+    def offers(self, shapes: Shapes, settings: ControlNetSettings) -> tuple[Option, ...]:
+        return offers(shapes[TASKS][0], cast(UnionSettings, settings).learned)
 
     def create(self, shapes: Shapes, settings: ControlNetSettings, kit: Kit) -> UnionNet:
         kinds, config = shapes[TASKS][0], ControlNetConfig.from_shapes(shapes, settings)
@@ -147,7 +164,8 @@ class UnionFamily(ControlNetFamily):
     def wrap(
         self, network: ControlNet, name: str, settings: ControlNetSettings, dtype: torch.dtype | None
     ) -> UnionModel:
-        return UnionModel(cast(UnionNet, network), name=name, bgr=settings.hint_order == "bgr", dtype=dtype)
+        bgr, learned = settings.hint_order == "bgr", cast(UnionSettings, settings).learned
+        return UnionModel(cast(UnionNet, network), name=name, bgr=bgr, learned=learned, dtype=dtype)
 
 
 FAMILY = UnionFamily()

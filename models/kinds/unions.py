@@ -17,12 +17,17 @@ KINDS: tuple[tuple[str, ...], ...] = (
     ("tile", "blur", "6"),
     ("repaint", "inpaint", "7"),
 )
+NAMES = tuple(kind for kind, *_ in KINDS)
 OPTION = "union_control_type"  # as sd-webui-controlnet calls it
 
 
-def offers(count: int = len(KINDS)) -> tuple[Option, ...]:
-    """Return what units may tell a union that knows so many kinds of hints."""
-    words = {AUTOMATIC: ("automatic", "unknown"), **{kind: more for kind, *more in KINDS[:count]}}
+def offers(count: int = len(KINDS), learned: str | None = None) -> tuple[Option, ...]:
+    """Return what units may tell a union that has so many kinds of hints.
+
+    learned: those that it was trained on, with commas between; None is all of them.
+    """
+    known = NAMES[:count] if learned is None else learned.split(",")
+    words = {AUTOMATIC: ("automatic", "unknown"), **{kind: more for kind, *more in KINDS[:count] if kind in known}}
     return (
         Option(
             name=OPTION,

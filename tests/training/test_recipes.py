@@ -162,6 +162,8 @@ def test_what_was_trained_is_what_draws(of_family: Callable[..., Settings], tmp_
     (path, *_) = write_model(run, tmp_path / "control.safetensors")
     assert metadata(run)["controlstack.family"] == family
     model = load_control_model(path)
+    told = run.recipe.told(run.settings, 0)
+    assert model.bind(told).options == told
     expected = added(run)
     assert expected.abs().max() > 0
     state = model.network.state_dict()

@@ -49,6 +49,9 @@ class UnionRecipe(ControlNetRecipe):
         assert isinstance(network, ControlNet)
         return _union_of(network)
 
+    def given(self, unet: Any, settings: Settings) -> dict[str, Any]:
+        return {**super().given(unet, settings), "learned": ",".join(each.kind for each in settings.kinds)}
+
     def model(self, network: nn.Module, unet: Any, settings: Settings) -> ControlModel:
         assert isinstance(network, UnionNet)
         return UnionModel(network, name=self.id)

@@ -54,7 +54,7 @@ class ControlNetFamily(Family[ControlNet, ControlNetSettings]):
         return prefixed or dict(named)
 
     def unsaid(self) -> ControlNetSettings:
-        return ControlNetSettings(heads=1, norm_groups=1)
+        return self.settings(heads=1, norm_groups=1)
 
     def of_config(self, config: Mapping[str, Any]) -> dict[str, object]:
         """Return what the weights do not show. diffusers calls the number of heads `attention_head_dim`."""
@@ -67,7 +67,7 @@ class ControlNetFamily(Family[ControlNet, ControlNetSettings]):
     def base(self, shapes: Shapes) -> Base:
         return base_of(shapes)
 
-    def offers(self, shapes: Shapes) -> tuple[Option, ...]:
+    def offers(self, shapes: Shapes, settings: ControlNetSettings) -> tuple[Option, ...]:
         return _offers(context_of(shapes))
 
     def create(self, shapes: Shapes, settings: ControlNetSettings, kit: Kit) -> ControlNet:

@@ -117,7 +117,7 @@ class FaceIDFamily(IPAdapterFamily):
         face = FACE in shapes and FACE_NORM in shapes and FULL not in shapes
         return face and bool(_widths(self.rename(shapes)))
 
-    def offers(self, shapes: Shapes) -> tuple[Option, ...]:
+    def offers(self, shapes: Shapes, settings: IPAdapterSettings) -> tuple[Option, ...]:
         return self.options if ASKING + "proj_in.weight" in shapes else OFFERS
 
 

@@ -290,6 +290,19 @@ def test_a_file_says_which_kinds_it_knows(save: Save, types: int) -> None:
     assert load_control_model(path).offers == (option,)
 
 
+def test_a_file_offers_the_kinds_that_it_was_trained_on(save: Save) -> None:
+    path = save(theirs_of().state_dict(), {"controlstack.heads": "4", "controlstack.learned": "tile, Depth"})
+    assert inspect(path).options == {OPTION: "auto, depth, tile"}
+    model = load_control_model(path)
+    assert model.offers == offered(path)
+    assert isinstance(model, UnionModel) and model.bind({OPTION: "blur"}).kinds == ((TILE, 1.0),)
+    with pytest.raises(UnitError, match="expected one of auto, depth, tile$"):
+        model.bind({OPTION: "canny"})
+    wrong = save(theirs_of().state_dict(), {"controlstack.learned": "fog"}, name="wrong")
+    with pytest.raises(ModelError, match="'learned' is 'fog', expected words with commas between, of openpose, depth"):
+        inspect(wrong)
+
+
 def test_a_network_of_a_host_is_outlined(theirs: ControlNetUnionModel) -> None:
     state = LAYOUTS["of ComfyUI's own network"](theirs.state_dict())
     found = outline({name: tuple(each.shape) for name, each in state.items()})
