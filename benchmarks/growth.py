@@ -1,18 +1,18 @@
 """How CPU time and memory grow with units, pictures, side, frames and tiles, ours beside the peers, all in one run.
 
     export COMFYUI_PATH=...
-    PYTHONPATH=tests/hosts:tests/hosts/comfyui python benchmarks/growth.py [--peer FOLDER] [--rounds N]
+    PYTHONPATH=tests/hosts:tests/hosts/comfyui python benchmarks/growth.py [--peer FOLDER] [--rounds N] [--most N]
                                                        [--axes NAME ...] [--json FILE] [--plot FILE] [--alone]
 
 A U-Net and ControlNets a fifth as wide as SD 1.5's, random weights, fp32, one thread, cond and uncond row of each
 picture. In this process: the bare U-Net, ours, diffusers' MultiControlNetModel. In one ComfyUI: runs without control,
 of our nodes, of the host's own and of Advanced-ControlNet (`--peer`). All take turns, in alternating order.
 
-`time` is what units add to a step over the bare step of the same program at the same size, the median over rounds of
-ratios within a round. `memory` is by how many MiB a step's (in ComfyUI a run's) highest memory exceeds that of the bare
-one, in processes of their own that give freed memory back at once, which costs time. Weights are not counted, they lie
-in memory before. `exponent` is the slope of log(added time) over log(value): 1
-is proportion; that of `none` is the bare step's, to compare with. `--alone` leaves ComfyUI out.
+`time` is what units add to a step over the bare step of the same program at the same size, by the least time of some
+rounds; in ComfyUI to a run of some steps, with whatever the host does around them. `memory` is by how many MiB a step's
+(in ComfyUI a run's) highest memory exceeds that of the bare one, in processes of their own that give freed memory back
+at once, which costs time. Weights are not counted, they lie in memory before.
+`exponent` is the slope of log(added time) over log(value): 1 is proportion. `--alone` leaves ComfyUI out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,13 @@ import torch
 
 AXES = {
     "units": (1, 2, 3, 5, 10),
-    "pictures": (1, 2, 4, 8, 16),
-    "side": (128, 256, 512, 1024),
-    "frames": (1, 2, 4, 8, 16),
-    "tiles": (1, 4, 9, 16),
+    "pictures": (1, 4, 8, 16),
+    "side": (128, 256, 512),
+    "frames": (1, 4, 16),
+    "tiles": (1, 4, 16),
 }
-SMALLEST = {"units": 1, "pictures": 1, "side": 256, "frames": 1, "tiles": 1}  # of what does not grow
-STEPS = 3  # whose time is measured together
+SMALLEST = {"units": 1, "pictures": 1, "side": 128, "frames": 1, "tiles": 1}  # of what does not grow
+STEPS = 2  # whose time is measured together
 COLOURS = {
     "ours": "#cc3311",
     "diffusers": "#4477aa",
@@ -80,37 +80,49 @@ class Programs:
         }
 
 
-def sizes(axes: Sequence[str]) -> Iterator[tuple[str, int, dict[str, int]]]:
-    """Yield each axis and value with the sizes that they mean."""
+def sizes(axes: Sequence[str], most: float = math.inf) -> Iterator[tuple[str, int, dict[str, int]]]:
+    """Yield each axis and value with the sizes that they mean. most: as many pixels as so many smallest pictures."""
     for axis in axes:
         for value in AXES[axis]:
-            yield axis, value, {**SMALLEST, axis: value}
+            size = {**SMALLEST, axis: value}
+            across = size["side"] / SMALLEST["side"]
+            if size["pictures"] * size["frames"] * size["tiles"] * across**2 <= most:
+                yield axis, value, size
+
+
+Size = tuple[str, int, dict[str, int]]  # axis, value, what they mean
 
 
 @torch.no_grad()
-def times(programs: Programs, rounds: int, axes: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield a row of times for each value of each axis; the programs take turns."""
-    for axis, value, size in sizes(axes):
-        meters = programs.meters(size)
-        for seconds, _ in meters.values():
-            seconds()  # warms up
-        orders = (list(meters) if turn % 2 else list(reversed(meters)) for turn in range(rounds))
-        found = [{name: meters[name][0]() for name in order} for order in orders]
-        median = {name: statistics.median(each[name] for each in found) for name in meters}
-        shares = {
-            name: statistics.median(each[name] / each[bare] - 1 for each in found)
-            for name, bare in BARE.items()
-            if name in meters
-        }
-        yield {"axis": axis, "value": value, "seconds": median, "time": shares}
+def times(programs: Programs, rounds: int, wanted: Iterable[Size]) -> Iterator[dict[str, Any]]:
+    """Yield a row of times for each size; the programs take turns. What axes share is measured once."""
+    known: dict[tuple[int, ...], dict[str, Numbers]] = {}
+    for axis, value, size in wanted:
+        key = tuple(size.values())
+        if key not in known:
+            known[key] = _times(programs.meters(size), rounds)
+        yield {"axis": axis, "value": value, **known[key]}
+
+
+def _times(meters: Mapping[str, Meter], rounds: int) -> dict[str, Numbers]:
+    orders = (list(meters) if turn % 2 else list(reversed(meters)) for turn in range(rounds))
+    found = [{name: meters[name][0]() for name in order} for order in orders]
+    least = {name: min(each[name] for each in found) for name in meters}
+    return {
+        "seconds": least,
+        "time": {name: least[name] / least[bare] - 1 for name, bare in BARE.items() if name in meters},
+    }
 
 
 @torch.no_grad()
-def memories(programs: Programs, axes: Sequence[str]) -> Iterator[Numbers]:
-    """Yield the MiB that programs add to the bare run, for each value of each axis."""
-    for _, _, size in sizes(axes):
-        found = {name: mebibytes() for name, (_, mebibytes) in programs.meters(size).items()}
-        yield {name: found[name] - found[bare] for name, bare in BARE.items() if name in found}
+def memories(programs: Programs, wanted: Iterable[Size]) -> Iterator[Numbers]:
+    """Yield the MiB that programs add to the bare run, for each size."""
+    known: dict[tuple[int, ...], Numbers] = {}
+    for _, _, size in wanted:
+        key = tuple(size.values())
+        if key not in known:
+            known[key] = {name: mebibytes() for name, (_, mebibytes) in programs.meters(size).items()}
+        yield {name: known[key][name] - known[key][bare] for name, bare in BARE.items() if name in known[key]}
 
 
 def exponents(rows: Sequence[Mapping[str, Any]]) -> dict[str, Numbers]:
@@ -207,6 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
+    parser.add_argument("--most", type=float, default=math.inf, help="leave out more pixels than so many pictures have")
     parser.add_argument("--peer", type=Path, help="folder of Advanced-ControlNet")
     parser.add_argument("--alone", action="store_true", help="without ComfyUI")
     parser.add_argument("--json", type=Path)
@@ -216,12 +229,12 @@ def main() -> None:
     torch.set_flush_denormal(True)
     rows: list[dict[str, Any]] = []
     with programs(args.peer, alone=args.alone) as here:
-        for row in times(here, args.rounds, args.axes):
+        for row in times(here, args.rounds, sizes(args.axes, args.most)):
             rows.append(row)
             print(json.dumps(row), flush=True)
     inside.give_back_memory()
     with programs(args.peer, alone=args.alone) as here:
-        for row, added in zip(rows, memories(here, args.axes), strict=True):
+        for row, added in zip(rows, memories(here, sizes(args.axes, args.most)), strict=True):
             row["memory"] = added
             print(json.dumps(added), flush=True)
     found = exponents(rows)

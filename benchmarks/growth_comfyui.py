@@ -1,6 +1,6 @@
 """Runs of a narrow SD 1.5 in a real ComfyUI, for `growth.py`: bare, ours, the host's own nodes, Advanced-ControlNet.
 
-A picture in tiles has its prompts set on areas of 256 pixels beside each other, each evaluated by itself. The host's
+A picture in tiles has its prompts set on areas of 128 pixels beside each other, each evaluated by itself. The host's
 own nodes and Advanced-ControlNet show the whole hint to each area, ours its part: what is drawn differs, the arithmetic
 does not.
 """
@@ -49,12 +49,11 @@ class Run:
         self._seed = 0
 
     def seconds(self, program: str, steps: int) -> float:
-        """Return CPU time of a step: of a run, less that of a run of one step, which also brings models back."""
-        begin = self._host.seconds()
+        """Return CPU time of a run over its steps, after a run of one step has loaded what the host dropped since."""
         self._draw(program, 1)
-        between = self._host.seconds()
-        self._draw(program, 1 + steps)
-        return (self._host.seconds() - between - (between - begin)) / steps
+        begin = worked(self._host.pid)
+        self._draw(program, steps)
+        return (worked(self._host.pid) - begin) / steps
 
     def mebibytes(self, program: str) -> float:
         """Return how much memory a run of one step takes at most, beyond what is held before it."""
@@ -123,6 +122,12 @@ class Run:
         for area in areas[1:]:
             whole = graph.add("ConditioningCombine", conditioning_1=whole, conditioning_2=area)
         return whole
+
+
+def worked(process: int) -> float:
+    """Return the CPU time of a process' threads but the first, which answers the questions whether a run has ended."""
+    threads = Path(f"/proc/{process}/task").iterdir()
+    return sum(int((each / "schedstat").read_text().split()[0]) for each in threads if each.name != str(process)) / 1e9
 
 
 def _file(number: int) -> str:

@@ -1,6 +1,6 @@
 """Steps of a narrow SD 1.5 in this process: the bare U-Net, ours, and diffusers' ControlNets, for `growth.py`.
 
-A picture in tiles is one evaluation for each tile, 256 pixels wide, beside each other; each program gives a tile its
+A picture in tiles is one evaluation for each tile, 128 pixels wide, beside each other; each program gives a tile its
 part of the hint.
 """
 
@@ -27,7 +27,7 @@ from controlstack.training.recipes.copies import copy_of_encoder
 from torch import Tensor, nn
 
 WIDTHS, CONTEXT, HEADS = (64, 128, 256, 256), 768, 8  # a fifth of SD 1.5's
-TILE, LATENT = 256, 8  # pixels of a tile, and of a latent pixel
+TILE, LATENT = 128, 8  # pixels of a tile, and of a latent pixel
 SPREAD = 0.02  # of random weights
 TOLERANCE = 1e-3  # ours against diffusers, of the largest value
 MMAP_THRESHOLD, PAGES = -3, 1 << 16  # of glibc's mallopt; bytes from which memory is given back at once

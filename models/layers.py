@@ -221,5 +221,5 @@ class SpatialTransformer(nn.Module):
             h = block(h, next(prompt), next(prompt), widen)  # [B, h * w, C]
         if self._linear:
             h = self.proj_out(h)
-        h = h.transpose(1, 2).reshape(*h.shape[:1], -1, *size)  # [B, C, h, w]
+        h = h.transpose(1, 2).unflatten(2, size)  # [B, C, h, w]
         return widen(x) + (h if self._linear else self.proj_out(h))

@@ -75,5 +75,5 @@ def computed(level: Level, count: int) -> frozenset[int]:
 
 
 def spread(some: int, count: int) -> tuple[int, ...]:
-    """Return `some` of `count` steps, evenly spread and the first among them."""
-    return tuple(-(-step * count // some) for step in range(some))
+    """Return `some` of `count` steps: the first, and those nearest to even distances from it."""
+    return tuple((2 * step * count + some) // (2 * some) for step in range(some))

@@ -30,6 +30,8 @@ from .weights import Deltas, wrapper_of
 
 KEY = "controlstack"
 WRAPPER = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL  # of the base network's forward
+APPLYING = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+COMPILED = "torch.compile"  # under which nodes wrap a call so that it runs the compiled network
 Act = Callable[[Tensor], Tensor]  # what stands at a point -> what shall stand there
 
 
@@ -61,9 +63,12 @@ class _Patch:
 def write(call: Call, written: Written, blocks: int | None, network: Any) -> None:
     """Make the call that comes shift its streams, and read changed conditions.
 
-    network: of the base model, whose weights of 8 bits are changed within the call.
+    network: of the base model, whose weights of 8 bits are changed within the call. A compiled network does not look
+    for patches again: what acts by them runs in the network as it is written.
     """
     call.options[KEY] = written
+    if written.shifts or written.deltas:
+        call.options["wrappers"] = _without_compiled(call.options)
     if written.deltas:
         call.options["wrappers"] = _wrapping(call.options, {KEY: [wrapper_of(written.deltas, network)]})
     if blocks is not None:
@@ -132,6 +137,12 @@ def _wrapping(options: Mapping[str, Any], ours: Mapping[str, list[Any]]) -> dict
     given = options.get("wrappers", {})
     others = {key: each for key, each in given.get(WRAPPER, {}).items() if key != KEY}
     return {**given, WRAPPER: {**others, **ours}}
+
+
+def _without_compiled(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the wrappers of a call without those that put a compiled network in place."""
+    given = options.get("wrappers", {})
+    return {**given, APPLYING: {key: each for key, each in given.get(APPLYING, {}).items() if key != COMPILED}}
 
 
 def attend(model: Any, point: Point, x: Tensor, context: Tensor) -> Tensor:

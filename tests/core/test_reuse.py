@@ -337,6 +337,12 @@ def test_a_short_run_computes_enough_of_its_steps(count: int, light: int, strong
     assert (len(computed(Level.LIGHT, count)), len(computed(Level.STRONG, count))) == (light, strong)
 
 
+def test_computed_steps_are_the_nearest_to_even_distances() -> None:
+    """In a run of ten steps the second one is computed with light: the picture's layout is drawn there."""
+    assert sorted(computed(Level.STRONG, 20)) == [0, 3, 5, 8, 10, 13, 15, 18]
+    assert sorted(computed(Level.LIGHT, 10)) == [0, 1, 3, 4, 5, 6, 8, 9]
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -447,6 +447,26 @@ class TestDeaf:
         return (made,)
 
 
+class TestCompiled:
+    """MODEL as the host's own node compiles it, with another backend: "eager" has dynamo alone at work."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "backend": (["eager", "inductor"],)}}
+
+    def make(self, model, backend):
+        from comfy_api.torch_helpers import set_torch_compile_wrapper
+        from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+
+        torch.compiler.reset()
+        made = model.clone()
+        options = {"guard_filter_fn": skip_torch_compile_dict}
+        set_torch_compile_wrapper(model=made, backend=backend, options=options)
+        return (made,)
+
+
 class TestNetwork:
     """MASK of what a preprocessor's network computes where the host has put it; it is unloaded at the end."""
 
@@ -485,6 +505,7 @@ NODES = (
     TestTheirUnion,
     TestUnknown,
     TestDeaf,
+    TestCompiled,
     TestNetwork,
     TestPose,
 )
