@@ -115,7 +115,7 @@ def write_large_encoder(folder: Path) -> None:
     for each in (path, theirs):
         each.parent.mkdir(parents=True, exist_ok=True)
     save_file(network.state_dict(), path)
-    torch.save(network.state_dict(), theirs)
+    torch.save(network.state_dict(), theirs, _use_new_zipfile_serialization=False)  # the WebUI knows no newer one
 
 
 def write_control_lora(folder: Path, heads: int = HEADS) -> None:

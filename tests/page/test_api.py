@@ -85,8 +85,9 @@ def test_pictures_are_read_in_the_spellings_of_clients(client: Any, photo: str) 
 
 def test_what_is_offered_names_models_and_preprocessors(client: Any) -> None:
     offer = client.predict(api_name="/offer")
-    references = ["reference_adain", "reference_adain+attn", "reference_only"]
-    assert sorted(each["name"] for each in offer["models"]) == ["canny", "color", "depth", "ip-adapter", *references]
+    fileless = ["reference_adain", "reference_adain+attn", "reference_only"]
+    fileless += ["revision_clipvision", "revision_ignore_prompt"]
+    assert sorted(each["name"] for each in offer["models"]) == ["canny", "color", "depth", "ip-adapter", *fileless]
     assert {"ControlNet", "IP-Adapter"} < {each["family"] for each in offer["models"]}
     canny = next(each for each in offer["preprocessors"] if each["name"] == "canny")
     assert canny["parameters"] == {"low": 100, "high": 200}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from controlstack.preprocessors import REGISTRY, Preprocessor
+from controlstack.preprocessors import REGISTRY, Preprocessor, offered
 from controlstack.preprocessors.document import DOCS, PICTURES, files_of, has_picture, page, picture_path, write
 from controlstack.preprocessors.images import read_image
 
@@ -42,7 +42,7 @@ def test_one_call_writes_everything(tmp_path: Path) -> None:
         assert np.abs(fresh - shown).mean() < 4, preprocessor.id  # other versions of cv2 round differently
 
 
-@pytest.mark.parametrize("preprocessor", [each for each in REGISTRY if each.networks], ids=lambda each: each.id)
+@pytest.mark.parametrize("preprocessor", [each for each in offered() if each.networks], ids=lambda each: each.id)
 def test_the_help_page_of_a_node_names_its_licence(preprocessor: Preprocessor) -> None:
     told = (DOCS.parent / "web" / "docs" / "ControlStackPreprocess.md").read_text(encoding="utf-8").splitlines()
     lines = [line for line in told if line.startswith("Weights, ")]

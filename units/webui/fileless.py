@@ -12,8 +12,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from ...core.modes import ControlMode
 from ...core.options import Value
-from ...core.unit import ControlMode
 from ...models.kinds.fileless import FILELESS
 from ...models.kinds.references import FIDELITY, REFERENCES
 from ...models.kinds.revisions import EMBEDDING, REVISIONS
