@@ -14,7 +14,8 @@ from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
 from controlstack.core.unit import ControlUnit
-from controlstack.models.families import control_lora, controlnet_xs, lllite, union
+from controlstack.models.families import control_lora, controlnet_xs, ctrlora, lllite, union
+from controlstack.models.families.controlnet.config import ControlNetConfig, ControlNetSettings
 from controlstack.models.families.controlnet.family import FAMILY as CONTROLNET
 from controlstack.models.families.ip_adapter import family as ip_adapter
 from controlstack.models.layers import STANDARD
@@ -64,6 +65,10 @@ class Following(PlainHost):
 
     def follow(self, model: ControlModel) -> bool:
         return model.follow(self._weights)
+
+    def encode(self, picture: Tensor) -> Tensor:
+        """Return numbers in the shape of latents, at no cost: a program encodes a hint once, whatever the control."""
+        return picture[:, :1, ::8, ::8].expand(-1, 4, -1, -1)
 
 
 class Size:
@@ -226,6 +231,35 @@ def of_control_lora(size: Size) -> Case:
     return Case(stepping(size, False, MetaUnit(model=model, hint=hint)), peer)
 
 
+def of_ctrlora(size: Size) -> Case:
+    """Return a CtrLoRA for SD 1.5 beside Advanced-ControlNet's: a ControlNet that encodes latents of the hint.
+
+    Both merge the factors when the file is loaded, so their rank costs no step anything.
+    """
+    from diffusers import ControlNetModel
+
+    theirs = size.made(lambda: ControlNetModel(**size.config(False)))
+    state = to_ldm(dict(theirs.state_dict()))
+    shapes = {name: tuple(each.shape) for name, each in state.items()}
+    config = ControlNetConfig.from_shapes(shapes, ControlNetSettings(heads=SD15["attention_head_dim"]))
+    network = size.made(lambda: ctrlora.CtrLoraNet(config, STANDARD))
+    model = ctrlora.FAMILY.wrap(network, "ctrlora", ctrlora.CtrLoraSettings(), None)
+    theirs.controlnet_cond_embedding = Nothing()
+    context, latents = size.tensor(ROWS, 77, 768), size.tensor(ROWS, 4, size.side(False), size.side(False))
+
+    def peer() -> object:
+        return theirs(latents, size.step(False, context, 0).timestep, context, latents[:, :1], return_dict=False)
+
+    return Case(stepping(size, False, MetaUnit(model=model, hint=size.hint(False))), peer)
+
+
+class Nothing(torch.nn.Module):
+    """In place of a hint encoder: it adds zeros."""
+
+    def forward(self, hint: Tensor) -> Tensor:
+        return torch.zeros_like(hint)
+
+
 def _low_rank(size: Size, whole: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[tuple[Tensor, Tensor]]]:
     """Return a ControlNet's weights as a Control-LoRA's file, and the two factors of each layer."""
     state: dict[str, Tensor] = {control_lora.MARK: size.tensor(1)}
@@ -338,6 +372,7 @@ def _lllite(size: Size, name: str, width: int, emb: int, mlp: int) -> dict[str, 
 CASES: dict[str, tuple[Callable[[Size], Case], bool]] = {  # whether the base model is SDXL
     "controlnet": (of_controlnet, False),
     "control_lora": (of_control_lora, False),
+    "ctrlora": (of_ctrlora, False),
     "ip_adapter": (of_ip_adapter, False),
     "controlnet_xs": (of_controlnet_xs, False),
     "union_one": (lambda size: of_union(size, 1), True),

@@ -49,7 +49,7 @@ class ControlModel(Protocol):
     points: tuple[Point, ...]  # where it acts, in the order in which it computes; block weights follow this order
     soft_weights: tuple[float, ...]  # one factor per point for the modes PROMPT and CONTROL
     hint_space: HintSpace = HintSpace.PICTURE
-    hint_channels: int = 3  # C of a picture or of latents, D of an embedding
+    hint_channels: int = 3  # C of a picture or of latents, D of an embedding, 0 for one of any width
     embedding: Embedding | None = None  # which embedding, for hints that are one
     joins_hints: bool = False  # all hints of a unit are for each picture; else one for all, or one for each
     hints: int = 1  # how many hints it can read of one picture, beside each other in the channels
@@ -63,6 +63,7 @@ class ControlModel(Protocol):
     delta: WeightDelta | None = None  # what it changes in the weights of the base network for the whole run
     follows: bool = False  # part of its weights are the base network's own
     gives_tokens: bool = False  # others of the run may read its tokens in place of the prompt; see `tokens`
+    silences_prompt: bool = False  # the rows on which it acts have no prompt: its tokens are zeros; with VECTOR alone
     reads_tokens: bool = False  # it reads the tokens of another one in place of the prompt
     evaluations: int = 0  # of the base network that each of its steps costs more
 

@@ -6,7 +6,8 @@ prompt's keys and values, the masks at each block's size) is computed once and l
 same network run as one batched call, and so may light networks of one shape (`groups.py`). Rows that show the same
 picture are one row for as long as nothing sets them apart; that they do is looked at once per step, and only there does
 something wait for the device. Units may add again what they computed at earlier steps (`reuse/`); of those the network
-does not run either.
+does not run either. What units put in place of the pooled prompt is known first: the networks of the others read the
+conditions as the base network will.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .conditions import Conditions
 from .control import ControlModel
 from .errors import HintError, UnitError
 from .firing import Firing
@@ -26,7 +28,7 @@ from .groups import Active, Group, Groups
 from .host import Host, PlainHost
 from .memory.kept import Kept, hint_key, hints_of, pictures_of
 from .network.effects import Accumulator, Effects, Shift, Watch, add_rows
-from .network.points import PROMPT, Point
+from .network.points import CONDITIONS, VECTOR, Point
 from .network.rows import Twins, take_rows
 from .reuse.residuals import NO_RESIDUALS, Maps, Residuals, is_residual
 from .schedule import RangeBasis
@@ -70,6 +72,7 @@ class ControlStack:
         self._kept = Kept(self._host)
         self._giver = _giver(self.units)
         self._residuals = Residuals()
+        self._conditions = Conditions()
 
     @torch.no_grad()
     def __call__(self, step: Step, onto: Effects | None = None) -> Effects:
@@ -82,7 +85,14 @@ class ControlStack:
         self._residuals.begin(step)
         total = Accumulator(len(step.cond), onto)
         same = cache(lambda: _same_latents(step))
-        for group in self._groups.of(self._active(step)):
+        groups = self._groups.of(self._active(step))
+        for group in groups:
+            if VECTOR in group.model.points:
+                self._add(group, step, same, total)
+        step = self._conditions.changed(step, total.vector)
+        for group in groups:
+            if VECTOR in group.model.points:
+                continue
             if group.actives[0].computes:
                 self._add(group, step, same, total)
             else:
@@ -101,6 +111,7 @@ class ControlStack:
         """Release everything that was kept between steps."""
         self._kept.clear()
         self._residuals.clear()
+        self._conditions.clear()
 
     def _active(self, step: Step) -> Iterator[Active]:
         at = step.progress[RangeBasis.STEPS]
@@ -178,8 +189,11 @@ class ControlStack:
     ) -> None:
         parts = tensor.chunk(count)
         for active, scale, part in shares:
-            weighed = self._by_prompt(self._masked(parts[part], active, step, point), active, step)
-            total.add(point, weighed.to(step.x.dtype), scale, active.rows)
+            weighed = self._by_prompt(self._masked(parts[part], active, step, point), active, step).to(step.x.dtype)
+            if point == VECTOR:
+                total.replace(weighed, scale, active.rows, silent=active.unit.model.silences_prompt)
+            else:
+                total.add(point, weighed, scale, active.rows)
             del weighed
 
     def _shifted(self, shift: Shift, shares: Sequence[_Share], count: int, step: Step) -> Callable[[Tensor], Tensor]:
@@ -220,9 +234,9 @@ class ControlStack:
         """Weigh what a unit adds by its mask. HintError for what a mask cannot reach."""
         if active.unit.mask is None:
             return tensor
-        if point == PROMPT:
+        if point is not None and point.block in CONDITIONS:
             raise HintError(
-                f"'{active.unit.model.name}' adds to the prompt, which has no place in the picture: leave its mask out"
+                f"'{active.unit.model.name}' acts on the prompt, which has no place in the picture: leave its mask out"
             )
         return tensor * self._kept.mask(active.unit, active.rows, step, tensor)
 

@@ -49,7 +49,7 @@ class ControlUnit:
     def _check_hint(self) -> None:
         name, channels = self.model.name, self.model.hint_channels
         if self.model.hint_space is HintSpace.EMBEDDING:
-            if self.hint.ndim != 3 or self.hint.shape[-1] != channels:
+            if self.hint.ndim != 3 or channels not in (0, self.hint.shape[-1]):
                 what = self.model.embedding or "an embedding"
                 raise HintError(
                     f"'{name}' reads {what} [N, T, {channels}], got {list(self.hint.shape)}: choose its own encoder"

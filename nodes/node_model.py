@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..models.kinds.references import REFERENCES
+from ..models.kinds.fileless import FILELESS
 from .graph import shown_node
 from .host.files import files, path_of
 from .host.loading import load
@@ -28,20 +28,21 @@ class LoadControlModel(io.ComfyNode):
             "Works with Control Unit and with the nodes that come with ComfyUI.",
             aliases=(
                 "controlnet loader", "load controlnet", "t2i adapter loader", "controlnet union", "control-lora",
-                "flux controlnet", "sd3 controlnet", "qwen controlnet",
+                "revision", "flux controlnet", "sd3 controlnet", "qwen controlnet",
             ),
             inputs=[
                 io.Combo.Input(
                     "name",
                     options=files(),
-                    tooltip="A file of the controlnet, t2i_adapter or ipadapter folder, or a reference, which has no "
-                    "file: the model then looks at another picture.",
+                    tooltip="A file of the controlnet, t2i_adapter or ipadapter folder, or a model without a file: a "
+                    "reference, by which the base model looks at another picture, or Revision, which shows a picture "
+                    "to SDXL in place of the whole prompt.",
                 ),
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="Only for references, and for files that hold differences to their base model: the model "
-                    "that is sampled.",
+                    tooltip="Only for models without a file, and for files that hold differences to their base "
+                    "model: the model that is sampled.",
                 ),
             ],
             outputs=[io.ControlNet.Output(display_name="control_net", tooltip="The loaded control model.")],
@@ -51,7 +52,7 @@ class LoadControlModel(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, name: str, model: Any = None) -> tuple[str, float, int]:  # noqa: ARG003
         """Return what tells files apart: one that was replaced under the same name is loaded again."""
-        if name in REFERENCES:
+        if name in FILELESS:
             return name, 0.0, 0
         found = path_of(name).stat()
         return name, found.st_mtime, found.st_size

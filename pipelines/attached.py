@@ -27,7 +27,7 @@ from ..core.network.attach import (
 )
 from ..core.network.base import Base, check_fits
 from ..core.network.effects import Effects
-from ..core.network.points import MIDDLE, PROMPT, Block, Part, Point
+from ..core.network.points import CONDITIONS, MIDDLE, Block, Part, Point
 from ..core.network.rows import take_rows
 from ..core.schedule import Progress, progress_at
 from ..core.stack import ControlStack
@@ -236,11 +236,11 @@ def shared_out(effects: Effects) -> tuple[Effects, Effects]:
 
 def has_argument(point: Point) -> bool:
     """Return whether diffusers' U-Net takes what is added at a point as an argument of its own."""
-    return point.part is Part.SKIP or point in (MIDDLE, PROMPT)
+    return point.part is Part.SKIP or point == MIDDLE or point.block in CONDITIONS
 
 
 def arguments(unet: Any, effects: Effects, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return skips, middle and tokens as the keyword arguments of `UNet2DConditionModel.forward`.
+    """Return skips, middle and conditions as the keyword arguments of `UNet2DConditionModel.forward`.
 
     These are what diffusers itself adds, before other parts of its forward (FreeU) see them; the rest needs hooks.
     """
@@ -254,8 +254,13 @@ def arguments(unet: Any, effects: Effects, kwargs: dict[str, Any]) -> dict[str, 
         more["down_block_additional_residuals"] = tuple(nothing if skip is None else skip for skip in skips)
         more["mid_block_additional_residual"] = nothing if middle is None else middle
     tokens = [token for token in effects.tokens if token is not None]
-    if tokens:
-        more["encoder_hidden_states"] = torch.cat([kwargs["encoder_hidden_states"], *tokens], dim=1)
+    prompt: Tensor = kwargs["encoder_hidden_states"]
+    if effects.vector is not None:
+        added = kwargs["added_cond_kwargs"]
+        more["added_cond_kwargs"] = {**added, "text_embeds": effects.vector.vector(added["text_embeds"])}
+        prompt = effects.vector.prompt(prompt)
+    if tokens or prompt is not kwargs["encoder_hidden_states"]:
+        more["encoder_hidden_states"] = torch.cat([prompt, *tokens], dim=1)
     return more
 
 

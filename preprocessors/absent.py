@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from .resize import Image
 
 FACES = "PuLID's adapters are not read here; choose face_id_plus with an IP-Adapter of the kind FaceID plusv2"
-REVISION = "Revision acts through SDXL's vector condition, which units cannot change; choose clip_g for an IP-Adapter"
 TORCHSCRIPT = "its TorchScript network needs an operator that few machines have"
 
 
@@ -54,7 +53,5 @@ ABSENT: tuple[Preprocessor, ...] = (
             "depth_metric3d"),
     _absent("softedge_diffusionedge", "SoftEdge", "DiffusionEdge needs packages that nobody maintains; choose "
             "softedge_teed, which is sharp too", "diffusion_edge"),
-    _absent("revision_clipvision", "Revision", REVISION),
-    _absent("revision_ignore_prompt", "Revision", REVISION),
     _absent("ip-adapter_pulid", "IP-Adapter", FACES, "facexlib", "EVA02-CLIP"),
 )  # fmt: skip

@@ -97,6 +97,8 @@ REGISTRY: tuple[Preprocessor, ...] = (
     clip.CLIP_H_IMAGE,
     clip.CLIP_H_STATES,
     clip.CLIP_G_IMAGE,
+    clip.REVISION,
+    clip.REVISION_IGNORE_PROMPT,
     colours.COLOURS,
     faces_known.FACE_ID,
     faces_known.FACE_ID_PLUS,

@@ -23,8 +23,8 @@ from ..core.errors import HostError
 from ..core.firing import Firing
 from ..core.stack import ControlStack
 from ..core.unit import ControlUnit
-from ..models.kinds.references import REFERENCES
-from ..models.reference import ReferenceModel
+from ..models.fileless.making import make_fileless
+from ..models.kinds.fileless import FILELESS
 from ..models.registry import inspect as inspect_file
 from ..models.registry import load_control_model as load_model_file
 from ..pipelines.attached import Injection, check_units
@@ -82,16 +82,16 @@ def load_control_model(
     dtype: str | torch.dtype | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> ControlModel:
-    """Return a control model: a file, a diffusers folder, a file inside one, or a reference by its name.
+    """Return a control model: a file, a diffusers folder, a file inside one, or one without a file by its name.
 
-    base: its base model, for files that hold differences to its weights, and for references, which look through it.
+    base: its base model, for files that hold differences to its weights, and for models without a file.
     dtype: None keeps the file's. settings: what no shape tells, such as {"heads": 8}.
     """
     state = None if base is None else UnetState(lambda: base)
-    if str(path) in REFERENCES:
+    if str(path) in FILELESS:
         if state is None:
-            raise HostError(f"'{path}' looks at its picture through the base model: give base=cs.load_base(...) too")
-        return ReferenceModel(str(path), list(state))
+            raise HostError(f"'{path}' has no file and acts on the base model: give base=cs.load_base(...) too")
+        return make_fileless(str(path), state)
     return load_model_file(
         located(Path(path), "control model"),
         settings=settings,

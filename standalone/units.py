@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UnitError
-from ..models.kinds.references import REFERENCES
+from ..models.kinds.fileless import FILELESS
 from ..preprocessors import find
 from ..units.offer import preprocessor_of
 from ..units.request import AUTO, FIELDS, NONE, UnitRequest, read_request
 from ..units.text import read_number
+from ..units.webui.fileless import as_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,10 +44,14 @@ NAMES = {name: each.name for each in FIELDS.values() for name in (each.short or 
 
 
 def parse_unit(text: str) -> UnitRequest:
-    """Read a unit; UnitError says what is unknown, missing or out of range."""
+    """Read a unit; UnitError says what is unknown, missing or out of range.
+
+    A model without a file may be named as the preprocessor, as in the WebUIs: then it is the model.
+    """
     pairs = read_pairs(text)
+    fileless = pairs["preprocessor"] if _is_fileless(pairs) else ""
     for name in ("image", "model"):
-        if not pairs.get(name):
+        if not pairs.get(name) and not (name == "model" and fileless):
             raise UnitError(f"the unit '{text}' has no {name}: add {name}=FILE")
     own = {name: value for name, value in pairs.items() if name in NAMES and name != "parameters"}
     numbers = {name: read_number(name, value) for name, value in pairs.items() if name not in NAMES}
@@ -54,6 +59,9 @@ def parse_unit(text: str) -> UnitRequest:
         own["preprocessor"] = find(own["preprocessor"]).id
     parameters = {**FIELDS["parameters"].read("parameters", pairs.get("parameters", {})), **numbers}
     request = read_request(own, parameters=parameters)
+    if fileless:
+        find(fileless).settings(request.parameters)  # which checks them
+        return as_model(request)
     if request.preprocessor != AUTO:
         preprocessor_of(request)  # which checks its numbers
     return request
@@ -98,20 +106,20 @@ def make_units(
 
 
 def load_model(name: str, dtype: torch.dtype, base_state: Mapping[str, Any] | None) -> ControlModel:
-    """Return the model of a file, or a reference, which has none and takes the base model's own attention."""
-    from ..models.reference import ReferenceModel
+    """Return the model of a file, or one that has none and acts on the base model alone."""
+    from ..models.fileless.making import make_fileless
     from ..models.registry import load_control_model
 
-    if name in REFERENCES and base_state is not None:
-        return ReferenceModel(name, list(base_state))
+    if name in FILELESS and base_state is not None:
+        return make_fileless(name, base_state)
     return load_control_model(Path(name), dtype=dtype, base_state=base_state)
 
 
 def _says(name: str) -> str:
-    """Return what the file of a model says about its hints; a reference has none."""
+    """Return what the file of a model says about its hints; some models have none."""
     from ..units.convention import said_by
 
-    return "" if name in REFERENCES else said_by(Path(name))
+    return "" if name in FILELESS else said_by(Path(name))
 
 
 def pose_frames(request: UnitRequest) -> list[Image]:
@@ -159,6 +167,11 @@ def _advice(name: str, known: Sequence[str]) -> str:
     return 'see `controlstack units` for all names, and put a value with a comma in quotation marks: image="a,b=c.png"'
 
 
+def _is_fileless(pairs: Mapping[str, str]) -> bool:
+    """Return whether a unit's preprocessor stands for a control model without a file, and no other model is named."""
+    return pairs.get("preprocessor") in FILELESS and "model" not in pairs
+
+
 def read_pairs(text: str) -> dict[str, str]:
     """Return name -> value of a unit's text; UnitError for names that no unit with its preprocessor has."""
     names: dict[str, str] = {}
@@ -172,7 +185,7 @@ def read_pairs(text: str) -> dict[str, str]:
     if at < len(text):
         raise UnitError(f"'{text[at:]}' in the unit '{text}' is no name=value")
     said = names.get("preprocessor", NONE)
-    if said != AUTO:
+    if said != AUTO and not _is_fileless(names):
         find(said).check_gives_hint()  # a reference, which is a model, is told before a model is missed
     known = [*NAMES, *(() if said == AUTO else (each.name for each in find(said).parameters))]
     for name in names:

@@ -113,7 +113,7 @@ def attend_with(attention: Any, x: Tensor, context: Tensor) -> Tensor:
 def attach(patches: Patches, effects: Effects, locate: Locate) -> None:
     """Make the network's next evaluation take effects: at each point the tensor is added first, then the shifts.
 
-    Tokens are left to the edge, which hands the prompt to the network.
+    Tokens and the vector condition are left to the edge, which hands both to the network.
     """
     for point, tensor in effects.tensors():
         if point.block is not Block.PROMPT:

@@ -2,7 +2,8 @@
 
 A control model yields pairs of a point and an effect:
 
-- a tensor is known before the base network runs: it is added at its point, or, at the prompt, stands beside its tokens;
+- a tensor is known before the base network runs: it is added at its point; at the prompt it stands beside its tokens,
+  and at the vector condition in place of the pooled prompt (`Vector`);
 - a `Shift` is a function of what the base network has at its point, and is added there as well;
 - a `Watch` looks at what stands at its point and adds nothing.
 
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..errors import HintError
 from .points import PROMPT, Block, Part, Point, skip, stream
 
 
@@ -74,6 +76,40 @@ class WeightDelta:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Vector:
+    """What stands in place of the pooled prompt, the first D values of the vector condition, on some rows of a batch.
+
+    Several controls are summed, and their sum replaces what was there, as in sd-webui-controlnet.
+    """
+
+    values: Tensor  # [B, D]
+    rows: tuple[int, ...]  # on which they stand
+    silent: tuple[int, ...] = ()  # rows whose prompt is silent: its tokens are zeros
+
+    def vector(self, y: Tensor) -> Tensor:
+        """Return the vector condition [B, A] with these values in it. HintError where it is narrower than they are."""
+        width = self.values.shape[1]
+        if width > y.shape[1]:
+            raise HintError(
+                f"a control puts {width} values in place of the pooled prompt, and the vector condition of the base "
+                f"model has {y.shape[1]}: choose the image encoder that the base model was trained with"
+            )
+        changed = y.clone()
+        for row in self.rows:
+            changed[row, :width] = self.values[row].to(y)
+        return changed
+
+    def prompt(self, context: Tensor) -> Tensor:
+        """Return the prompt [B, T, D] with zeros on its silent rows."""
+        if not self.silent:
+            return context
+        changed = context.clone()
+        for row in self.silent:
+            changed[row] = 0
+        return changed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Effects:
     """What one evaluation adds to the base network: tensors [B, C, h, w] by place, in encoder order; None adds nothing.
 
@@ -85,13 +121,15 @@ class Effects:
     middle: tuple[Tensor | None, ...] = ()  # after the middle block
     output: tuple[Tensor | None, ...] = ()  # to the skip of input block i
     tokens: tuple[Tensor | None, ...] = ()  # [B, T, D] beside the prompt
+    vector: Vector | None = None
     shifts: Mapping[Point, Callable[[Tensor], Tensor]] = field(default_factory=dict[Point, Callable[[Tensor], Tensor]])
 
     def __bool__(self) -> bool:
-        return bool(self.input or self.middle or self.output or self.tokens or self.shifts)
+        added = self.input or self.middle or self.output or self.tokens
+        return bool(added or self.shifts) or self.vector is not None
 
     def tensors(self) -> Iterator[tuple[Point, Tensor]]:
-        """Yield every tensor that is added, with its point."""
+        """Yield every tensor that is added, with its point; of the conditions see `vector`."""
         places: tuple[tuple[Callable[[int], Point], tuple[Tensor | None, ...]], ...] = (
             (stream, self.input),
             (_middle, self.middle),
@@ -117,6 +155,7 @@ class Accumulator:
         if tokens:
             self._onto[PROMPT] = torch.cat(tokens, dim=1)
         self._shifts = {point: [shift] for point, shift in given.shifts.items()}
+        self._vector = given.vector
 
     def add(self, point: Point, residual: Tensor, scale: float, rows: tuple[int, ...]) -> None:
         """Add `scale * residual` on these rows; residual is [1, ...] or [len(rows), ...] and is left unchanged.
@@ -139,6 +178,22 @@ class Accumulator:
         """Add a function of what stands at the point: [B, ...] -> what is added, [B, ...]."""
         self._shifts.setdefault(point, []).append(change)
 
+    def replace(self, values: Tensor, scale: float, rows: tuple[int, ...], *, silent: bool) -> None:
+        """Put `scale * values`, [1 or len(rows), D], in place of the pooled prompt on these rows, added to others'.
+
+        silent: their prompt is silent as well.
+        """
+        before = self._vector
+        total = values.new_zeros((len(self._rows), values.shape[1])) if before is None else before.values.clone()
+        add_rows(total, values * scale, rows)
+        known, quiet = ((), ()) if before is None else (before.rows, before.silent)
+        self._vector = Vector(total, _union(known, rows), _union(quiet, rows if silent else ()))
+
+    @property
+    def vector(self) -> Vector | None:
+        """Return what stands in place of the pooled prompt so far."""
+        return self._vector
+
     def effects(self) -> Effects:
         """Return the sums; the accumulator is done with them."""
         sums, self._sums = {**self._onto, **self._sums}, {}
@@ -147,6 +202,7 @@ class Accumulator:
             self._shifts.setdefault(point, []).insert(0, _constant(tensor))
         return Effects(
             **{row: _in_order(tensors) for row, tensors in rows.items()},
+            vector=self._vector,
             shifts={point: _summed(changes) for point, changes in self._shifts.items()},
         )
 
@@ -180,6 +236,10 @@ def _in_order(tensors: Mapping[Point, Tensor]) -> tuple[Tensor | None, ...]:
     """Return tensors by the index of their points; None where there is none."""
     found = {point.index: tensor for point, tensor in tensors.items()}
     return tuple(found.get(index) for index in range(max(found, default=-1) + 1))
+
+
+def _union(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted({*first, *second}))
 
 
 def _constant(tensor: Tensor) -> Callable[[Tensor], Tensor]:

@@ -12,6 +12,8 @@ blocks from the inside out. What stands at a point is
     attn2.heads what the heads of a cross-attention return, before its output projection, [B, h * w, C]; what is seen
                 there, also by a shift, are the projected queries, [B, h * w, C], and what is added comes to the heads
     prompt      the prompt itself, [B, T, D]; what is put there are further tokens
+    vector      the vector condition, [B, A], which SDXL makes of the pooled prompt and of sizes; what is put there,
+                [B, D], stands in place of its first D values, the pooled prompt
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ class Block(Enum):
     MIDDLE = "middle"
     OUTPUT = "output"  # decoder
     PROMPT = "prompt"
+    VECTOR = "vector"
 
 
 class Part(Enum):
@@ -51,7 +54,7 @@ class Point:
     """One point of the base network; `depth` is the transformer block inside a block, for parts of attention."""
 
     block: Block
-    index: int = 0  # of the block; 0 for the middle and the prompt
+    index: int = 0  # of the block; 0 for the middle, the prompt and the vector
     part: Part = Part.STREAM
     depth: int = 0
 
@@ -73,3 +76,5 @@ def onward(index: int) -> Point:
 
 MIDDLE = Point(Block.MIDDLE)
 PROMPT = Point(Block.PROMPT)
+VECTOR = Point(Block.VECTOR)
+CONDITIONS = (Block.PROMPT, Block.VECTOR)  # what stands there is given to the network, and not computed in it

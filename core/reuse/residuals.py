@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..network.effects import Effect
-from ..network.points import PROMPT, Point
+from ..network.points import CONDITIONS, Point
 from ..network.rows import take_rows
 from ..schedule import RangeBasis
 from ..step import Step, version_of
@@ -182,7 +182,7 @@ class Residuals:
 
 def is_residual(point: Point, effect: Effect) -> bool:
     """Return whether an effect can be added at another step: a tensor in the network, and no function."""
-    return isinstance(effect, Tensor) and point != PROMPT
+    return isinstance(effect, Tensor) and point.block not in CONDITIONS
 
 
 def _index(step: Step) -> int | None:

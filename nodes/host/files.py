@@ -7,7 +7,7 @@ from pathlib import Path
 import folder_paths
 
 from ...core.errors import HostError
-from ...models.kinds.references import REFERENCES
+from ...models.kinds.fileless import FILELESS
 
 ADAPTERS = "ipadapter"  # which ComfyUI_IPAdapter_plus adds as well, and the host itself does not know
 FOLDERS = ("controlnet", "t2i_adapter", ADAPTERS)  # of the host; the second only where a user added it
@@ -19,7 +19,7 @@ def files() -> list[str]:
     folder_paths.add_model_folder_path(ADAPTERS, str(Path(folder_paths.models_dir) / ADAPTERS))
     known = [folder for folder in FOLDERS if folder in folder_paths.folder_names_and_paths]
     found = {name for folder in known for name in folder_paths.get_filename_list(folder)}
-    return [*sorted(name for name in found if name.lower().endswith(SUFFIXES)), *REFERENCES]
+    return [*sorted(name for name in found if name.lower().endswith(SUFFIXES)), *FILELESS]
 
 
 def path_of(name: str) -> Path:

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from ...core.errors import HostError, UnsupportedModelError
 from ...models.convolution import for_few_pixels
+from ...models.fileless.making import make_fileless
 from ...models.files.loading import Header, open_model
-from ...models.kinds.references import REFERENCES
+from ...models.kinds.fileless import FILELESS
 from ...models.layers import Kit
-from ...models.reference import ReferenceModel
 from ...models.registry import load_open
 from ...units.convention import said_by
 from .control import LoadedControl
@@ -41,8 +41,8 @@ def load(name: str, base: Any = None) -> Any:
 
     base: the host's model patcher, whose weights "difference" files are added to.
     """
-    if name in REFERENCES:
-        return LoadedControl(_reference(name, base))
+    if name in FILELESS:
+        return LoadedControl(_fileless(name, base))
     path = path_of(name)
     try:
         return LoadedControl(_own(path, base, memory.get_torch_device()))
@@ -53,14 +53,14 @@ def load(name: str, base: Any = None) -> Any:
         return control
 
 
-def _reference(name: str, base: Any) -> Own:
-    """Return a reference, which has no file; HostError without the base model, whose attention it acts on."""
+def _fileless(name: str, base: Any) -> Own:
+    """Return a model that has no file; HostError without the base model, on which alone it acts."""
     if base is None:
         raise HostError(
-            f"'{name}' has no file and acts on the attention of the base model: connect the model that is sampled to "
-            "the loader's input 'model'"
+            f"'{name}' has no file and acts on the base model alone: connect the model that is sampled to the loader's "
+            "input 'model'"
         )
-    return Own(ReferenceModel(name, _weights(base)), None, lambda _: _reference(name, base))
+    return Own(make_fileless(name, _weights(base)), None, lambda _: _fileless(name, base))
 
 
 def _of_host(path: Path, base: Any) -> Any:

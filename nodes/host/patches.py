@@ -22,7 +22,8 @@ from torch import Tensor
 from ...core.control import ControlModel
 from ...core.errors import HostError, IncompatibleModelError
 from ...core.network.attach import attend_with
-from ...core.network.points import MIDDLE, Block, Part, Point, onward, skip, stream
+from ...core.network.effects import Vector
+from ...core.network.points import CONDITIONS, MIDDLE, Block, Part, Point, onward, skip, stream
 from .foreign.controls import Call
 from .heads import REPLACED, with_heads, without_heads
 from .weights import Deltas, wrapper_of
@@ -38,12 +39,14 @@ Act = Callable[[Tensor], Tensor]  # what stands at a point -> what shall stand t
 class Written:
     """What our controls have written into one call so far.
 
-    context: the prompt [B, T, D] as it was before the tokens were put beside it.
+    context: the prompt [B, T, D] as it was before the tokens were put beside it. y: the vector condition likewise.
     """
 
     shifts: Mapping[Point, Act] = field(default_factory=dict[Point, Act])  # -> what is added
     tokens: tuple[Tensor, ...] = ()
+    vector: Vector | None = None
     context: Tensor | None = None
+    y: Tensor | None = None
     deltas: Deltas = field(default_factory=dict[int, Any])  # to weights of 8 bits
 
 
@@ -58,7 +61,7 @@ class _Patch:
 
 
 def write(call: Call, written: Written, blocks: int | None, network: Any) -> None:
-    """Make the call that comes shift its streams, and read further tokens beside its prompt.
+    """Make the call that comes shift its streams, and read changed conditions.
 
     network: of the base model, whose weights of 8 bits are changed within the call. A compiled network does not look
     for patches again: what acts by them runs in the network as it is written.
@@ -75,8 +78,10 @@ def write(call: Call, written: Written, blocks: int | None, network: Any) -> Non
         if heads:
             call.options[REPLACED] = with_heads(call.options.get(REPLACED, {}), heads)
     if written.context is not None:
-        beside = [token.to(written.context) for token in written.tokens]
-        call.cond["c_crossattn"] = torch.cat([written.context, *beside], dim=1)
+        prompt = written.context if written.vector is None else written.vector.prompt(written.context)
+        call.cond["c_crossattn"] = torch.cat([prompt, *(token.to(prompt) for token in written.tokens)], dim=1)
+    if written.y is not None and written.vector is not None:
+        call.cond["y"] = written.vector.vector(written.y)
 
 
 def withdraw(call: Call) -> Written:
@@ -90,6 +95,8 @@ def withdraw(call: Call) -> Written:
         call.options[REPLACED] = without_heads(call.options[REPLACED])
     if written.context is not None:
         call.cond["c_crossattn"] = written.context
+    if written.y is not None:
+        call.cond["y"] = written.y
     return written
 
 
@@ -155,7 +162,7 @@ def check_points(model: ControlModel, network: Any) -> None:
         Block.OUTPUT: list(network.output_blocks),
     }
     for point in model.points:
-        if point.block is not Block.PROMPT and not _has(blocks[point.block], point):
+        if point.block not in CONDITIONS and not _has(blocks[point.block], point):
             where = f"{point.block.value} block {point.index}, {point.part.value}"
             raise IncompatibleModelError(
                 f"'{model.name}' acts at {where} {point.depth} of its base model, which the loaded one does not have, "

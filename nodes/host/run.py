@@ -79,14 +79,16 @@ class Run:
         for member in self._members:
             member.enter(call, self._blocks)
         onto = Effects() if before is None else to_residuals(before, self._blocks)
-        onto = replace(onto, shifts=given.shifts, tokens=given.tokens)
+        onto = replace(onto, shifts=given.shifts, tokens=given.tokens, vector=given.vector)
         deltas = {**self._deltas, **given.deltas}  # of one file, the first control's strength counts
         found = self._stack(self._step(call, area, self._clock, deltas), onto)
         lists = to_lists(found, self._blocks)
         lists = flexible(lists) if may_resize(call.options) else lists
-        tokens = tuple(each for each in found.tokens if each is not None)
-        if found.shifts or tokens or deltas:
-            written = Written(found.shifts, tokens, call.cond["c_crossattn"] if tokens else None, deltas)
+        tokens, vector = tuple(each for each in found.tokens if each is not None), found.vector
+        if found.shifts or tokens or deltas or vector is not None:
+            prompt = call.cond["c_crossattn"] if tokens or (vector is not None and vector.silent) else None
+            y = None if vector is None else call.cond["y"]
+            written = Written(found.shifts, tokens, vector, prompt, y, deltas)
             write(call, written, self._blocks, self._model_for(call).diffusion_model)
         return lists if any(lists.values()) else None
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.embedding import Embedding, Encoder, Values
 from ...core.errors import DamagedModelError, PreprocessorError
-from ..declaration import Output
+from ..declaration import Output, Parameter
 from ..networks.loading import fill, read_state
 from ..networks.network import Network, WeightFile
 from ..networks.pretrained import normalised
@@ -64,8 +64,8 @@ def load(path: Path, *, activation: str) -> nn.Module:
     return fill(network, {**state, PLACES: places} if kept else state, path)
 
 
-def see(images: Image, network: Any, *, look: Look) -> Seen:
-    """Return what a network sees in each picture [B, H, W, 3], float32 [B, T, D]."""
+def see(images: Image, network: Any, *, look: Look, **_settings: float) -> Seen:
+    """Return what a network sees in each picture [B, H, W, 3], float32 [B, T, D]. Settings are for the control."""
     import torch
 
     squares = np.stack([square(image, int(network.config.image_size)) for image in images])
@@ -142,8 +142,21 @@ def _network(kind: str, file: WeightFile, activation: str) -> Network:
     return Network(id=kind, files=(file,), load=partial(load, activation=activation), packages=(SINCE,))
 
 
+def _revision_entry(kind: str, title: str, doc: str) -> Preprocessor:
+    """Return the name by which WebUIs know a control model without a file that reads what `clip_g` gives."""
+    return _entry(
+        kind, title, doc, CLIP_G, None, image_embedding,
+        control_types=("Revision",),
+        no_hint="Revision is a control model without a file: choose it as the model, with the preprocessor clip_g",
+        parameters=(
+            Parameter(name="noise_augmentation", label="Noise augmentation", default=0.0, minimum=0.0, maximum=1.0,
+                      step=0.01, shapes_hint=False, doc="How much noise is mixed into what the encoder saw."),
+        ),
+    )  # fmt: skip
+
+
 def _entry(
-    kind: str, title: str, doc: str, network: Network, embedding: Embedding, look: Look, **more: Any
+    kind: str, title: str, doc: str, network: Network, embedding: Embedding | None, look: Look, **more: Any
 ) -> Preprocessor:
     return Preprocessor(
         id=kind, title=title, doc=doc, run=partial(see, look=look), output=Output.EMBEDDING, embedding=embedding,
@@ -236,4 +249,14 @@ CLIP_G_IMAGE = _entry(
     image_embedding,
     aliases=("ip-adapter_clip_sdxl", "ip-adapter_clip_g"),
     control_types=TYPES,
+)
+REVISION = _revision_entry(
+    "revision_clipvision",
+    "Revision",
+    "What CLIP ViT-bigG/14 sees, in place of what SDXL reads of the prompt as a whole. No control model is needed.",
+)
+REVISION_IGNORE_PROMPT = _revision_entry(
+    "revision_ignore_prompt",
+    "Revision without the prompt",
+    "What CLIP ViT-bigG/14 sees, for SDXL, whose prompt then says nothing. No control model is needed.",
 )

@@ -64,8 +64,8 @@ FORMS: Mapping[str, Callable[[Library, Job], str]] = MappingProxyType(
 
 
 def _loaded(library: Library, name: str, path: str) -> str:
-    """Return how a script names a model: by its file, or a reference with the base that it looks through."""
-    return f"cs.load_control_model({name!r}, base=base)" if library.model(name).reference else repr(path)
+    """Return how a script names a model: by its file, or one without a file with the base that it acts on."""
+    return f"cs.load_control_model({name!r}, base=base)" if library.model(name).reads is not None else repr(path)
 
 
 def _request(request: Request) -> Iterator[tuple[str, Any]]:

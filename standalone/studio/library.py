@@ -11,16 +11,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...core.errors import ControlError, HostError
-from ...core.network.base import Base
+from ...core.network.base import SDXL_CONTEXT, Base
 from ...core.options import Option
 from ...models.files.finding import PICKLES, SAFETENSORS
 from ...models.files.loading import read_header
-from ...models.kinds.references import FIDELITY, REFERENCES
+from ...models.kinds.fileless import FILELESS
+from ...models.kinds.references import REFERENCES
 from ...models.registry import identify, made_for, offered
 from ...pipelines import tiny_world
 from ...pipelines.bases import context_width
 from ...units.convention import Convention, convention_of, said_by
-from ...units.offer import REFERENCE
+from ...units.offer import REFERENCE, REVISION
+from ...units.request import AUTO, NONE
 
 UNKNOWN = "checked when it is loaded"  # instead of a family: old formats would have to be read whole
 
@@ -36,7 +38,7 @@ class Known:
     options: tuple[Option, ...] = ()  # what units may tell it
     made_for: Base | None = None  # None where the file does not tell before it is loaded
     unfit: str = ""  # why it can act on none of the base models that are offered
-    reference: bool = False  # it has no file, and reads the picture itself
+    reads: str | None = None  # of a model without a file, the preprocessor; None for one with a file
 
     @property
     def label(self) -> str:
@@ -117,7 +119,7 @@ def make_library(bases: Sequence[Path], folders: Sequence[Path], loras: Sequence
             except ControlError as error:
                 refusals.append(str(error))
     added = {name: path for folder in loras for name, path in _files(folder)}
-    own = {**_fitting_first(models, [*named.values()]), **{name: _reference(name) for name in REFERENCES}}
+    own = _fitting_first({**models, **{name: _fileless(name) for name in FILELESS}}, [*named.values()])
     return Library(named, own, tuple(refusals), added)
 
 
@@ -143,8 +145,10 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
             yield path.relative_to(folder).with_suffix("").as_posix(), path
 
 
-def _reference(name: str) -> Known:
-    return Known(name, Path(name), REFERENCE, "", (FIDELITY,), reference=True)
+def _fileless(name: str) -> Known:
+    if name in REFERENCES:
+        return Known(name, Path(name), REFERENCE, "", FILELESS[name], reads=NONE)
+    return Known(name, Path(name), REVISION, "", FILELESS[name], Base(context=SDXL_CONTEXT), reads=AUTO)
 
 
 def _known(name: str, path: Path) -> Known:

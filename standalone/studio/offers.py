@@ -14,7 +14,7 @@ from ...core.schedule import RangeBasis, fires_on, progress_at
 from ...preprocessors import Parameter, find, offered
 from ...preprocessors.networks.network import file_name
 from ...preprocessors.networks.store import Store
-from ...units.offer import ALL, REFERENCE, models_of_type, of_type, offer_of, types
+from ...units.offer import ALL, FILELESS_TYPES, models_of_type, of_type, offer_of, types
 from ...units.request import AUTO, FIELDS, NONE, Field, UnitRequest
 from ...units.saying import Say
 from .library import Library
@@ -42,7 +42,7 @@ def preprocessors(control_type: str, store: Store | None = None, say: Say = str.
 
 def control_types() -> list[str]:
     """Return the control types, "All" first."""
-    return list(dict.fromkeys((*types(), REFERENCE)))
+    return list(dict.fromkeys((*types(), *FILELESS_TYPES)))
 
 
 def models(library: Library, control_type: str, say: Say = str.format) -> list[tuple[str, str]]:
@@ -58,7 +58,9 @@ def choose_type(library: Library, control_type: str) -> Chosen:
     own = [each for each in of_type(control_type) if each.id != NONE] or [find(NONE)]
     usable = [each for each in own if not offer_of(each).lacks]
     names = [name for name in _models_of(library, control_type) if not library.models[name].unfit]
-    return _fitted(library, (usable or own)[0].id, names[0] if names else "")
+    model = names[0] if names else ""
+    reads = library.models[model].reads if model else None
+    return _fitted(library, (usable or own)[0].id if reads is None else reads, model)
 
 
 def choose_preprocessor(library: Library, preprocessor: str, model: str) -> Chosen:
@@ -73,8 +75,8 @@ def choose_model(library: Library, model: str, preprocessor: str) -> Chosen:
     """Return what a model chooses: the preprocessor that its file names, unless another is chosen already."""
     known = library.models.get(model)
     said = None if known is None else known.convention
-    if known is not None and known.reference and preprocessor == AUTO:
-        return Chosen(NONE, model, {})
+    if known is not None and known.reads is not None and preprocessor in (AUTO, known.reads):
+        return Chosen(known.reads, model, {})
     if said is None or preprocessor not in (AUTO, NONE):
         return _fitted(library, preprocessor, model)
     return Chosen(said.preprocessor.id, model, said.parameters)
@@ -159,7 +161,7 @@ def drawing(levels: Sequence[float]) -> str:
 
 def initial(library: Library) -> dict[str, Any]:
     """Return what a new card says: it works at the size that the result needs."""
-    model = next((name for name, each in library.models.items() if not each.reference), "")
+    model = next((name for name, each in library.models.items() if each.reads is None), "")
     return {"pixel_perfect": True, "model": model, "preprocessor": AUTO}
 
 

@@ -83,7 +83,7 @@ def with_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> tuple[
     FileError for the first path that leads nowhere, before anything that takes seconds is imported.
     """
     from ...core.errors import FileError, HostError
-    from ...models.kinds.references import REFERENCES
+    from ...models.kinds.fileless import FILELESS
     from ...pipelines.loras.file import Lora, read_lora
     from ..hub.places import located
     from ..media.sources import is_pattern
@@ -101,7 +101,7 @@ def with_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> tuple[
     loras = [read_lora(text) for text in args.lora]
     named = [str(Lora(str(located(Path(each.path), "LoRA")), each.weight)) for each in loras]
     found = [
-        unit if unit.model in REFERENCES else replace(unit, model=str(located(Path(unit.model), "model file")))
+        unit if unit.model in FILELESS else replace(unit, model=str(located(Path(unit.model), "model file")))
         for unit in units
     ]
     return argparse.Namespace(**{**vars(args), "base": base, "lora": named}), found

@@ -13,7 +13,10 @@ MOST = {
     "controlnet_later": 0.36,
     "ip_adapter_later": 0.01,
 }
-NEVER_ABOVE_THE_PEER = ("controlnet", "control_lora", "ip_adapter", "controlnet_xs", "union_one", "union_two")
+NEVER_ABOVE_THE_PEER = (
+    "controlnet", "control_lora", "ctrlora", "ip_adapter", "controlnet_xs", "union_one", "union_two",
+)  # fmt: skip
+ENCODED_ONCE = ("controlnet", "ip_adapter", "controlnet_xs", "union_one", "lllite", "control_lora", "ctrlora")
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,6 @@ def test_a_control_lora_costs_what_a_controlnet_costs(numbers: dict[str, float])
     assert numbers["control_lora_later"] == pytest.approx(numbers["controlnet_later"], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["controlnet", "ip_adapter", "controlnet_xs", "union_one", "lllite", "control_lora"])
+@pytest.mark.parametrize("name", ENCODED_ONCE)
 def test_what_the_hint_alone_tells_is_computed_once(numbers: dict[str, float], name: str) -> None:
     assert numbers[f"{name}_later"] < numbers[f"{name}_first"]

@@ -162,7 +162,6 @@ def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
         ("weight=1", "has no image"),
         ("image=a,b=c.png,model=x", "quotation marks"),
         (CANNY.replace("=canny,", "=reference_only,"), "choose it as the model"),
-        ("image=a.png,preprocessor=reference_only", "choose it as the model"),
     ],
 )
 def test_bad_units_are_one_line_and_exit_code_2(

@@ -15,8 +15,8 @@ from controlstack.core.schedule import Schedule, progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
 from controlstack.core.unit import ControlMode, ControlUnit
+from controlstack.models.fileless.reference import KINDS, ReferenceModel, noisy
 from controlstack.models.naming import to_ldm
-from controlstack.models.reference import KINDS, ReferenceModel, noisy
 from controlstack.pipelines.attached import locate_in, vector_condition
 from diffusers import UNet2DConditionModel
 from families import random_layer

@@ -21,6 +21,8 @@ from torch import nn
 
 HEADS = 4
 SEEN = 48  # width of what the small encoders see in a picture; the width of no real one
+NARROW_ENCODER = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 16}
+POOLED = 1280  # width of SDXL's pooled prompt, and of what its image encoder sees
 GAIN = 0.7  # of a layer, relative to one that keeps the variance
 HINT_GAIN = 1.8  # of the hint encoder's layers: with less, residuals hardly depend on the hint, and any would pass
 RESIDUAL_GAIN = 0.6
@@ -91,16 +93,29 @@ def write_encoders(folder: Path) -> None:
     """Small image encoders where a store of this folder looks for those of CLIP, as wide as our adapters here read."""
     import transformers  # here: few tests need it
 
-    config = transformers.CLIPVisionConfig(
-        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=16, image_size=56, patch_size=14,
-        projection_dim=SEEN,
-    )  # fmt: skip
-    network = transformers.CLIPVisionModelWithProjection(config)
-    _fill(network, 11)
-    for name in ("clip_vision", "clip_h"):
+    for name, projected in (("clip_vision", SEEN), ("clip_h", SEEN), ("clip_g", POOLED)):
+        config = transformers.CLIPVisionConfig(
+            **NARROW_ENCODER, image_size=56, patch_size=14, projection_dim=projected
+        )  # fmt: skip
+        network = transformers.CLIPVisionModelWithProjection(config)
+        _fill(network, 11)
         path = folder / find(name).networks[0].files[0].name
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(network.state_dict(), path)
+
+
+def write_large_encoder(folder: Path) -> None:
+    """A small image encoder for CLIP ViT-bigG and pictures of 224 px, also where sd-webui-controlnet looks for it."""
+    import transformers
+
+    sizes = {**NARROW_ENCODER, "image_size": 224, "patch_size": 14, "projection_dim": POOLED}
+    network = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**sizes, hidden_act="gelu"))
+    _fill(network, 12)
+    path, theirs = folder / find("clip_g").networks[0].files[0].name, folder / "clip_vision" / "clip_g.pth"
+    for each in (path, theirs):
+        each.parent.mkdir(parents=True, exist_ok=True)
+    save_file(network.state_dict(), path)
+    torch.save(network.state_dict(), theirs)
 
 
 def write_control_lora(folder: Path, heads: int = HEADS) -> None:

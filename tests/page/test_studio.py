@@ -124,7 +124,7 @@ def test_without_a_base_the_tiny_world_is_offered(library: Library) -> None:
 def test_a_file_that_is_no_control_model_is_left_out_with_its_sentence(tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"no model")
     found = make_library([tiny_world.BASE], [tmp_path])
-    assert all(each.reference for each in found.models.values())
+    assert all(each.reads is not None for each in found.models.values())
     assert len(found.refusals) == 1
     assert "broken" in found.refusals[0]
 

@@ -302,7 +302,7 @@ def test_one_without_networks_is_never_missing(preprocessor: Preprocessor) -> No
 def test_what_no_control_model_reads_is_known_and_not_offered() -> None:
     left_out = [each for each in REGISTRY if each not in offered()]
     assert [each.id for each in left_out] == [
-        "reference_only", "reference_adain", "reference_adain+attn",
+        "reference_only", "reference_adain", "reference_adain+attn", "revision_clipvision", "revision_ignore_prompt",
     ]  # fmt: skip
     for each in left_out:
         with pytest.raises(PreprocessorError, match="control model without a file"):

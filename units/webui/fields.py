@@ -33,8 +33,8 @@ from ..choices import (
 )
 from ..request import AUTO, FIELDS, NONE, UnitRequest
 from ..text import Option
+from .fileless import as_model, as_preprocessor
 from .names import OWN_SIZE, thresholds
-from .references import as_model, as_preprocessor
 
 NO_MODEL, NO_MODULE = "None", "none"
 FROM_PREPROCESSOR = -1  # "the preprocessor's own default", in processor_res and the thresholds

@@ -93,6 +93,7 @@ LABELS = {
 NUMBERED = frozenset({  # preprocessors whose numbers threshold_a and threshold_b are for clients
     "canny", "blur_gaussian", "scribble_xdog", "threshold", "tile_resample", "tile_colorfix", "tile_colorfix+sharp",
     "recolor_luminance", "recolor_intensity", "reference_only", "reference_adain", "reference_adain+attn",
+    "revision_clipvision", "revision_ignore_prompt",
     "depth_leres", "depth_leres++", "softedge_teed", "softedge_anyline", "mlsd", "normal_midas", "normal_dsine",
     "mediapipe_face",
 })  # fmt: skip

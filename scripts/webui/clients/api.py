@@ -19,7 +19,7 @@ from ....preprocessors import Output, find
 from ....preprocessors.poses.drawing import draw
 from ....preprocessors.poses.points import from_json
 from ....units.webui.fields import parse_unit, request_of
-from ....units.webui.references import is_reference
+from ....units.webui.fileless import is_model
 from ..page.contents import contents
 from ..page.settings import UNITS_OPTION, unit_count
 from ..pictures.reading import read_mask, read_picture
@@ -129,7 +129,7 @@ def detect(values: dict[str, Any], images: Sequence[str], masks: Sequence[str], 
     """Return the hints of some pictures: {"images": [base64], "info": "Success"}, and "poses" where there are any."""
     unit = preprocessing.with_defaults(parse_unit({"enabled": True, **values}))
     preprocessor = preprocessing.lookup(unit.module)
-    if preprocessor.refusal and not is_reference(preprocessor):
+    if preprocessor.refusal and not is_model(preprocessor):
         raise HintError(f"Module not supported: {unit.module}: {preprocessor.refusal}")
     if preprocessor.output is Output.EMBEDDING:  # sd-webui-controlnet refuses it as well
         raise HintError(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from ....core.counting import counted
 from ....core.schedule import RangeBasis, fires_on, progress_at
+from ....models.kinds.references import REFERENCES
 from ....models.kinds.unions import OPTION as UNION_OPTION
 from ....preprocessors.networks.network import file_name
 from ....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES, Choices
-from ....units.offer import ALL, default_model, offer_of
+from ....units.offer import ALL, default_model
 from ....units.request import AUTO
 from ....units.text import write_block_weights, write_curve, write_options, write_reuse
 from ....units.webui.fields import (
@@ -23,7 +24,7 @@ from ....units.webui.fields import (
     parse_unit,
     request_of,
 )
-from ....units.webui.references import default_preprocessor, is_reference, of_type
+from ....units.webui.fileless import default_preprocessor, of_type, offer_of
 from ..request import preprocessing
 from ..request.arguments import OPTIONAL, THRESHOLDS
 
@@ -101,7 +102,7 @@ def about(module: str, store: Store | None = None) -> tuple[str, bool]:
     if is_auto(module):
         return "The preprocessor that the model's own file names; a file that names none is refused.", True
     preprocessor = preprocessing.lookup(module)
-    if is_reference(preprocessor):
+    if preprocessor.id in REFERENCES:
         return f"{preprocessor.doc} Each step evaluates the base model once more.", True
     found = offer_of(preprocessor, store)
     parts = [f"{found.preprocessor.id} cannot run here: {found.lacks}" if found.lacks else found.preprocessor.doc]

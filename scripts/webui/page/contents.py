@@ -21,7 +21,7 @@ from ....models.families import t2i_adapter
 from ....models.families.ip_adapter import family as ip_adapter
 from ....models.files.loading import PICKLES, read_header
 from ....models.registry import identify, made_for, offered_by
-from ....units.offer import ALL, REFERENCE, models_of_type, of_hint
+from ....units.offer import ALL, FILELESS_TYPES, models_of_type, of_hint
 from ..host.files import ModelFiles
 from ..host.unet.unets import base_of
 
@@ -53,7 +53,7 @@ class Contents:
         """Return the names of the models for a control type on a base model; None: any base model."""
         if tag == ALL:
             return files.names
-        if tag == REFERENCE:  # references have no file
+        if tag in FILELESS_TYPES:
             return []
         named = models_of_type(tag, files.names)
         paths = {name: files.find(name)[1] for name in files.names}

@@ -19,7 +19,7 @@ from ....units.choices import UNION_TYPES, UnionType
 from ....units.offer import ALL
 from ....units.webui import infotext
 from ....units.webui.fields import NO_MODEL, is_auto, parse_unit
-from ....units.webui.references import is_reference
+from ....units.webui.fileless import is_model
 from ..request import preprocessing
 from ..request.arguments import FIELDS, THRESHOLDS
 from ..request.services import services
@@ -71,7 +71,7 @@ def widget_values(
 
 
 def _refused(preprocessor: Preprocessor) -> str:
-    return "" if is_reference(preprocessor) else preprocessor.refusal
+    return "" if is_model(preprocessor) else preprocessor.refusal
 
 
 def explode(

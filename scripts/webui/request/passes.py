@@ -19,7 +19,7 @@ from ....preprocessors import find
 from ....units.choices import HiresOption
 from ....units.hint import cards, hint_tensor
 from ....units.make import make
-from ....units.webui.references import without_fidelity
+from ....units.webui.fileless import without_fidelity
 from ..host.unet.denoiser import Denoising
 from ..pictures.fitting import fit_hint
 from ..pictures.inputs import target_sizes

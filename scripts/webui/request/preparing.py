@@ -14,14 +14,14 @@ from ....core.control import ControlModel
 from ....core.errors import UnitError
 from ....core.network.base import LATENT, check_fits
 from ....models.families.ip_adapter.model import MEAN, PICTURES
-from ....models.reference import ReferenceModel
+from ....models.fileless.making import make_fileless
 from ....preprocessors import encoding
 from ....units.convention import chosen, doubt, said_by
 from ....units.hint import fitting, mask_tensor
 from ....units.request import UnitRequest
 from ....units.webui import infotext
 from ....units.webui.fields import InputMode, UnitArgs, args_of, is_auto, request_of
-from ....units.webui.references import is_reference
+from ....units.webui.fileless import is_model
 from ..host.unet.unets import base_of
 from ..pictures.embeddings import read_embeddings
 from ..pictures.inputs import Input, choose, seed_of
@@ -64,13 +64,13 @@ def prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared:
 def _prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared:
     host = services.host
     preprocessor = preprocessing.lookup(unit.module)
-    path = None if is_reference(preprocessor) else services.files.find(unit.model)[1]  # a reference has no file
+    path = None if is_model(preprocessor) else services.files.find(unit.model)[1]  # some models have none
     ignore_mask = bool(services.program.option("controlnet_ignore_noninpaint_mask", False))
     sent = unit.ipadapter_input is not None
     inputs = [] if sent else [choose(each, p, index, ignore_mask, preprocessor.takes_mask) for each in _parts(unit)]
     given = Input(_grey(), unit.resize_mode) if sent else inputs[0]
     request = request_of(unit, image=given.picture, inpaint_mask=given.mask)
-    model = ReferenceModel(request.model, host.unet.state_dict()) if path is None else _model(services, path)
+    model = make_fileless(request.model, host.unet.state_dict()) if path is None else _model(services, path)
     check_fits(model.name, model.base, base_of(host.unet))
     request = replace(request if sent else fitting(request, model), resize=given.resize)
     if not sent and (warning := doubt(request, "" if path is None else said_by(path), given.picture)):

@@ -30,8 +30,8 @@ from ....units.webui.fields import (
     UnitArgs,
     is_auto,
 )
+from ....units.webui.fileless import default_preprocessor, is_model, modules, of_type, types
 from ....units.webui.names import OWN_SIZE, thresholds
-from ....units.webui.references import default_preprocessor, is_reference, modules, of_type, types
 
 if TYPE_CHECKING:
     from ....preprocessors.perform import Runtime
@@ -67,7 +67,7 @@ def sliders(preprocessor: Preprocessor) -> list[dict[str, Any]]:
 def detail(preprocessor: Preprocessor) -> dict[str, Any]:
     """Return one entry of `module_detail`: the numbers that clients can set as thresholds."""
     known = [each for each in thresholds(preprocessor) if each is not None]
-    return {"model_free": is_reference(preprocessor), "sliders": _with_resolution(preprocessor, known)}
+    return {"model_free": is_model(preprocessor), "sliders": _with_resolution(preprocessor, known)}
 
 
 def control_types(offer: Callable[[str], Sequence[str]]) -> dict[str, dict[str, Any]]:

@@ -34,6 +34,7 @@ def webui_models(webui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     control_files.write_all(models / "ControlNet", heads=8)
     control_files.write_v2(models / "ControlNet")
     control_files.write_narrow_xl(models / "ControlNet")
+    control_files.write_large_encoder(models / "ControlNetPreprocessor")
     return models
 
 
@@ -103,7 +104,8 @@ def webui_peer(
     peer = webui_host.find_peer()
     if peer is None:
         pytest.skip("no sd-webui-controlnet: set WEBUI_PEER_PATH to its folder, with its requirements in the Python")
-    with webui_host.started(webui_path, tmp_path_factory.mktemp("peer"), webui_models, (peer,)) as host:
+    flags = ("--controlnet-annotator-models-path", str(webui_models / "ControlNetPreprocessor"))
+    with webui_host.started(webui_path, tmp_path_factory.mktemp("peer"), webui_models, (peer,), flags) as host:
         yield host
 
 

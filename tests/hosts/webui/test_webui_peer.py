@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import control_files
 import numpy as np
 import pytest
 import torch
@@ -169,6 +170,22 @@ def test_equals_the_peer(webui: Host, webui_peer: Host, plain: Drawing, name: st
         far_off = np.abs(mine.astype(int) - other) > 1
         assert far_off.mean() < RARE
     assert texts(ours) == texts(theirs)
+
+
+@pytest.mark.parametrize("module", ["revision_clipvision", "revision_ignore_prompt"])
+def test_revision_equals_the_peers(webui: Host, webui_peer: Host, module: str) -> None:
+    """The peer mixes 1 % of noise into what the encoder saw, anew in each run, also where none is asked for."""
+    webui_peer.post("test/change?path=annotator.clipvision.config_clip_g", control_files.NARROW_ENCODER)
+    picture = encode(boxes(6, 224, 224))  # which neither scales
+    case = Case((unit(module=module, model="None", weight=0.7, image=picture, threshold_a=0),), XL)
+    ours, theirs, plain = draw(webui, case), draw(webui_peer, case), draw(webui, Case((), XL))
+    assert len(ours.evaluations) == len(theirs.evaluations) > 0
+    for a, b in zip(ours.evaluations, theirs.evaluations, strict=True):
+        assert a.y is not None and b.y is not None
+        assert far(a.y, b.y) < 0.03
+    first, second, without = (each.evaluations[0].out for each in (ours, theirs, plain))
+    assert far(first, second) < 0.03 * far(without, second)
+    assert [each.split("Module: ")[1] for each in texts(ours)] == [each.split("Module: ")[1] for each in texts(theirs)]
 
 
 def test_beside_it_ours_is_off_and_says_what_to_do(

@@ -27,9 +27,9 @@ from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
 from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.family import shapes_of
+from controlstack.models.fileless.reference import ReferenceModel
 from controlstack.models.kinds.references import REFERENCES
 from controlstack.models.naming import to_ldm
-from controlstack.models.reference import ReferenceModel
 from controlstack.models.registry import load_control_model
 from controlstack.pipelines.attached import arguments, locate_in, shared_out
 from controlstack.preprocessors import encoding

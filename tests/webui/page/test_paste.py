@@ -44,7 +44,7 @@ def test_units_are_switched_on_and_the_others_off(files: ModelFiles) -> None:
 
 def test_a_preprocessor_that_no_unit_can_use_is_said(files: ModelFiles) -> None:
     """Its unit is on, as the text says, so it must not be found out only when a picture is asked for."""
-    (said,) = paste.explode({"ControlNet 0": "Module: revision_clipvision, Model: canny"}, 1, files)
+    (said,) = paste.explode({"ControlNet 0": "Module: ip-adapter_pulid, Model: canny"}, 1, files)
     assert said.startswith("unit 0: ") and "cannot be used: " in said
 
 

@@ -11,8 +11,8 @@ from controlstack.scripts.webui.page import choices
 from controlstack.scripts.webui.request import preprocessing
 from controlstack.units.request import UnitRequest
 from controlstack.units.webui.fields import UnitArgs, args_of, parse_unit, request_of
+from controlstack.units.webui.fileless import of_type, without_fidelity
 from controlstack.units.webui.infotext import read_unit, write_unit
-from controlstack.units.webui.references import of_type, without_fidelity
 
 PICTURE = np.full((4, 6, 3), (255, 0, 0), np.uint8)
 

@@ -31,7 +31,7 @@ from controlstack.units.offer import models_of_type
 from controlstack.units.text import read_curve, write_curve
 from controlstack.units.webui import infotext
 from controlstack.units.webui.fields import UnitArgs, numbers_of, parse_unit, request_of
-from controlstack.units.webui.references import default_preprocessor, modules
+from controlstack.units.webui.fileless import default_preprocessor, modules
 from PIL import Image
 
 RED = np.full((4, 6, 3), (255, 0, 0), np.uint8)

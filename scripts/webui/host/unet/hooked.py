@@ -119,8 +119,11 @@ class Injection:
         effects = self._answers.effects(self._call())
         attach(self._attached, effects, self._locate)
         tokens = [token for token in effects.tokens if token is not None]
-        if not tokens:
+        if not tokens and effects.vector is None:
             return args, kwargs
+        if effects.vector is not None:
+            given["context"] = effects.vector.prompt(given["context"])
+            given["y"] = effects.vector.vector(given["y"])
         given["context"] = torch.cat([given["context"], *tokens], dim=1)
         return (given.pop("x"),), given
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from .....core.network.attach import Patches
+from .....core.network.effects import Vector
 from .....core.network.lists import Lists, to_lists, to_residuals
-from .....core.network.points import PROMPT
+from .....core.network.points import CONDITIONS
 from ..memory import network_of, size_of
 from .attachment import Answers, Attachment, Call
 from .deltas import Deltas
@@ -113,19 +114,20 @@ class PatchedControl(Link):
         """
         super().__init__(size, tiles)
         self._answers, self._network = answers, Network(unet.model)
-        self._adds_tokens = any(PROMPT in unit.model.points for unit in answers.units)
+        self._conditions = any(point.block in CONDITIONS for unit in answers.units for point in unit.model.points)
         self._finishes = answers.finishes
         self._tokens: list[Tensor] = []
+        self._vector: Vector | None = None
 
     @property
     def wraps(self) -> bool:
         """Return whether lists and patches are not all that the units want."""
-        return self._adds_tokens or self._finishes
+        return self._conditions or self._finishes
 
     def detach(self) -> None:
         """Take away what is on the U-Net."""
         super().detach()
-        self._tokens = []
+        self._tokens, self._vector = [], None
         self._network.detach()
 
     def get_control(
@@ -156,16 +158,18 @@ class PatchedControl(Link):
             )
         )
         network.shift(effects, options)
-        self._tokens = [token for token in effects.tokens if token is not None]
+        self._tokens, self._vector = [token for token in effects.tokens if token is not None], effects.vector
         return to_lists(effects, network.blocks)
 
     def around(self, inner: Callable[..., Tensor] | None, apply: Callable[..., Tensor], given: Any) -> Tensor:
-        """Do one evaluation, after `get_control`: our tokens beside the prompt's, the answer as the units want it.
+        """Do one evaluation, after `get_control`: the conditions and the answer as the units want them.
 
         inner: what another extension put around the base model, or None.
         """
         conditions = dict(given["c"])
         prompt = conditions["c_crossattn"]
+        if self._vector is not None:
+            prompt, conditions["y"] = self._vector.prompt(prompt), self._vector.vector(conditions["y"])
         conditions["c_crossattn"] = torch.cat([prompt, *(token.to(prompt) for token in self._tokens)], dim=1)
         if inner is None:
             answer = apply(given["input"], given["timestep"], **conditions)

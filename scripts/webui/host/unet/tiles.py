@@ -12,6 +12,7 @@ comes back are the numbers of those that are drawn.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from .....core.errors import HostError
 from .....core.network.base import LATENT
-from .....core.network.effects import Effects
+from .....core.network.effects import Effects, Vector
 from .....core.step import Window
 from ..foreign import ControlModelType
 
@@ -145,7 +146,8 @@ def block_of(given: Effects | None, number: int, rows: int) -> Effects | None:
     start = number * rows
     places = (given.input, given.middle, given.output, given.tokens)
     parts = (tuple(_part(each, start, rows) for each in place) for place in places)
-    return Effects(*parts)  # pyright: ignore[reportArgumentType]
+    vector = None if given.vector is None else _vector_of(given.vector, range(start, start + rows))
+    return replace(Effects(*parts), vector=vector)  # pyright: ignore[reportArgumentType]
 
 
 def joined(blocks: Sequence[Effects]) -> Effects:
@@ -158,6 +160,7 @@ def joined(blocks: Sequence[Effects]) -> Effects:
         middle=_cats([each.middle for each in blocks]),
         output=_cats([each.output for each in blocks]),
         tokens=_cats([each.tokens for each in blocks]),
+        vector=_joined_vectors([each.vector for each in blocks if each.vector is not None]),
         shifts=shifts,
     )
 
@@ -169,6 +172,24 @@ def _shift_of(parts: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor],
         return torch.cat([change(rows) for change, rows in zip(parts, h.chunk(len(parts)), strict=True)])
 
     return shift
+
+
+def _vector_of(vector: Vector, rows: range) -> Vector:
+    """Return what stands in place of the pooled prompt on these rows, counted from the first of them."""
+    known, silent = (tuple(row - rows.start for row in each if row in rows) for each in (vector.rows, vector.silent))
+    return Vector(vector.values[rows.start : rows.stop], known, silent)
+
+
+def _joined_vectors(parts: Sequence[Vector]) -> Vector | None:
+    """Return what stands in place of the pooled prompt on all rows, of equally large blocks of rows."""
+    if not parts:
+        return None
+    count = len(parts[0].values)
+    known, silent = (
+        tuple(row + number * count for number, part in enumerate(parts) for row in getattr(part, name))
+        for name in ("rows", "silent")
+    )
+    return Vector(torch.cat([part.values for part in parts]), known, silent)
 
 
 def _part(tensor: Tensor | None, start: int, rows: int) -> Tensor | None:

@@ -13,7 +13,7 @@ from .....core.reuse.said import Level
 from .....units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES
 from .....units.offer import ALL
 from .....units.webui.fields import NO_MODEL, NO_MODULE, InputMode, UnitArgs
-from .....units.webui.references import TYPES
+from .....units.webui.fileless import TYPES
 from ...request.arguments import FIELDS, THRESHOLDS
 from ...request.services import services
 from .. import choices

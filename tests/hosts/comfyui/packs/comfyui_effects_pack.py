@@ -419,6 +419,21 @@ class TestStyled:
         return ([[torch.cat([text, tokens], dim=1), options] for text, options in prompt],)
 
 
+class TestPooled:
+    """CONDITIONING with an embedding times `weight` in place of its pooled prompt; silent: its tokens are zeros."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "tests", "make", ("CONDITIONING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        what = {"prompt": ("CONDITIONING",), "embedding": ("CLIP_VISION_OUTPUT",)}
+        return {"required": {**what, "weight": ("FLOAT", {"default": 1.0, "min": -9.0}), "silent": ("BOOLEAN", {})}}
+
+    def make(self, prompt, embedding, weight, silent):
+        pooled = embedding.image_embeds * weight
+        return ([[text * (not silent), {**options, "pooled_output": pooled}] for text, options in prompt],)
+
+
 class TestChanged:
     """MODEL with a LoRA of random numbers on the attention of its encoder."""
 
@@ -459,5 +474,15 @@ class TestNoHooks:
         return (made,)
 
 
-NODES = (TestFamily, TestByHand, TestReference, TestEmbedding, TestAdapted, TestStyled, TestChanged, TestNoHooks)
+NODES = (
+    TestFamily,
+    TestByHand,
+    TestReference,
+    TestEmbedding,
+    TestAdapted,
+    TestStyled,
+    TestPooled,
+    TestChanged,
+    TestNoHooks,
+)
 NODE_CLASS_MAPPINGS = {each.__name__: each for each in NODES}

@@ -20,12 +20,12 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from ..core.control import ControlModel, HintSpace, Prepared, Prompt
-from ..core.network.base import Base
-from ..core.network.effects import Effect, Shift, Watch
-from ..core.network.points import MIDDLE, Block, Part, Point, stream
-from ..core.step import Step
-from .kinds.references import FIDELITY, REFERENCES
+from ...core.control import ControlModel, HintSpace, Prepared, Prompt
+from ...core.network.base import Base
+from ...core.network.effects import Effect, Shift, Watch
+from ...core.network.points import MIDDLE, Block, Part, Point, stream
+from ...core.step import Step
+from ..kinds.references import FIDELITY, REFERENCES
 
 KINDS = REFERENCES
 ONLY, ADAIN, BOTH = KINDS

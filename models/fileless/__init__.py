@@ -1,0 +1,1 @@
+"""Control models without a file: what they are called, and what each does with the base model alone."""
