@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from comfyui_host import Graph, Host, Link, output
 from growth_inside import CONTEXT, TILE, memory
 
 WIDTH = 64
+REST, BUSY = 0.3, 0.001  # seconds; a thread that waits uses less
 Prompts = tuple[Link, Link]
 
 
@@ -51,7 +53,7 @@ class Run:
     def seconds(self, program: str, steps: int) -> float:
         """Return CPU time of a run over its steps, after a run of one step has loaded what the host dropped since."""
         self._draw(program, 1)
-        begin = worked(self._host.pid)
+        begin = rested(self._host.pid)
         self._draw(program, steps)
         return (worked(self._host.pid) - begin) / steps
 
@@ -128,6 +130,16 @@ def worked(process: int) -> float:
     """Return the CPU time of a process' threads but the first, which answers the questions whether a run has ended."""
     threads = Path(f"/proc/{process}/task").iterdir()
     return sum(int((each / "schedstat").read_text().split()[0]) for each in threads if each.name != str(process)) / 1e9
+
+
+def rested(process: int) -> float:
+    """Return the same once it has stopped growing: the host collects garbage behind a run, for half a second."""
+    before = worked(process)
+    time.sleep(REST)
+    while (now := worked(process)) > before + BUSY:
+        before = now
+        time.sleep(REST)
+    return now
 
 
 def _file(number: int) -> str:

@@ -159,6 +159,7 @@ def seconds(call: Call, steps: int) -> float:
 def mebibytes(call: Call) -> float:
     """Return how much memory a step takes at most, beyond what is held before it."""
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     before = memory("self", "VmRSS", reset=True)
     call(0)
     return memory("self", "VmHWM") - before

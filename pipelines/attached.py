@@ -254,12 +254,13 @@ def arguments(unet: Any, effects: Effects, kwargs: dict[str, Any]) -> dict[str, 
         more["down_block_additional_residuals"] = tuple(nothing if skip is None else skip for skip in skips)
         more["mid_block_additional_residual"] = nothing if middle is None else middle
     tokens = [token for token in effects.tokens if token is not None]
-    prompt: Tensor = kwargs["encoder_hidden_states"]
+    given: Any = kwargs.get("encoder_hidden_states")  # a tensor wherever units act on the prompt
+    prompt = given
     if effects.vector is not None:
         added = kwargs["added_cond_kwargs"]
         more["added_cond_kwargs"] = {**added, "text_embeds": effects.vector.vector(added["text_embeds"])}
         prompt = effects.vector.prompt(prompt)
-    if tokens or prompt is not kwargs["encoder_hidden_states"]:
+    if tokens or prompt is not given:
         more["encoder_hidden_states"] = torch.cat([prompt, *tokens], dim=1)
     return more
 
