@@ -87,7 +87,14 @@ def test_what_is_offered_names_models_and_preprocessors(client: Any) -> None:
     offer = client.predict(api_name="/offer")
     fileless = ["reference_adain", "reference_adain+attn", "reference_only"]
     fileless += ["revision_clipvision", "revision_ignore_prompt"]
-    assert sorted(each["name"] for each in offer["models"]) == ["canny", "color", "depth", "ip-adapter", *fileless]
+    assert sorted(each["name"] for each in offer["models"]) == [
+        "canny",
+        "color",
+        "depth",
+        "ip-adapter",
+        *fileless,
+        "union",
+    ]
     assert {"ControlNet", "IP-Adapter"} < {each["family"] for each in offer["models"]}
     canny = next(each for each in offer["preprocessors"] if each["name"] == "canny")
     assert canny["parameters"] == {"low": 100, "high": 200}

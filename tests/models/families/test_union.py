@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from controlstack.core.errors import DamagedModelError, UnitError
+from controlstack.core.errors import DamagedModelError, ModelError, UnitError
 from controlstack.core.stack import ControlStack
 from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.families.union import UnionModel
@@ -296,7 +296,7 @@ def test_a_file_offers_the_kinds_that_it_was_trained_on(save: Save) -> None:
     model = load_control_model(path)
     assert model.offers == offered(path)
     assert isinstance(model, UnionModel) and model.bind({OPTION: "blur"}).kinds == ((TILE, 1.0),)
-    with pytest.raises(UnitError, match="expected one of auto, depth, tile$"):
+    with pytest.raises(UnitError, match=r"expected one of auto, depth, tile$"):
         model.bind({OPTION: "canny"})
     wrong = save(theirs_of().state_dict(), {"controlstack.learned": "fog"}, name="wrong")
     with pytest.raises(ModelError, match="'learned' is 'fog', expected words with commas between, of openpose, depth"):
