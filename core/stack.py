@@ -20,12 +20,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .conditions import Conditions
 from .control import ControlModel
 from .errors import HintError, UnitError
 from .firing import Firing
 from .groups import Active, Group, Groups
 from .host import Host, PlainHost
+from .memory.conditions import Conditions
 from .memory.kept import Kept, hint_key, hints_of, pictures_of
 from .network.effects import Accumulator, Effects, Shift, Watch, add_rows
 from .network.points import CONDITIONS, VECTOR, Point

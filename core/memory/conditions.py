@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from .network.effects import Vector
-from .step import Step
+from ..network.effects import Vector
+from ..step import Step
 
 
 class Conditions:
