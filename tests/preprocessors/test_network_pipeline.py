@@ -33,8 +33,9 @@ ELSEWHERE = {  # what is tested in a file of its own
     "mobile_sam": "test_networks.py",  # its network is asked by controlnet-aux's own code, as it is there
     "openpose_mediapipe": "poses/test_holistic.py",  # with the networks that its package brings
     **dict.fromkeys(
-        ("clip_vision", "clip_h", "clip_h_states", "clip_g"), "encoders/test_clip.py"
-    ),  # these give no pictures
+        ("clip_vision", "clip_h", "clip_h_states", "clip_g", "revision_clipvision", "revision_ignore_prompt"),
+        "encoders/test_clip.py",  # these give no pictures
+    ),
     **dict.fromkeys(
         ("face_id", "face_id_raw", "face_id_plus", "instant_id_face_embedding", "instant_id_face_keypoints"),
         "encoders/test_faces.py",

@@ -40,7 +40,10 @@ def pixels(photo: np.ndarray) -> torch.Tensor:
     return processor(Pillow.fromarray(photo), return_tensors="pt").pixel_values
 
 
-ENTRIES = {"clip_vision": "quick_gelu", "clip_h": "gelu", "clip_h_states": "gelu", "clip_g": "gelu"}
+ENTRIES = {
+    "clip_vision": "quick_gelu", "clip_h": "gelu", "clip_h_states": "gelu", "clip_g": "gelu",
+    "revision_clipvision": "gelu", "revision_ignore_prompt": "gelu",
+}  # fmt: skip
 
 
 def expected(kind: str, network: nn.Module, given: torch.Tensor) -> torch.Tensor:
