@@ -120,7 +120,7 @@ def test_what_it_lacks_is_said_before_the_run(comfyui: Host) -> None:
     other = Scene()
     loaded = other.graph.add("ControlStackLoadControlModel", name=BOTH)
     other.apply(other.unit(loaded, other.picture()), vae=other.vae())
-    with pytest.raises(RunError, match="has no file and acts on the attention of the base model: connect the model"):
+    with pytest.raises(RunError, match="has no file and acts on the base model alone: connect the model"):
         other.draw(comfyui)
     third, sd = Scene(kind="SDXL"), Scene()
     loaded = third.graph.add(
