@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from controlstack.units.choices import UNION_TYPES
-from controlstack.units.offer import REFERENCE, TYPES
+from controlstack.units.offer import FILELESS_TYPES, TYPES
 from webui_page import A1111, FORGE, Page, shoot
 
 FOLDER = Path(__file__).parents[4] / "localizations"
@@ -33,7 +33,7 @@ CUT = """(group) => Array.from(group.querySelectorAll("label, span, button, lege
 
 # What the program's names are in every language, and what gradio itself says and translates.
 NAMES = {
-    *TYPES, REFERENCE, *UNION_TYPES.labels, "ControlNet", "Image", "Mask", "webui", "steps", "noise", "None", "none",
+    *TYPES, *FILELESS_TYPES, *UNION_TYPES.labels, "ControlNet", "Image", "Mask", "webui", "steps", "noise", "None", "none",
     "or", "txt2img", "img2img", "unit", "0: 1; 0.5: 0.3 ease-in; 1: 0", "1 1 1 0.5",
 }  # fmt: skip
 GRADIO = re.compile(
