@@ -33,8 +33,8 @@ CUT = """(group) => Array.from(group.querySelectorAll("label, span, button, lege
 
 # What the program's names are in every language, and what gradio itself says and translates.
 NAMES = {
-    *TYPES, *FILELESS_TYPES, *UNION_TYPES.labels, "ControlNet", "Image", "Mask", "webui", "steps", "noise", "None", "none",
-    "or", "txt2img", "img2img", "unit", "0: 1; 0.5: 0.3 ease-in; 1: 0", "1 1 1 0.5",
+    *TYPES, *FILELESS_TYPES, *UNION_TYPES.labels, "ControlNet", "Image", "Mask", "webui", "steps", "noise", "None",
+    "none", "or", "txt2img", "img2img", "unit", "0: 1; 0.5: 0.3 ease-in; 1: 0", "1 1 1 0.5",
 }  # fmt: skip
 GRADIO = re.compile(
     r"Drop (Image|File) Here|Click to Upload|- or -|Do not do anything special|Clear|background|foreground|[\W\d_]*"
