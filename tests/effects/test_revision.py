@@ -145,7 +145,7 @@ def test_other_networks_read_the_conditions_that_it_leaves(unet: Any) -> None:
     stack(step_of(unet, 1))
     first, second = reader.seen
     assert not first.context.any() and torch.equal(first.y[:, :POOLED], normal(1, POOLED, seed=7) * SHOWN)
-    assert torch.equal(first.y[:, POOLED:], step.y[:, POOLED:])  # type: ignore[index]
+    assert step.y is not None and torch.equal(first.y[:, POOLED:], step.y[:, POOLED:])
     assert first.token is second.token  # so the projections of a silent prompt are computed once
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from controlstack.core.errors import HostError
-from controlstack.core.network.effects import Effects
+from controlstack.core.network.effects import Effects, Vector
 from controlstack.core.step import Window
 from controlstack.scripts.webui.host.foreign import ControlModelType
 from controlstack.scripts.webui.host.unet.denoiser import Denoising
@@ -93,6 +93,15 @@ def test_what_others_add_is_shared_out_to_the_blocks_and_comes_together_again() 
     assert whole.output[1] is not None
     assert whole.output[1].equal(given.output[1].expand(6, 2, 3, 3))
     assert block_of(None, 0, 2) is None
+
+
+def test_what_stands_for_the_pooled_prompt_is_cut_and_joined_by_rows() -> None:
+    vector = Vector(torch.rand(6, 5), rows=(0, 1, 2, 3, 4, 5), silent=(1, 3, 5))
+    parts = [block_of(Effects(vector=vector), number, 2) for number in range(3)]
+    assert [each.vector.silent for each in parts if each is not None and each.vector is not None] == [(1,)] * 3
+    whole = joined([part for part in parts if part is not None]).vector
+    assert whole is not None and (whole.rows, whole.silent) == (vector.rows, vector.silent)
+    assert torch.equal(whole.values, vector.values)
 
 
 def test_blocks_are_joined_by_place() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from controlstack.core.modes import ControlMode
 from controlstack.models.kinds.revisions import REVISION, REVISIONS
 from controlstack.preprocessors.networks.store import Store
+from controlstack.scripts.webui.host.files import ModelFiles
 from controlstack.scripts.webui.page import choices
 from controlstack.scripts.webui.page.contents import Contents
 from controlstack.scripts.webui.request import preprocessing
@@ -39,9 +42,9 @@ def test_a_mode_of_ours_is_said_as_a_model() -> None:
     assert request_of(args_of(asked)) == asked
 
 
-def test_the_page_offers_it_and_says_what_it_lacks(tmp_path: pytest.TempPathFactory) -> None:
-    offer = choices.offer("Revision", Contents().offer("Revision", None, None))  # type: ignore[arg-type] - unread
+def test_the_page_offers_it_and_says_what_it_lacks(tmp_path: Path) -> None:
+    offer = choices.offer("Revision", Contents().offer("Revision", ModelFiles([]), None))
     assert (offer.module, offer.model, offer.models) == (REVISION, "None", ["None"])
     assert choices.sliders(REVISION)[1].label == "Noise Augmentation"
-    text, runs = choices.about(REVISION, Store(tmp_path, automatic=False))  # type: ignore[arg-type]
+    text, runs = choices.about(REVISION, Store(tmp_path, automatic=False))
     assert not runs and "cannot run here" in text and "CLIP" in text + REVISION.upper()

@@ -185,11 +185,11 @@ def _joined_vectors(parts: Sequence[Vector]) -> Vector | None:
     if not parts:
         return None
     count = len(parts[0].values)
-    known, silent = (
-        tuple(row + number * count for number, part in enumerate(parts) for row in getattr(part, name))
-        for name in ("rows", "silent")
+    return Vector(
+        torch.cat([part.values for part in parts]),
+        tuple(number * count + row for number, part in enumerate(parts) for row in part.rows),
+        tuple(number * count + row for number, part in enumerate(parts) for row in part.silent),
     )
-    return Vector(torch.cat([part.values for part in parts]), known, silent)
 
 
 def _part(tensor: Tensor | None, start: int, rows: int) -> Tensor | None:
