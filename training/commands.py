@@ -25,7 +25,7 @@ EXAMPLES = {
   controlstack study --read answers-1.json answers-2.json --key study.key.json
 """,
     "reproduce": """
-  controlstack reproduce --out reproduced --quick
+  controlstack reproduce --out reproduced --size quick
   controlstack reproduce --out reproduced --only prompts --page papers.md
 """,
     "transfer": """

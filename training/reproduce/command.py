@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 NAMES = ("prompts", "conditions", "guess", "transfer", "ablation", "sudden", "data-size", "controlnext")
+SIZES = ("quick", "medium", "full")
 DOES = "try on the tiny world what the papers say, and make a page of it; docs/papers.md"
 
 
@@ -14,7 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="FOLDER", help="for trainings and results; a run goes on from here")
     add("--only", action="append", default=[], choices=NAMES, metavar="NAME", help=f"one of {', '.join(NAMES)}; repeat")
-    add("--quick", action="store_true", help="small sizes: half an hour of one idle core instead of some five")
+    add("--size", choices=SIZES, default="full", help="how long the trainings are (default: full)")
+    add("--quick", dest="size", action="store_const", const="quick", help="the same as --size quick")
     add("--page", type=Path, metavar="FILE", help="write the page, its numbers and pictures here")
     parser.set_defaults(run=_reproduce)
 
@@ -22,12 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _reproduce(args: argparse.Namespace) -> int:
     from ...preprocessors.images import check_folder
     from .run import reproduce, write_page
-    from .sizes import FULL, QUICK
+    from .sizes import BY_NAME
     from .world import World
 
     for folder in (args.out, *([args.page.parent] if args.page else [])):
         check_folder(folder)
-    world = World(args.out, QUICK if args.quick else FULL)
+    world = World(args.out, BY_NAME[args.size])
     reproduce(world, args.only, lambda text: print(text, flush=True))
     if args.page:
         write_page(world, args.page)

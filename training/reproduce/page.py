@@ -23,8 +23,8 @@ One command makes this page, all its numbers and verdicts included, from what it
 
     controlstack reproduce --out reproduced --page docs/papers.md
 
-It goes on where it was stopped. `--quick` has small sizes, which an idle core is through with in about half an hour
-instead of five; `--only NAME` runs one experiment.
+It goes on where it was stopped. An idle core takes some five hours; `--size medium` takes some two, `--size quick` half
+an hour; `--only NAME` runs one experiment.
 """
 HOLDS, DIFFERS = "as the papers say", "**differs**"
 

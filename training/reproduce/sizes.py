@@ -36,6 +36,19 @@ FULL = Sizes(
     base_steps=1500,
     rate=1e-3,
 )
+MEDIUM = Sizes(
+    name="medium",
+    examples=(100, 1000, 10_000),
+    steps=1500,
+    batches=(4, 8),
+    probe_every=75,
+    probes=4,
+    scenes=32,
+    reference=1000,
+    draw_steps=12,
+    base_steps=750,
+    rate=1.5e-3,
+)
 QUICK = Sizes(
     name="quick",
     examples=(10, 100, 1000),
@@ -61,4 +74,4 @@ TOY = Sizes(
     draw_steps=1,
     base_steps=1,
 )
-BY_NAME = {each.name: each for each in (FULL, QUICK, TOY)}
+BY_NAME = {each.name: each for each in (FULL, MEDIUM, QUICK, TOY)}
