@@ -153,7 +153,7 @@ def further_fields() -> Iterator[Field]:
 
 def strengths(unit: UnitRequest, steps: int) -> tuple[float, ...]:
     """Return the weight of a unit at each step of a run."""
-    if not unit.acts:
+    if not (unit.acts and unit.model):
         return (0.0,) * steps
     return tuple(unit.weight * unit.schedule.multiplier(progress_at(index, steps)) for index in range(steps))
 
@@ -162,6 +162,8 @@ def plan(unit: UnitRequest, steps: int, say: Say = str.format) -> str:
     """Return on how many steps a unit acts, in words. say: puts a sentence into the visitor's language."""
     if not unit.enabled:
         return say("is off")
+    if not unit.model:
+        return say("has no model: choose one")
     fired = len(fires_on(unit.schedule, (progress_at(k, steps) for k in range(steps)))) if unit.acts else 0
     estimate = f" ({say('about: it depends on the scheduler')})" if unit.basis is RangeBasis.NOISE else ""
     return say("acts on {fired} of {steps} steps", fired=fired, steps=steps) + estimate

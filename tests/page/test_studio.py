@@ -34,6 +34,7 @@ from controlstack.standalone.studio.running import Drawn, Progress, Stop, Stoppe
 from controlstack.standalone.studio.said import UnitProblemError, make_job, unit_request
 from controlstack.standalone.studio.workflow import workflow
 from controlstack.standalone.units import parse_unit
+from controlstack.units.request import UnitRequest
 
 SIDE = 64
 SHORT: dict[str, Any] = {
@@ -148,6 +149,12 @@ def test_a_control_type_without_a_model_that_fits_stands_last_and_says_why(libra
         assert offers.choose_type(library, name).model, name
     for name in {*labels} - {*fitting}:
         assert not offers.choose_type(library, name).model, name
+
+
+def test_a_unit_without_a_model_plans_nothing() -> None:
+    without, with_one = UnitRequest(), UnitRequest(model="canny")
+    assert offers.plan(without, 20) == "has no model: choose one" and not any(offers.strengths(without, 20))
+    assert offers.plan(with_one, 20) == "acts on 20 of 20 steps" and all(offers.strengths(with_one, 20))
 
 
 def test_a_union_is_offered_for_the_kinds_that_it_learned_and_says_which_one_it_reads(library: Library) -> None:
