@@ -8,6 +8,7 @@ from torch import Tensor
 from ..core.control import ControlModel
 from ..core.errors import HintError
 from ..core.options import Option, Value
+from ..models.kinds.fileless import KINDS
 from ..models.registry import REGISTRY
 from ..preprocessors import find
 from .request import AUTO, UnitRequest
@@ -18,7 +19,7 @@ def describe() -> str:
     rows = ["| family | option | default | what it may be | meaning |", "|---|---|---|---|---|"]
     rows += [
         f"| {family.title} | `{each.name}` | {each.default} | {each.expected} | {each.meaning} |"
-        for family in REGISTRY
+        for family in (*REGISTRY, *KINDS)
         for each in family.options
     ]
     return "\n".join(rows)
