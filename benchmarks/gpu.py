@@ -6,9 +6,10 @@ Full-size U-Nets and ControlNets of random weights (nothing is downloaded): SD 1
 2 (uncond and cond row of a picture), fp16 and bf16, one to three units on different networks. First ours must equal
 diffusers' ControlNetModel on the same weights within the dtype's rounding. Then the bare U-Net, ours and diffusers take
 turns, each timed by events of the device around a step; a number is the median over rounds of a ratio within a round.
-Synchronisations are what torch itself reports. Then the further ways (`gpu_ways.py`): whole runs with reuse, networks
-side by side in one call, all blocks compiled, and three units whose networks wait in main memory. What does not begin
-within `--seconds` is left out, and named under `left_out`. `--tiny` is the dry run: small networks, seconds on a CPU.
+Synchronisations are what torch itself reports. Then the further ways (`parts/gpu_ways.py`): whole runs with reuse,
+networks side by side in one call, all blocks compiled, and three units whose networks wait in main memory. What does
+not begin within `--seconds` is left out, and named under `left_out`. `--tiny` is the dry run: small networks, seconds
+on a CPU.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import gpu_ways
 import torch
-from gpu_contest import COUNTS, SD15, SDXL, TINY, Contest, Size
-from gpu_measuring import Budget, in_turns, peak_mib, synchronisations
+from parts import gpu_ways
+from parts.gpu_contest import COUNTS, SD15, SDXL, TINY, Contest, Size
+from parts.gpu_measuring import Budget, in_turns, peak_mib, synchronisations
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 TOLERANCES = {"fp16": 2e-2, "bf16": 8e-2, "fp32": 1e-3}  # of the largest value of the answer; twelve blocks, reordered

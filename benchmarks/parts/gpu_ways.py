@@ -13,9 +13,10 @@ from controlstack.core.host import PlainHost
 from controlstack.core.reuse.said import OFF, Level, Reuse
 from controlstack.core.stack import ControlStack
 from controlstack.models.families.controlnet.model import ControlNetModel
-from gpu_contest import COUNTS, STEPS, Contest
-from gpu_measuring import in_turns, peak_mib
 from torch import nn
+
+from .gpu_contest import COUNTS, STEPS, Contest
+from .gpu_measuring import in_turns, peak_mib
 
 LEVELS = {"exact": OFF, "light": Reuse(level=Level.LIGHT), "strong": Reuse(level=Level.STRONG)}
 BLOCKS = ("ResBlock", "TransformerBlock", "ResnetBlock2D", "BasicTransformerBlock")  # ours, and diffusers'
