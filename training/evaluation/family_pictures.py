@@ -90,11 +90,11 @@ def low_rank(control: Mapping[str, Tensor], base: Mapping[str, Tensor], rank: in
     return state
 
 
-def models(base: Base, folder: Path | None) -> Iterator[tuple[Page, ControlModel]]:
+def models(base: Base, folder: Path) -> Iterator[tuple[Page, ControlModel]]:
     """Yield the pages of which there is a model, with it."""
     weights = UnetState(lambda: base)
     for page in SHOWN:
-        file = page.file if page.file is not None else (folder or MEMBERS) / f"{page.name}.safetensors"
+        file = page.file if page.file is not None and page.file.is_file() else folder / f"{page.name}.safetensors"
         if page.name == "control-lora":
             with open_model(CANNY) as control:
                 settings = read_settings(FAMILY.settings, control.header)
@@ -136,7 +136,7 @@ def _tensor(images: Image) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, help="a folder with trained models, named after the pages")
+    parser.add_argument("--models", type=Path, default=MEMBERS, help="a folder with models, named after the pages")
     parser.add_argument("--out", type=Path, default=PAGES)
     args = parser.parse_args()
     make_folder(args.out)
