@@ -29,6 +29,20 @@ PART = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{16}\.part(\..*)?")  # compute
 WIDE = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-16 and UTF-32
 
 
+def path_of(text: str) -> Path:
+    """Return the path that a person names: `~` begins at a home folder. FileError for an empty name.
+
+    An empty one would mean the folder where the command runs, which nobody means who leaves a name out.
+    """
+    if not text.strip():
+        raise FileError("the name of a file or folder is empty: give one, such as ./photo.png")
+    path = Path(text)
+    try:
+        return path if path.exists() else path.expanduser()
+    except (RuntimeError, ValueError, OSError):  # nobody's home, or no name of a file: said by whoever opens it
+        return path
+
+
 def read_text(path: Path, what: str, *, limit: int = LIMIT) -> str:
     """Return the text of a UTF-8 file, without its byte order mark.
 

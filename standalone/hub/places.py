@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.errors import FileError
+from ...core.files import path_of
 from ...preprocessors.networks.store import default_folder
 from .catalogue import find_known
 
@@ -48,8 +49,9 @@ def located(said: Path, what: str) -> Path:
 
     FileError for anything else; what: what it should be, for the message.
     """
-    if said.exists():
-        return said
+    there = path_of(str(said))
+    if there.exists():
+        return there
     name = said.as_posix()
     if not is_name(name):
         raise FileError(f"there is no {what} {said}: check the path")

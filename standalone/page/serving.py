@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...core.files import path_of
+from ...core.printing import say
+
 if TYPE_CHECKING:
     from ..studio.running import Studio
 
@@ -30,11 +33,12 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.epilog = EXAMPLES
     add = parser.add_argument_group("what is offered").add_argument
-    add("--base", type=Path, action="append", default=[], help="diffusers folder or checkpoint file; may be repeated "
+    several = {"type": path_of, "action": "append", "default": []}
+    add("--base", **several, help="diffusers folder or checkpoint file; may be repeated "
         "(default: the shipped tiny world)")  # fmt: skip
-    add("--models", type=Path, action="append", default=[], metavar="FOLDER", help="control models; may be repeated")
-    add("--loras", type=Path, action="append", default=[], metavar="FOLDER", help="LoRAs of the bases; may be repeated")
-    add("--captioner", type=Path, metavar="FOLDER", help="a model that describes pictures, for automatic prompts "
+    add("--models", **several, metavar="FOLDER", help="control models; may be repeated")
+    add("--loras", **several, metavar="FOLDER", help="LoRAs of the bases; may be repeated")
+    add("--captioner", type=path_of, metavar="FOLDER", help="a model that describes pictures, for automatic prompts "
         "(default: BLIP where 'controlstack get' brought it)")  # fmt: skip
     add("--download", action="store_true", help="get the weights that preprocessors miss when they are used")
     add = parser.add_argument_group("who reaches it").add_argument
@@ -57,12 +61,12 @@ def run_serve(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="controlstack-") as folder:
         studio = make_studio(args, Path(folder))
         for sentence in studio.library.refusals:
-            print(f"left out: {sentence}")
+            say(f"left out: {sentence}")
         page = launch(studio, args, people, blocking=False)
         studio.warm()
         if args.host not in LOCAL and not people:
-            print("WARNING: everybody who reaches this machine may use the page: give --auth NAME:PASSWORD")
-        print(f"The page is at {page.local_url} - Ctrl-C ends it.", flush=True)
+            say("WARNING: everybody who reaches this machine may use the page: give --auth NAME:PASSWORD")
+        say(f"The page is at {page.local_url} - Ctrl-C ends it.")
         try:
             page.block_thread()
         finally:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ...core.errors import FileError
-from ...core.files import read_text, replacing
+from ...core.files import path_of, read_text, replacing
 from ...units.text import quoted
 
 UNIT = "unit"
@@ -137,5 +137,5 @@ def _absolute(path: str) -> str:
     """Return a path from the root, if there is such a file, folder or pattern; else the word that it is."""
     from ..media.sources import is_pattern
 
-    there = Path(path).expanduser()
+    there = path_of(path)
     return str(there.absolute()) if there.exists() or is_pattern(there) else path
