@@ -13,14 +13,13 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .core.printing import printable, say
-
 BAD_INPUT, INTERRUPTED, NOBODY_READS = 2, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     from .core.errors import ControlError
+    from .core.printing import say
 
     _take_any_name()
     try:
@@ -49,6 +48,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the command with a sentence; argparse would print the usage before it."""
+        from .core.printing import printable
+
         self.exit(BAD_INPUT, f"controlstack: {printable(message)}: see '{self.prog} --help'\n")
 
 
@@ -94,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     from .standalone.terminal import commands as standalone
     from .training import commands as training
 
-    parser = _Parser(prog="controlstack", description="Stacked control units for Stable Diffusion.")
+    parser: argparse.ArgumentParser = _Parser(prog="controlstack", description="Stacked control units for Stable Diffusion.")
     parser.add_argument("--version", action="version", version=f"controlstack {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     standalone.add_parsers(commands)

@@ -43,6 +43,33 @@ def path_of(text: str) -> Path:
         return path
 
 
+def files_below(folder: Path) -> Generator[Path]:
+    """Yield every file in a folder and in those below it, links followed; names with a dot before them are passed over.
+
+    Each real folder is looked into once, so links in a circle end. A folder below that cannot be read is yielded
+    itself; OSError if the first one cannot.
+    """
+    seen, waiting = {os.path.realpath(folder)}, [*_shown(folder)]
+    while waiting:
+        path = waiting.pop()
+        if not os.path.isdir(path):  # noqa: PTH112 - says no where the system does not tell, `Path.is_dir` fails there
+            yield path
+            continue
+        real = os.path.realpath(path)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            waiting += _shown(path)
+        except OSError:
+            yield path
+
+
+def _shown(folder: Path) -> list[Path]:
+    """Return what lies in a folder, in falling order of names; programs hide their own files behind a dot."""
+    return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), reverse=True)
+
+
 def read_text(path: Path, what: str, *, limit: int = LIMIT) -> str:
     """Return the text of a UTF-8 file, without its byte order mark.
 

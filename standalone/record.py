@@ -27,6 +27,7 @@ from ..pipelines.drawing import Result
 from ..pipelines.loras.file import Lora
 from ..pipelines.request import Request
 from ..preprocessors.images import read_image, read_mask, write_image
+from ..preprocessors.texts import read_texts
 from ..units.record import from_record, pixels_of, plain_pixels, to_record
 from ..units.request import UnitRequest
 from ..units.webui.fields import UnitArgs, args_of
@@ -314,14 +315,8 @@ def _paths(record: Mapping[str, Any]) -> set[str]:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            text = picture.info.get(KEY)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise FileError(f"'{path}' is no picture that can be read ({error}): give a PNG file of ours") from error
-    if not isinstance(text, str):
+    text = read_texts(path).get(KEY)
+    if text is None:
         raise FileError(
             f"'{path}' holds no record of ControlStack: give a PNG file as `controlstack generate` wrote it"
         )

@@ -17,6 +17,7 @@ from ...core.errors import ControlError, FileError, HostError
 from ...core.files import parse_json
 from ...pipelines.request import Request
 from ...pipelines.schedulers import scheduler_name
+from ...preprocessors.texts import read_texts
 from ...units.record import from_record, pixels_of
 from ...units.request import FIELDS, UnitRequest
 from ...units.webui import infotext
@@ -43,8 +44,8 @@ class Restored:
 
 
 def restore(path: Path, library: Library) -> Restored:
-    """Return the settings of a picture that was uploaded. FileError for one that holds none that can be read."""
-    texts = _texts(path)
+    """Return the settings of a picture that was uploaded. FileError or HintError for one that holds none to be read."""
+    texts = read_texts(path, "the file")
     try:
         if KEY in texts:
             return _from_record(parse_json(texts[KEY], "the record in the picture"), library)
@@ -55,20 +56,6 @@ def restore(path: Path, library: Library) -> Restored:
     except (ControlError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"the settings in the picture are damaged ({error}): give one as it was written") from error
     raise FileError("the picture holds no settings: give a PNG of ControlStack or of a WebUI, as it was written")
-
-
-def _texts(path: Path) -> dict[str, str]:
-    from PIL import ExifTags, Image
-
-    try:
-        with Image.open(path) as picture:
-            texts = {name: value for name, value in picture.info.items() if isinstance(value, str)}
-            comment = picture.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise FileError(f"the file is no picture that can be read ({error}): give a PNG or JPEG") from error
-    if isinstance(comment, bytes) and INFOTEXT not in texts and comment.startswith(b"UNICODE\0"):
-        texts[INFOTEXT] = comment[8:].decode("utf-16-be", errors="replace")  # as WebUIs write JPEG and WebP
-    return texts
 
 
 def _from_record(record: Any, library: Library) -> Restored:

@@ -240,10 +240,9 @@ def _target(output: Path, name: Path, number: int) -> Path:
 
 def _says(path: Path) -> str | None:
     """Return what a picture says it was made from; None if it is none of ours, or not there."""
-    from PIL import Image as PillowImage
+    from ...preprocessors.texts import read_texts
 
     try:
-        with PillowImage.open(path, formats=("PNG",)) as picture:
-            return getattr(picture, "text", {}).get(KEY)
-    except (OSError, SyntaxError, ValueError):  # it is made again
+        return read_texts(path).get(KEY)
+    except HintError:  # it is made again
         return None
