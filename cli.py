@@ -90,12 +90,16 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(with_settings(argv, args))
 
 
+def _empty_parser() -> argparse.ArgumentParser:
+    return _Parser(prog="controlstack", description="Stacked control units for Stable Diffusion.")
+
+
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
     from .standalone.terminal import commands as standalone
     from .training import commands as training
 
-    parser: argparse.ArgumentParser = _Parser(prog="controlstack", description="Stacked control units for Stable Diffusion.")
+    parser = _empty_parser()
     parser.add_argument("--version", action="version", version=f"controlstack {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     standalone.add_parsers(commands)
