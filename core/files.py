@@ -16,9 +16,11 @@ import json
 import os
 import platform
 import re
+import sys
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,18 @@ def parse_json(text: str, place: str) -> Any:
         raise FileError(f"{place} is nested too deeply: remove the brackets that hold nothing") from error
     except ValueError as error:  # json.JSONDecodeError, or a number with thousands of digits
         raise FileError(f"{place} is no JSON ({error}): correct it, or export it again") from error
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """Return the table that a TOML file holds; errors as `read_text`, and FileError for what is no TOML."""
+    tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    text = read_text(path, what)
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise FileError(f"the {what} {path} is nested too deeply: remove the brackets that hold nothing") from error
+    except ValueError as error:  # TOMLDecodeError, or a number with thousands of digits
+        raise FileError(f"the {what} {path} is no TOML ({error}): correct it, or write it again") from error
 
 
 def _read_bytes(path: Path, what: str, limit: int) -> bytes:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.counting import shortest
 from ..core.errors import FileError
 from ..core.files import parse_json
 from ..core.firing import Firing
@@ -216,7 +217,7 @@ def infotext_of(request: Request, k: int, units: Sequence[UnitRequest]) -> str:
         **_webui_passes(request),
         **{name: json.dumps(text) for name, text in write_infotext(said).items()},
     }
-    tags = "".join(f"<lora:{each.name}:{each.weight:g}>" for each in request.loras)  # as WebUIs name LoRAs
+    tags = "".join(f"<lora:{each.name}:{shortest(each.weight)}>" for each in request.loras)  # as WebUIs name LoRAs
     lines = [request.prompts[k] + tags, *([f"Negative prompt: {request.negative}"] if request.negative else [])]
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])
 

@@ -57,7 +57,10 @@ def parse_unit(text: str) -> UnitRequest:
     numbers = {name: read_number(name, value) for name, value in pairs.items() if name not in NAMES}
     if "preprocessor" in own and own["preprocessor"] != AUTO:
         own["preprocessor"] = find(own["preprocessor"]).id
-    parameters = {**FIELDS["parameters"].read("parameters", pairs.get("parameters", {})), **numbers}
+    parameters = FIELDS["parameters"].read("parameters", pairs.get("parameters", {}))
+    if twice := next((name for name in numbers if name in parameters), None):
+        raise UnitError(f"the unit '{text}' has {twice} twice, once in parameters: leave one of them out")
+    parameters |= numbers
     request = read_request(own, parameters=parameters)
     if fileless:
         find(fileless).settings(request.parameters)  # which checks them

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from ...core.errors import ControlError
+from ...core.errors import ControlError, UnitError
 from ...preprocessors import Output, find
 from ...preprocessors.images import read_image
 from ...units.convention import chosen as with_convention
@@ -143,7 +143,8 @@ def hint_of(studio: Studio, said: Mapping[str, Any], size: tuple[int, int]) -> A
     request = unit_request(studio.library, said)
     known = studio.library.models.get(request.model)
     request = with_convention(request, known.says if known else "")
-    assert request.image is not None
+    if request.image is None:
+        raise UnitError("the unit has no picture: give it one")
     image: Any = request.image
     mask: Any = request.inpaint_mask
     hint = draw_hint(request, image, inpaint_mask=mask, target=size, runtime=studio.runtime)

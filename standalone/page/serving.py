@@ -95,6 +95,8 @@ def make_studio(args: argparse.Namespace, folder: Path) -> Studio:
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    for name in ("NO_PROXY", "no_proxy"):  # gradio asks its own server for something, which no proxy can answer
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), *LOCAL, args.host)))
     library = make_library(args.base, args.models, args.loras)
     captioner = find_captioner(args.captioner)
     find_device(args.device)
@@ -154,6 +156,7 @@ def launch(studio: Studio, args: argparse.Namespace, people: Sequence[tuple[str,
             ssr_mode=False,
             pwa=False,
             run_history=False,
+            _frontend=False,  # which only leaves out a question to itself, answered within three seconds or an error
         )
     except OSError as error:
         raise HostError(f"{args.host}:{args.port} cannot be listened on ({error}): give another --port") from error

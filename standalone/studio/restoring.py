@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ...core.counting import shortest
 from ...core.errors import ControlError, FileError, HostError
 from ...core.files import parse_json
 from ...pipelines.request import Request
@@ -108,7 +109,7 @@ def _loras(said: Sequence[tuple[str, float]], library: Library, remarks: list[st
     """Return LoRAs that are offered here, as a page names them."""
     names = [(library.lora_of(path), path, weight) for path, weight in said]
     remarks += [f"there is no LoRA '{Path(path).name}' here" for name, path, _ in names if not name]
-    return [f"{name}:{weight:g}" for name, _, weight in names if name]
+    return [f"{name}:{shortest(weight)}" for name, _, weight in names if name]
 
 
 def _from_infotext(text: str, library: Library) -> Restored:
