@@ -73,7 +73,8 @@ def _prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared
     model = make_fileless(request.model, host.unet.state_dict()) if path is None else _model(services, path)
     check_fits(model.name, model.base, base_of(host.unet))
     request = replace(request if sent else fitting(request, model), resize=given.resize)
-    if not sent and (warning := doubt(request, "" if path is None else said_by(path), given.picture)):
+    says = "" if path is None else said_by(path)
+    if not sent and (warning := doubt(request, says, given.picture, model.offers)):
         warn(p, f"unit {unit.number}: {warning}")
     if len(inputs) > 1 and PICTURES not in {each.name for each in model.offers}:
         raise UnitError(f"it has {len(inputs)} pictures: give one, or set input_mode to merge")
