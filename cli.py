@@ -19,7 +19,7 @@ BAD_INPUT, INTERRUPTED, NOBODY_READS = 2, 130, 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     from .core.errors import ControlError
-    from .core.printing import say
+    from .core.printing import print_line
 
     _take_any_name()
     try:
@@ -29,17 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except ControlError as error:
-        say(f"controlstack: {error}", error=True)
+        print_line(f"controlstack: {error}", error=True)
         return BAD_INPUT
     except KeyboardInterrupt:
-        say("controlstack: interrupted", error=True)
+        print_line("controlstack: interrupted", error=True)
         return INTERRUPTED
     except BrokenPipeError:  # such as of `controlstack units | head`
         _give_up_output()
         return NOBODY_READS
     except OSError as error:
         _give_up_output()
-        say(f"controlstack: {_sentence(error)}", error=True)
+        print_line(f"controlstack: {_sentence(error)}", error=True)
         return BAD_INPUT
 
 

@@ -15,7 +15,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or unicodedata.category(c) == SPACE else _escaped(c) for c in text)
 
 
-def say(text: str, *, error: bool = False) -> None:
+def print_line(text: str, *, error: bool = False) -> None:
     """Print one line, to the standard output or to that of errors."""
     print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ControlError, DivergedError, ModelError
-from ..core.printing import say
+from ..core.printing import print_line
 from .options import add_options, check_changes, settings_of
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _plan(run: Run) -> int:
 
 def _tell(lines: Sequence[str]) -> None:
     for line in lines:
-        say(line)
+        print_line(line)
 
 
 def _trained(run: Run, out: Path) -> int:
@@ -104,7 +104,7 @@ def _stopped(run: Run, out: Path, reporter: Reporter) -> int:
     if run.is_main:
         _write(run, out)
         reporter.curve()
-        say(f"stopped after step {run.step}: wrote {out}; go on with --resume", error=True)
+        print_line(f"stopped after step {run.step}: wrote {out}; go on with --resume", error=True)
     return INTERRUPTED
 
 
@@ -112,11 +112,11 @@ def _finished(run: Run, out: Path, reporter: Reporter) -> None:
     if run.is_main:
         _write(run, out)
         reporter.curve()
-        say(f"wrote {out}")
+        print_line(f"wrote {out}")
         if run.settings.diffusers:
             from .results.export import write_folder
 
-            say(f"wrote {write_folder(run, out)}")
+            print_line(f"wrote {write_folder(run, out)}")
 
 
 def _snapshot(run: Run, out: Path) -> None:
@@ -180,4 +180,4 @@ def _save_after(error: Exception, run: Run, state: Path) -> None:
         before = state
     if before is not None:
         what = type(error).__name__ if not isinstance(error, ControlError) else "an error"
-        say(f"{what} after step {run.step}: saved '{state}'; go on with --resume", error=True)
+        print_line(f"{what} after step {run.step}: saved '{state}'; go on with --resume", error=True)

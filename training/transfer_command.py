@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..core.files import path_of
-from ..core.printing import say
+from ..core.printing import print_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,5 +33,5 @@ def _transfer(args: argparse.Namespace) -> int:
         if not base.exists():
             raise ModelError(f"there is no base model '{base}': give a diffusers folder or a checkpoint as {name}")
     count = transfer(args.control, args.old, args.new, args.out, args.dtype)
-    say(f"wrote {args.out}: {count} weights carried over from {args.old.name} to {args.new.name}")
+    print_line(f"wrote {args.out}: {count} weights carried over from {args.old.name} to {args.new.name}")
     return 0

@@ -76,7 +76,7 @@ def _connect_choices(card: Card, studio: Studio, outer: Mapping[str, Any]) -> No
         return [
             gr.update(value=chosen.preprocessor, **({"choices": lists["preprocessors"]} if lists else {})),
             gr.update(value=chosen.model, **({"choices": lists["models"]} if lists else {})),
-            *(gr.update(**each) for each in sliders(chosen.preprocessor, chosen.parameters)),
+            *(gr.update(**each) for each in sliders(chosen.preprocessor, chosen.parameters, card.say)),
             *(gr.update(**each) for each in option_lists(library, chosen.model, chosen.preprocessor, {}, card.say)),
             gr.update(visible=not offers.runs_at_once(library, chosen.preprocessor, chosen.model)),
             escape(offers.about(chosen.preprocessor, studio.runtime.store, card.say)),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.files import path_of
-from ...core.printing import say
+from ...core.printing import print_line
 
 if TYPE_CHECKING:
     from ..studio.running import Studio
@@ -61,12 +61,12 @@ def run_serve(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="controlstack-") as folder:
         studio = make_studio(args, Path(folder))
         for sentence in studio.library.refusals:
-            say(f"left out: {sentence}")
+            print_line(f"left out: {sentence}")
         page = launch(studio, args, people, blocking=False)
         studio.warm()
         if args.host not in LOCAL and not people:
-            say("WARNING: everybody who reaches this machine may use the page: give --auth NAME:PASSWORD")
-        say(f"The page is at {page.local_url} - Ctrl-C ends it.")
+            print_line("WARNING: everybody who reaches this machine may use the page: give --auth NAME:PASSWORD")
+        print_line(f"The page is at {page.local_url} - Ctrl-C ends it.")
         try:
             page.block_thread()
         finally:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.files import path_of
-from ...core.printing import say
+from ...core.printing import print_line
 from ..asked import UNIT_PICTURES, check_at_once, make_request
 
 if TYPE_CHECKING:
@@ -173,9 +173,9 @@ def _write_rest(folder: Path, request: Request, loaded: Sequence[Ready], done: D
     cells += [(f"seed {seed}", image) for image, seed in zip(done.images, done.seeds, strict=True)]
     write_image(folder / f"{first}-sheet.png", sheet([*rows, cells], side=SHOWN))
     for line in describe(loaded, done.firings):
-        say(line)
+        print_line(line)
     seeds = str(done.seeds[0]) if len(done.seeds) == 1 else f"{done.seeds[0]} to {done.seeds[-1]}"
-    say(f"wrote {counted(len(done.images), 'picture')} to {folder}, from {first}.png, seed {seeds}")
+    print_line(f"wrote {counted(len(done.images), 'picture')} to {folder}, from {first}.png, seed {seeds}")
 
 
 def _cells_of(number: int, each: Ready, size: tuple[int, int]) -> list[tuple[str, Image]]:

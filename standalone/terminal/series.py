@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import FileError, HintError
-from ...core.printing import say
+from ...core.printing import print_line
 from ..asked import PICTURES, UNIT_PICTURES
 from ..media.sources import Files, Film, Frame, many, numbered
 
@@ -201,7 +201,7 @@ def run_series(
     drawer = Drawer(shared, units, base, models, Digests(), any_seed)
     for source in series.sources.values():
         if isinstance(source, Files) and source.left_out:
-            say(f"left out of {source.said}: {source.left_out}", error=True)
+            print_line(f"left out of {source.said}: {source.left_out}", error=True)
     names: list[Path] = []
     try:
         for name, pictures in bar(series, "pictures", series.expected):
@@ -216,7 +216,7 @@ def run_series(
         if drawer.written:
             write_settings(args.output / SETTINGS, args, seed=shared.seed)
         there = f", {drawer.skipped} were there" if drawer.skipped else ""
-        say(f"wrote {counted(drawer.written, 'picture')} to {args.output}{there}, seed {shared.seed}")
+        print_line(f"wrote {counted(drawer.written, 'picture')} to {args.output}{there}, seed {shared.seed}")
     if drawer.failures:
         more = f"; and {len(drawer.failures) - SHOWN} more" if len(drawer.failures) > SHOWN else ""
         told = "; ".join(str(error) for error in drawer.failures[:SHOWN])
@@ -230,7 +230,7 @@ def _write_film(output: Path, film: Film, names: Sequence[Path]) -> None:
 
     path = output / f"{film.said.stem}.mp4"
     write_video(path, film.rate, (read_image(_target(output, name, 0)) for name in names))
-    say(f"wrote {path}")
+    print_line(f"wrote {path}")
 
 
 def _target(output: Path, name: Path, number: int) -> Path:

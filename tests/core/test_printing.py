@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from controlstack.core.errors import LONGEST, ControlError, HintError
-from controlstack.core.printing import printable, say
+from controlstack.core.printing import print_line, printable
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,6 @@ def test_a_sentence_has_an_end() -> None:
 
 
 def test_a_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    say("wrote a\nb")
-    say("left out \x1b[31m", error=True)
+    print_line("wrote a\nb")
+    print_line("left out \x1b[31m", error=True)
     assert capsys.readouterr() == ("wrote a\\nb\n", "left out \\x1b[31m\n")

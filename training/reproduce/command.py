@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ...core.files import path_of
-from ...core.printing import say
+from ...core.printing import print_line
 
 NAMES = ("prompts", "conditions", "guess", "transfer", "ablation", "sudden", "data-size", "controlnext")
 SIZES = ("quick", "medium", "full")
@@ -38,8 +38,8 @@ def _reproduce(args: argparse.Namespace) -> int:
     for folder in (args.out, *([args.page.parent] if args.page else [])):
         check_folder(folder)
     world = World(args.out, BY_NAME[args.size])
-    reproduce(world, args.only, say)
+    reproduce(world, args.only, print_line)
     if args.page:
         write_page(world, args.page)
-        say(f"wrote {args.page}")
+        print_line(f"wrote {args.page}")
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.files import path_of
-from ...core.printing import say
+from ...core.printing import print_line
 
 if TYPE_CHECKING:
     from .reading import Answer
@@ -65,7 +65,9 @@ def _make(args: argparse.Namespace) -> int:
     make_folder(args.out.parent)
     write_text(args.out, page)
     write_text(args.out.with_suffix(KEY), json.dumps(key, indent=1))
-    say(f"wrote {args.out}: {len(key['trials'])} questions; give it to people, and keep {args.out.with_suffix(KEY)}")
+    print_line(
+        f"wrote {args.out}: {len(key['trials'])} questions; give it to people, and keep {args.out.with_suffix(KEY)}"
+    )
     return 0
 
 
