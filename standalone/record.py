@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.counting import shortest
-from ..core.errors import FileError
+from ..core.errors import FileError, HintError
 from ..core.files import parse_json
 from ..core.firing import Firing
 from ..core.unit import ControlUnit
@@ -316,7 +316,10 @@ def _paths(record: Mapping[str, Any]) -> set[str]:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    text = read_texts(path).get(KEY)
+    try:
+        text = read_texts(path).get(KEY)
+    except HintError as error:
+        raise FileError(str(error)) from error
     if text is None:
         raise FileError(
             f"'{path}' holds no record of ControlStack: give a PNG file as `controlstack generate` wrote it"

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ...core.counting import shortest
-from ...core.errors import ControlError, FileError, HostError
+from ...core.errors import ControlError, FileError, HintError, HostError
 from ...core.files import parse_json
 from ...pipelines.request import Request
 from ...pipelines.schedulers import scheduler_name
@@ -45,8 +45,11 @@ class Restored:
 
 
 def restore(path: Path, library: Library) -> Restored:
-    """Return the settings of a picture that was uploaded. FileError or HintError for one that holds none to be read."""
-    texts = read_texts(path, "the file")
+    """Return the settings of a picture that was uploaded. FileError for one that holds none that can be read."""
+    try:
+        texts = read_texts(path, "the file")
+    except HintError as error:
+        raise FileError(str(error)) from error
     try:
         if KEY in texts:
             return _from_record(parse_json(texts[KEY], "the record in the picture"), library)
@@ -54,7 +57,7 @@ def restore(path: Path, library: Library) -> Restored:
             return _from_infotext(texts[INFOTEXT], library)
     except FileError:
         raise
-    except (ControlError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (ControlError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"the settings in the picture are damaged ({error}): give one as it was written") from error
     raise FileError("the picture holds no settings: give a PNG of ControlStack or of a WebUI, as it was written")
 

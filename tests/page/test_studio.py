@@ -526,7 +526,14 @@ def test_no_path_in_a_picture_is_opened(library: Library, picture: Any, drawn: D
 
 
 @pytest.mark.parametrize(
-    "texts", [{}, {"controlstack": "{}"}, {"controlstack": '{"format": 1}'}, {"controlstack": "[" * 50}]
+    "texts",
+    [
+        {},
+        {"controlstack": "{}"},
+        {"controlstack": '{"format": 1}'},
+        {"controlstack": "[" * 50},
+        {"controlstack": '{"format": 1, "base": {}, "request": {"prompt": []}, "units": [], "picture": 7, "seed": 1}'},
+    ],
 )
 def test_damaged_settings_are_one_sentence(library: Library, picture: Any, tmp_path: Path, texts: Any) -> None:
     write_image(tmp_path / "bad.png", picture, texts)
