@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ControlError, DivergedError, ModelError
+from ..core.printing import print_line
 from .options import add_options, check_changes, settings_of
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _train(args: argparse.Namespace) -> int:
     taken = _resumed(run, args) if args.resume else []
     if run.is_main:
         warning = too_few_processes(asked_processes(launcher()), run.accelerator.num_processes)
-        print("\n".join([*([warning] if warning else []), *opening(run), *taken]), flush=True)
+        _tell([*([warning] if warning else []), *opening(run), *taken])
     try:
         return _trained(run, args.out)
     finally:
@@ -70,8 +70,13 @@ def _plan(run: Run) -> int:
     from .report.plan import plan
 
     if run.is_main:
-        print("\n".join([*opening(run), *plan(run)]))
+        _tell([*opening(run), *plan(run)])
     return 0
+
+
+def _tell(lines: Sequence[str]) -> None:
+    for line in lines:
+        print_line(line)
 
 
 def _trained(run: Run, out: Path) -> int:
@@ -99,7 +104,7 @@ def _stopped(run: Run, out: Path, reporter: Reporter) -> int:
     if run.is_main:
         _write(run, out)
         reporter.curve()
-        print(f"stopped after step {run.step}: wrote {out}; go on with --resume", file=sys.stderr)
+        print_line(f"stopped after step {run.step}: wrote {out}; go on with --resume", error=True)
     return INTERRUPTED
 
 
@@ -107,11 +112,11 @@ def _finished(run: Run, out: Path, reporter: Reporter) -> None:
     if run.is_main:
         _write(run, out)
         reporter.curve()
-        print(f"wrote {out}")
+        print_line(f"wrote {out}")
         if run.settings.diffusers:
             from .results.export import write_folder
 
-            print(f"wrote {write_folder(run, out)}")
+            print_line(f"wrote {write_folder(run, out)}")
 
 
 def _snapshot(run: Run, out: Path) -> None:
@@ -175,4 +180,4 @@ def _save_after(error: Exception, run: Run, state: Path) -> None:
         before = state
     if before is not None:
         what = type(error).__name__ if not isinstance(error, ControlError) else "an error"
-        print(f"{what} after step {run.step}: saved '{state}'; go on with --resume", file=sys.stderr)
+        print_line(f"{what} after step {run.step}: saved '{state}'; go on with --resume", error=True)

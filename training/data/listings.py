@@ -58,6 +58,8 @@ def _listing(data: Path, columns: Columns) -> Listing:
             return _collected(str(data), read(files, columns))
     if found := _beside(data, columns):
         return found
+    if not data.exists():
+        raise HintError(f"there is no data '{data}': check the path")
     raise HintError(
         f"'{data}' holds none of {', '.join(LISTINGS[:3])}, no .tar or .parquet files, and no pictures with .txt "
         "captions: see the data layouts in docs/training.md"
