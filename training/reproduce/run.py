@@ -86,6 +86,5 @@ def _check_sizes(world: World) -> None:
         write_text(path, json.dumps(said, indent=1))
     elif read_json(path, "sizes") != said:
         raise HostError(
-            f"'{world.folder}' holds a run at other sizes: name another folder as --out, or the --size of its "
-            "start"
+            f"'{world.folder}' holds a run at other sizes: name another folder as --out, or the --size of its start"
         )
