@@ -24,7 +24,7 @@ from .choice import RESOLUTION, preprocessor_input, unusable, words
 from .graph import file_behind
 from .hinting.hints import as_read, asked, card, embedding_of, make_hint, rgb, size_of
 from .host.files import files
-from .host.member import count_blocks, name_of, reads_embedding, says, told
+from .host.member import count_blocks, name_of, offers, reads_embedding, says, told
 from .schema import BlockWeightsType, ScheduleType, UnitsType, number, place, schema
 from .shapes.moments import Moments, curve_of, units_of
 from .spec import Units, UnitSpec
@@ -158,7 +158,7 @@ def _from_picture(
 ) -> UnitSpec:
     """Return the unit of a picture, its hint drawn by what was asked for, or by what the model's file names."""
     request = as_read(request, control)
-    if warning := doubt(request, says(control), rgb(image)):
+    if warning := doubt(request, says(control), rgb(image), offers(control)):
         log.warning(warning)
     # Controls of the host read the mask beside the picture.
     beside = not hasattr(control, "own") and request.preprocessor == NONE

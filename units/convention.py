@@ -16,11 +16,16 @@ from ..models.files.finding import PICKLES, find_weights
 from ..models.files.loading import read_header
 from ..preprocessors import Output, Preprocessor, encoding, find
 from . import text
+from .offer import shown_by
 from .request import AUTO, NONE, UnitRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
+
+    from ..core.options import Option
 
     Image = NDArray[np.uint8]
 
@@ -81,12 +86,16 @@ def chosen(request: UnitRequest, said: str, embedding: Embedding | None = None) 
     return replace(request, preprocessor=found.preprocessor.id, parameters={**found.parameters, **request.parameters})
 
 
-def doubt(request: UnitRequest, said: str, image: Image) -> str:
-    """Return a warning for a photograph that is given to a model without a preprocessor; empty if there is none.
+def doubt(request: UnitRequest, said: str, image: Image, options: Sequence[Option] = ()) -> str:
+    """Return a warning about a hint that the model may not read as it is meant; empty if there is none.
 
-    image: the unit's picture, [..., H, W, 3]. A model whose file names no convention is not doubted.
+    That is a photograph without a preprocessor, and a hint of a kind that a model of several kinds does not have.
+    image: the unit's picture, [..., H, W, 3]. options: what the model may be told. A model whose file names no
+    convention is not doubted for photographs.
     """
-    found = convention_of(said) if request.preprocessor == NONE else None
+    if request.preprocessor != NONE:
+        return _unknown_kind(request, options)
+    found = convention_of(said)
     if found is None or found.preprocessor.id == NONE or not _is_unlike(image, found.preprocessor.output):
         return ""
     numbers = "".join(f",{name}={text.write_number(value)}" for name, value in found.parameters.items())
@@ -94,6 +103,18 @@ def doubt(request: UnitRequest, said: str, image: Image) -> str:
         f"'{request.model}' was trained on hints of {found.said}, and the picture looks like no such hint: "
         f"choose preprocessor={found.preprocessor.id}{numbers}, or preprocessor={AUTO}"
     )
+
+
+def _unknown_kind(request: UnitRequest, options: Sequence[Option]) -> str:
+    kinds_of_hints = (each for each in options if each.of_hint and each.several)  # as unions have
+    for each in kinds_of_hints:
+        if each.name not in request.options and shown_by(request.preprocessor, each) is None:
+            kinds = ", ".join(word for word in each.words if word != each.default)
+            return (
+                f"'{request.model}' knows no kind of hint that {request.preprocessor} makes, and reads it as it is: "
+                f"set {each.name} to one of {kinds} if the hint shows that"
+            )
+    return ""
 
 
 def _is_unlike(image: Image, output: Output) -> bool:

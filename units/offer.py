@@ -140,3 +140,17 @@ def of_hint(options: Sequence[Option], control_type: str) -> dict[str, Value]:
     """Return what a model with these options is told for hints of a control type; nothing where none says that."""
     found = {each.name: each.find(control_type) for each in options if each.of_hint}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def of_several_kinds(options: Sequence[Option]) -> bool:
+    """Return whether a model with these options tells kinds of hints apart, as unions do."""
+    return any(each.of_hint and each.several for each in options)
+
+
+def shown_by(preprocessor: str, option: Option) -> Value | None:
+    """Return the value of an option for hints of a preprocessor, by the control types that it is of; None: no such."""
+    if preprocessor == AUTO:
+        return None
+    found = find(preprocessor)
+    values = (option.find(word) for word in (found.id, *found.control_types))
+    return next((value for value in values if value is not None), None)

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from ..core.control import ControlModel
 from ..core.errors import HintError
-from ..core.options import Option, Value
+from ..models.kinds.fileless import KINDS
 from ..models.registry import REGISTRY
-from ..preprocessors import find
-from .request import AUTO, UnitRequest
+from .offer import shown_by
+from .request import UnitRequest
 
 
 def describe() -> str:
@@ -18,7 +18,7 @@ def describe() -> str:
     rows = ["| family | option | default | what it may be | meaning |", "|---|---|---|---|---|"]
     rows += [
         f"| {family.title} | `{each.name}` | {each.default} | {each.expected} | {each.meaning} |"
-        for family in REGISTRY
+        for family in (*REGISTRY, *KINDS)
         for each in family.options
     ]
     return "\n".join(rows)
@@ -35,15 +35,6 @@ def bound(request: UnitRequest, model: ControlModel) -> ControlModel:
         if shown is not None and option.name not in model.options:
             said[option.name] = shown
     return model.bind(said)
-
-
-def shown_by(preprocessor: str, option: Option) -> Value | None:
-    """Return the value of an option for hints of a preprocessor, by the control types that it is of; None: no such."""
-    if preprocessor == AUTO:
-        return None
-    found = find(preprocessor)
-    values = (option.find(word) for word in (found.id, *found.control_types))
-    return next((value for value in values if value is not None), None)
 
 
 def beside(hint: Tensor, model: ControlModel) -> Tensor:

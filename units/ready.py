@@ -62,7 +62,7 @@ def ready(
     mask = None if request.effect_mask is None else mask_tensor(_read(request.effect_mask, read_mask))
     unit = replace(make(request, hint_tensor(hint), model, mask), origin=request)
     shown = to_show(hint, image, preprocessor_of(request)) if isinstance(hint, Tensor) else hint
-    return Ready(unit, request, image, shown, doubt(request, says, image))
+    return Ready(unit, request, image, shown, doubt(request, says, image, model.offers))
 
 
 def _read(picture: Picture, read: Callable[[Path], Image]) -> Image:

@@ -203,7 +203,7 @@ class Accumulator:
         return Effects(
             **{row: _in_order(tensors) for row, tensors in rows.items()},
             vector=self._vector,
-            shifts={point: _summed(changes) for point, changes in self._shifts.items()},
+            shifts={point: summed(changes) for point, changes in self._shifts.items()},
         )
 
     def _beside(self, point: Point, tokens: Tensor, rows: tuple[int, ...]) -> Tensor:
@@ -246,7 +246,7 @@ def _constant(tensor: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda _: tensor
 
 
-def _summed(changes: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+def summed(changes: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
     """Return one function for all changes of a point, each of which sees the same."""
     if len(changes) == 1:
         return changes[0]

@@ -29,7 +29,7 @@ from .base import check_units
 from .foreign.controls import PICTURE, Call
 from .member import Member, Own, member_of, reads_inpaint_mask
 from .parts.area import KEY as AREA
-from .parts.area import Canvas
+from .parts.area import Area, Canvas
 from .parts.tiles import Part, part_of, place_map
 from .patches import KEY, withdraw
 from .run import Run
@@ -111,15 +111,16 @@ class StackControl(comfy.controlnet.ControlBase):
         """Return the residuals of this call, ours after those of earlier controls; write into it what is none."""
         if self._run is None:
             raise HostError("the host asked for control outside a run: it did not call pre_run")
-        if AREA in cond and cond[AREA] is None:
+        areas: tuple[Area | None, ...] = cond.get(AREA, (None,))
+        if AREA in cond and None in areas:
             self.canvas.show(*x_noisy.shape[-2:])
-        area, before = cond.get(AREA), None
+        before = None
         call = Call(x_noisy, t, cond, batched_number, transformer_options)
         withdraw(call)  # of an earlier call, where a sampler hands the same options over at each
         if self.previous_controlnet is not None:
             before = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
         cond.pop(AREA, None)  # the base network does not see it; an earlier control of ours has taken it already
-        return self._run.control(call, area, before)
+        return self._run.control(call, areas, before)
 
     def cleanup(self) -> None:
         """End the run and keep its report."""

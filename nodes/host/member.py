@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ...core.control import ControlModel, HintSpace
 from ...core.errors import HostError, UnitError
+from ...core.options import Option
 from ...core.unit import ControlMode
 from ..spec import UnitSpec
 from .foreign.controls import PICTURE, Call, ForeignModel, offers_of, points_of
@@ -146,8 +147,13 @@ def described(control: Any) -> str:
 
 def told(control: Any) -> dict[str, str]:
     """Return the options that nodes of the host have set on a CONTROL_NET, by our names."""
+    return told_by_host(control, offers(control))
+
+
+def offers(control: Any) -> Sequence[Option]:
+    """Return what units may tell a CONTROL_NET; nothing where it is of no kind that is known here."""
     own: Own | None = getattr(control, "own", None)
-    return told_by_host(control, offers_of(control) if own is None else own.model.offers)
+    return offers_of(control) if own is None else own.model.offers
 
 
 def count_blocks(control: Any, name: str) -> int:

@@ -18,6 +18,7 @@ from ...core.control import ControlModel
 from ...core.counting import counted
 from ...core.errors import HostError, ScheduleError
 from ...core.network.effects import Effects
+from ...core.network.joining import joined, part_of, with_shifts
 from ...core.network.lists import Lists, to_lists, to_residuals
 from ...core.network.points import Point
 from ...core.schedule import RangeBasis, fires_on
@@ -31,7 +32,7 @@ from .clock import Clock
 from .flexible import flexible, may_resize
 from .foreign.controls import Call
 from .member import Member
-from .parts.area import Canvas
+from .parts.area import Area, Canvas, rows_by_area
 from .patches import Written, attend, evaluate_alone, withdraw, write
 from .weights import Deltas, base_weights, check_applied, in_eight_bits
 
@@ -64,10 +65,10 @@ class Run:
         """Return whether it runs on this base model."""
         return self._model is model
 
-    def control(self, call: Call, area: tuple[int, int, int, int] | None, before: Any) -> Lists | None:
+    def control(self, call: Call, areas: tuple[Area | None, ...], before: Any) -> Lists | None:
         """Return what the host adds in this call: `before`, from earlier controls, and what the units add.
 
-        What is no list of the host is written into the call.
+        What is no list of the host is written into the call. areas: the regions of its chunks.
         """
         if self._clock is None:
             self._clock = self._begin(call)
@@ -76,12 +77,10 @@ class Run:
             self._units = tuple(_counted(number, unit, call) for number, unit in enumerate(self._units, start=1))
             self._stack = ControlStack(self._units, self._host)
         given = withdraw(call)  # by earlier controls of ours, for this call
-        for member in self._members:
-            member.enter(call, self._blocks)
         onto = Effects() if before is None else to_residuals(before, self._blocks)
         onto = replace(onto, shifts=given.shifts, tokens=given.tokens, vector=given.vector)
         deltas = {**self._deltas, **given.deltas}  # of one file, the first control's strength counts
-        found = self._stack(self._step(call, area, self._clock, deltas), onto)
+        found = self._added(call, areas, onto, deltas)
         lists = to_lists(found, self._blocks)
         lists = flexible(lists) if may_resize(call.options) else lists
         tokens, vector = tuple(each for each in found.tokens if each is not None), found.vector
@@ -121,7 +120,23 @@ class Run:
                 _never(number, unit, clock)
         return clock
 
-    def _step(self, call: Call, area: tuple[int, int, int, int] | None, clock: Clock, deltas: Deltas) -> Step:
+    def _added(self, call: Call, areas: tuple[Area | None, ...], onto: Effects, deltas: Deltas) -> Effects:
+        """Return `onto` and what the units add, region by region: a step has one window."""
+        regions = rows_by_area(areas, len(call.x))
+        if len(regions) == 1:
+            return self._added_in(call, areas[0], onto, deltas)
+        parts = [
+            (rows, self._added_in(call.rows(rows), area, part_of(onto, rows), deltas)) for area, rows in regions.items()
+        ]
+        return with_shifts(joined(parts), onto.shifts)
+
+    def _added_in(self, call: Call, area: Area | None, onto: Effects, deltas: Deltas) -> Effects:
+        for member in self._members:
+            member.enter(call, self._blocks)
+        assert self._clock is not None
+        return self._stack(self._step(call, area, self._clock, deltas), onto)
+
+    def _step(self, call: Call, area: Area | None, clock: Clock, deltas: Deltas) -> Step:
         sampling, x = self._model.model_sampling, call.x
 
         def evaluate(x: Tensor, rows: tuple[int, ...], points: Collection[Point]) -> Mapping[Point, Tensor]:
@@ -234,7 +249,7 @@ def _in_turn(given: Tensor, pictures: int) -> Tensor:
     return given[torch.arange(pictures, device=given.device) % len(given)]
 
 
-def _window(call: Call, area: tuple[int, int, int, int] | None, canvas: Canvas) -> Window | None:
+def _window(call: Call, area: Area | None, canvas: Canvas) -> Window | None:
     frames = _frames(_frame_window(call))
     if area is not None:
         return Window(canvas=canvas.size, top=area[2], left=area[3], frames=frames)

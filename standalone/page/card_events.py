@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -30,7 +31,16 @@ from .words import language_of, speaker
 
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 LIVE: dict[str, Any] = {**HIDDEN, "trigger_mode": "always_last", "concurrency_limit": 4, "concurrency_id": "preview"}
+PLANNED = ("enabled", "weight", RANGE, "basis", "curve", "model")  # of what a card says: what its plan follows from
 HALF = 128  # of 255: a brush stroke's alpha from which on it counts
+
+
+@dataclass(frozen=True, slots=True)
+class _Outside:
+    """What the page says beside the cards: height and width of the result, and its steps."""
+
+    size: tuple[int, int]
+    steps: int
 
 
 def connect(card: Card, studio: Studio, outer: Mapping[str, Any], last: Any) -> None:
@@ -59,35 +69,39 @@ def _connect_choices(card: Card, studio: Studio, outer: Mapping[str, Any]) -> No
     numbers = [fields[SLIDER.format(k)] for k in range(offers.most_numbers())]
     lists_of_options = [fields[OPTION.format(k)] for k in range(offers.most_options(library))]
     outputs = [fields["preprocessor"], fields["model"], *numbers, *lists_of_options]
-    outputs += [card.others["preview"], card.others["about"], card.others["hint"], card.others["message"]]
+    outputs += [card.others[name] for name in ("preview", "about", "hint", "message", "plan")]
 
-    def show(chosen: offers.Chosen, said: Mapping[str, Any], size: tuple[int, int], **lists: Any) -> list[Any]:
+    def show(chosen: offers.Chosen, said: Mapping[str, Any], outside: _Outside, **lists: Any) -> list[Any]:
+        now = after_choice(said, chosen)
         return [
             gr.update(value=chosen.preprocessor, **({"choices": lists["preprocessors"]} if lists else {})),
             gr.update(value=chosen.model, **({"choices": lists["models"]} if lists else {})),
             *(gr.update(**each) for each in sliders(chosen.preprocessor, chosen.parameters)),
-            *(gr.update(**each) for each in option_lists(library, chosen.model, {})),
+            *(gr.update(**each) for each in option_lists(library, chosen.model, chosen.preprocessor, {}, card.say)),
             gr.update(visible=not offers.runs_at_once(library, chosen.preprocessor, chosen.model)),
             escape(offers.about(chosen.preprocessor, studio.runtime.store, card.say)),
-            *_live(studio, after_choice(said, chosen), size),
+            *_live(studio, now, outside.size),
+            plan(library, {name: now[name] for name in PLANNED}, outside.steps, card.say),
         ]
 
-    def by_type(kind: str, said: Mapping[str, Any], size: tuple[int, int]) -> list[Any]:
+    def by_type(kind: str, said: Mapping[str, Any], outside: _Outside) -> list[Any]:
         found = offers.choose_type(library, kind)
         lists = {"preprocessors": offers.preprocessors(kind, say=card.say)}
-        return show(found, said, size, models=offers.models(library, kind, card.say), **lists)
+        return show(found, said, outside, models=offers.models(library, kind, card.say), **lists)
 
-    def by_preprocessor(_kind: str, said: Mapping[str, Any], size: tuple[int, int]) -> list[Any]:
-        return show(offers.choose_preprocessor(library, said["preprocessor"], said["model"]), said, size)
+    def by_preprocessor(_kind: str, said: Mapping[str, Any], outside: _Outside) -> list[Any]:
+        return show(offers.choose_preprocessor(library, said["preprocessor"], said["model"]), said, outside)
 
-    def by_model(_kind: str, said: Mapping[str, Any], size: tuple[int, int]) -> list[Any]:
-        return show(offers.choose_model(library, said["model"], said["preprocessor"]), said, size)
+    def by_model(_kind: str, said: Mapping[str, Any], outside: _Outside) -> list[Any]:
+        return show(offers.choose_model(library, said["model"], said["preprocessor"]), said, outside)
 
-    def connect(widget: Any, choose: Callable[[str, Mapping[str, Any], tuple[int, int]], list[Any]]) -> None:
-        def act(kind: str, width: float, height: float, *values: Any) -> list[Any]:
-            return choose(kind, read_card(names, values), (int(height), int(width)))
+    def connect(widget: Any, choose: Callable[[str, Mapping[str, Any], _Outside], list[Any]]) -> None:
+        def act(kind: str, width: float, height: float, steps: float, *values: Any) -> list[Any]:
+            outside = _Outside((int(height), int(width)), int(steps or 1))
+            return choose(kind, read_card(names, values), outside)
 
-        widget.input(act, [card.others["type"], outer["width"], outer["height"], *fields.values()], outputs, **LIVE)
+        beside = [outer[name] for name in ("width", "height", "steps")]
+        widget.input(act, [card.others["type"], *beside, *fields.values()], outputs, **LIVE)
 
     connect(card.others["type"], by_type)
     connect(fields["preprocessor"], by_preprocessor)
@@ -157,20 +171,20 @@ def _slider_names() -> list[str]:
 
 
 def _connect_plan(card: Card, library: Library, steps: Any) -> None:
-    names = ("enabled", "weight", RANGE, "basis", "curve")
-    inputs = [steps, *(card.fields[name] for name in names)]
+    inputs = [steps, *(card.fields[name] for name in PLANNED)]
 
     def show(request: gr.Request, count: float, *values: Any) -> str:
-        said: dict[str, Any] = dict(zip(names, values, strict=True))
+        said: dict[str, Any] = dict(zip(PLANNED, values, strict=True))
         return plan(library, said, int(count or 1), speaker(language_of(request)))
 
-    triggers = [each.change for each in inputs if hasattr(each, "change")]
+    moved_by_choices = (card.fields["model"],)  # which draw the plan themselves
+    triggers = [each.change for each in inputs if hasattr(each, "change") and each not in moved_by_choices]
     gr.on([*triggers, card.fields[RANGE].input], show, inputs, card.others["plan"], **LIVE)
 
 
 def first_plan(library: Library, said: Mapping[str, Any], steps: int, say: Say) -> str:
     """Return the plan of a card that is just made."""
-    defaults = {name: FIELDS[name].default for name in ("enabled", "weight", "basis", "curve", "start", "end")}
+    defaults = {name: FIELDS[name].default for name in (*PLANNED, "start", "end") if name != RANGE}
     return plan(library, {name: said.get(name, default) for name, default in defaults.items()}, steps, say)
 
 

@@ -104,14 +104,16 @@ def sliders(preprocessor: str, values: Mapping[str, float]) -> list[dict[str, An
     return [*shown, *({"visible": False} for _ in range(offers.most_numbers() - len(shown)))]
 
 
-def option_lists(library: Library, model: str, said: Mapping[str, Any]) -> list[dict[str, Any]]:
+def option_lists(
+    library: Library, model: str, preprocessor: str, said: Mapping[str, Any], say: Say = str.format
+) -> list[dict[str, Any]]:
     """Return the properties of a card's lists of options for a model; those that it does not need are hidden."""
     shown = [
         {
             "visible": True,
             "label": each.label,
             "info": each.meaning,
-            "choices": list(each.words) or _tenths(each),
+            "choices": offers.words(each, preprocessor, say) or _tenths(each),
             "value": str(said.get(each.name, each.default)),
         }
         for each in offers.options(library, model)
@@ -177,7 +179,7 @@ def _pictures(card: Card) -> None:
 def _choices(card: Card, library: Library) -> None:
     with gr.Row():
         card.others["type"] = gr.Dropdown(
-            offers.control_types(),
+            offers.control_types(library, card.say),
             value=ALL,
             label=t("Control type"),
             **card.named("type"),
@@ -206,8 +208,9 @@ def _choices(card: Card, library: Library) -> None:
 
 def _options(card: Card, library: Library) -> None:
     said = FIELDS["options"].read("options", card.value("options"))
+    lists = option_lists(library, card.value("model"), card.value("preprocessor"), said, card.say)
     with gr.Row():
-        for k, each in enumerate(option_lists(library, card.value("model"), said)):
+        for k, each in enumerate(lists):
             name = OPTION.format(k)
             each["value"] = card.said.get(name) or each.get("value")
             card.fields[name] = gr.Dropdown(

@@ -14,7 +14,17 @@ from ...core.schedule import RangeBasis, fires_on, progress_at
 from ...preprocessors import Parameter, find, offered
 from ...preprocessors.networks.network import file_name
 from ...preprocessors.networks.store import Store
-from ...units.offer import ALL, FILELESS_TYPES, models_of_type, of_type, offer_of, types
+from ...units.offer import (
+    ALL,
+    FILELESS_TYPES,
+    models_of_type,
+    of_hint,
+    of_several_kinds,
+    of_type,
+    offer_of,
+    shown_by,
+    types,
+)
 from ...units.request import AUTO, FIELDS, NONE, Field, UnitRequest
 from ...units.saying import Say
 from .library import Library
@@ -40,9 +50,12 @@ def preprocessors(control_type: str, store: Store | None = None, say: Say = str.
     return [(say("The model's own"), AUTO), *own]
 
 
-def control_types() -> list[str]:
-    """Return the control types, "All" first."""
-    return list(dict.fromkeys((*types(), *FILELESS_TYPES)))
+def control_types(library: Library, say: Say = str.format) -> list[tuple[str, str]]:
+    """Return (label, name) of the control types: those of which a model can act here, then others, which say why."""
+    every = dict.fromkeys((*types(), *FILELESS_TYPES))
+    lacks = {each: _lacks(library, each, say) for each in every}
+    labels = [(f"{each} – {lack}" if lack else each, each) for each, lack in lacks.items()]
+    return sorted(labels, key=lambda pair: bool(lacks[pair[1]]))
 
 
 def models(library: Library, control_type: str, say: Say = str.format) -> list[tuple[str, str]]:
@@ -98,6 +111,13 @@ def options(library: Library, model: str) -> tuple[Option, ...]:
     return () if known is None else known.options
 
 
+def words(option: Option, preprocessor: str, say: Say = str.format) -> list[tuple[str, str]]:
+    """Return (label, word) of the words of an option; what follows from the preprocessor is said."""
+    shown = shown_by(preprocessor, option) if option.of_hint else None
+    usual = say("{word}: {kind}, as the preprocessor", word=option.default, kind=shown)
+    return [(usual if shown and word == option.default else word, word) for word in option.words]
+
+
 def most_options(library: Library) -> int:
     """Return how many lists of options a card needs at most."""
     return max((len(each.options) for each in library.models.values()), default=0)
@@ -133,7 +153,7 @@ def further_fields() -> Iterator[Field]:
 
 def strengths(unit: UnitRequest, steps: int) -> tuple[float, ...]:
     """Return the weight of a unit at each step of a run."""
-    if not unit.acts:
+    if not (unit.acts and unit.model):
         return (0.0,) * steps
     return tuple(unit.weight * unit.schedule.multiplier(progress_at(index, steps)) for index in range(steps))
 
@@ -142,6 +162,8 @@ def plan(unit: UnitRequest, steps: int, say: Say = str.format) -> str:
     """Return on how many steps a unit acts, in words. say: puts a sentence into the visitor's language."""
     if not unit.enabled:
         return say("is off")
+    if not unit.model:
+        return say("has no model: choose one")
     fired = len(fires_on(unit.schedule, (progress_at(k, steps) for k in range(steps)))) if unit.acts else 0
     estimate = f" ({say('about: it depends on the scheduler')})" if unit.basis is RangeBasis.NOISE else ""
     return say("acts on {fired} of {steps} steps", fired=fired, steps=steps) + estimate
@@ -171,12 +193,23 @@ def _label(name: str, title: str, lacks: str, say: Say) -> str:
     return say("{title} – not here yet", title=title) if lacks else title
 
 
+def _lacks(library: Library, control_type: str, say: Say) -> str:
+    """Return why no model of a control type can act here; empty if one can."""
+    reasons = [library.models[name].unfit for name in _models_of(library, control_type)]
+    if control_type == ALL or not all(reasons):
+        return ""
+    return reasons[0] if reasons else say("no model here")
+
+
 def _models_of(library: Library, control_type: str) -> list[str]:
     if control_type == ALL:
         return list(library.models)
     own = [each.id for each in of_type(control_type) if each.id != NONE]
     by_content = [name for each in own for name in _readers(library, each)]
-    return list(dict.fromkeys((*by_content, *models_of_type(control_type, list(library.models)))))
+    options = {name: each.options for name, each in library.models.items()}
+    named = models_of_type(control_type, [name for name, each in options.items() if not of_several_kinds(each)])
+    general = [name for name, each in options.items() if of_hint(each, control_type)]
+    return list(dict.fromkeys((*by_content, *named, *general)))
 
 
 def _readers(library: Library, preprocessor: str) -> list[str]:

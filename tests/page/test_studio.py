@@ -34,6 +34,7 @@ from controlstack.standalone.studio.running import Drawn, Progress, Stop, Stoppe
 from controlstack.standalone.studio.said import UnitProblemError, make_job, unit_request
 from controlstack.standalone.studio.workflow import workflow
 from controlstack.standalone.units import parse_unit
+from controlstack.units.request import UnitRequest
 
 SIDE = 64
 SHORT: dict[str, Any] = {
@@ -139,8 +140,35 @@ def test_a_control_type_chooses_preprocessor_numbers_and_model(library: Library)
     assert (found.preprocessor, found.model, dict(found.parameters)) == ("canny", "canny", {"low": 50, "high": 100})
 
 
+def test_a_control_type_without_a_model_that_fits_stands_last_and_says_why(library: Library) -> None:
+    labels = {name: label for label, name in offers.control_types(library)}
+    assert labels["Revision"] == "Revision – for SDXL" and labels["Segmentation"] == "Segmentation – no model here"
+    fitting = [name for name, label in labels.items() if name == label]
+    assert [*labels][: len(fitting)] == fitting and {"All", "Canny", "Depth", "Tile", "Reference"} <= {*fitting}
+    for name in fitting[1:]:
+        assert offers.choose_type(library, name).model, name
+    for name in {*labels} - {*fitting}:
+        assert not offers.choose_type(library, name).model, name
+
+
+def test_a_unit_without_a_model_plans_nothing() -> None:
+    without, with_one = UnitRequest(), UnitRequest(model="canny")
+    assert offers.plan(without, 20) == "has no model: choose one" and not any(offers.strengths(without, 20))
+    assert offers.plan(with_one, 20) == "acts on 20 of 20 steps" and all(offers.strengths(with_one, 20))
+
+
+def test_a_union_is_offered_for_the_kinds_that_it_learned_and_says_which_one_it_reads(library: Library) -> None:
+    def offered(kind: str) -> bool:
+        return "union" in [name for _, name in offers.models(library, kind)]
+
+    assert all(map(offered, ("Canny", "Depth", "Tile"))) and not any(map(offered, ("OpenPose", "Segmentation")))
+    (option,) = offers.options(library, "union")
+    assert offers.words(option, "canny")[0] == ("auto: canny, as the preprocessor", "auto")
+    assert offers.words(option, "auto")[0] == offers.words(option, "shuffle")[0] == ("auto", "auto")
+
+
 def test_a_reference_has_no_file_and_is_chosen_by_its_type(library: Library) -> None:
-    assert "Reference" in offers.control_types()
+    assert ("Reference", "Reference") in offers.control_types(library)
     found = offers.choose_type(library, "Reference")
     assert (found.preprocessor, found.model) == ("none", "reference_only")
     assert offers.choose_model(library, "reference_adain", "auto").preprocessor == "none"

@@ -115,6 +115,13 @@ def test_the_range_says_on_how_many_steps(opened: Page) -> None:
     opened.says("#unit-1-plan", "acts on 12 of 20 steps")
 
 
+def test_a_control_type_without_a_model_says_so_in_the_list_and_on_the_card(opened: Page) -> None:
+    opened.choose("type", "Revision – for SDXL")
+    opened.says("#unit-1-plan", "has no model: choose one")
+    opened.choose("type", "Canny")
+    opened.says("#unit-1-plan", "acts on 20 of 20 steps")
+
+
 def test_units_are_added_doubled_moved_and_removed(opened: Page, photo: Path) -> None:
     opened.drop(photo)
     opened.choose("type", "Depth")

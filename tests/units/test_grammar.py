@@ -13,6 +13,8 @@ from controlstack.core.errors import ControlError, PreprocessorError, ScheduleEr
 from controlstack.core.resize import ResizeMode
 from controlstack.core.schedule import Easing, Keyframe
 from controlstack.core.unit import ControlMode
+from controlstack.models.families.controlnet.model import CONTEXT
+from controlstack.models.kinds import unions
 from controlstack.pipelines.tiny_world import CONTROLS, IMAGES
 from controlstack.preprocessors import ABSENT, REGISTRY, find, offered
 from controlstack.preprocessors.images import read_image
@@ -191,6 +193,16 @@ def test_a_photograph_without_its_preprocessor_is_doubted_and_a_hint_is_not() ->
         (replace(plain, preprocessor="canny"), said, PHOTOGRAPH), (plain, "color_grid(cell=8)", PHOTOGRAPH),
     ):  # fmt: skip
         assert doubt(request, word, picture) == ""
+
+
+def test_a_hint_of_a_kind_that_a_union_does_not_have_is_doubted() -> None:
+    (few,), request = unions.offers(learned="canny,tile"), UnitRequest(model="some", preprocessor="depth_midas")
+    warning = doubt(request, "", PHOTOGRAPH, (few,))
+    assert warning.startswith("'some' knows no kind of hint that depth_midas makes")
+    assert "union_control_type to one of canny, tile if" in warning
+    for known in (replace(request, preprocessor="canny"), replace(request, options={few.name: "canny"})):
+        assert doubt(known, "", PHOTOGRAPH, (few,)) == ""
+    assert doubt(request, "", PHOTOGRAPH, (*unions.offers(), CONTEXT)) == ""
 
 
 # --- Hints

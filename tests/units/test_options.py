@@ -20,7 +20,8 @@ from controlstack.preprocessors import offered
 from controlstack.preprocessors.images import write_image
 from controlstack.units.hint import beside_each_other
 from controlstack.units.make import make
-from controlstack.units.options import bound, shown_by
+from controlstack.units.offer import shown_by
+from controlstack.units.options import bound
 from controlstack.units.ready import ready
 from controlstack.units.record import from_record, to_record
 from controlstack.units.request import UnitRequest, read_request

@@ -12,16 +12,17 @@ from typing import Any
 import comfy.conds
 
 KEY = "controlstack_area"
+Area = tuple[int, int, int, int]  # height, width, top, left in latent pixels
 
 
 class AreaCond(comfy.conds.CONDConstant):
-    """A prompt's region as one of its conditions: (height, width, top, left) in latent pixels; None is the whole.
+    """A prompt's region as one of its conditions; None is the whole.
 
-    Two regions are never computed as one batch, since a step has one window. The host shows the regions of all prompts
-    before the first call of a step, and they are noted on the canvas of the control that the prompt holds.
+    A call may hold several regions of one size: it is told those of all its chunks. The host shows the regions of all
+    prompts before the first call of a step, and they are noted on the canvas of the control that the prompt holds.
     """
 
-    def __init__(self, canvas: Canvas, cond: tuple[int, int, int, int] | None = None) -> None:
+    def __init__(self, canvas: Canvas, cond: Area | None = None) -> None:
         super().__init__(cond)
         self.canvas = canvas
 
@@ -31,6 +32,12 @@ class AreaCond(comfy.conds.CONDConstant):
         height, width, top, left = (int(side) for side in area)
         self.canvas.span(top + height, left + width)
         return self._copy_with((height, width, top, left))
+
+    def can_concat(self, other: Any) -> bool:
+        return isinstance(other, AreaCond)
+
+    def concat(self, others: list[AreaCond]) -> tuple[Area | None, ...]:
+        return (self.cond, *(each.cond for each in others))
 
     def _copy_with(self, cond: Any) -> AreaCond:
         return AreaCond(self.canvas, cond)
@@ -67,6 +74,14 @@ class Canvas:
         """Return the (height, width) of the whole picture."""
         known = [size for each in self._beside for size in (each._shown, each._spanned)]
         return max(height for height, _ in known), max(width for _, width in known)
+
+
+def rows_by_area(areas: tuple[Area | None, ...], rows: int) -> dict[Area | None, tuple[int, ...]]:
+    """Return the rows of a call that each region has. areas: of the chunks, of as many rows each."""
+    each, found = rows // len(areas), dict[Area | None, tuple[int, ...]]()
+    for chunk, area in enumerate(areas):
+        found[area] = (*found.get(area, ()), *range(chunk * each, (chunk + 1) * each))
+    return found
 
 
 def with_area(options: dict[str, Any], canvas: Canvas) -> dict[str, Any]:

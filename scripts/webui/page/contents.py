@@ -21,7 +21,7 @@ from ....models.families import t2i_adapter
 from ....models.families.ip_adapter import family as ip_adapter
 from ....models.files.loading import PICKLES, read_header
 from ....models.registry import identify, made_for, offered_by
-from ....units.offer import ALL, FILELESS_TYPES, models_of_type, of_hint
+from ....units.offer import ALL, FILELESS_TYPES, models_of_type, of_hint, of_several_kinds
 from ..host.files import ModelFiles
 from ..host.unet.unets import base_of
 
@@ -55,8 +55,8 @@ class Contents:
             return files.names
         if tag in FILELESS_TYPES:
             return []
-        named = models_of_type(tag, files.names)
         paths = {name: files.find(name)[1] for name in files.names}
+        named = [name for name in models_of_type(tag, files.names) if not of_several_kinds(self.of(paths[name]).offers)]
         general = [name for name in paths if name not in named and of_hint(self.of(paths[name]).offers, tag)]
         others = [name for name in paths if name not in (*named, *general)]
         return [name for name in (*named, *general, *others) if self._suits(tag, name not in others, paths[name], base)]

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from ....core.memory.kept import to_encode
 from ....core.network.effects import Effects
+from ....core.network.joining import joined, part_of
 from ....core.resize import fit
 from ....core.step import Step, Window
 from ....core.unit import ControlUnit
 from ..host.unet.attachment import Call
 from ..host.unet.denoiser import pictures_of
-from ..host.unet.tiles import block_of, cut, joined
+from ..host.unet.tiles import cut
 from .needs import Host
 from .passes import Pass, Passes
 
@@ -87,11 +88,12 @@ class Evaluations:
         step = _step(call, self._seen, present)
         if not windows:
             return present.stack(step, call.onto)
-        found: list[Effects] = []
+        found: list[tuple[tuple[int, ...], Effects]] = []
         each = len(call.x) // len(windows)
         for number, window in enumerate(windows):
-            rows = step.rows(tuple(range(number * each, (number + 1) * each)))
-            found.append(present.stack(replace(rows, window=window), block_of(call.onto, number, each)))
+            rows = tuple(range(number * each, (number + 1) * each))
+            onto = None if call.onto is None else part_of(call.onto, rows)
+            found.append((rows, present.stack(replace(step.rows(rows), window=window), onto)))
         return joined(found)
 
     def finish(self, x: Tensor, timestep: Tensor, output: Tensor) -> Tensor:

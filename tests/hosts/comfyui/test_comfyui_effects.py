@@ -212,6 +212,28 @@ def test_a_region_reads_its_part_of_the_hint(comfyui: Host) -> None:
     assert (drawn(moved=True) == drawn(moved=False)).all()
 
 
+@pytest.mark.parametrize("kind", ["skip", *SHIFTS])
+def test_regions_in_one_call_are_as_in_calls_of_their_own(comfyui: Host, kind: str) -> None:
+    """Prompts of one Apply node are computed together where their regions have one size, those of two are not."""
+
+    def drawn(applies: int) -> Tensor:
+        scene = Scene(cfg=1.0)
+        unit, other = scene.unit(family(scene, kind), scene.picture()), scene.negative
+        scene.apply(unit)
+        again = scene.negative
+        if applies == 2:
+            again = scene.graph.add("ControlStackApplyControlUnits", positive=other, negative=other, units=unit)
+        half = {"width": SIZE // 2, "height": SIZE, "y": 0, "strength": 1.0}
+        left, right = (
+            scene.graph.add("ConditioningSetArea", conditioning=each, x=x, **half)
+            for each, x in ((scene.positive, 0), (again, SIZE // 2))
+        )
+        scene.positive = scene.graph.add("ConditioningCombine", conditioning_1=left, conditioning_2=right)
+        return scene.draw(comfyui)
+
+    assert difference(drawn(1), drawn(2)) <= TOLERANCE
+
+
 @pytest.mark.parametrize("kind", ["cross-normed", "query tap", "cross out"])
 def test_deep_shrink_and_merged_tokens_are_met(comfyui: Host, kind: str) -> None:
     def drawn(*kinds: str, mask: bool = False) -> Tensor:

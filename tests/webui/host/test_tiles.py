@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from controlstack.core.errors import HostError
-from controlstack.core.network.effects import Effects, Vector
 from controlstack.core.step import Window
 from controlstack.scripts.webui.host.foreign import ControlModelType
 from controlstack.scripts.webui.host.unet.denoiser import Denoising
-from controlstack.scripts.webui.host.unet.tiles import Tiles, block_of, cut, joined
+from controlstack.scripts.webui.host.unet.tiles import Tiles, cut
 
 CANVAS, TILE = (24, 40), (16, 8)  # latent pixels
 PLACES = ((0, 0), (8, 5), (3, 32))
@@ -81,40 +80,6 @@ def test_latents_are_cut_for_each_block_of_rows() -> None:
         y, left = PLACES[row // 2]
         torch.testing.assert_close(shown[row], latents[0, :, y : y + TILE[0], left : left + TILE[1]])
     assert cut(latents, (), x) is latents
-
-
-def test_what_others_add_is_shared_out_to_the_blocks_and_comes_together_again() -> None:
-    given = Effects(input=(torch.rand(6, 2, 3, 3),), output=(None, torch.rand(1, 2, 3, 3)), middle=(None,))
-    parts = [block_of(given, number, 2) for number in range(3)]
-    whole = joined([part for part in parts if part is not None])
-    assert given.input[0] is not None and whole.input[0] is not None and given.output[1] is not None
-    assert whole.input[0].equal(given.input[0])
-    assert whole.output[0] is None
-    assert whole.output[1] is not None
-    assert whole.output[1].equal(given.output[1].expand(6, 2, 3, 3))
-    assert block_of(None, 0, 2) is None
-
-
-def test_what_stands_for_the_pooled_prompt_is_cut_and_joined_by_rows() -> None:
-    vector = Vector(torch.rand(6, 5), rows=(0, 1, 2, 3, 4, 5), silent=(1, 3, 5))
-    parts = [block_of(Effects(vector=vector), number, 2) for number in range(3)]
-    assert [each.vector.silent for each in parts if each is not None and each.vector is not None] == [(1,)] * 3
-    whole = joined([part for part in parts if part is not None]).vector
-    assert whole is not None and (whole.rows, whole.silent) == (vector.rows, vector.silent)
-    assert torch.equal(whole.values, vector.values)
-
-
-def test_blocks_are_joined_by_place() -> None:
-    blocks = [
-        Effects(input=(None, torch.full((2, 3), i)), output=(torch.full((2, 1), -i),), tokens=(torch.ones(2, 4, 5),))
-        for i in (1.0, 2.0)
-    ]
-    whole = joined(blocks)
-    assert whole.input[0] is None and whole.middle == ()
-    assert whole.input[1] is not None and whole.input[1][:, 0].tolist() == [1, 1, 2, 2]
-    assert whole.output[0] is not None and whole.output[0][:, 0].tolist() == [-1, -1, -2, -2]
-    assert whole.tokens[0] is not None and whole.tokens[0].shape == (4, 4, 5)
-    assert joined(blocks[:1]) is blocks[0]
 
 
 def test_each_tile_sees_the_rows_in_order() -> None:

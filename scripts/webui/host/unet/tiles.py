@@ -12,7 +12,6 @@ comes back are the numbers of those that are drawn.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from torch import Tensor
 
 from .....core.errors import HostError
 from .....core.network.base import LATENT
-from .....core.network.effects import Effects, Vector
 from .....core.step import Window
 from ..foreign import ControlModelType
 
@@ -137,71 +135,3 @@ def cut(latents: Tensor, windows: Sequence[Window], like: Tensor) -> Tensor:
     height, width, rows = like.shape[-2], like.shape[-1], len(like) // len(windows)
     parts = [latents[..., each.top : each.top + height, each.left : each.left + width] for each in windows]
     return torch.cat([part.expand(rows, -1, -1, -1) for part in parts])
-
-
-def block_of(given: Effects | None, number: int, rows: int) -> Effects | None:
-    """Return what other controls add to block `number` of so many rows, [rows, ...], of what they add to all rows."""
-    if given is None:
-        return None
-    start = number * rows
-    places = (given.input, given.middle, given.output, given.tokens)
-    parts = (tuple(_part(each, start, rows) for each in place) for place in places)
-    vector = None if given.vector is None else _vector_of(given.vector, range(start, start + rows))
-    return replace(Effects(*parts), vector=vector)  # pyright: ignore[reportArgumentType]
-
-
-def joined(blocks: Sequence[Effects]) -> Effects:
-    """Return the effects on equally large blocks of rows, on which the same units act, as those on all rows."""
-    if len(blocks) == 1:
-        return blocks[0]
-    shifts = {point: _shift_of([each.shifts[point] for each in blocks]) for point in blocks[0].shifts}
-    return Effects(
-        input=_cats([each.input for each in blocks]),
-        middle=_cats([each.middle for each in blocks]),
-        output=_cats([each.output for each in blocks]),
-        tokens=_cats([each.tokens for each in blocks]),
-        vector=_joined_vectors([each.vector for each in blocks if each.vector is not None]),
-        shifts=shifts,
-    )
-
-
-def _shift_of(parts: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
-    """Return one shift of all rows: each block of rows has its own."""
-
-    def shift(h: Tensor) -> Tensor:
-        return torch.cat([change(rows) for change, rows in zip(parts, h.chunk(len(parts)), strict=True)])
-
-    return shift
-
-
-def _vector_of(vector: Vector, rows: range) -> Vector:
-    """Return what stands in place of the pooled prompt on these rows, counted from the first of them."""
-    known, silent = (tuple(row - rows.start for row in each if row in rows) for each in (vector.rows, vector.silent))
-    return Vector(vector.values[rows.start : rows.stop], known, silent)
-
-
-def _joined_vectors(parts: Sequence[Vector]) -> Vector | None:
-    """Return what stands in place of the pooled prompt on all rows, of equally large blocks of rows."""
-    if not parts:
-        return None
-    count = len(parts[0].values)
-    return Vector(
-        torch.cat([part.values for part in parts]),
-        tuple(number * count + row for number, part in enumerate(parts) for row in part.rows),
-        tuple(number * count + row for number, part in enumerate(parts) for row in part.silent),
-    )
-
-
-def _part(tensor: Tensor | None, start: int, rows: int) -> Tensor | None:
-    if tensor is None:
-        return None
-    return tensor.expand(rows, *tensor.shape[1:]) if len(tensor) == 1 else tensor[start : start + rows]
-
-
-def _cats(places: Sequence[tuple[Tensor | None, ...]]) -> tuple[Tensor | None, ...]:
-    return tuple(map(_cat, zip(*places, strict=True)))
-
-
-def _cat(tensors: tuple[Tensor | None, ...]) -> Tensor | None:
-    present = [each for each in tensors if each is not None]
-    return torch.cat(present) if present else None
