@@ -109,19 +109,19 @@ def _rows(out: Path) -> list[str]:
     return out.with_suffix(".csv").read_text(encoding="utf-8").splitlines()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])  # Ctrl-C, and that of a cluster's scheduler
+@pytest.mark.parametrize("said", [signal.SIGINT, signal.SIGTERM])  # Ctrl-C, and that of a cluster's scheduler
 def test_an_interrupt_leaves_a_usable_model(
     settings: Settings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    number: signal.Signals,
+    said: signal.Signals,
 ) -> None:
     loss_of, out = loop.loss_of, tmp_path / "control.safetensors"
 
     def interrupted(run: Run, batch: Any, number: int) -> Any:
         if run.step == 1:
-            signal.raise_signal(number)
+            signal.raise_signal(said)
         return loss_of(run, batch, number)
 
     with monkeypatch.context() as patched:
