@@ -184,6 +184,9 @@ def test_verdicts_follow_the_numbers() -> None:
         "ControlNeXt": {**large, "learnable": 40, "of_base": 9},
     }
     assert holding(controlnext, {**nets, "base": 200}) == [True, False]
+    for obedience, sooner in (([0.1, 0.6, 0.7, 0.7], True), ([0.1, 0.2, 0.2, 0.2], False)):
+        nets["ControlNeXt"]["obedience"] = obedience
+        assert holding(controlnext, {**nets, "base": 200}) == [True, sooner]
 
 
 def test_a_verdict_is_written_as_it_is() -> None:

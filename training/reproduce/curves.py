@@ -19,9 +19,20 @@ GRID = 4  # lines across
 
 def half_way(curve: Curve) -> int:
     """Return the first step at which a curve has risen by half of what it rises at all."""
-    steps, values = curve
-    aim = (values[0] + max(values)) / 2
-    return next(step for step, value in zip(steps, values, strict=True) if value >= aim)
+    found = reaching(curve, half_of(curve))
+    assert found is not None
+    return found
+
+
+def half_of(curve: Curve) -> float:
+    """Return the value at which a curve has risen by half of what it rises at all."""
+    _, values = curve
+    return (values[0] + max(values)) / 2
+
+
+def reaching(curve: Curve, value: float) -> int | None:
+    """Return the first step at which a curve has a value or more; None where it never does."""
+    return next((step for step, each in zip(*curve, strict=True) if each >= value), None)
 
 
 def largest_jump(curve: Curve) -> tuple[int, int, float]:
