@@ -14,7 +14,6 @@ U-Net's; of ControlNeXt also those of the first step at a new time.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,12 @@ import torch
 from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
-from controlstack.core.unit import ControlUnit
 from controlstack.models.families.controlnext import ControlNeXt, ControlNeXtModel, Place
 from controlstack.models.layers import STANDARD
 from controlstack.models.remembered import DIGEST, Remembered
 from controlstack.training.recipes.copies import copy_of_encoder
-from counting import flops
+from parts.counting import MetaModel, MetaUnit, flops
+from step_cost import warm
 from torch import Tensor, nn
 
 ROWS, LATENT = 2, 64
@@ -54,14 +53,7 @@ SDXL: dict[str, Any] = {
 TRAINED = {"sd15": ".to_out.", "sdxl": ".attn2.to_out."}  # parts of the names of a companion's weights
 
 
-class MetaUnit(ControlUnit):
-    """A unit on the meta device, where no value can be checked."""
-
-    def __post_init__(self) -> None:
-        return None
-
-
-class MetaModel(ControlNeXtModel):
+class MetaNeXt(ControlNeXtModel):
     """A ControlNeXt on the meta device, where hints hold nothing to tell them apart by."""
 
     def digests(self, hint: Tensor) -> Tensor:
@@ -107,27 +99,15 @@ def measure() -> dict[str, float]:
         context, hint = torch.empty(ROWS, 77, 768), torch.empty(1, 3, 8 * LATENT, 8 * LATENT)
         x, time = torch.empty(ROWS, 4, LATENT, LATENT), torch.ones(ROWS)
         bare = flops(lambda: unets["sd15"](x, time, context))
-        model = MetaModel(released, name="next", place=Place.HALVED, remembered=Remembered(device="meta"))
-        cost = _step_cost()
-        unit = cost.MetaUnit(model=cost.MetaModel(copy_of_encoder(unets["sd15"]), name="control"), hint=hint)
-        cost.LATENT = LATENT
+        model = MetaNeXt(released, name="next", place=Place.HALVED, remembered=Remembered(device="meta"))
+        unit = MetaUnit(model=MetaModel(copy_of_encoder(unets["sd15"]), name="control"), hint=hint)
         return numbers | {
             "controlnext_network": parameters(released),
             "controlnext_network_old": parameters(first),
-            "added_flops_controlnet": cost.warm([unit], context) / bare,
+            "added_flops_controlnet": warm([unit], context, LATENT) / bare,
             "first_flops_controlnext": flops(lambda: evaluated(model, hint, context, 500)) / bare,
             "added_flops_controlnext": flops(lambda: evaluated(model, hint, context, 500)) / bare,
         }
-
-
-def _step_cost() -> Any:
-    """Load the other benchmark, which counts ControlNet's."""
-    path = Path(__file__).with_name("step_cost.py")
-    spec = importlib.util.spec_from_file_location("step_cost", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def main() -> None:

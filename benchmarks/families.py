@@ -7,7 +7,7 @@ uncond and the cond row of one picture), and they are the same on every machine.
 any other one, in which hints, prompts and merged weights are kept. Rows of one picture are not looked at for being the
 same, which saves a ControlNet of SD 1.x further 0.05 (`step_cost.py`).
 
-Peers (`family_cases.py`): diffusers' own classes; for Control-LoRA, which diffusers lacks, ComfyUI's formula
+Peers (`parts/family_cases.py`): diffusers' own classes; for Control-LoRA, which diffusers lacks, ComfyUI's formula
 `W + up @ down` for every layer at every step, before a ControlNet; for CtrLoRA Advanced-ControlNet's network, which is
 diffusers' ControlNet without a hint encoder on latents of the hint. CPU time is that of whole steps of U-Nets a fifth
 as wide with random weights, ours and the peer's in turns; the share is the median over rounds; `--rounds 0` leaves it
@@ -17,49 +17,49 @@ out.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from counting import flops
+from parts.counting import flops
+from parts.family_cases import CASES, Case
+from parts.family_sizes import Size, bare
 
 NARROW, SMALL = 5, 4  # what widths and sides are divided by where time is measured
 
 
-def counted(cases: Any) -> dict[str, float]:
+def counted() -> dict[str, float]:
     """Return the FLOPs that families add to a step, as shares of the bare U-Net's, by names of docs/performance.md."""
-    size = cases.Size("meta")
-    bases = {xl: flops(cases.bare(size, xl)) for xl in (False, True)}
+    size = Size("meta")
+    bases = {xl: flops(bare(size, xl)) for xl in (False, True)}
     found: dict[str, float] = {}
-    for name, (make, xl) in cases.CASES.items():
+    for name, (make, xl) in CASES.items():
         found |= {f"{name}_{what}": value / bases[xl] for what, value in _added(make(size), bases[xl]).items()}
     found["union_two_over_two_passes"] = found["union_two_later"] / (2 * found["union_one_later"])
     return found
 
 
-def _added(case: Any, base: int) -> dict[str, int]:
+def _added(case: Case, base: int) -> dict[str, int]:
     """Return the FLOPs of a first step, of a later one, and of the peer's, without the bare U-Net's."""
     base = base if case.with_base else 0
     found = {"first": flops(lambda: case.ours(0)) - base, "later": flops(lambda: case.ours(1)) - base}
     return found if case.theirs is None else found | {"peer": flops(case.theirs) - base}
 
 
-def timed(cases: Any, rounds: int) -> Iterator[tuple[str, float]]:
+def timed(rounds: int) -> Iterator[tuple[str, float]]:
     """Yield the CPU time of a step of ours as a share of the peer's, by the name of each family that has one."""
-    size = cases.Size("cpu", NARROW, SMALL)
-    for name, (make, xl) in cases.CASES.items():
+    size = Size("cpu", NARROW, SMALL)
+    for name, (make, xl) in CASES.items():
         case = make(size)
         if case.theirs is not None:
-            plain = None if case.with_base else cases.bare(size, xl)
+            plain = None if case.with_base else bare(size, xl)
             yield f"{name}_time", statistics.median(_shares(case, plain, rounds))
 
 
-def _shares(case: Any, plain: Callable[[], object] | None, rounds: int) -> list[float]:
+def _shares(case: Case, plain: Callable[[], object] | None, rounds: int) -> list[float]:
     """Return the shares of rounds behind a first one. plain: a step of the U-Net, where the case has none in it."""
     _ = case.ours(0), case.theirs()
     found: list[float] = []
@@ -79,12 +79,8 @@ def _seconds(run: Callable[[], object]) -> float:
 
 def measure(rounds: int) -> dict[str, float]:
     """Return all numbers."""
-    spec = importlib.util.spec_from_file_location("family_cases", Path(__file__).with_name("family_cases.py"))
-    assert spec is not None and spec.loader is not None
-    cases = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(cases)
     with torch.no_grad():
-        return counted(cases) | (dict(timed(cases, rounds)) if rounds else {})
+        return counted() | (dict(timed(rounds)) if rounds else {})
 
 
 def main() -> None:

@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import step_cost as cost
 import torch
 from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
 from controlstack.training.recipes.copies import copy_of_encoder
+from parts import counting as cost
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode

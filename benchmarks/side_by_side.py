@@ -27,7 +27,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import counting
 import torch
 from controlstack.core.network.points import MIDDLE, skip
 from controlstack.core.network.rows import Twins
@@ -40,6 +39,7 @@ from controlstack.pipelines.bases import Base, load_base
 from controlstack.pipelines.drawing import generate
 from controlstack.pipelines.request import Request
 from controlstack.pipelines.tiny_world import BASE, CONTROLS, SIDE
+from parts import counting
 from torch import Tensor, nn
 from torch.func import functional_call
 

@@ -13,94 +13,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
-import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from controlstack.core.control import ControlModel, Prepared, Prompt
 from controlstack.core.network.base import Base
 from controlstack.core.network.points import MIDDLE, Point, skip
-from controlstack.core.network.rows import Twins
-from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
-from controlstack.core.unit import ControlMode, ControlUnit
-from controlstack.models.families.controlnet.model import ControlNetModel
-from controlstack.models.families.controlnet.network import ControlNet
-from controlstack.models.naming import to_diffusers
-from controlstack.pipelines.attached import arguments
+from controlstack.core.unit import ControlMode
 from controlstack.training.recipes.copies import copy_of_encoder
-from counting import ShapesOnly, flops
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from parts.counting import CountBytes, CountOperations, MetaModel, MetaUnit, ShapesOnly, flops
+from parts.step_contest import COUNTS, LATENT, ROWS, STEPS, cpu_ratios, step
+from torch import Tensor
 
-ROWS, LATENT, STEPS = 2, 32, 20
-COUNTS = (1, 2, 3)  # units that are compared
-SPREAD = 0.02  # of the random weights; small enough that no activation overflows
-TOLERANCE = 1e-3  # ours against the peer, of the largest value: twelve blocks of fp32 in another order
 LEVELS = ((320, 1), (320, 1), (320, 1), (320, 2), (640, 2), (640, 2), (640, 4), (1280, 4), (1280, 4)) + ((1280, 8),) * 4
 FIRST_BLOCK = (1.0, *(0.0,) * 12)  # block weights with which a network stops behind its first block
 MAPS = tuple((width, LATENT // scale) for width, scale in LEVELS)  # (channels, side) of SD 1.5's residuals
-
-
-class MetaUnit(ControlUnit):
-    """A unit on the meta device, where no value can be checked."""
-
-    def __post_init__(self) -> None:
-        return None
-
-
-class MetaModel(ControlNetModel):
-    """A ControlNet on the meta device, where no values can be compared: rows of one picture are the same there."""
-
-    def __call__(
-        self, step: Step, prepared: Prepared, prompt: Prompt, points: Collection[Point]
-    ) -> Iterator[tuple[Point, Tensor]]:
-        return super().__call__(replace(step, twins=lambda: Twins.of(step.pictures or ())), prepared, prompt, points)
-
-
-class CountOperations(TorchDispatchMode):
-    """Counts every tensor operation."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
-class CountBytes(TorchDispatchMode):
-    """Follows every tensor that is made, and knows the largest sum of bytes that were alive at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
-        self._alive: dict[int, tuple[int, int]] = {}  # storage -> (bytes, tensors that show it)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and not any(leaf is arg for arg in args):
-                self._follow(leaf)
-        return result
-
-    def _follow(self, tensor: Tensor) -> None:
-        key = tensor.untyped_storage()._cdata
-        size, shown = self._alive.get(key, (tensor.untyped_storage().nbytes(), 0))
-        self._alive[key] = (size, shown + 1)
-        self.peak = max(self.peak, sum(size for size, _ in self._alive.values()))
-        weakref.finalize(tensor, self._release, key)
-
-    def _release(self, key: int) -> None:
-        size, shown = self._alive.pop(key)
-        if shown > 1:
-            self._alive[key] = (size, shown - 1)
 
 
 class Maps(ControlModel):
@@ -118,13 +49,6 @@ class Maps(ControlModel):
     ) -> Iterator[tuple[Point, Tensor]]:
         for slot, (width, side) in zip(self.points, MAPS, strict=True):
             yield slot, torch.empty(len(step.cond), width, side, side, device="meta")
-
-
-def step(context: Tensor, index: int = 0) -> Step:
-    """Return one evaluation: the uncond row, then the cond row, of one picture."""
-    x, time = torch.randn(1, 4, LATENT, LATENT).repeat(ROWS, 1, 1, 1), torch.ones(ROWS)
-    progress = progress_at(index, STEPS)
-    return Step(x=x, timestep=time, context=context, cond=(False, True), progress=progress, pictures=(0,) * ROWS)
 
 
 def measure() -> dict[str, float]:
@@ -160,11 +84,11 @@ def measure() -> dict[str, float]:
         }
 
 
-def warm(units: list[MetaUnit], context: Tensor) -> int:
+def warm(units: list[MetaUnit], context: Tensor, latent: int = LATENT) -> int:
     """Return FLOPs of a step after the first one."""
     stack = ControlStack(units)
-    stack(step(context))
-    return flops(lambda: stack(step(context, 1)))
+    stack(step(context, 0, latent))
+    return flops(lambda: stack(step(context, 1, latent)))
 
 
 def idle(unit: MetaUnit, context: Tensor) -> int:
@@ -205,108 +129,6 @@ def peer_peak_of_maps(count: int) -> int:
             maps = [torch.empty(ROWS, width, side, side, device="meta") for width, side in MAPS]
             total = [before + now for before, now in zip(total, maps, strict=True)] if total else maps
     return counter.peak
-
-
-class Contest:
-    """The bare U-Net, ours and the peer, on one copy of random weights in memory, each as a call of one step."""
-
-    def __init__(self) -> None:
-        from diffusers import ControlNetModel as Theirs
-        from diffusers import MultiControlNetModel, UNet2DConditionModel
-
-        torch.manual_seed(0)
-        with torch.device("meta"):
-            self.unet: Any = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-            networks = [copy_of_encoder(self.unet) for _ in COUNTS]
-            theirs = Theirs.from_unet(self.unet, load_weights_from_unet=False)
-        _fill(self.unet)
-        _fill(networks[0])
-        state = networks[0].state_dict()
-        theirs.load_state_dict(to_diffusers(state), assign=True)
-        for network in networks[1:]:
-            network.load_state_dict(state, assign=True)
-        for part in (theirs, *networks):
-            part.eval().requires_grad_(False)
-        self.hint, context = torch.rand(1, 3, 8 * LATENT, 8 * LATENT), torch.randn(ROWS, 77, 768)
-        self.steps = [step(context, index) for index in range(STEPS)]
-        self.peers = {1: theirs, **{n: MultiControlNetModel([theirs] * n) for n in COUNTS[1:]}}
-        self.stacks = {n: ControlStack(self._units(networks[:n])) for n in COUNTS}
-
-    def _units(self, networks: list[ControlNet]) -> list[ControlUnit]:
-        models = [ControlNetModel(network, name=str(k)) for k, network in enumerate(networks)]
-        return [ControlUnit(model=model, hint=self.hint) for model in models]
-
-    def calls(self) -> dict[str, Callable[[Step], Tensor]]:
-        """Return the names of numbers, each with one step."""
-        ours = {f"cpu_ratio_{n}": lambda now, n=n: self.ours(n, now) for n in COUNTS}
-        theirs = {f"peer_cpu_ratio_{n}": lambda now, n=n: self.theirs(n, now) for n in COUNTS}
-        return {"bare": self.bare, **ours, **theirs}
-
-    def bare(self, now: Step) -> Tensor:
-        return self.unet(now.x, now.timestep, now.context).sample
-
-    def ours(self, count: int, now: Step) -> Tensor:
-        more = arguments(self.unet, self.stacks[count](now), {})
-        return self.unet(now.x, now.timestep, now.context, **more).sample
-
-    def theirs(self, count: int, now: Step) -> Tensor:
-        """Run a step as the loop of StableDiffusionControlNetPipeline does."""
-        several, both = count > 1, torch.cat([self.hint] * ROWS)
-        skips, middle = self.peers[count](
-            now.x,
-            now.timestep,
-            encoder_hidden_states=now.context,
-            controlnet_cond=[both] * count if several else both,
-            conditioning_scale=[1.0] * count if several else 1.0,
-            guess_mode=False,
-            return_dict=False,
-        )
-        more = {"down_block_additional_residuals": skips, "mid_block_additional_residual": middle}
-        return self.unet(now.x, now.timestep, now.context, **more).sample
-
-
-def _fill(network: nn.Module) -> None:
-    """Put random weights in place of shapes; the scales of the norms stay 1."""
-    network.to_empty(device="cpu").eval().requires_grad_(False)
-    for name, parameter in network.named_parameters():
-        parameter.uniform_(-SPREAD, SPREAD)
-        if parameter.ndim == 1 and name.endswith("weight"):
-            parameter.fill_(1.0)
-
-
-def seconds(call: Callable[[Step], object], now: Step) -> float:
-    """Return CPU time of one step."""
-    begin = time.process_time()
-    call(now)
-    return time.process_time() - begin
-
-
-@torch.no_grad()
-def cpu_ratios(rounds: int) -> dict[str, float]:
-    """Return CPU time of a step over the bare U-Net's; the first step of each is not counted."""
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    contest = Contest()
-    calls = contest.calls()
-    first = {name: call(contest.steps[0]) for name, call in calls.items()}
-    for count in COUNTS:
-        ours, theirs = first[f"cpu_ratio_{count}"], first[f"peer_cpu_ratio_{count}"]
-        assert (ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max(), (
-            "ours and the peer draw different pictures"
-        )
-        assert not theirs.equal(first["bare"])
-    spent: dict[str, list[float]] = {name: [] for name in calls}
-    for index in range(rounds):
-        others = [name for name in calls if name != "bare"]
-        order = ["bare", *(others if index % 2 == 0 else reversed(others))]
-        times = {name: seconds(calls[name], contest.steps[1 + index % (STEPS - 1)]) for name in order}
-        times["bare"] += seconds(contest.bare, contest.steps[0])  # at both ends of a round, so that a drift cancels
-        for name, value in times.items():
-            spent[name].append(value / 2 if name == "bare" else value)
-    bare = spent.pop("bare")
-    ratios = {name: [a / b for a, b in zip(times, bare, strict=True)] for name, times in spent.items()}
-    medians = {name: statistics.median(values) for name, values in ratios.items()}
-    return {**medians, "cpu_seconds_bare": statistics.median(bare), "cpu_rounds": rounds}
 
 
 def main() -> None:

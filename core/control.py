@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .embedding import Embedding
 from .errors import UnitError
-from .network.base import LATENT, Base, BaseWeights
+from .network.base import LATENT, Base, BaseWeights, check_fits
 from .network.effects import Effect, WeightDelta
 from .network.points import Point
 from .options import Option, Value
@@ -91,6 +91,10 @@ class ControlModel(Protocol):
         raise UnitError(
             f"'{self.name}' is computed alone, and has no shape in common with others: ask for each by itself"
         )
+
+    def check_base(self, base: Base) -> None:
+        """Raise IncompatibleModelError, naming both sides, unless it can act on a base model."""
+        check_fits(self.name, self.base, base)
 
     @property
     def block_count(self) -> int:

@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from .control import ControlModel
-from .errors import HintError, UnitError
+from .errors import UnitError
 from .firing import Firing
 from .groups import Active, Group, Groups
 from .host import Host, PlainHost
 from .memory.conditions import Conditions
 from .memory.kept import Kept, hint_key, hints_of, pictures_of
 from .network.effects import Accumulator, Effects, Shift, Watch, add_rows
-from .network.points import CONDITIONS, VECTOR, Point
+from .network.points import VECTOR, Point
 from .network.rows import Twins, take_rows
 from .reuse.residuals import NO_RESIDUALS, Maps, Residuals, is_residual
 from .schedule import RangeBasis
@@ -189,7 +189,7 @@ class ControlStack:
     ) -> None:
         parts = tensor.chunk(count)
         for active, scale, part in shares:
-            weighed = self._by_prompt(self._masked(parts[part], active, step, point), active, step).to(step.x.dtype)
+            weighed = self._by_prompt(self._masked(parts[part], active, step), active, step).to(step.x.dtype)
             if point == VECTOR:
                 total.replace(weighed, scale, active.rows, silent=active.unit.model.silences_prompt)
             else:
@@ -206,7 +206,7 @@ class ControlStack:
             with self._host.ready(model):
                 parts = shift.function(take_rows(h, rows * count)).chunk(count)
             for active, scale, part in shares:
-                weighed = self._by_prompt(self._masked(parts[part], active, step, None), active, step).to(h.dtype)
+                weighed = self._by_prompt(self._masked(parts[part], active, step), active, step).to(h.dtype)
                 add_rows(result, weighed * scale, active.rows)
             return result
 
@@ -230,14 +230,10 @@ class ControlStack:
             return tensor
         return tensor * self._kept.factors(tuple(1.0 if step.cond[row] else factor for row in active.rows), tensor)
 
-    def _masked(self, tensor: Tensor, active: Active, step: Step, point: Point | None) -> Tensor:
-        """Weigh what a unit adds by its mask. HintError for what a mask cannot reach."""
+    def _masked(self, tensor: Tensor, active: Active, step: Step) -> Tensor:
+        """Weigh what a unit adds by its mask."""
         if active.unit.mask is None:
             return tensor
-        if point is not None and point.block in CONDITIONS:
-            raise HintError(
-                f"'{active.unit.model.name}' acts on the prompt, which has no place in the picture: leave its mask out"
-            )
         return tensor * self._kept.mask(active.unit, active.rows, step, tensor)
 
 

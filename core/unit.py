@@ -11,7 +11,7 @@ from torch import Tensor
 from .control import ControlModel, HintSpace
 from .errors import HintError, UnitError
 from .modes import ControlMode, ResizeMode
-from .network.points import Point
+from .network.points import CONDITIONS, Point
 from .reuse.said import OFF, Reuse
 from .schedule import Schedule
 
@@ -72,6 +72,10 @@ class ControlUnit:
             raise HintError(f"the mask of '{self.model.name}' is {list(mask.shape)}, expected [N, 1, H, W]")
         if not torch.isfinite(mask).all():
             raise HintError(f"the mask of '{self.model.name}' holds NaN or infinite values")
+        if self.weight and any(point.block in CONDITIONS for point in self.model.points):
+            raise HintError(
+                f"'{self.model.name}' acts on the prompt, which has no place in the picture: leave its mask out"
+            )
 
     def _check_block_weights(self) -> None:
         weights, points = self.block_weights, self.model.points

@@ -16,6 +16,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 Test = Callable[["Names"], bool]
 
 FEW = 3  # names in a message
+QWEN_21 = 129  # inputs of its control: latents of the hint and of the picture, 64 each, and a mask
 HOST = "in ComfyUI load it with 'Load ControlNet Model', whose output ControlStack's units take"
 PATCH = "in ComfyUI load it with 'Load Model Patch' and the node of its name"
 BASE = "load it as the base model"
@@ -74,6 +75,10 @@ CONTROLS: tuple[tuple[Test, str], ...] = (
     (
         lambda n: n.has("control_img_in.weight") and n.under("control_transformer_blocks"),
         f"a FLUX.2 Fun ControlNet, which is not supported: {ITS_OWN}",
+    ),
+    (
+        lambda n: n.width("control_img_in.weight") == QWEN_21 and n.under("control_blocks"),
+        f"a Qwen-Image 2.1 Fun ControlNet: {PATCH}",
     ),
     (lambda n: n.has("control_img_in.weight") and n.under("control_blocks"), f"a Qwen-Image Fun ControlNet: {HOST}"),
     (lambda n: n.has("control_proj_in.weight"), f"a MiniMax H3 Fun ControlNet: {PATCH}"),

@@ -25,7 +25,7 @@ from ..core.network.attach import (
     change_weights,
     record,
 )
-from ..core.network.base import Base, check_fits
+from ..core.network.base import Base
 from ..core.network.effects import Effects
 from ..core.network.points import CONDITIONS, MIDDLE, Block, Part, Point
 from ..core.network.rows import take_rows
@@ -56,7 +56,7 @@ def check_units(units: Sequence[ControlUnit], unet: Any) -> None:
     """Raise IncompatibleModelError unless every unit's model was made for this base."""
     base = base_of(unet)
     for unit in units:
-        check_fits(unit.model.name, unit.model.base, base)
+        unit.model.check_base(base)
 
 
 def locate_in(unet: Any) -> Locate:

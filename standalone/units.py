@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UnitError
 from ..models.kinds.fileless import FILELESS
+from ..models.kinds.unions import OPTION, SHORT
 from ..preprocessors import find
 from ..units.offer import preprocessor_of
 from ..units.request import AUTO, FIELDS, NONE, UnitRequest, read_request
-from ..units.text import read_number
+from ..units.text import read_number, read_options
 from ..units.webui.fileless import as_model
 
 if TYPE_CHECKING:
@@ -53,10 +54,12 @@ def parse_unit(text: str) -> UnitRequest:
     for name in ("image", "model"):
         if not pairs.get(name) and not (name == "model" and fileless):
             raise UnitError(f"the unit '{text}' has no {name}: add {name}=FILE")
-    own = {name: value for name, value in pairs.items() if name in NAMES and name != "parameters"}
-    numbers = {name: read_number(name, value) for name, value in pairs.items() if name not in NAMES}
-    if "preprocessor" in own and own["preprocessor"] != AUTO:
-        own["preprocessor"] = find(own["preprocessor"]).id
+    own: dict[str, object] = {name: pairs[name] for name in pairs if name in NAMES and name != "parameters"}
+    numbers = {name: read_number(name, pairs[name]) for name in pairs if name not in (*NAMES, SHORT)}
+    if pairs.get("preprocessor", AUTO) != AUTO:
+        own["preprocessor"] = find(pairs["preprocessor"]).id
+    if SHORT in pairs:
+        own["options"] = _with_types(pairs)
     parameters = FIELDS["parameters"].read("parameters", pairs.get("parameters", {}))
     if twice := next((name for name in numbers if name in parameters), None):
         raise UnitError(f"the unit '{text}' has {twice} twice, once in parameters: leave one of them out")
@@ -170,6 +173,14 @@ def _advice(name: str, known: Sequence[str]) -> str:
     return 'see `controlstack units` for all names, and put a value with a comma in quotation marks: image="a,b=c.png"'
 
 
+def _with_types(pairs: Mapping[str, str]) -> dict[str, object]:
+    """Return the options of a unit whose kinds of hints are said by their short name."""
+    options: dict[str, object] = {**read_options("options", pairs.get("options", ""))}
+    if OPTION in options:
+        raise UnitError(f"the kinds of hints are said twice, as {SHORT} and as {OPTION}: leave one of them out")
+    return {**options, OPTION: pairs[SHORT]}
+
+
 def _is_fileless(pairs: Mapping[str, str]) -> bool:
     """Return whether a unit's preprocessor stands for a control model without a file, and no other model is named."""
     return pairs.get("preprocessor") in FILELESS and "model" not in pairs
@@ -190,7 +201,7 @@ def read_pairs(text: str) -> dict[str, str]:
     said = names.get("preprocessor", NONE)
     if said != AUTO and not _is_fileless(names):
         find(said).check_gives_hint()  # a reference, which is a model, is told before a model is missed
-    known = [*NAMES, *(() if said == AUTO else (each.name for each in find(said).parameters))]
+    known = [*NAMES, SHORT, *(() if said == AUTO else (each.name for each in find(said).parameters))]
     for name in names:
         if name not in known and said != AUTO:
             raise UnitError(f"a unit with {find(said).id} has no '{name}': {_advice(name, known)}")

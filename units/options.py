@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..core.control import ControlModel
 from ..core.errors import HintError
+from ..models.kinds.fileless import KINDS
 from ..models.registry import REGISTRY
 from .offer import shown_by
 from .request import UnitRequest
@@ -17,7 +18,7 @@ def describe() -> str:
     rows = ["| family | option | default | what it may be | meaning |", "|---|---|---|---|---|"]
     rows += [
         f"| {family.title} | `{each.name}` | {each.default} | {each.expected} | {each.meaning} |"
-        for family in REGISTRY
+        for family in (*REGISTRY, *KINDS)
         for each in family.options
     ]
     return "\n".join(rows)

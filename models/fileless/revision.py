@@ -53,6 +53,11 @@ class RevisionModel(ControlModel):
         self.hint_channels = WIDTH if label >= WIDTH else ANY
         self.silences_prompt = kind == IGNORE_PROMPT
 
+    def check_base(self, base: Base) -> None:
+        """Raise IncompatibleModelError for a base model without a vector condition."""
+        if base.label == 0:
+            raise _no_vector(self.name)
+
     def prepare(self, hint: Tensor) -> Prepared:
         """Mix noise into image embeddings [N, 1, D] -> [N, D]."""
         return (augmented(hint[:, 0].float(), float(self.options.get(NOISE.name, NOISE.default))),)

@@ -19,6 +19,7 @@ KINDS: tuple[tuple[str, ...], ...] = (
 )
 NAMES = tuple(kind for kind, *_ in KINDS)
 OPTION = "union_control_type"  # as sd-webui-controlnet calls it
+SHORT = "types"  # its name among a unit's own fields on the command line
 
 
 def offers(count: int = len(KINDS), learned: str | None = None) -> tuple[Option, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...core.errors import HostError, IncompatibleModelError
-from ...core.network.base import Base, check_fits
+from ...core.network.base import Base
 from ...core.unit import ControlUnit
 from .member import Member
 from .patches import check_points
@@ -52,7 +52,7 @@ def check_units(model: Any, units: Sequence[ControlUnit], members: Sequence[Memb
                 f"{type(network).__name__}: choose a Stable Diffusion checkpoint, or a control model for this one"
             )
         try:
-            check_fits(unit.model.name, unit.model.base, base)
+            unit.model.check_base(base)
             if ours:
                 check_points(unit.model, network)
             else:

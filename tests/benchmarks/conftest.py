@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,10 @@ def load() -> Iterator[Callable[[str], ModuleType]]:
     loaded = []
 
     def load_program(name: str) -> ModuleType:
+        if "." in name:  # a part of several programs
+            with pytest.MonkeyPatch.context() as path:
+                path.syspath_prepend(FOLDER)
+                return importlib.import_module(name)
         spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)

@@ -21,34 +21,44 @@ def benchmark(load: Callable[[str], ModuleType]) -> ModuleType:
     return load("reuse")
 
 
-def test_noise_is_the_standard_error_over_the_scenes(benchmark: ModuleType) -> None:
+@pytest.fixture(scope="module")
+def cost(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("parts.reuse_cost")
+
+
+@pytest.fixture(scope="module")
+def losses(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("parts.reuse_loss")
+
+
+def test_noise_is_the_standard_error_over_the_scenes(losses: ModuleType) -> None:
     exact, found = np.array([0.4, 0.6, 0.5, 0.5]), np.array([0.5, 0.5, 0.5, 0.5])
-    loss = benchmark._loss("depth_error", exact, found)
+    loss = losses._loss("depth_error", exact, found)
     assert loss.value == pytest.approx(0)
     assert loss.noise == pytest.approx((0.02 / 3) ** 0.5 / 2 / 0.5)
 
 
 @pytest.mark.parametrize("level", MOST)
-def test_flops_are_those_of_the_computed_steps(benchmark: ModuleType, level: str) -> None:
+def test_flops_are_those_of_the_computed_steps(cost: ModuleType, level: str) -> None:
     """Counted on one block of the network, whose share of the steps is that of the whole."""
     with torch.device("meta"):
-        network = benchmark.network()
+        network = cost.network()
         hint, context = torch.rand(1, 3, 256, 256), torch.randn(2, 77, 768)
         blocks = (1.0, *(0.0,) * 12)  # the network stops behind its first block
-        unit = benchmark.MetaUnit(model=ControlNetModel(network, name="meta"), hint=hint, block_weights=blocks)
-        run = benchmark.steps(20, context)
-        exact = benchmark.flops(unit, run)
-        ratio = benchmark.flops(replace(unit, reuse=benchmark.LEVELS[level]), run) / exact
-        every = benchmark.flops(replace(unit, reuse=Reuse(steps=tuple(range(20)))), run) / exact
+        unit = cost.MetaUnit(model=ControlNetModel(network, name="meta"), hint=hint, block_weights=blocks)
+        run = cost.steps(20, context)
+        exact = cost.flops(unit, run)
+        ratio = cost.flops(replace(unit, reuse=cost.LEVELS[level]), run) / exact
+        every = cost.flops(replace(unit, reuse=Reuse(steps=tuple(range(20)))), run) / exact
     assert ratio > 0.1
-    ran = len([step for step in range(20) if benchmark.LEVELS[level].computes(step, 20)])
+    ran = len([step for step in range(20) if cost.LEVELS[level].computes(step, 20)])
     assert ran / 20 <= MOST[level]
     assert every == 1
 
 
-def test_a_loss_is_what_a_wrong_reuse_does(benchmark: ModuleType) -> None:
+def test_a_loss_is_what_a_wrong_reuse_does(losses: ModuleType) -> None:
     """The first step's residuals alone are no control of a whole picture; every step is no loss at all."""
-    world = benchmark.World(2)
+    world = losses.World(2)
     assert world.loss(("color",), Reuse(steps=tuple(range(6))), 6, "ddim") == (0, 0)
     assert world.loss(("color",), Reuse(steps=(0,)), 6, "ddim").value > 0.02
 

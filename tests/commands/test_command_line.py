@@ -15,6 +15,7 @@ import pytest
 import torch
 from controlstack import __version__
 from controlstack.cli import _parser, main
+from controlstack.core.errors import UnitError
 from controlstack.core.modes import ResizeMode
 from controlstack.core.resize import fit
 from controlstack.pipelines.sheets import sheet
@@ -414,3 +415,16 @@ def test_what_needs_no_network_waits_for_none(arguments: list[str], code: int, t
     command = [sys.executable, "-c", LIGHT, str(root), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == f"code {code} loaded []", done.stderr
+
+
+def test_the_kinds_of_a_union_have_a_short_name() -> None:
+    unit = "image=a.png,model=u.safetensors,preprocessor=canny,low=80"
+    long = parse_unit(f"{unit},options=union_control_type=depth:1+tile:0.5")
+    assert parse_unit(f"{unit},types=depth:1+tile:0.5") == long
+    beside = parse_unit("image=a.png,model=u.safetensors,options=structure=2,types=depth")
+    assert beside.options == {"structure": 2, "union_control_type": "depth"}
+
+
+def test_kinds_that_are_said_twice_are_refused() -> None:
+    with pytest.raises(UnitError, match="said twice, as types and as union_control_type: leave one of them out"):
+        parse_unit("image=a.png,model=u.safetensors,types=depth,options=union_control_type=canny")

@@ -162,7 +162,9 @@ def test_it_is_refused_where_it_cannot_act(unet: Any) -> None:
     with pytest.raises(IncompatibleModelError, match="vector condition of SDXL"):
         ControlStack([unit(unet)])(replace(step_of(unet), y=None))
     with pytest.raises(HintError, match="acts on the prompt, which has no place in the picture: leave its mask out"):
-        drawn(unet, [unit(unet, mask=torch.ones(1, 1, 8, 8))])
+        unit(unet, mask=torch.ones(1, 1, 8, 8))
+    with pytest.raises(IncompatibleModelError, match=r"vector condition of SDXL.*load a base model of the SDXL kind"):
+        RevisionModel(REVISION, 2816).check_base(Base(context=64, label=0))
     with pytest.raises(UnitError, match="has 1 blocks, got 12 block weights"):
         unit(unet, block_weights=(1.0,) * 12)
     with pytest.raises(HintError, match=r"reads image embedding of CLIP ViT-bigG/14 .*1280.*choose its own encoder"):

@@ -16,6 +16,7 @@ from controlstack.training.evaluation.members import load_members, member_cases,
 SCENES, STEPS = 2, 8
 MARGINS = {  # what a member gains over no control of its kind, and over the hint of another scene
     "canny + ip-adapter": ("colour_accuracy", 0.3),
+    "lllite": ("colour_accuracy", 0.45),
     "union as canny": ("edge_f1", 0.22),
     "union as depth": ("depth_error", 0.045),
     "union as tile": ("colour_accuracy", 0.22),

@@ -56,6 +56,10 @@ NAMES: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {  # files of other p
         {"control_img_in.weight": (4, 132), "control_blocks.0.after_proj.weight": (4,)},
         "Qwen-Image Fun ControlNet",
     ),
+    "Qwen Fun, 2.1": (
+        {"control_img_in.weight": (4, 129), "control_blocks.0.img_mlp.out.weight": (4,)},
+        "Qwen-Image 2.1 Fun ControlNet: in ComfyUI load it with 'Load Model Patch'",
+    ),
     "FLUX.2 Fun": (
         {"control_img_in.weight": (4, 260), "control_transformer_blocks.0.after_proj.weight": (4,)},
         "FLUX.2 Fun ControlNet",

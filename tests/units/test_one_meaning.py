@@ -316,7 +316,7 @@ ROWS: dict[str, Row] = {
         model="union",
     ),
     "several kinds in one pass": Row(
-        cli="options=union_control_type=depth+tile:0.5,weight=0.8",
+        cli="types=depth:1+tile:0.5,weight=0.8",
         node={"options": "union_control_type=Depth:1+tile:0.50", "weight": 0.8},
         client={"options": {"union_control_type": "depth + blur:0.5"}, "weight": 0.8},
         text="Options: union_control_type=depth+tile%3A0.5, Weight: 0.8",

@@ -42,7 +42,7 @@ class Member:
 
 
 MEMBERS = (
-    Member("lllite", "canny", EDGES),
+    Member("lllite", "color", COLOURS),
     Member("controlnext", "color", COLOURS),
     Member("ip-adapter", "colours", COLOURS, beside=True),
     Member("union", "canny", EDGES, options={OPTION: "canny"}),

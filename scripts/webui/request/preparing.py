@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ....core.control import ControlModel
 from ....core.errors import UnitError
-from ....core.network.base import LATENT, check_fits
+from ....core.network.base import LATENT
 from ....models.families.ip_adapter.model import MEAN, PICTURES
 from ....models.fileless.making import make_fileless
 from ....preprocessors import encoding
@@ -71,7 +71,7 @@ def _prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared
     given = Input(_grey(), unit.resize_mode) if sent else inputs[0]
     request = request_of(unit, image=given.picture, inpaint_mask=given.mask)
     model = make_fileless(request.model, host.unet.state_dict()) if path is None else _model(services, path)
-    check_fits(model.name, model.base, base_of(host.unet))
+    model.check_base(base_of(host.unet))
     request = replace(request if sent else fitting(request, model), resize=given.resize)
     says = "" if path is None else said_by(path)
     if not sent and (warning := doubt(request, says, given.picture, model.offers)):

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from controlstack.core.errors import HintError
 from controlstack.core.step import Step
-from controlstack.core.unit import ControlMode
+from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.families.controlnet.model import ControlNetModel as Ours
 from controlstack.models.families.t2i_adapter import AdapterModel, StyleAdapter
 from controlstack.models.naming import to_diffusers, to_ldm
@@ -183,6 +184,9 @@ def test_a_style_adapter_makes_tokens_that_depend_on_the_picture(save: Save) -> 
         x = _clip_block(x, {k.split(".", 2)[2]: v for k, v in state.items() if k.startswith(f"transformer_layes.{i}.")})
     x = torch.nn.functional.layer_norm(x[:, -3:], (32,), state["ln_post.weight"], state["ln_post.bias"])
     assert_close(model.prepare(tokens)[0], x @ state["proj"])
+    with pytest.raises(HintError, match="acts on the prompt, which has no place in the picture: leave its mask out"):
+        ControlUnit(model=model, hint=tokens, mask=torch.ones(1, 1, 8, 8))
+    assert not ControlUnit(model=model, hint=tokens, mask=torch.ones(1, 1, 8, 8), weight=0.0).acts
 
 
 def _clip_block(x: Tensor, w: Mapping[str, Tensor]) -> Tensor:

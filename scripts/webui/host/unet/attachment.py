@@ -15,7 +15,6 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from .....core.errors import IncompatibleModelError
-from .....core.network.base import check_fits
 from .....core.network.effects import Effects
 from .....core.step import Attend, Evaluate
 from .....core.unit import ControlUnit
@@ -121,7 +120,7 @@ class Attachment(ABC):
         self._exits.close()
         try:
             for unit in () if first else self._answers.units:  # those of the first were compared when they were loaded
-                check_fits(unit.model.name, unit.model.base, base_of(unet))
+                unit.model.check_base(base_of(unet))
             self._enter(unet)
         except IncompatibleModelError as error:
             if first:
