@@ -1,20 +1,25 @@
 """What ControlNeXt weighs and costs beside ControlNet: parameters, and FLOPs added to a step, at full size.
 
-    python benchmarks/controlnext.py [--json FILE]
+    python benchmarks/controlnext.py [--rounds N] [--json FILE]
 
-Everything is computed from shapes (meta device), so it is the same on every machine and takes seconds. `total` counts
+Parameters and FLOPs are computed from shapes (meta device), so they are the same on every machine. `total` counts
 the base model's U-Net with the control, `learnable` what is trained: of ControlNeXt its network and the weights of its
 companion (SD 1.5: every output projection of attention; SDXL: those of cross-attention). The paper's table counts the
 first network, of 5.35 million parameters, for both; the files that are published for SDXL hold one of 3.53.
 
 FLOPs are those of a step after the first one at 512 px, SD 1.5, batch 2 (uncond and cond), as a share of the bare
-U-Net's; of ControlNeXt also those of the first step at a new time.
+U-Net's; of ControlNeXt also those of the first step at a new time. Time is CPU time of the same, at full size on random
+weights and 256 px, on one thread: the median over rounds of what the control takes over what the bare U-Net takes.
+`--rounds 0` leaves time out, which takes a minute or two and 6 GB of memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +27,20 @@ import torch
 from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
+from controlstack.core.unit import ControlUnit
+from controlstack.models.families.controlnet.model import ControlNetModel
 from controlstack.models.families.controlnext import ControlNeXt, ControlNeXtModel, Place
 from controlstack.models.layers import STANDARD
 from controlstack.models.remembered import DIGEST, Remembered
 from controlstack.training.recipes.copies import copy_of_encoder
 from parts.counting import MetaModel, MetaUnit, flops
+from parts.random_weights import filled
+from parts.step_contest import seconds
+from parts.step_contest import step as contest_step
 from step_cost import warm
 from torch import Tensor, nn
 
-ROWS, LATENT = 2, 64
+ROWS, LATENT, TIMED = 2, 64, 32  # sides of latents where FLOPs are counted, and where time is measured
 WIDTH, LAST = 128, 256
 TIME = {"time_embedding.linear_1.weight": (256, 128)}
 OLD = {
@@ -110,11 +120,51 @@ def measure() -> dict[str, float]:
         }
 
 
+@torch.no_grad()
+def times(rounds: int) -> dict[str, float]:
+    """Return what each control adds to the CPU time of a step, as a share of the bare U-Net's."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    found = list(_timed(rounds))
+    return {name: statistics.median(each[name] for each in found) for name in found[0]}
+
+
+def _timed(rounds: int) -> Iterator[dict[str, float]]:
+    """Yield the shares of a step, after a first one, each at a time of its own."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel(sample_size=64, **SD15)
+        copied, network = copy_of_encoder(unet), ControlNeXt(NEW, STANDARD)
+    filled(unet)
+    hint, context = torch.rand(1, 3, 8 * TIMED, 8 * TIMED), torch.randn(ROWS, 77, 768)
+    model = ControlNeXtModel(filled(network), name="next", place=Place.HALVED)
+    control = ControlStack([ControlUnit(model=ControlNetModel(filled(copied), name="control"), hint=hint)])
+    first, second = (ControlStack([ControlUnit(model=model, hint=hint)]) for _ in range(2))  # two pictures
+    stream = torch.randn(ROWS, 320, TIMED // 2, TIMED // 2)
+
+    def entered(stack: ControlStack, now: Step) -> None:
+        for shift in stack(now).shifts.values():
+            shift(stream)
+
+    for index in range(rounds + 1):
+        now = replace(contest_step(context, index), timestep=torch.full((ROWS,), 900.0 - index))
+        bare = seconds(lambda now: unet(now.x, now.timestep, now.context), now)
+        shares = {
+            "added_time_controlnet": seconds(control, now) / bare,
+            "first_time_controlnext": seconds(lambda now: entered(first, now), now) / bare,
+            "added_time_controlnext": seconds(lambda now: entered(second, now), now) / bare,
+        }
+        if index:  # in the first step hints are prepared
+            yield shares
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="of CPU time; 0: none")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    numbers = measure()
+    numbers = measure() | (times(args.rounds) if args.rounds else {})
     for name, value in numbers.items():
         print(f"{name:<28}{value:.4f}" if isinstance(value, float) else f"{name:<28}{value:,}")
     if args.json:

@@ -57,12 +57,17 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     return _read(Path(path), "RGB", WHITE)
 
 
-def image_size(source: Path | bytes, name: str) -> tuple[int, int]:
-    """Return (height, width) of an upright picture, by the header of its file alone. Errors as `read_image`."""
+def image_size(source: Path | bytes, name: str, *, upright: bool = True) -> tuple[int, int]:
+    """Return (height, width) of an upright picture, by the header of its file alone. Errors as `read_image`.
+
+    upright: False takes a picture as it lies in its file, which is fast; a PNG has to be decoded to tell how it lies.
+    """
     if isinstance(source, Path):
         check_file(source)
     with open_picture(source if isinstance(source, Path) else io.BytesIO(source), name) as picture:
         width, height = picture.size
+        if not upright:
+            return height, width
         try:
             turned = picture.getexif().get(ORIENTATION, 1) in ON_ITS_SIDE
         except DAMAGED as error:

@@ -54,8 +54,8 @@ def parse_unit(text: str) -> UnitRequest:
     for name in ("image", "model"):
         if not pairs.get(name) and not (name == "model" and fileless):
             raise UnitError(f"the unit '{text}' has no {name}: add {name}=FILE")
-    own: dict[str, object] = {name: pairs[name] for name in pairs if name in NAMES and name != "parameters"}
-    numbers = {name: read_number(name, pairs[name]) for name in pairs if name not in (*NAMES, SHORT)}
+    own: dict[str, object] = {name: value for name, value in pairs.items() if name in NAMES and name != "parameters"}
+    numbers = {name: read_number(name, value) for name, value in pairs.items() if name not in (*NAMES, SHORT)}
     if pairs.get("preprocessor", AUTO) != AUTO:
         own["preprocessor"] = find(pairs["preprocessor"]).id
     if SHORT in pairs:

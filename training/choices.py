@@ -5,8 +5,10 @@ from __future__ import annotations
 FAMILIES = ("controlnet", "controlnet-lite", "controlnext", "t2i-adapter", "lllite", "ip-adapter", "union")
 COPY, GAUSSIAN = "copy", "gaussian"  # starts that are no files
 UNLOCKS = ("decoder", "all")  # parts of the base
-OPTIMISERS = ("adamw", "adamw-8bit", "adafactor", "sgd")
-SCHEDULES = ("constant", "linear", "cosine", "cosine_with_restarts", "polynomial")  # of diffusers
+OPTIMISERS = ("adamw", "adamw-8bit", "prodigy", "adafactor", "sgd")
+RESTARTS, POLYNOMIAL, PIECES = "cosine_with_restarts", "polynomial", "piecewise_constant"
+UNENDING = ("constant", "constant_with_warmup", PIECES)  # which do not depend on how many steps there are
+SCHEDULES = (*UNENDING, "linear", "cosine", RESTARTS, POLYNOMIAL)  # of diffusers
 TIMES = ("uniform", "cubic")  # densities of the times of the noise
 PRECISIONS = ("no", "fp16", "bf16")
 STEPS, BATCH, WARM_UP = 6000, 4, 100

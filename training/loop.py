@@ -48,6 +48,9 @@ def rate_of(settings: Settings) -> Callable[[int], float]:
         torch.optim.SGD(parameters, lr=1.0),
         num_warmup_steps=0,
         num_training_steps=settings.steps,
+        num_cycles=settings.cycles,
+        power=settings.power,
+        step_rules=settings.pieces,
     )
     curve = cast(Any, made).lr_lambdas[0]
     return lambda step: min(1.0, (step + 1) / max(1, settings.warm_up)) * float(curve(step))

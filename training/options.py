@@ -178,10 +178,16 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=int, default=choices.BATCH, help="examples at once (default: %(default)s)")
     add("--accumulate", type=int, default=1, help="batches per step of the optimiser (default: %(default)s)")
     add("--optimiser", choices=OPTIMISERS, default=OPTIMISERS[0], help="(default: %(default)s)")
-    add("--learning-rate", type=float, help="default: the family's, 1e-5 of a ControlNet")
+    rate = "default: the family's, 1e-5 of a ControlNet; 1 for prodigy, which finds it"
+    add("--learning-rate", type=float, help=rate)
+    add("--weight-decay", type=float, metavar="SHARE", help="default: the optimiser's, 0.01 but for sgd")
     add("--unlock-rate", type=float, metavar="RATE", help="learning rate of weights of the base; default: the family's")
     add("--schedule", choices=SCHEDULES, default=SCHEDULES[0], help="of the rates (default: %(default)s)")
     add("--cosine", action="store_true", help="the same as --schedule cosine")
+    add("--cycles", type=int, default=1, metavar="N", help="of cosine_with_restarts (default: %(default)s)")
+    add("--power", type=float, default=1.0, help="of polynomial (default: %(default)s, a line)")
+    pieces = "of piecewise_constant: factors of the rates with the steps that end them, such as 1:1000,0.1:3000,0.01"
+    add("--pieces", metavar="RULES", help=pieces)
     add("--warm-up", type=int, default=choices.WARM_UP, metavar="STEPS", help="the rates rise (default: %(default)s)")
     add(
         "--empty-prompts",

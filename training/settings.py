@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,14 @@ from pathlib import Path
 from ..core.errors import HintError, ScheduleError
 from ..core.network.base import LATENT
 from . import choices
-from .choices import OPTIMISERS, SCHEDULES, TIMES, UNLOCKS
+from .choices import OPTIMISERS, PIECES, POLYNOMIAL, RESTARTS, SCHEDULES, TIMES, UNENDING, UNLOCKS
 from .data.hints import HintSource, Kind
 
 LAST_SEED = 2**32 - 1  # of numpy's global generator, which accelerate seeds too
-FROM_ONE = ("steps", "batch", "accumulate", "save_every", "keep", "sample_steps")  # whole numbers
+FROM_ONE = ("steps", "batch", "accumulate", "save_every", "keep", "sample_steps", "cycles")  # whole numbers
+OF_SCHEDULE = {"cycles": RESTARTS, "power": POLYNOMIAL, "pieces": PIECES}  # settings of one schedule alone
+NUMBER = r"\d*\.?\d+(?:e-?\d+)?"
+RULES = re.compile(rf"(?:{NUMBER}:\d+,)+{NUMBER}")  # factors of the rate, each but the last with the step that ends it
 # What another value of changes nothing that is learned, or what the checkpoint itself decides.
 FREE = frozenset({
     "epochs", "save_every", "keep", "sample_steps", "sample_guidance", "workers", "cache", "trackers",
@@ -47,10 +51,14 @@ class Settings:
     batch: int = choices.BATCH
     accumulate: int = 1
     optimiser: str = OPTIMISERS[0]
-    learning_rate: float | None = None  # None: the family's
+    learning_rate: float | None = None  # None: the family's, or the optimiser's
+    weight_decay: float | None = None  # None: the optimiser's
     unlock: str | None = None  # part of the base that is trained too: "decoder", "all"
     unlock_rate: float | None = None  # its learning rate; None: the family's, for unlocked parts the learning rate
     schedule: str = SCHEDULES[0]
+    cycles: int = 1  # of cosines, each from the full rate to none
+    power: float = 1.0  # of the polynomial
+    pieces: str | None = None  # of the piecewise constant, such as "1:1000,0.1:3000,0.01"
     warm_up: int = choices.WARM_UP  # steps
     empty_prompts: float | None = None  # share; None: the family's
     empty_hints: float | None = None
@@ -77,6 +85,7 @@ class Settings:
     def __post_init__(self) -> None:
         _check_numbers(self)
         _check_words(self)
+        _check_schedule(self)
         if self.kinds:
             _check_kinds(self)
         if self.resolution < 0 or self.resolution % LATENT:
@@ -109,6 +118,8 @@ def _check_numbers(settings: Settings) -> None:
         **{name: (getattr(settings, name) >= 0, "0 or more") for name in ("warm_up", "workers", "samples")},
         "learning_rate": (rates[0] is None or 0 < rates[0] < math.inf, "more than 0"),
         "unlock_rate": (rates[1] is None or 0 < rates[1] < math.inf, "more than 0"),
+        "weight_decay": (settings.weight_decay is None or 0 <= settings.weight_decay < math.inf, "0 (none) or more"),
+        "power": (0 < settings.power < math.inf, "more than 0"),
         "epochs": (0 <= settings.epochs < math.inf, "0 or more"),
         "empty_prompts": (settings.empty_prompts is None or 0 <= settings.empty_prompts <= 1, "0 to 1"),
         "empty_hints": (settings.empty_hints is None or 0 <= settings.empty_hints <= 1, "0 to 1"),
@@ -145,6 +156,19 @@ def _check_words(settings: Settings) -> None:
             )
 
 
+def _check_schedule(settings: Settings) -> None:
+    """Raise ScheduleError for a setting of another schedule than the chosen one, or for pieces that are none."""
+    said = {"cycles": settings.cycles != 1, "power": settings.power != 1, "pieces": settings.pieces is not None}
+    for name, schedule in OF_SCHEDULE.items():
+        if said[name] and settings.schedule != schedule:
+            raise ScheduleError(f"{option(name)} is of --schedule {schedule} alone: give that, or leave it out")
+    if settings.schedule == PIECES and not RULES.fullmatch(settings.pieces or ""):
+        raise ScheduleError(
+            f"--pieces is '{settings.pieces or ''}', expected factors of the rate, each but the last with the step "
+            "that ends it, such as 1:1000,0.1:3000,0.01"
+        )
+
+
 def option(name: str) -> str:
     """Return how a setting is called on the command line."""
     return f"--{name.replace('_', '-')}"
@@ -160,7 +184,7 @@ def record(settings: Settings, digests: Mapping[str, str]) -> dict[str, str]:
     for name in ("sample_prompts", "sample_hints"):
         del fields[name]
     fields["kinds"] = " ".join(map(str, settings.kinds))
-    if settings.schedule == SCHEDULES[0]:
+    if settings.schedule in UNENDING:
         del fields["steps"]  # nothing but the end depends on it
     return {**{name: str(value) for name, value in fields.items()}, **digests}
 

@@ -23,7 +23,7 @@ from .data.example import Example, shape_of
 from .data.examples import Examples, Variety
 from .data.hints import Reader
 from .data.listings import read_listing
-from .optimisers import make_optimiser
+from .optimisers import make_optimiser, usual_rate
 from .recipes.checkpointing import recompute
 from .recipes.recipe import Recipe
 from .recipes.registry import find_recipe
@@ -91,8 +91,8 @@ def start(settings: Settings, bar: Bar = no_bar) -> Run:
 
 
 def with_rates(settings: Settings, recipe: Recipe) -> Settings:
-    """Return the settings with the family's own values where the user gave none."""
-    rate = settings.learning_rate or recipe.rate
+    """Return the settings with the optimiser's or the family's own values where the user gave none."""
+    rate = settings.learning_rate or usual_rate(settings.optimiser) or recipe.rate
     return replace(
         settings,
         learning_rate=rate,
@@ -236,7 +236,7 @@ def _optimiser(trainee: Trainee, settings: Settings, recipe: Recipe) -> torch.op
         (names_of_base(trainee), settings.unlock_rate or rate * recipe.base_share),
     )
     groups = [{"params": list(some.values()), "lr": rate, "full": rate} for some, rate in rates if some]
-    return make_optimiser(settings.optimiser, groups)
+    return make_optimiser(settings.optimiser, groups, settings.weight_decay)
 
 
 def _store(settings: Settings, encoder: Encoder, reader: Reader) -> Store | None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..core.errors import ControlError, DivergedError, ModelError
 from ..core.printing import print_line
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 
-FOLDERS = (".snapshots", ".samples")  # beside the model, each with its name
+FOLDERS = (".snapshots", ".samples", ".logs")  # beside the model, each with its name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +85,7 @@ def _trained(run: Run, out: Path) -> int:
     from .loop import train
     from .report.reporter import Reporter
 
-    with _saved(run, out), Reporter(run, out) as reporter, interrupts_wait() as interrupted:
+    with _ended(run), _saved(run, out), Reporter(run, out) as reporter, interrupts_wait() as interrupted:
         _catch_up(run, out)
         for loss in train(run):
             reporter.add(loss)
@@ -94,7 +94,6 @@ def _trained(run: Run, out: Path) -> int:
             if run.step % run.settings.save_every == 0:
                 _snapshot(run, out)
         _finished(run, out, reporter)
-    run.accelerator.end_training()
     return 0
 
 
@@ -115,8 +114,10 @@ def _finished(run: Run, out: Path, reporter: Reporter) -> None:
         print_line(f"wrote {out}")
         if run.settings.diffusers:
             from .results.export import write_folder
+            from .results.model import companion_path
 
-            print_line(f"wrote {write_folder(run, out)}")
+            alone = f", the control alone: load '{companion_path(out).name}' into the base too" if run.before else ""
+            print_line(f"wrote {write_folder(run, out)}{alone}")
 
 
 def _snapshot(run: Run, out: Path) -> None:
@@ -155,6 +156,15 @@ def _write(run: Run, path: Path) -> None:
 
 
 @contextmanager
+def _ended(run: Run) -> Iterator[None]:
+    """Let trackers write what they have heard, and other processes go, whatever ends the training."""
+    try:
+        yield
+    finally:
+        run.accelerator.end_training()
+
+
+@contextmanager
 def _saved(run: Run, out: Path) -> Iterator[None]:
     """Save a checkpoint of the last whole step where an error ends the training, and say so.
 
@@ -174,10 +184,12 @@ def _saved(run: Run, out: Path) -> Iterator[None]:
 
 def _save_after(error: Exception, run: Run, state: Path) -> None:
     """Save a checkpoint after an error, which is what is told in the end, whatever becomes of the saving."""
-    before: Any = None
+    saved = False
     with suppress(ControlError):
         run.save(state)
-        before = state
-    if before is not None:
-        what = type(error).__name__ if not isinstance(error, ControlError) else "an error"
-        print_line(f"{what} after step {run.step}: saved '{state}'; go on with --resume", error=True)
+        saved = True
+    what = f"{'an error' if isinstance(error, ControlError) else type(error).__name__} after step {run.step}"
+    if saved:
+        print_line(f"{what}: saved '{state}'; go on with --resume", error=True)
+    elif state.exists():
+        print_line(f"{what}: the last checkpoint, '{state}', is whole; go on from it with --resume", error=True)

@@ -114,7 +114,8 @@ class TimedBlock(nn.Module):
 class ControlNeXt(nn.Module):
     """hint [N, 3, 8h, 8w] and time [N] -> control [N, out, h, w]. All widths are read from shapes."""
 
-    def __init__(self, shapes: Shapes, kit: Kit) -> None:
+    def __init__(self, shapes: Shapes, kit: Kit, padding: int = 1) -> None:
+        """padding: of the convolutions that read the hint, but for the first one."""
         super().__init__()
         ops = kit.ops
         self.old = "embedding.0.weight" not in shapes
@@ -123,7 +124,7 @@ class ControlNeXt(nn.Module):
             "linear_1": ops.Linear(self.channels, emb), "linear_2": ops.Linear(emb, emb),
         })  # fmt: skip
         if not self.old:
-            self.embedding = _stem(shapes, kit)
+            self.embedding = _stem(shapes, kit, padding)
         groups = GROUPS[self.old]
         widths = [shapes[f"down_res.{i}.conv1.weight"][:2] for i in range(len(groups))]
         self.down_res = nn.ModuleList(
@@ -204,7 +205,7 @@ class ControlNeXtModel(ControlModel):
                 "the base that it was trained with"
             )
         wide = control.float()
-        wide = _pooled(wide, (h.shape[-2], h.shape[-1]))  # another extension may change sizes inside the U-Net
+        wide = pooled(wide, (h.shape[-2], h.shape[-1]))  # another extension may change sizes inside the U-Net
         variance, mean = torch.var_mean(h.float(), dim=(1, 2, 3), keepdim=True)
         if self.options.get(NORMALISATION.name, CODE) == PAPER:
             entering = (wide - mean) / (variance + EPS).sqrt()
@@ -240,13 +241,14 @@ class ControlNeXtModel(ControlModel):
         as_code = self.options.get(NORMALISATION.name, CODE) == CODE
         if as_code and self.place.pools_last:
             control = _standardised(control)
-        control = _pooled(control, size)
+        control = pooled(control, size)
         if as_code and not self.place.pools_last:
             control = _standardised(control)
         return control.to(features.dtype)
 
 
-def _pooled(control: Tensor, size: tuple[int, int]) -> Tensor:
+def pooled(control: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return a control [N, C, ...] averaged to a size; as it is where it has that."""
     return control if control.shape[-2:] == size else F.adaptive_avg_pool2d(control, size)
 
 
@@ -257,11 +259,11 @@ def _standardised(control: Tensor) -> Tensor:
     return torch.where(deviation > rounding, (control - mean) / (deviation + EPS), 0.0)
 
 
-def _stem(shapes: Shapes, kit: Kit) -> nn.Sequential:
+def _stem(shapes: Shapes, kit: Kit, padding: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i in (0, 3, 6):
         out, width = shapes[f"embedding.{i}.weight"][:2]
-        conv = kit.ops.Conv2d(width, out, 3, stride=1 if i else 2, padding=1)
+        conv = kit.ops.Conv2d(width, out, 3, stride=1 if i else 2, padding=padding if i else 1)
         layers += [conv, kit.ops.GroupNorm(STEM_GROUPS, out), nn.ReLU()]
     return nn.Sequential(*layers)
 

@@ -1,4 +1,4 @@
-"""A control model of each family that we train, trained a few steps on a host's small base model by our own command.
+"""A control model of each family that we train, and a few of other starts, made by our own command on a small base.
 
 The steps are few and large: what is tried is that a host reads and runs what a training writes, not that it obeys.
 """
@@ -25,29 +25,35 @@ HINTS: Mapping[str, tuple[str, ...]] = {
     "ip-adapter": ("--hint", "colours"),
     "union": ("--kind", "canny=canny", "--kind", "tile=color_grid"),
 }
+TRAININGS: Mapping[str, tuple[str, ...]] = {  # the families, and what else a recipe writes
+    **{family: ("--family", family, *HINTS.get(family, HINT)) for family in FAMILIES},
+    "unlocked": (*HINT, "--unlock", "all", "--unlock-rate", "0.001"),
+    "only-middle": (*HINT, "--only-middle"),
+    "gaussian": (*HINT, "--start", "gaussian"),
+}
 SETTINGS: Mapping[str, Mapping[str, object]] = {
     "ip-adapter": {"module": "colours"},
     "union": {"options": {"union_control_type": "tile"}},
 }
 
 
-def file_of(family: str) -> str:
-    return f"trained-{family}"
+def file_of(name: str) -> str:
+    return f"trained-{name}"
 
 
 UNITS: Mapping[str, Wanted] = {
-    family: unit(file=file_of(family), weight=0.8, **SETTINGS.get(family, {})) for family in FAMILIES
+    name: unit(file=file_of(name), weight=0.8, **SETTINGS.get(name, {})) for name in TRAININGS
 }
 
 
 def train_all(checkpoint: Path, controls: Path, folder: Path) -> None:
-    """Train each family on the U-Net of a small checkpoint of SD 1.x, in `folder`, into `controls`."""
+    """Train all on the U-Net of a small checkpoint of SD 1.x, in `folder`, into `controls`."""
     torch.manual_seed(0)
     base = replace(new_base(new_autoencoder(), folder), unet=webui_oracle.sd_unet(checkpoint))
     base.save(folder / "base", torch.float32)
     write_dataset(folder / "data", 4, seed=1)
-    for family in FAMILIES:
-        said = ["train", "--base", str(folder / "base"), "--data", str(folder / "data"), "--family", family]
-        said += [*HINTS.get(family, HINT), "--steps", str(STEPS), "--batch", "2", "--learning-rate", str(RATE)]
-        said += ["--warm-up", "0", "--empty-prompts", "0", "--out", str(controls / f"{file_of(family)}.safetensors")]
-        assert main(said) == 0, family
+    for name, own in TRAININGS.items():
+        said = ["train", "--base", str(folder / "base"), "--data", str(folder / "data"), *own]
+        said += ["--steps", str(STEPS), "--batch", "2", "--learning-rate", str(RATE), "--warm-up", "0"]
+        said += ["--empty-prompts", "0", "--out", str(controls / f"{file_of(name)}.safetensors")]
+        assert main(said) == 0, name

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,14 +109,19 @@ def _rows(out: Path) -> list[str]:
     return out.with_suffix(".csv").read_text(encoding="utf-8").splitlines()
 
 
+@pytest.mark.parametrize("said", [signal.SIGINT, signal.SIGTERM])  # Ctrl-C, and that of a cluster's scheduler
 def test_an_interrupt_leaves_a_usable_model(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    said: signal.Signals,
 ) -> None:
     loss_of, out = loop.loss_of, tmp_path / "control.safetensors"
 
     def interrupted(run: Run, batch: Any, number: int) -> Any:
         if run.step == 1:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(said)
         return loss_of(run, batch, number)
 
     with monkeypatch.context() as patched:
@@ -234,6 +240,31 @@ def test_what_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
         write_tensors(tmp_path / "file" / "a.safetensors", {"a": torch.zeros(1)}, {})
     with pytest.raises(HostError, match="cannot write the checkpoint"):
         write_checkpoint(tmp_path / "file" / "a.state", {})
+
+
+@pytest.fixture
+def full() -> Iterator[Callable[[int], None]]:
+    """Let no file grow beyond some bytes, as on a disk that is full by then; undone at the end."""
+    resource = pytest.importorskip("resource", reason="of POSIX")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_the_last_good_state(
+    settings: Settings, tmp_path: Path, full: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "control.safetensors"
+    assert command(settings, out, "--steps", "1", "--save-every", "1") == 0
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.suffix in (".safetensors", ".state")}
+    assert len(files) == 3
+    full(100_000)
+    assert command(settings, out, "--steps", "3", "--save-every", "1", "--resume") == cli.BAD_INPUT
+    *_, told, sentence = capsys.readouterr().err.splitlines()
+    assert "an error after step 2: the last checkpoint, '" in told
+    assert "control.state': File too large: make room" in sentence
+    assert {path: path.read_bytes() for path in files} == files
+    assert not list(tmp_path.rglob(".*"))
 
 
 KILLED = """

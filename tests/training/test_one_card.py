@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,7 @@ def test_min_snr_without_any_signal_is_finite() -> None:
         {"times": "cubic"},
         {"optimiser": "sgd"},
         {"optimiser": "adafactor"},
+        {"weight_decay": 1.0},
     ],
 )
 def test_each_option_changes_what_is_learned(quick: Settings, losses: list[float], change: dict[str, Any]) -> None:
@@ -179,17 +181,91 @@ def test_cubic_times_favour_the_noisy_ones() -> None:
     assert times.max() <= 999
 
 
+OF_DIFFUSERS = {  # ours, and how diffusers calls it
+    "cosine_with_restarts": ({"cycles": 3}, {"num_cycles": 3}),
+    "polynomial": ({"power": 2.0}, {"power": 2.0}),
+    "piecewise_constant": ({"pieces": "1:20,0.1:40,0.01"}, {"step_rules": "1:20,0.1:40,0.01"}),
+}
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules_are_those_of_diffusers_after_the_warm_up(settings: Settings, name: str) -> None:
     from diffusers.optimization import get_scheduler
 
-    rate = rate_of(replace(settings, schedule=name, steps=50, warm_up=10))
+    ours, their = OF_DIFFUSERS.get(name, ({}, {}))
+    rate = rate_of(replace(settings, schedule=name, steps=50, warm_up=10, **ours))
     optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
-    theirs = get_scheduler(name, optimiser, num_warmup_steps=0, num_training_steps=50)
+    theirs = get_scheduler(name, optimiser, num_warmup_steps=0, num_training_steps=50, **their)
     for step in range(50):
         assert rate(step) == pytest.approx(min(1.0, (step + 1) / 10) * theirs.get_last_lr()[0])
         optimiser.step()
         theirs.step()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cycles": 2}, "--cycles is of --schedule cosine_with_restarts alone"),
+        ({"schedule": "cosine", "power": 2.0}, "--power is of --schedule polynomial alone"),
+        ({"pieces": "1:10,0.1"}, "--pieces is of --schedule piecewise_constant alone"),
+        ({"schedule": "piecewise_constant"}, "--pieces is '', expected factors of the rate"),
+        ({"schedule": "piecewise_constant", "pieces": "1:ten,0.1"}, "--pieces is '1:ten,0.1'"),
+        ({"schedule": "piecewise_constant", "pieces": "0.1"}, "--pieces is '0.1'"),
+        ({"schedule": "polynomial", "power": 0.0}, "--power is 0.0, expected more than 0"),
+        ({"schedule": "cosine_with_restarts", "cycles": 0}, "--cycles is 0, expected 1 or more"),
+        ({"weight_decay": -0.1}, "--weight-decay is -0.1, expected 0"),
+    ],
+)
+def test_what_fits_no_schedule_is_refused(settings: Settings, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ScheduleError, match=said):
+        replace(settings, **change)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the packages themselves
+@pytest.mark.parametrize(("name", "package"), [("prodigy", "prodigyopt"), ("adamw-8bit", "bitsandbytes")])
+def test_an_optimiser_of_a_package_goes_on(quick: Settings, tmp_path: Path, name: str, package: str) -> None:
+    pytest.importorskip(package)
+    own = replace(quick, optimiser=name, learning_rate=None, steps=4)
+    whole, first, second = start(own), start(own), start(own)
+    steps = train(first)
+    next(steps), next(steps)
+    first.save(tmp_path / "a.state")
+    second.load(tmp_path / "a.state")
+    assert list(train(whole)) == [*first.losses, *train(second)]
+    for (_, one), (_, other) in zip(whole.plain.trained(), second.plain.trained(), strict=True):
+        assert one.equal(other)
+
+
+def test_prodigy_finds_its_rate() -> None:
+    pytest.importorskip("prodigyopt")
+    weight = nn.Parameter(torch.ones(10))
+    optimiser = optimisers.make_optimiser("prodigy", [{"params": [weight], "lr": 1.0, "full": 1.0}])
+    rates = [optimisers.rate_now(optimiser)]
+    for _ in range(100):
+        optimiser.zero_grad()
+        weight.square().sum().backward()
+        optimiser.step()
+        rates.append(optimisers.rate_now(optimiser))
+    assert rates[0] == pytest.approx(1e-6)
+    assert rates[-1] > 1e-3
+    assert weight.abs().max() < 0.5
+
+
+class Prodigy(torch.optim.SGD):
+    """Stands for the package's, which refuses several rates at the first step only."""
+
+    def __init__(self, groups: Any, use_bias_correction: bool, safeguard_warmup: bool) -> None:
+        super().__init__(groups)
+
+
+def test_prodigy_is_for_one_rate(of_family: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    package = SimpleNamespace(Prodigy=Prodigy)
+    monkeypatch.setattr(optimisers, "import_module", lambda _name: package)
+    own = of_family("controlnext", optimiser="prodigy", learning_rate=None)
+    with pytest.raises(ScheduleError, match=r"finds one learning rate .* at 1 and 0\.1: give --unlock-rate 1, or"):
+        start(own)
+    groups = start(replace(own, unlock_rate=1.0)).optimiser.param_groups
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [(1.0, optimisers.DECAY)] * 2
 
 
 def test_epochs_are_counted_in_steps(settings: Settings) -> None:
@@ -198,7 +274,9 @@ def test_epochs_are_counted_in_steps(settings: Settings) -> None:
         replace(settings, epochs=-1)
 
 
-@pytest.mark.parametrize(("option", "package"), [("optimiser", "bitsandbytes"), ("trackers", "wandb")])
+@pytest.mark.parametrize(
+    ("option", "package"), [("adamw-8bit", "bitsandbytes"), ("prodigy", "prodigyopt"), ("", "wandb")]
+)
 def test_an_optional_package_that_lacks_is_named(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, option: str, package: str
 ) -> None:
@@ -211,6 +289,6 @@ def test_an_optional_package_that_lacks_is_named(
 
     for module in (starting, optimisers):
         monkeypatch.setattr(module, "import_module", absent)
-    change = {"optimiser": "adamw-8bit"} if option == "optimiser" else {"trackers": ("wandb",)}
+    change = {"optimiser": option} if option else {"trackers": ("wandb",)}
     with pytest.raises(MissingDependencyError, match=f"pip install {package}"):
         start(replace(settings, **change))

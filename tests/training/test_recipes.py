@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -104,6 +105,13 @@ def test_gaussian_convolutions_add_something_at_first(settings: Settings, family
     assert not run.network.state_dict()["zero_convs.3.0.bias"].any()
 
 
+def test_the_middle_alone_leaves_the_skips_at_zero(settings: Settings) -> None:
+    """Other programs, which do not know that the middle alone was trained, add the skips too."""
+    run = start(replace(settings, only_middle=True, start=GAUSSIAN))
+    assert not any(each.any() for name, each in run.network.state_dict().items() if name.startswith("zero_convs"))
+    assert added(run).abs().max() > 1e-5
+
+
 def test_lite_wakes_as_a_controlnet_does(settings: Settings) -> None:
     """dy/dW = x at a zero convolution, dy/dx = W = 0 behind it (ControlNet, section 3.2)."""
     run = start(replace(settings, family="controlnet-lite"))
@@ -125,6 +133,48 @@ def test_what_starts_from_random_weights_learns_everywhere_at_once(settings: Set
     base = {name.removeprefix(UNET) for name in first if name.startswith(UNET)}
     names = {name for name, _ in run.base.unet.named_parameters() if ".to_out." in name}
     assert base == (names if family == "controlnext" else set())
+
+
+def gradients_at(run: Run, layer: torch.nn.Module) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Take the gradients of a batch; (input, output, gradients of both) of a layer."""
+    seen, found = {}, {}
+
+    def hook(_: Any, given: tuple[Tensor], answer: Tensor) -> None:
+        for name, each in (("in", given[0]), ("out", answer)):
+            seen[name] = each.detach().clone()
+            each.register_hook(lambda gradient, name=name: found.update({name: gradient}))
+
+    handle = layer.register_forward_hook(hook)
+    loss_of(run, run.examples.batch(0, 2, seed=0), number=0).backward()
+    handle.remove()
+    run.plain.release()
+    return seen["in"], seen["out"], found
+
+
+@pytest.mark.parametrize("family", ["controlnet", "controlnet-lite"])
+def test_gradients_at_a_zero_convolution_are_as_derived(of_family: Callable[..., Settings], family: str) -> None:
+    """Of y = W x + B with W = B = 0: dL/dW = sum g x^T, dL/dB = sum g, dL/dx = W^T g = 0 (ControlNet, section 3.2)."""
+    run = start(of_family(family))
+    layer = dict(run.network.named_modules())["zero_convs.3.0"]
+    x, y, gradients = gradients_at(run, layer)
+    g = gradients["out"]
+    assert not y.any()
+    assert g.abs().max() > 0
+    expected = torch.einsum("nohw,nihw->oi", g, x)[..., None, None]
+    assert torch.allclose(layer.weight.grad, expected, atol=1e-5 * float(expected.abs().max()))
+    assert torch.allclose(layer.bias.grad, g.sum((0, 2, 3)), atol=1e-5 * float(g.abs().sum()))
+    assert not gradients["in"].any()
+
+
+def test_gradients_through_cross_normalisation_are_as_derived(of_family: Callable[..., Settings]) -> None:
+    """What enters is the same for a + b c as for c: so the gradient g at c has sum g = 0 and sum g c = 0."""
+    run = start(of_family("controlnext"))
+    _, c, gradients = gradients_at(run, run.network.mid_convs[1])
+    g = gradients["out"]
+    scale = (g.abs() * c.abs()).sum((1, 2, 3))
+    assert (scale > 0).all()
+    assert ((g * c).sum((1, 2, 3)).abs() <= 1e-4 * scale).all()
+    assert (g.sum((1, 2, 3)).abs() <= 1e-4 * g.abs().sum((1, 2, 3))).all()
 
 
 @torch.no_grad()

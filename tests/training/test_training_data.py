@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from controlstack.core.errors import FileError, HintError, MissingDependencyError, PreprocessorError
-from controlstack.training.data import packed
+from controlstack.training.data import packed, tables
 from controlstack.training.data.checking import Depth, check, depth_for, refuse
 from controlstack.training.data.columns import Columns
 from controlstack.training.data.example import Example, Packed, read_source
@@ -21,6 +21,7 @@ from controlstack.training.data.hints import HintSource, Reader, View
 from controlstack.training.data.listings import Listing, read_listing
 from controlstack.training.settings import Settings
 from controlstack.training.start import start
+from PIL import Image
 
 PLAIN = Columns()
 
@@ -140,6 +141,15 @@ def test_a_bad_row_is_named_with_its_line(tmp_path: Path, row: dict[str, Any], w
         refuse(listing.bad, 4)
 
 
+def test_what_is_wrong_everywhere_is_said_once(tmp_path: Path) -> None:
+    lines(tmp_path, [{**row, "prompt": 3} for row in fill50k(tmp_path)])
+    with pytest.raises(HintError) as caught:
+        refuse(read_listing(tmp_path, PLAIN).bad, 4)
+    said = str(caught.value)
+    assert said.count("expected text") == 1
+    assert "an empty prompt; and 3 more: mend them" in said
+
+
 @pytest.mark.parametrize("text", ["{", "[1, 2]", "7", '"a"', "{'a': 1}", "[" * 50_000, "9" * 5000])
 def test_what_is_no_row_is_named_with_its_line(tmp_path: Path, text: str) -> None:
     rows = fill50k(tmp_path)
@@ -175,6 +185,8 @@ def test_senseless_data_is_refused_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(HintError, match=r"holds none of prompt\.json"):
         read_listing(tmp_path, PLAIN)
     (tmp_path / "metadata.jsonl").write_text("\n \n")
+    with pytest.raises(HintError, match=r"there is no folder or listing '.*nowhere'"):
+        read_listing(tmp_path / "nowhere", PLAIN)
     with pytest.raises(HintError, match="lists no example"):
         read_listing(tmp_path, PLAIN)
     with pytest.raises(HintError, match=r"ends in \.json"):
@@ -222,7 +234,7 @@ def test_tables_in_parquet_need_a_package_or_are_read(tmp_path: Path, monkeypatc
     def absent(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr(packed, "import_module", absent)
+    monkeypatch.setattr(tables, "import_module", absent)
     with pytest.raises(MissingDependencyError, match="pip install datasets"):
         read_listing(tmp_path, PLAIN)
 
@@ -240,6 +252,51 @@ def test_a_real_table_in_parquet_is_read(tmp_path: Path) -> None:
     assert prompts(listing) == ["circle 0"]
     assert "row 2" in str(listing.bad[0])
     assert read_source(listing.examples[0].picture).shape == (64, 64, 3)
+
+
+def test_a_table_names_pictures_in_its_own_folder(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [*fill50k(tmp_path, 2), {"source": "source/0.png", "target": "nowhere.png", "prompt": "circle 9"}]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "metadata.parquet")
+    listing = read_listing(tmp_path, PLAIN)
+    assert prompts(listing) == CIRCLES[:2]
+    assert listing.examples[1].sources == (tmp_path / "target/1.png", tmp_path / "source/1.png")
+    assert "row 3 of" in str(listing.bad[0])
+    assert "'nowhere.png' is no file" in str(listing.bad[0])
+
+
+def test_a_saved_data_set_is_read(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [{**row, "source": str(tmp_path / row["source"])} for row in fill50k(tmp_path, 2)]
+    table = datasets.Dataset.from_list([{**row, "target": str(tmp_path / row["target"])} for row in rows])
+    for name in ("source", "target"):
+        table = table.cast_column(name, datasets.Image())
+    table.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict(train=table, test=table.select([0])).save_to_disk(tmp_path / "several")
+    datasets.DatasetDict(test=table).save_to_disk(tmp_path / "none")
+    for name in ("one", "several"):
+        listing = read_listing(tmp_path / name, PLAIN)
+        assert prompts(listing) == CIRCLES[:2]
+        assert read_source(listing.examples[1].picture).shape == (64, 64, 3)
+    with pytest.raises(HintError, match="has the splits test, none is 'train'"):
+        read_listing(tmp_path / "none", PLAIN)
+    (tmp_path / "one" / "state.json").write_text("{", encoding="utf-8")
+    with pytest.raises(HintError, match="cannot be read as a saved data set"):
+        read_listing(tmp_path / "one", PLAIN)
+
+
+@pytest.mark.parametrize("other", ["test-00000-of-00001.tar", "validation.tar", "val_1.tar", "Eval-0.tar"])
+def test_what_is_kept_for_tests_is_not_trained_on(tmp_path: Path, other: str) -> None:
+    png = picture(tmp_path / "x/a.png").read_bytes()
+    for number, name in enumerate(("train-00000-of-00001.tar", other, "valley.tar")):
+        example = {f"{number}.png": png, f"{number}.hint.png": png, f"{number}.txt": f"circle {number}".encode()}
+        (tmp_path / "data").mkdir(exist_ok=True)
+        _archive(tmp_path / "data" / name, example)
+    assert prompts(read_listing(tmp_path, PLAIN)) == ["circle 0", "circle 2"]
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (tmp_path / "data" / other).rename(alone / other)
+    assert prompts(read_listing(alone, PLAIN)) == ["circle 1"]
 
 
 @pytest.fixture
@@ -263,12 +320,39 @@ def test_a_damaged_picture_is_found_before_the_first_step(settings: Settings, ei
 def test_large_sets_are_read_whole_when_asked(settings: Settings, eight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("controlstack.training.data.checking.CHEAP", 10)
     own = replace(settings, data=eight, hints=HintSource())
-    assert start(own).checked.depth is Depth.SIZES
+    assert start(own).checked.depth is Depth.HEADERS
     with pytest.raises(HintError, match="line 6"):
         start(replace(own, check=True))
+    cv2.imwrite(str(eight / "source/2.png"), np.zeros((32, 64, 3), np.uint8))
     (eight / "source/3.png").write_bytes(b"")
-    with pytest.raises(HintError, match=r"line 4 of .*3\.png is empty"):
-        start(own)
+    plain = replace(own, resolution=0)
+    with pytest.raises(
+        HintError, match=r"2 of 8 .*: line 3 of .*the hint is 64x32, its .*; line 4 of .*3\.png is empty"
+    ):
+        start(plain)
+
+
+def test_packed_pictures_count_as_much_as_files(tmp_path: Path) -> None:
+    """A large archive is not read whole before the first step."""
+    member = packed.Member(tmp_path / "a.tar", "a", 0, 300 << 20)
+    example = Example(member, None, "", "'a'")
+    assert depth_for([example], False) is Depth.HEADERS
+    assert check([example], Reader((HintSource(),)), Depth.HEADERS, alike=True).examples == [example]
+
+
+def test_a_picture_on_its_side_is_no_other_size(tmp_path: Path) -> None:
+    """By its header a photograph is as wide as high, turned the other way round."""
+    upright, turned = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    Image.new("RGB", (64, 96)).save(upright)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (96, 64)).save(turned, exif=exif)
+    examples = [Example(each, None, "", each.name) for each in (upright, turned, upright)]
+    assert not check(examples, Reader((HintSource(preprocessor="canny"),)), Depth.HEADERS, alike=True).bad
+    wide = tmp_path / "c.jpg"
+    Image.new("RGB", (96, 64)).save(wide)
+    found = check([*examples, Example(wide, None, "", "c")], Reader((HintSource(),)), Depth.HEADERS, alike=True)
+    assert [str(each).split(":")[0:2] for each in found.bad] == [["c", " it is 96x64, the first one 64x96"]]
 
 
 def test_a_hint_of_another_size_is_scaled_or_refused_at_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 import torch
 from controlstack import cli
 from controlstack.core.errors import UnsupportedModelError
+from controlstack.core.schedule import progress_at
+from controlstack.core.step import Step
+from controlstack.models.kinds.unions import OPTION
 from controlstack.models.naming import to_ldm
 from controlstack.models.registry import load_control_model
 from controlstack.training.loop import train
@@ -18,7 +22,7 @@ from controlstack.training.results.model import write_model
 from controlstack.training.results.transfer import carried, transfer
 from controlstack.training.settings import Settings
 from controlstack.training.start import start
-from diffusers import ControlNetModel, StableDiffusionPipeline, T2IAdapter
+from diffusers import ControlNetModel, ControlNetUnionModel, StableDiffusionPipeline, T2IAdapter
 from safetensors.torch import load_file
 
 BLOCKS = 2  # as in the tiny world: some families count them
@@ -39,6 +43,25 @@ def test_a_controlnet_is_a_folder_that_diffusers_loads(settings: Settings, tmp_p
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours, [*skips, middle], strict=True))
     again = load_control_model(tmp_path / "control.diffusers").network.state_dict()
     assert all(again[name].equal(each) for name, each in load_file(out).items())
+
+
+@torch.no_grad()
+def test_a_union_is_a_folder_that_diffusers_loads(of_family: Callable[..., Settings], tmp_path: Path) -> None:
+    run = start(of_family("union"))
+    for weight in run.network.parameters():
+        weight.copy_(0.1 * torch.randn(weight.shape))
+    out = tmp_path / "union.safetensors"
+    write_model(run, out)
+    theirs = ControlNetUnionModel.from_pretrained(write_folder(run, out))
+    x, time, hint = torch.randn(1, 4, 16, 16), torch.tensor([500]), torch.rand(1, 3, 128, 128)
+    context, canny = torch.randn(1, 16, 64), 3
+    there = torch.nn.functional.one_hot(torch.tensor([canny]), theirs.config.num_control_type).float()
+    skips, middle = theirs(x, time, context, [hint], there, [canny], [1.0], return_dict=False)
+    model = load_control_model(out).bind({OPTION: "canny"})
+    step = Step(x=x, timestep=time, context=context, cond=(True,), progress=progress_at(0, 1))
+    ours = [each for _, each in model(step, model.prepare(hint), model.encode(context), model.points)]
+    assert middle.abs().max() > 0
+    assert all(torch.allclose(a, b, atol=1e-5, rtol=1e-4) for a, b in zip(ours, [*skips, middle], strict=True))
 
 
 @torch.no_grad()
@@ -107,3 +130,13 @@ def test_only_controls_of_that_base_are_carried_over(settings: Settings, tmp_pat
     write_model(start(replace(settings, family="controlnet-lite")), lite)
     with pytest.raises(UnsupportedModelError, match="no ControlNet"):
         transfer(lite, settings.base, settings.base, tmp_path / "x.safetensors", "fp16")
+
+
+def test_a_folder_says_that_the_base_has_changed_too(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = f"train --base {settings.base} --data {settings.data} --hint canny --batch 2 --steps 1 --resolution 64"
+    given += f" --unlock decoder --diffusers --out {tmp_path / 'control.safetensors'}"
+    assert cli.main(given.split()) == 0
+    said = capsys.readouterr().out
+    assert "control.diffusers, the control alone: load 'control_unet_weight_increasements.safetensors' into" in said

@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import GeneralTracker
 from controlstack import cli
 from controlstack.core.errors import HintError
+from controlstack.preprocessors.images import read_image
 from controlstack.training.data.hints import HintSource
 from controlstack.training.loop import train
 from controlstack.training.report.bars import Steps, duration, is_told
@@ -158,6 +159,7 @@ class Heard(GeneralTracker):
         super().__init__()
         self.values: list[tuple[int | None, dict[str, Any]]] = []
         self.config: dict[str, Any] = {}
+        self.pictures: list[tuple[int | None, dict[str, Any]]] = []
 
     @property
     def tracker(self) -> Any:
@@ -169,13 +171,17 @@ class Heard(GeneralTracker):
     def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
         self.values.append((step, values))
 
+    def log_images(self, values: dict[str, Any], step: int | None = None) -> None:
+        self.pictures.append((step, values))
+
 
 def test_trackers_hear_settings_and_every_step(settings: Settings, tmp_path: Path) -> None:
     from controlstack.training.report.reporter import Reporter
 
     AcceleratorState._reset_state(True)
-    run = start(replace(settings, steps=2))
+    run = start(replace(settings, steps=2, samples=2, sample_steps=1))
     heard = Heard()
+    heard.name = "wandb"  # which takes lists of pictures
     run.settings = replace(run.settings, trackers=("heard",))
     run.accelerator.log_with = [heard]
     with Reporter(run, tmp_path / "a.safetensors") as reporter:
@@ -184,7 +190,30 @@ def test_trackers_hear_settings_and_every_step(settings: Settings, tmp_path: Pat
     assert heard.config["batch"] == "2"
     assert [step for step, _ in heard.values] == [1, 2]
     assert [values["loss"] for _, values in heard.values] == run.losses
+    assert [step for step, _ in heard.pictures] == [0, 2]
+    (sheet,) = heard.pictures[-1][1]["samples"]
+    assert np.array_equal(sheet, read_image(tmp_path / "a.samples" / "000002.png"))
+    assert Path(run.accelerator.logging_dir) == tmp_path / "a.logs"
     AcceleratorState._reset_state(True)
+
+
+def test_tensorboard_has_numbers_and_sheets_beside_the_model(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    AcceleratorState._reset_state(True)
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out" / "a.safetensors"
+    more = ("--steps", "2", "--samples", "2", "--sample-steps", "1", "--tracker", "tensorboard")
+    assert command(settings, out, *more) == 0
+    AcceleratorState._reset_state(True)
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+    events = EventAccumulator(str(tmp_path / "out" / "a.logs" / "controlstack"))
+    events.Reload()
+    assert [each.step for each in events.Scalars("loss")] == [1, 2]
+    assert [each.step for each in events.Images("samples")] == [0, 2]
 
 
 def test_bad_examples_that_are_left_out_are_counted(

@@ -22,7 +22,7 @@ SHOWN = 10  # bad examples in a message
 class Depth(Enum):
     """How much of an example is read."""
 
-    SIZES = "the sizes of files"
+    HEADERS = "the headers of files"
     FILES = "all files"
     HINTS = "all files, and hints made of them"
 
@@ -44,7 +44,7 @@ def depth_for(examples: Sequence[Example], whole: bool) -> Depth:
     for example in examples:
         total += sum(size_of(source) for source in example.sources)
         if total > CHEAP:
-            return Depth.SIZES
+            return Depth.HEADERS
     return Depth.FILES
 
 
@@ -58,7 +58,7 @@ def check(examples: Iterable[Example], reader: Reader, depth: Depth, *, alike: b
     first: tuple[int, ...] | None = None
     for example in examples:
         try:
-            size = _size(example, reader, depth)
+            size = _size(example, reader, depth, first if alike else None)
             if alike and first not in (None, size):
                 raise HintError(_unequal(size, first or size))
         except ControlError as error:
@@ -73,22 +73,22 @@ def refuse(bad: Sequence[Bad], count: int) -> None:
     """Raise HintError that names bad examples, if there are any among `count`."""
     if not bad:
         return
-    more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-    named = "; ".join(str(each) for each in bad[:SHOWN])
+    first: dict[str, Bad] = {}  # of each reason
+    for each in bad:
+        first.setdefault(each.reason, each)
+    shown = list(first.values())[:SHOWN]
+    named = "; ".join(str(each) for each in shown)
+    more = f"; and {len(bad) - len(shown)} more" if len(bad) > len(shown) else ""
     raise HintError(
         f"{len(bad)} of {counted(count, 'example')} cannot be used: {named}{more}: mend them, or leave them out with "
         "--skip-bad"
     )
 
 
-def _size(example: Example, reader: Reader, depth: Depth) -> tuple[int, ...]:
-    """Return (height, width) of what is trained on."""
-    if depth is Depth.SIZES:
-        if empty := next(
-            (source for source in example.sources if size_of(source) == 0 and not hasattr(source, "read")), None
-        ):
-            raise HintError(f"{empty} is empty: export or download it again")
-        return ()
+def _size(example: Example, reader: Reader, depth: Depth, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Return (height, width) of what is trained on. wanted: of the other examples; None for any."""
+    if depth is Depth.HEADERS:
+        return reader.headers(example, wanted)
     picture = reader(example)[0] if depth is Depth.HINTS else reader.files(example)[0]
     return reader.size(picture.shape[:2])
 

@@ -23,6 +23,11 @@ class Packed(Protocol):
         """Return what the picture is called in messages."""
         ...
 
+    @property
+    def size(self) -> int:
+        """Return how many bytes it has, about."""
+        ...
+
     def read(self) -> bytes:
         """Return the bytes of its file. HintError if there are none."""
         ...
@@ -62,16 +67,16 @@ def read_source(source: Source) -> Image:
     return read_image(source) if isinstance(source, Path) else decode_image(source.read(), source.name)
 
 
-def shape_of(source: Source) -> tuple[int, int]:
-    """Return (height, width) of a picture by its header. HintError if it cannot be read."""
+def shape_of(source: Source, *, upright: bool = True) -> tuple[int, int]:
+    """Return (height, width) of a picture by its header. HintError if it cannot be read. upright: as `image_size`."""
     if isinstance(source, Path):
-        return image_size(source, str(source))
-    return image_size(source.read(), source.name)
+        return image_size(source, str(source), upright=upright)
+    return image_size(source.read(), source.name, upright=upright)
 
 
 def size_of(source: Source) -> int:
-    """Return how many bytes have to be read for a picture; of packed ones that is not known, and counts as 0."""
+    """Return how many bytes have to be read for a picture. HintError if it cannot be read."""
     try:
-        return source.stat().st_size if isinstance(source, Path) else 0
+        return source.stat().st_size if isinstance(source, Path) else source.size
     except OSError as error:
         raise HintError(f"cannot read {source}: {error.strerror or error}") from error

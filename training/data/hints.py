@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from ...preprocessors import Output, Preprocessor, find
 from ...preprocessors.resize import resize_image, scale_photograph
 from .buckets import size_for
 from .columns import Columns
-from .example import Example, Image, read_source
+from .example import Example, Image, read_source, shape_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,20 +139,43 @@ class Reader:
         """
         picture = read_source(example.picture)
         hint = None if example.hint is None else read_source(example.hint)
+        if fault := self._fault(picture.shape[:2], None if hint is None else hint.shape[:2]):
+            raise HintError(fault)
+        return picture, hint
+
+    def headers(self, example: Example, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
+        """Return (height, width) as `size`, by the headers of an example's files; nothing of packed ones.
+
+        HintError where sizes are wrong. wanted: of the other examples. Whether a picture lies on its side in its file
+        is asked only where something does not fit, since that takes long.
+        """
+        if not all(isinstance(each, Path) for each in example.sources):
+            return ()
+        size, fault = (0, 0), None
+        for upright in (False, True):
+            picture, *hint = (shape_of(each, upright=upright) for each in example.sources)
+            size, fault = self.size(picture), self._fault(picture, hint[0] if hint else None)
+            if fault is None and wanted in (None, size):
+                break
+        if fault is not None:
+            raise HintError(fault)
+        return size
+
+    def _fault(self, picture: tuple[int, ...], hint: tuple[int, ...] | None) -> str | None:
+        """Return what is wrong with the sizes (height, width) of a picture and its hint."""
         if self.side:
-            return picture, hint
-        height, width = picture.shape[:2]
-        if hint is not None and hint.shape != picture.shape:
-            raise HintError(
-                f"the hint is {hint.shape[1]}x{hint.shape[0]}, its picture {width}x{height}: sizes must be equal, or "
+            return None
+        if hint is not None and hint != picture:
+            return (
+                f"the hint is {hint[1]}x{hint[0]}, its picture {picture[1]}x{picture[0]}: sizes must be equal, or "
                 "give --resolution, such as 512, which scales both"
             )
-        if height % LATENT or width % LATENT:
-            raise HintError(
-                f"the picture is {width}x{height}: both sides must be multiples of {LATENT}; --resolution, such as "
-                "512, cuts them"
+        if picture[0] % LATENT or picture[1] % LATENT:
+            return (
+                f"the picture is {picture[1]}x{picture[0]}: both sides must be multiples of {LATENT}; --resolution, "
+                "such as 512, cuts them"
             )
-        return picture, hint
+        return None
 
 
 def _covering(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:

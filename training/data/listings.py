@@ -3,7 +3,7 @@
 - fill50k: `prompt.json` with `source` (hint), `target` (picture), `prompt`.
 - image folder: `metadata.jsonl` or `metadata.csv` with `file_name`, `text` and a column that names the hint.
 - captions beside pictures: `images/0.png` and `images/0.txt`, hints of the same name in `conditioning`.
-- WebDataset archives and tables in Parquet: `packed.py`.
+- WebDataset archives, tables in Parquet and data sets saved by the library `datasets`: `packed.py`, `tables.py`.
 
 Any of them may have hints made from the pictures by one of our preprocessors; then no hint files are needed.
 """
@@ -20,7 +20,8 @@ from ...preprocessors.images import suffixes
 from .columns import Columns, file_of
 from .entries import Entry, read_csv_entries, read_json_entries
 from .example import Bad, Example
-from .packed import read_archives, read_tables
+from .packed import read_archives
+from .tables import SAVED, of_training, read_saved, read_tables
 
 TEXT = {".json": read_json_entries, ".jsonl": read_json_entries, ".csv": read_csv_entries}
 LISTINGS = ("prompt.json", "metadata.jsonl", "metadata.csv", "train/metadata.jsonl", "train/metadata.csv")
@@ -50,12 +51,19 @@ def read_listing(data: Path, columns: Columns) -> Listing:
 def _listing(data: Path, columns: Columns) -> Listing:
     if data.is_file():
         return _of_file(data, columns)
+    if not data.exists():
+        raise HintError(
+            f"there is no folder or listing '{data}': check --data; a data set of the hub is downloaded first (hf "
+            "download --repo-type dataset NAME --local-dir FOLDER)"
+        )
     for name in LISTINGS:
         if (data / name).is_file():
             return _of_text(data / name, columns)
     for suffix, read in PACKED.items():
         if files := [*sorted(data.glob(f"*{suffix}")), *sorted(data.glob(f"data/*{suffix}"))]:
-            return _collected(str(data), read(files, columns))
+            return _collected(str(data), read(of_training(files), columns))
+    if any((data / name).is_file() for name in SAVED):
+        return _collected(str(data), read_saved(data, columns))
     if found := _beside(data, columns):
         return found
     if not data.exists():

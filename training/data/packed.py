@@ -1,7 +1,7 @@
-"""Examples inside larger files: WebDataset archives (tar), and tables in Parquet through the library `datasets`.
+"""Examples inside WebDataset archives (tar).
 
-Of a WebDataset archive only the table of contents is read; pictures are read from their place when they are needed. Its
-members are named `KEY.FIELD`, and those of one key are one example (github.com/webdataset/webdataset, README).
+Of an archive only the table of contents is read; pictures are read from their place when they are needed. Its members
+are named `KEY.FIELD`, and those of one key are one example (github.com/webdataset/webdataset, README).
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from ...core.errors import ControlError, HintError, MissingDependencyError
+from ...core.errors import ControlError, HintError
 from ...preprocessors.images import suffixes
-from .columns import CAPTIONS, HINTS, PICTURES, Columns
+from .columns import HINTS, PICTURES, Columns
 from .example import Bad, Example
 
 TEXT_FIELDS = ("txt", "text", "caption")
@@ -39,26 +37,6 @@ class Member:
         if len(data) < self.size:
             raise HintError(f"'{self.archive}' ends inside {self.name}: get the archive again")
         return data
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Cell:
-    """A picture in a table: `datasets` keeps it as bytes, or as a path."""
-
-    table: Any
-    row: int
-    column: str
-    name: str
-
-    def read(self) -> bytes:
-        """Return its bytes. HintError if there are none."""
-        value = self.table[self.row][self.column]
-        if isinstance(value, Mapping) and value.get("bytes"):
-            return value["bytes"]
-        path = value.get("path") if isinstance(value, Mapping) else value
-        if isinstance(path, str) and Path(path).is_file():
-            return Path(path).read_bytes()
-        raise HintError(f"{self.name} holds no picture")
 
 
 def read_archives(paths: Sequence[Path], columns: Columns) -> Iterator[Example | Bad]:
@@ -115,48 +93,3 @@ def _words(fields: Mapping[str, Member], columns: Columns) -> str:
     if not isinstance(table, dict):
         raise HintError("its JSON holds no table of names and values")
     return columns.caption_of(table)
-
-
-def read_tables(paths: Sequence[Path], columns: Columns) -> Iterator[Example | Bad]:
-    """Yield the examples of tables in Parquet. MissingDependencyError without `datasets`."""
-    try:
-        datasets: Any = import_module("datasets")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"'{paths[0]}' is a table in Parquet, which needs the package 'datasets': pip install datasets"
-        ) from error
-    try:
-        table = datasets.load_dataset("parquet", data_files=[str(path) for path in paths], split="train")
-    except Exception as error:  # whatever a damaged file makes the library raise
-        raise HintError(f"'{paths[0]}' cannot be read as a table in Parquet ({type(error).__name__})") from error
-    named = set(table.features)
-    for name, feature in table.features.items():
-        if isinstance(feature, datasets.Image):
-            table = table.cast_column(name, datasets.Image(decode=False))
-    usual = {"picture": PICTURES, "hint": HINTS, "caption": CAPTIONS}
-    names = {
-        what: next((name for name in (getattr(columns, what), *some) if name in named), None)
-        for what, some in usual.items()
-    }
-    row = dict.fromkeys(table.features)
-    columns.picture_of(row)  # raises where a column lacks
-    columns.hint_of(row)
-    texts = table.select_columns([names["caption"]]) if names["caption"] else None
-    for k in range(len(table)):
-        yield _of_row(table, k, names, columns, texts[k] if texts is not None else {}, str(paths[0]))
-
-
-def _of_row(
-    table: Any, row: int, names: Mapping[str, str | None], columns: Columns, text: Mapping[str, Any], path: str
-) -> Example | Bad:
-    place = f"row {row + 1} of '{path}'"
-
-    def cell(what: str) -> Cell:
-        name = names[what]
-        assert name is not None
-        return Cell(table, row, name, f"the column '{name}' in {place}")
-
-    try:
-        return Example(cell("picture"), cell("hint") if columns.needs_hint else None, columns.caption_of(text), place)
-    except ControlError as error:
-        return Bad(place, str(error))

@@ -38,9 +38,12 @@ class ControlNetRecipe(Recipe):
         return network
 
     def fill_outputs(self, network: ControlNet, settings: Settings) -> None:
-        """Set the convolutions behind which nothing enters the base at first, as `--start` says."""
-        outputs = [*network.zero_convs.modules(), *network.middle_block_out.modules()]
-        fill_zero_convolutions([*outputs, network.input_hint_block[-1]], settings.start)
+        """Set the convolutions behind which nothing enters the base at first, as `--start` says.
+
+        With the middle alone those of the skips, which never learn, stay at zero: other programs add them too.
+        """
+        fill_zero_convolutions([*network.zero_convs.modules()], None if settings.only_middle else settings.start)
+        fill_zero_convolutions([*network.middle_block_out.modules(), network.input_hint_block[-1]], settings.start)
 
     def model(self, network: nn.Module, unet: Any, settings: Settings) -> ControlModel:
         assert isinstance(network, ControlNet)

@@ -30,8 +30,8 @@ def opening(run: Run) -> list[str]:
     if run.checked.bad:
         lines.append(f"{counted(len(run.checked.bad), 'bad example')} left out:")
         lines += [f"  {bad}" for bad in run.checked.bad[:SHOWN]]
-    if run.checked.depth is Depth.SIZES:
-        lines.append("the pictures are many and were not read before the first step: --check reads them all")
+    if run.checked.depth is Depth.HEADERS:
+        lines.append("the pictures are many, and only their headers were read so far: --check reads them whole")
     return lines
 
 

@@ -6,12 +6,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ...preprocessors.images import make_folder
+from ..optimisers import rate_now
 from ..run import Run
 from .bars import Steps, steps_bar
 from .curve import WINDOW, Numbers, recent, write_curve
 from .samples import write_samples
-
-PROJECT = "controlstack"  # what trackers call it
+from .trackers import begin, show_sheet
 
 
 class Reporter:
@@ -28,7 +28,7 @@ class Reporter:
         run = self._run
         self._steps = self._stack.enter_context(steps_bar(run.settings.steps, run.step, speaks=run.is_main))
         if run.settings.trackers:
-            run.accelerator.init_trackers(PROJECT, config=dict(run.record))
+            begin(run, self._out)
         if run.is_main:
             make_folder(self._out.parent)
             self._numbers = Numbers(self._out.with_suffix(".csv"), run.step)
@@ -44,7 +44,7 @@ class Reporter:
         run = self._run
         if not run.is_main or self._steps is None or self._numbers is None:
             return
-        rate = float(run.optimiser.param_groups[0]["lr"])
+        rate = rate_now(run.optimiser)
         self._numbers.add(run.step, loss, rate)
         self._steps.show(recent(run.losses), rate)
         if run.settings.trackers:
@@ -61,4 +61,4 @@ class Reporter:
 
     def sheet(self) -> None:
         """Draw a sheet of samples of the network as it is now."""
-        write_samples(self._run, self._out.with_suffix(".samples"))
+        show_sheet(self._run, write_samples(self._run, self._out.with_suffix(".samples")))

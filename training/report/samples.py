@@ -56,8 +56,8 @@ def samples_of(run: Run) -> Iterator[Sample]:
             yield Sample(source.make(hint), prompt, hint)
 
 
-def write_samples(run: Run, folder: Path) -> None:
-    """Draw all samples by the network as it is now, and write them into a folder.
+def write_samples(run: Run, folder: Path) -> Image:
+    """Draw all samples by the network as it is now, and write them into a folder; return the sheet [H, W, 3].
 
     `000500.png` is the sheet of a step. `drawn` keeps what was drawn, from which `steps.png` shows each sample over the
     steps: when control came, and how suddenly.
@@ -66,9 +66,11 @@ def write_samples(run: Run, folder: Path) -> None:
     rows = sample_rows(run)
     for index, row in enumerate(rows):
         write_image(folder / DRAWN / f"{run.step:06d}-{index}.png", row[-1][1])
-    write_image(folder / f"{run.step:06d}.png", sheet(rows, side=_height(rows)))
+    shown = sheet(rows, side=_height(rows))
+    write_image(folder / f"{run.step:06d}.png", shown)
     over_steps = [[*row[:-1], *drawn_over_steps(folder / DRAWN, index)] for index, row in enumerate(rows)]
     write_image(folder / "steps.png", sheet(over_steps, side=min(_height(rows), SMALL)))
+    return shown
 
 
 def sample_rows(run: Run) -> list[list[tuple[str, Image]]]:

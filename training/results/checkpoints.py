@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -14,16 +14,40 @@ from ...core.files import replacing
 from ...models.guard import one_line
 
 
+class _Told:
+    """A file that remembers why it could not be written to: PyTorch's writer tells something else then."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.fault = file, ""
+
+    def write(self, data: bytes) -> int:
+        """Write bytes; return how many."""
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.fault = error.strerror or str(error)
+            raise
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        self._file.flush()
+
+
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state, whole or not at all, and to the disk. HostError if it cannot be written."""
+    told = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as fresh, fresh.open("xb") as file:
-            torch.save(dict(state), file)
+            told = _Told(file)
+            torch.save(dict(state), cast(Any, told))
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:  # RuntimeError: of PyTorch's writer, on a full disk
-        raise HostError(f"cannot write the checkpoint '{path}': {one_line(error)}") from error
+        reason = (told.fault if told is not None else "") or one_line(error)
+        raise HostError(
+            f"cannot write the checkpoint '{path}': {reason}: make room for it, or choose another place"
+        ) from error
 
 
 def read_checkpoint(path: Path, holds: str = "losses") -> dict[str, Any]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ...core.errors import UnsupportedModelError
 from ...models.families.controlnet.network import ControlNet
-from ...models.families.t2i_adapter import Adapter
+from ...models.families.t2i_adapter import STYLE_HEADS, Adapter
+from ...models.families.union import UnionNet
 from ...models.naming import to_diffusers
 from ...pipelines.bases import DTYPES
 from ...pipelines.quiet import quiet
@@ -19,11 +20,12 @@ from ..run import Run
 from .files import replace_folder
 
 SUFFIX = ".diffusers"
+FAMILIES = ("controlnet", "union", "t2i-adapter")  # that diffusers has a class for
 
 
 def check_export(family: str) -> None:
     """Raise UnsupportedModelError for a family that diffusers has no class for."""
-    if family not in ("controlnet", "t2i-adapter"):
+    if family not in FAMILIES:
         raise UnsupportedModelError(f"--diffusers: diffusers has no class for {family}: leave the option out")
 
 
@@ -40,23 +42,54 @@ def write_folder(run: Run, out: Path) -> Path:
 
 def diffusers_network(network: nn.Module, state: Mapping[str, Tensor], unet: Any) -> Any:
     """Return a network of diffusers' own class with the weights of ours."""
-    from diffusers import ControlNetModel, T2IAdapter
+    with torch.random.fork_rng():  # whoever trains on draws the same numbers
+        if isinstance(network, UnionNet):
+            return _union(network, state, unet)
+        if isinstance(network, ControlNet):
+            return _controlnet(state, unet)
+        assert isinstance(network, Adapter)
+        return _adapter(network, state)
 
-    if isinstance(network, ControlNet):
-        with torch.random.fork_rng():  # whoever trains on draws the same numbers
-            made = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
-        made.float().load_state_dict(to_diffusers(state))
-        return made
-    assert isinstance(network, Adapter)
+
+def _controlnet(state: Mapping[str, Tensor], unet: Any) -> Any:
+    from diffusers import ControlNetModel
+
+    made = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+    made.float().load_state_dict(to_diffusers(state))
+    return made
+
+
+def _union(network: UnionNet, state: Mapping[str, Tensor], unet: Any) -> Any:
+    from diffusers import ControlNetModel, ControlNetUnionModel
+
+    kinds, width = network.task_embedding.shape
+    made: Any = ControlNetUnionModel.from_config(
+        {
+            **ControlNetModel.from_unet(unet, load_weights_from_unet=False).config,
+            "num_control_type": kinds,
+            "num_trans_channel": width,
+            "num_proj_channel": width,
+            "num_trans_head": STYLE_HEADS,
+            "num_trans_layer": len(network.transformer_layes),
+            "addition_time_embed_dim": network.sinusoids,
+        }
+    )
+    named = to_diffusers(state)
+    made.float().load_state_dict({name.replace(".attn.in_proj.", ".attn.in_proj_"): named[name] for name in named})
+    return made
+
+
+def _adapter(network: Adapter, state: Mapping[str, Tensor]) -> Any:
+    from diffusers import T2IAdapter
+
     config = network.config
-    with torch.random.fork_rng():
-        adapter = T2IAdapter(
-            in_channels=config.hint_channels,
-            channels=list(config.channels),
-            num_res_blocks=config.depth,
-            downscale_factor=config.unshuffle,
-            adapter_type="full_adapter_xl" if config.xl else "full_adapter",
-        )
+    adapter = T2IAdapter(
+        in_channels=config.hint_channels,
+        channels=list(config.channels),
+        num_res_blocks=config.depth,
+        downscale_factor=config.unshuffle,
+        adapter_type="full_adapter_xl" if config.xl else "full_adapter",
+    )
     adapter.load_state_dict(adapter_names(state, config.depth))
     return adapter
 

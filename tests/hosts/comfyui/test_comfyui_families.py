@@ -74,9 +74,9 @@ def test_each_equals_the_core_outside_the_host(comfyui: Host, oracle: Oracle, fa
     check(comfyui, oracle, scene_of(comfyui, family), masked(family))
 
 
-@pytest.mark.parametrize("family", trained_units.UNITS)
-def test_what_our_training_writes_acts(comfyui: Host, oracle: Oracle, trained: None, family: str) -> None:
-    wanted = trained_units.UNITS[family]
+@pytest.mark.parametrize("name", trained_units.UNITS)
+def test_what_our_training_writes_acts(comfyui: Host, oracle: Oracle, trained: None, name: str) -> None:
+    wanted = trained_units.UNITS[name]
     check(comfyui, oracle, scene_with(comfyui, wanted, masked=False), wanted)
 
 

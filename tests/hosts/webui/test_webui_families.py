@@ -29,9 +29,9 @@ def trained(webui_path: Path, every_models: Path, tmp_path_factory: pytest.TempP
     trained_units.train_all(checkpoint, every_models / "ControlNet", tmp_path_factory.mktemp("training"))
 
 
-@pytest.mark.parametrize("family", trained_units.UNITS)
-def test_what_our_training_writes_acts(every_host: Host, every_oracle: Oracle, trained: None, family: str) -> None:
-    wanted = trained_units.UNITS[family]
+@pytest.mark.parametrize("name", trained_units.UNITS)
+def test_what_our_training_writes_acts(every_host: Host, every_oracle: Oracle, trained: None, name: str) -> None:
+    wanted = trained_units.UNITS[name]
     check(draw(every_host, wanted), every_oracle, wanted)
 
 

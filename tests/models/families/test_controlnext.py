@@ -18,6 +18,8 @@ from controlstack.core.network.attach import Patches, attach, change_weights
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
 from controlstack.core.unit import ControlMode, ControlUnit
+from controlstack.models.families.controlnext_video import VideoControlNeXt, entering
+from controlstack.models.layers import STANDARD
 from controlstack.models.naming import to_ldm
 from controlstack.models.registry import REGISTRY, inspect, load_control_model
 from controlstack.models.remembered import Remembered
@@ -41,7 +43,10 @@ Save = Callable[..., Path]
 class Theirs(nn.Module):
     """`ControlNeXtModel` and the older `ControlNetModel` of the project, at any width."""
 
-    def __init__(self, out: int, *, old: bool, time: int, emb: int, stem: int, width: int, last: int) -> None:
+    def __init__(
+        self, out: int, *, old: bool, time: int, emb: int, stem: int, width: int, last: int, padding: int = 1
+    ) -> None:
+        """padding: 0 in the network for videos."""
         super().__init__()
         self.old = old
         self.time_proj = Timesteps(time, True, downscale_freq_shift=0)
@@ -50,8 +55,8 @@ class Theirs(nn.Module):
         if not old:
             self.embedding = nn.Sequential(
                 nn.Conv2d(3, stem, 3, 2, 1), nn.GroupNorm(2, stem), nn.ReLU(),
-                nn.Conv2d(stem, stem, 3, 1, 1), nn.GroupNorm(2, stem), nn.ReLU(),
-                nn.Conv2d(stem, width, 3, 1, 1), nn.GroupNorm(2, width), nn.ReLU(),
+                nn.Conv2d(stem, stem, 3, 1, padding), nn.GroupNorm(2, stem), nn.ReLU(),
+                nn.Conv2d(stem, width, 3, 1, padding), nn.GroupNorm(2, width), nn.ReLU(),
             )  # fmt: skip
         outs = (*widths[1:], last)
         self.down_res = nn.ModuleList(
@@ -375,6 +380,38 @@ def test_a_control_for_videos_is_named_by_its_companion(tmp_path: Path) -> None:
     for use in (inspect, load_control_model):
         with pytest.raises(UnsupportedModelError, match="is a ControlNeXt for Stable Video Diffusion"):
             use(path)
+
+
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(each.shape) for name, each in module.state_dict().items()}
+
+
+@torch.no_grad()
+def test_the_network_for_videos_equals_the_projects_on_frames() -> None:
+    """`ControlNeXtSDVModel.forward`: frames as rows, the time of a video repeated for each; then its U-Net's lines."""
+    theirs = randomise(Theirs(32, old=False, padding=0, **SMALL), 1)
+    ours = VideoControlNeXt(shapes_of(theirs), STANDARD)
+    ours.load_state_dict(theirs.state_dict())
+    hints, time = torch.rand(2, 3, 3, 64, 96), torch.tensor([900.0, 17.0])
+    found = ours.frames(hints, time)
+    expected = theirs(hints.flatten(0, 1), time.repeat_interleave(3))
+    assert found.shape == (2, 3, 32, 7, 11)  # 64 and 96 pixels, halved, less two at each end, halved twice
+    assert torch.allclose(found.flatten(0, 1), expected, atol=1e-5, rtol=1e-4)
+    stream = torch.randn(6, 32, 8, 12)
+    over: dict[str, Any] = {"dim": (1, 2, 3), "keepdim": True}
+    normed = (expected - expected.mean(**over)) * (stream.std(**over) / (expected.std(**over) + 1e-5))
+    added = nn.functional.adaptive_avg_pool2d(normed + stream.mean(**over), (8, 12)) * 0.2
+    assert torch.allclose(entering(stream, found.flatten(0, 1)), added, atol=1e-5, rtol=1e-4)
+
+
+def test_the_network_for_videos_at_full_size() -> None:
+    with torch.device("meta"):
+        theirs = Theirs(320, old=False, padding=0, **FULL)
+        ours = VideoControlNeXt(shapes_of(theirs), STANDARD)
+        made = ours.frames(torch.empty(1, 14, 3, 576, 1024), torch.empty(1))
+    assert shapes_of(ours) == shapes_of(theirs)
+    assert made.shape == (1, 14, 320, 71, 127)
+    assert entering(torch.empty(14, 320, 36, 64, device="meta"), made[0]).shape == (14, 320, 36, 64)
 
 
 def test_a_damaged_companion_is_one_line(tmp_path: Path) -> None:
