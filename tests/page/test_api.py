@@ -92,6 +92,7 @@ def test_what_is_offered_names_models_and_preprocessors(client: Any) -> None:
         "color",
         "depth",
         "ip-adapter",
+        "lllite",
         *fileless,
         "union",
     ]
