@@ -205,7 +205,6 @@ def test_a_request_that_is_no_table_is_refused_in_a_sentence(client: Any, reques
     [
         ({}, ("a", 64), "width is 'a', expected a number"),
         ({}, (None, 64), "width is None, expected a number"),
-        ({}, (64, float("nan")), "height is nan, expected a finite number"),
         ({}, (64, 1e30), "height is .*, expected at most 4096"),
         ({}, (0, 64), "width is 0, expected 1 to 4096"),
         ({"range": 5}, (64, 64), "range is 5, expected start and end"),
