@@ -19,6 +19,9 @@ A message says what was given, what was expected, and what to do. The core raise
 
 from __future__ import annotations
 
+from .printing import printable
+
+LONGEST = 4000  # characters of a sentence; what a client or a file says may be any length
 PACKAGE = "controlstack"  # the name under which all of them are public
 
 
@@ -31,6 +34,11 @@ class ControlError(Exception):
         """Give an error its public name, which programs show beside the sentence: the folder's name is the user's."""
         super().__init_subclass__()
         cls.__module__ = PACKAGE
+
+    def __str__(self) -> str:
+        """Return the sentence on one line, printable, whatever it repeats; the middle of a long one is left out."""
+        text = super().__str__()
+        return printable(text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}")
 
 
 class ModelError(ControlError):

@@ -16,9 +16,11 @@ import json
 import os
 import platform
 import re
+import sys
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,47 @@ from .errors import FileError
 LIMIT = 16 << 20  # bytes; the largest file of this kind that people have, a list of captions, has a few megabytes
 PART = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{16}\.part(\..*)?")  # computer, process
 WIDE = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-16 and UTF-32
+
+
+def path_of(text: str) -> Path:
+    """Return the path that a person names: `~` begins at a home folder. FileError for an empty name.
+
+    An empty one would mean the folder where the command runs, which nobody means who leaves a name out.
+    """
+    if not text.strip():
+        raise FileError("the name of a file or folder is empty: give one, such as ./photo.png")
+    path = Path(text)
+    try:
+        return path if path.exists() else path.expanduser()
+    except (RuntimeError, ValueError, OSError):  # nobody's home, or no name of a file: said by whoever opens it
+        return path
+
+
+def files_below(folder: Path) -> Generator[Path]:
+    """Yield every file in a folder and in those below it, links followed; names with a dot before them are passed over.
+
+    Each real folder is looked into once, so links in a circle end. A folder below that cannot be read is yielded
+    itself; OSError if the first one cannot.
+    """
+    seen, waiting = {os.path.realpath(folder)}, [*_shown(folder)]
+    while waiting:
+        path = waiting.pop()
+        if not os.path.isdir(path):  # noqa: PTH112 - says no where the system does not tell, `Path.is_dir` fails there
+            yield path
+            continue
+        real = os.path.realpath(path)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            waiting += _shown(path)
+        except OSError:
+            yield path
+
+
+def _shown(folder: Path) -> list[Path]:
+    """Return what lies in a folder, in falling order of names; programs hide their own files behind a dot."""
+    return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), reverse=True)
 
 
 def read_text(path: Path, what: str, *, limit: int = LIMIT) -> str:
@@ -61,6 +104,18 @@ def parse_json(text: str, place: str) -> Any:
         raise FileError(f"{place} is nested too deeply: remove the brackets that hold nothing") from error
     except ValueError as error:  # json.JSONDecodeError, or a number with thousands of digits
         raise FileError(f"{place} is no JSON ({error}): correct it, or export it again") from error
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """Return the table that a TOML file holds; errors as `read_text`, and FileError for what is no TOML."""
+    tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    text = read_text(path, what)
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise FileError(f"the {what} {path} is nested too deeply: remove the brackets that hold nothing") from error
+    except ValueError as error:  # TOMLDecodeError, or a number with thousands of digits
+        raise FileError(f"the {what} {path} is no TOML ({error}): correct it, or write it again") from error
 
 
 def _read_bytes(path: Path, what: str, limit: int) -> bytes:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..core import printing
 from ..core.errors import ControlError, DamagedModelError, ModelError
 
 SHOWN = 100  # characters of a name in a message
@@ -101,10 +102,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _printable(text: str, limit: int) -> str:
-    text = text[: 2 * limit]  # escaping takes time, and more than this is never shown
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return printing.printable(text[: 2 * limit])  # escaping takes time, and more than this is never shown
 
 
 def _cut(text: str, limit: int) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from ..core.counting import shortest
 from ..core.embedding import Embedding
 from ..core.errors import PreprocessorError
 from .networks.network import Network
@@ -57,12 +58,12 @@ class Parameter:
             raise PreprocessorError(f"{owner}: {self.name} is {value!r}; it must be {self._range()}")
         number = float(value)  # pyright: ignore[reportArgumentType]
         if not self.minimum <= number <= self.maximum or (self.integer and not number.is_integer()):
-            raise PreprocessorError(f"{owner}: {self.name} is {number:g}; it must be {self._range()}")
+            raise PreprocessorError(f"{owner}: {self.name} is {shortest(number)}; it must be {self._range()}")
         return int(number) if self.integer else number
 
     def _range(self) -> str:
         kind = "a whole number" if self.integer else "a number"
-        return f"{kind} from {self.minimum:g} to {self.maximum:g}{' ' + self.unit if self.unit else ''}"
+        return f"{kind} from {shortest(self.minimum)} to {shortest(self.maximum)}{' ' + self.unit if self.unit else ''}"
 
 
 RESOLUTION = Parameter(

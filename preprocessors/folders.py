@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -9,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import HintError
+from ..core.files import files_below
 from .images import suffixes
 
 NUMBER = re.compile(r"([0-9]+)")
+UNREADABLE = "folder that cannot be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Listing:
     def remark(self) -> str:
         """Return what was left out in words, such as "2 .txt and 1 without a suffix"; empty if nothing was."""
         kinds = sorted(self.left_out.items(), key=lambda each: (-each[1], each[0]))
-        return " and ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in kinds)
+        return " and ".join(f"{count} {kind or 'without a suffix'}" for kind, count in kinds)
 
 
 def list_pictures(
@@ -32,35 +35,36 @@ def list_pictures(
 ) -> Listing:
     """Return the pictures of a folder in natural order: frame2 before frame10.
 
-    deep: those of the folders in it too. also: further suffixes that are read, such as ".mp4". outside: a folder whose
-    files are not looked at. Names that begin with a dot are never listed and never counted: programs hide their own
-    files so (`.DS_Store`, `._photo.png`). HintError if the folder cannot be read.
+    deep: those of the folders in it too, linked ones as well. also: further suffixes that are read, such as ".mp4".
+    outside: a folder whose files are not looked at. Names that begin with a dot are never listed and never counted:
+    programs hide their own files so (`.DS_Store`, `._photo.png`). HintError if the folder cannot be read.
     """
     known = {*suffixes(), *also}
     try:
-        inside = [path for path in (folder.rglob("*") if deep else folder.iterdir()) if _is_shown(path, folder)]
-        files = sorted(
-            (path for path in inside if not path.is_dir()), key=lambda path: natural(path.relative_to(folder).parts)
-        )
+        inside = files_below(folder) if deep else _in(folder)
+        files = sorted(inside, key=lambda path: natural(path.relative_to(folder).parts))
     except OSError as error:
         raise HintError(f"cannot read the folder {folder}: {error.strerror or error}") from error
     if outside is not None:
-        hidden = outside.resolve()
-        files = [path for path in files if hidden not in path.resolve().parents]
+        hidden = Path(os.path.realpath(outside))
+        files = [path for path in files if hidden not in Path(os.path.realpath(path)).parents]
     reads = {path: path.suffix.lower() in known and path.is_file() for path in files}
     left_out = Counter(_kind(path) for path, read in reads.items() if not read)
     return Listing(tuple(path for path, read in reads.items() if read), left_out)
+
+
+def _in(folder: Path) -> list[Path]:
+    """Return the files that lie in a folder itself."""
+    return [path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir()]
 
 
 def _kind(path: Path) -> str:
     """Return what a path is that is left out: a suffix, or what is no file."""
     if path.is_file():
         return path.suffix.lower()
+    if path.is_dir():
+        return UNREADABLE
     return "broken link" if path.is_symlink() else "device or pipe"
-
-
-def _is_shown(path: Path, folder: Path) -> bool:
-    return not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def natural(parts: Sequence[str]) -> list[list[tuple[int, str]]]:

@@ -14,18 +14,15 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 import tempfile
-import warnings
-import zlib
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import HintError
 from ..core.files import clear_leftovers, replacing
-from .declaration import MAX_PIXELS
+from .opening import ADVICE, DAMAGED, check_file, check_size, open_picture, readable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,14 +36,12 @@ if TYPE_CHECKING:
 else:
     from .lazy import PillowImage, PillowOps, PngImagePlugin, np
 
-READS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")  # of a GIF or TIFF, the first picture
 SUFFIXES = {  # of files that hold pictures -> what they hold
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF",
     ".tiff": "TIFF", ".gif": "GIF", ".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF",
 }  # fmt: skip
 WRITES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".tiff": "TIFF"}
 ENCODING = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}  # hints are drawings: sharp edges
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")  # Pillow's modes with an alpha channel
 WHITE, BLACK = 255, 0
 ANIMATED = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff", ".avif")  # of files that may hold several pictures
@@ -68,8 +63,8 @@ def image_size(source: Path | bytes, name: str, *, upright: bool = True) -> tupl
     upright: False takes a picture as it lies in its file, which is fast; a PNG has to be decoded to tell how it lies.
     """
     if isinstance(source, Path):
-        _check_file(source)
-    with _opened(source if isinstance(source, Path) else io.BytesIO(source), name) as picture:
+        check_file(source)
+    with open_picture(source if isinstance(source, Path) else io.BytesIO(source), name) as picture:
         width, height = picture.size
         if not upright:
             return height, width
@@ -81,21 +76,25 @@ def image_size(source: Path | bytes, name: str, *, upright: bool = True) -> tupl
 
 
 def count_frames(path: str | os.PathLike[str]) -> int:
-    """Return how many pictures a file holds: frames of an animation, pages of a TIFF; 1 for what cannot be read."""
+    """Return how many pictures a file holds: frames of an animation, pages of a TIFF; 1 for what is no picture.
+
+    HintError for an animation that ends too early: its first picture may be whole.
+    """
     if Path(path).suffix.lower() not in ANIMATED:
         return 1
-    try:
-        with _opened(Path(path), str(path)) as picture:
-            return int(getattr(picture, "n_frames", 1))
-    except (HintError, *DAMAGED):  # whoever reads it says what is wrong
-        return 1
+    with ExitStack() as stack:
+        try:
+            picture = stack.enter_context(open_picture(Path(path), str(path)))
+        except HintError:  # whoever reads it says what is wrong
+            return 1
+        return _count(picture, str(path))
 
 
 def read_frames(path: str | os.PathLike[str]) -> Generator[Image]:
     """Yield every picture of a file, uint8 RGB [H, W, 3]. Errors as `read_image`."""
-    _check_file(Path(path))
-    with _opened(Path(path), str(path)) as picture:
-        for number in range(int(getattr(picture, "n_frames", 1))):
+    check_file(Path(path))
+    with open_picture(Path(path), str(path), whole=True) as picture:
+        for number in range(_count(picture, str(path))):
             try:
                 picture.seek(number)
             except DAMAGED as error:
@@ -108,13 +107,19 @@ def read_mask(path: str | os.PathLike[str]) -> Mask:
     return _read(Path(path), "L", BLACK)
 
 
-def decode_image(data: bytes, name: str, advice: str = "") -> Image:
+def decode_image(data: bytes, name: str, advice: str = ADVICE) -> Image:
     """Return the picture that the bytes of a file hold as uint8 RGB [H, W, 3]. Errors as `read_image`.
 
     name: what the picture is called in messages. advice: what to do, where the bytes are no picture at all.
     """
-    with _opened(io.BytesIO(data), name, advice) as picture:
+    with open_picture(io.BytesIO(data), name, advice, whole=True) as picture:
         return _decoded(picture, name, "RGB", WHITE)
+
+
+def decode_pixels(data: bytes, name: str) -> Image | Mask:
+    """Return pixels that were written here: uint8 [H, W] of a grey picture, else [H, W, 3]. Errors as `read_image`."""
+    with open_picture(io.BytesIO(data), name, whole=True) as picture:
+        return _decoded(picture, name, "L" if picture.mode == "L" else "RGB", BLACK)
 
 
 def convert_image(picture: PillowImage.Image | NDArray[Any], name: str) -> Image:
@@ -124,7 +129,7 @@ def convert_image(picture: PillowImage.Image | NDArray[Any], name: str) -> Image
     """
     if isinstance(picture, np.ndarray):
         return _from_array(picture, name)
-    _check_size(picture.size, name)
+    check_size(picture.size, name)
     return _decoded(picture, name, "RGB", WHITE)
 
 
@@ -139,12 +144,6 @@ def eight_bit(picture: PillowImage.Image, name: str, kind: str | None = None) ->
     if picture.mode in ("I", "F"):
         raise HintError(f"{name} has 32 bits a channel, and nobody knows its white: save it with 8 or 16 bits")
     return picture
-
-
-def readable() -> tuple[str, ...]:
-    """Return the formats that the installed Pillow reads; AVIF and HEIF depend on its version and on plugins."""
-    PillowImage.init()
-    return tuple(kind for kind in READS if kind in PillowImage.OPEN)
 
 
 def suffixes() -> tuple[str, ...]:
@@ -219,26 +218,16 @@ def _encode(path: Path, image: Image | Mask, kind: str, metadata: Mapping[str, s
 
 def _read(path: Path, mode: str, background: int) -> NDArray[np.uint8]:
     """Return the picture of a file as `_decoded` does."""
-    _check_file(path)
-    with _opened(path, str(path)) as picture:
+    check_file(path)
+    with open_picture(path, str(path), whole=True) as picture:
         return _decoded(picture, str(path), mode, background)
 
 
-@contextmanager
-def _opened(source: Path | io.BytesIO, name: str, advice: str = "") -> Generator[PillowImage.Image]:
-    """Open a picture by its header only; too many pixels are refused before any is decoded."""
+def _count(picture: PillowImage.Image, name: str) -> int:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)  # our own, lower limit follows
-            picture = PillowImage.open(source, formats=readable())
-    except PillowImage.DecompressionBombError as error:
-        raise HintError(f"{name} has more than {MAX_PIXELS // 10**6} megapixels: scale it down") from error
+        return int(getattr(picture, "n_frames", 1))
     except DAMAGED as error:
-        known, more = ", ".join(readable()), f": {advice}" if advice else ""
-        raise HintError(f"{name} is no picture of a known format ({known}), or its header is damaged{more}") from error
-    with picture:
-        _check_size(picture.size, name)
-        yield picture
+        raise HintError(f"{name} is damaged or truncated ({error}): export or download it again") from error
 
 
 def _decoded(picture: PillowImage.Image, name: str, mode: str, background: int) -> NDArray[np.uint8]:
@@ -266,7 +255,7 @@ def _from_array(array: NDArray[Any], name: str) -> Image:
     pixels = array[..., None] if array.ndim == 2 else array
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
         raise HintError(f"{name} is {array.dtype} {list(array.shape)}, {expected}")
-    _check_size((pixels.shape[1], pixels.shape[0]), name)
+    check_size((pixels.shape[1], pixels.shape[0]), name)
     if pixels.dtype == np.uint16:
         pixels = _scaled(pixels)
     if pixels.dtype != np.uint8:
@@ -280,25 +269,3 @@ def _from_array(array: NDArray[Any], name: str) -> Image:
 def _scaled(levels: NDArray[Any]) -> NDArray[np.uint8]:
     """Return 16-bit levels as 8-bit ones."""
     return np.rint(levels.astype(np.float64) / SIXTEEN_TO_EIGHT).astype(np.uint8)
-
-
-def _check_size(size: tuple[int, int], name: str) -> None:
-    """Raise HintError for a picture of (width, height) over `MAX_PIXELS`."""
-    width, height = size
-    if width * height > MAX_PIXELS:
-        raise HintError(f"{name} is {width}x{height}, more than {MAX_PIXELS // 10**6} megapixels: scale it down")
-
-
-def _check_file(path: Path) -> None:
-    """Raise HintError unless the path is a file that can be read and holds something."""
-    try:
-        if path.is_dir():
-            raise HintError(f"{path} is a folder: expected one picture")
-        if not path.exists():
-            raise HintError(f"there is no picture {path}: check the path")
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise HintError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    if empty:
-        raise HintError(f"{path} is empty: export or download it again")

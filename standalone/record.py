@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import FileError
+from ..core.counting import shortest
+from ..core.errors import FileError, HintError
 from ..core.files import parse_json
 from ..core.firing import Firing
 from ..core.unit import ControlUnit
@@ -27,6 +28,7 @@ from ..pipelines.drawing import Result
 from ..pipelines.loras.file import Lora
 from ..pipelines.request import Request
 from ..preprocessors.images import read_image, read_mask, write_image
+from ..preprocessors.texts import read_texts
 from ..units.record import from_record, pixels_of, plain_pixels, to_record
 from ..units.request import UnitRequest
 from ..units.webui.fields import UnitArgs, args_of
@@ -215,7 +217,7 @@ def infotext_of(request: Request, k: int, units: Sequence[UnitRequest]) -> str:
         **_webui_passes(request),
         **{name: json.dumps(text) for name, text in write_infotext(said).items()},
     }
-    tags = "".join(f"<lora:{each.name}:{each.weight:g}>" for each in request.loras)  # as WebUIs name LoRAs
+    tags = "".join(f"<lora:{each.name}:{shortest(each.weight)}>" for each in request.loras)  # as WebUIs name LoRAs
     lines = [request.prompts[k] + tags, *([f"Negative prompt: {request.negative}"] if request.negative else [])]
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])
 
@@ -314,14 +316,11 @@ def _paths(record: Mapping[str, Any]) -> set[str]:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    from PIL import Image
-
     try:
-        with Image.open(path) as picture:
-            text = picture.info.get(KEY)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise FileError(f"'{path}' is no picture that can be read ({error}): give a PNG file of ours") from error
-    if not isinstance(text, str):
+        text = read_texts(path).get(KEY)
+    except HintError as error:
+        raise FileError(str(error)) from error
+    if text is None:
         raise FileError(
             f"'{path}' holds no record of ControlStack: give a PNG file as `controlstack generate` wrote it"
         )

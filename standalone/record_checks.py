@@ -10,7 +10,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..core.errors import FileError
+from ..pipelines.bases import Offload
 from ..pipelines.request import Request
 from ..units.text import shown
 from .asked import PICTURES
@@ -35,8 +38,19 @@ def check_record(path: Path, record: Mapping[str, Any]) -> None:
         if "said" in unit:
             _check(path, "said", unit, dict, f"unit {number}")
             _check(path, "dtype", unit, str, f"unit {number}")
+    _check_words(path, record)
     _check_request(path, record["request"])
     _check_picture(path, record)
+
+
+def _check_words(path: Path, record: Mapping[str, Any]) -> None:
+    """Raise FileError for a dtype that PyTorch has not, and for an offload that we have not."""
+    dtypes = [record["base"]["dtype"], *(unit["dtype"] for unit in record["units"] if "said" in unit)]
+    if wrong := [each for each in dtypes if not isinstance(getattr(torch, each, None), torch.dtype)]:
+        raise _wrong(path, "dtype", wrong[0], "one of PyTorch's, such as float32")
+    known = [each.value for each in Offload]
+    if record["base"]["offload"] not in known:
+        raise _wrong(path, "base: offload", record["base"]["offload"], f"one of {', '.join(known)}")
 
 
 def _check_request(path: Path, request: Mapping[str, Any]) -> None:

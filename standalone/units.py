@@ -54,13 +54,16 @@ def parse_unit(text: str) -> UnitRequest:
     for name in ("image", "model"):
         if not pairs.get(name) and not (name == "model" and fileless):
             raise UnitError(f"the unit '{text}' has no {name}: add {name}=FILE")
-    own: dict[str, object] = {name: pairs[name] for name in pairs if name in NAMES and name != "parameters"}
-    numbers = {name: read_number(name, pairs[name]) for name in pairs if name not in (*NAMES, SHORT)}
+    own: dict[str, object] = {name: value for name, value in pairs.items() if name in NAMES and name != "parameters"}
+    numbers = {name: read_number(name, value) for name, value in pairs.items() if name not in (*NAMES, SHORT)}
     if pairs.get("preprocessor", AUTO) != AUTO:
         own["preprocessor"] = find(pairs["preprocessor"]).id
     if SHORT in pairs:
         own["options"] = _with_types(pairs)
-    parameters = {**FIELDS["parameters"].read("parameters", pairs.get("parameters", {})), **numbers}
+    parameters = FIELDS["parameters"].read("parameters", pairs.get("parameters", {}))
+    if twice := next((name for name in numbers if name in parameters), None):
+        raise UnitError(f"the unit '{text}' has {twice} twice, once in parameters: leave one of them out")
+    parameters |= numbers
     request = read_request(own, parameters=parameters)
     if fileless:
         find(fileless).settings(request.parameters)  # which checks them

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.files import path_of
 from . import choices
 from .choices import COPY, GAUSSIAN, OPTIMISERS, PRECISIONS, SCHEDULES, TIMES, UNLOCKS
 
@@ -119,8 +120,8 @@ def parameters_of(text: str) -> dict[str, float]:
 def _add_what(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what is trained").add_argument
     base = "diffusers folder or checkpoint file of the base model, which stays as it is"
-    add("--base", type=Path, required=True, help=base)
-    add("--out", type=Path, required=True, help="the .safetensors file to write")
+    add("--base", type=path_of, required=True, help=base)
+    add("--out", type=path_of, required=True, help="the .safetensors file to write")
     add("--family", choices=choices.FAMILIES, default=choices.FAMILIES[0], help="(default: %(default)s)")
     add(
         "--start",
@@ -139,7 +140,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("data").add_argument
     add(
         "--data",
-        type=Path,
+        type=path_of,
         required=True,
         help="folder, or listing, of pictures with hints and words; docs/training.md",
     )
@@ -167,7 +168,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add("--random-crop", action="store_true", help="cut any square, not the middle one")
     add("--mirror", action="store_true", help="show half of the examples mirrored; not for hints with left and right")
     add("--workers", type=int, default=0, metavar="N", help="threads that read pictures ahead (default: %(default)s)")
-    add("--cache", type=Path, metavar="FOLDER", help="encode pictures and words once, and keep that here")
+    add("--cache", type=path_of, metavar="FOLDER", help="encode pictures and words once, and keep that here")
 
 
 def _add_learning(parser: argparse.ArgumentParser) -> None:
@@ -233,7 +234,7 @@ def _add_seen(parser: argparse.ArgumentParser) -> None:
         "--sample-hint",
         dest="sample_hints",
         action="append",
-        type=Path,
+        type=path_of,
         default=[],
         metavar="FILE",
         help="its hint, or with --hint its picture",

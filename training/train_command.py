@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import ControlError, DivergedError, ModelError
+from ..core.printing import print_line
 from .options import add_options, check_changes, settings_of
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _train(args: argparse.Namespace) -> int:
     taken = _resumed(run, args) if args.resume else []
     if run.is_main:
         warning = too_few_processes(asked_processes(launcher()), run.accelerator.num_processes)
-        print("\n".join([*([warning] if warning else []), *opening(run), *taken]), flush=True)
+        _tell([*([warning] if warning else []), *opening(run), *taken])
     try:
         return _trained(run, args.out)
     finally:
@@ -70,8 +70,13 @@ def _plan(run: Run) -> int:
     from .report.plan import plan
 
     if run.is_main:
-        print("\n".join([*opening(run), *plan(run)]))
+        _tell([*opening(run), *plan(run)])
     return 0
+
+
+def _tell(lines: Sequence[str]) -> None:
+    for line in lines:
+        print_line(line)
 
 
 def _trained(run: Run, out: Path) -> int:
@@ -98,7 +103,7 @@ def _stopped(run: Run, out: Path, reporter: Reporter) -> int:
     if run.is_main:
         _write(run, out)
         reporter.curve()
-        print(f"stopped after step {run.step}: wrote {out}; go on with --resume", file=sys.stderr)
+        print_line(f"stopped after step {run.step}: wrote {out}; go on with --resume", error=True)
     return INTERRUPTED
 
 
@@ -106,13 +111,13 @@ def _finished(run: Run, out: Path, reporter: Reporter) -> None:
     if run.is_main:
         _write(run, out)
         reporter.curve()
-        print(f"wrote {out}")
+        print_line(f"wrote {out}")
         if run.settings.diffusers:
             from .results.export import write_folder
             from .results.model import companion_path
 
             alone = f", the control alone: load '{companion_path(out).name}' into the base too" if run.before else ""
-            print(f"wrote {write_folder(run, out)}{alone}")
+            print_line(f"wrote {write_folder(run, out)}{alone}")
 
 
 def _snapshot(run: Run, out: Path) -> None:
@@ -185,6 +190,6 @@ def _save_after(error: Exception, run: Run, state: Path) -> None:
         saved = True
     what = f"{'an error' if isinstance(error, ControlError) else type(error).__name__} after step {run.step}"
     if saved:
-        print(f"{what}: saved '{state}'; go on with --resume", file=sys.stderr)
+        print_line(f"{what}: saved '{state}'; go on with --resume", error=True)
     elif state.exists():
-        print(f"{what}: the last checkpoint, '{state}', is whole; go on from it with --resume", file=sys.stderr)
+        print_line(f"{what}: the last checkpoint, '{state}', is whole; go on from it with --resume", error=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from ..core.files import path_of
+from ..core.printing import print_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
     add = parser.add_argument
-    add("control", type=Path, help="the ControlNet")
-    add("--from", dest="old", type=Path, required=True, metavar="BASE", help="the base that it was trained over")
-    add("--to", dest="new", type=Path, required=True, metavar="BASE", help="the base that it is for")
-    add("--out", type=Path, required=True, help="the .safetensors file to write")
+    add("control", type=path_of, help="the ControlNet")
+    add("--from", dest="old", type=path_of, required=True, metavar="BASE", help="the base that it was trained over")
+    add("--to", dest="new", type=path_of, required=True, metavar="BASE", help="the base that it is for")
+    add("--out", type=path_of, required=True, help="the .safetensors file to write")
     add("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16", help="of the written file (default: %(default)s)")
     parser.set_defaults(run=_transfer)
 
@@ -31,5 +33,5 @@ def _transfer(args: argparse.Namespace) -> int:
         if not base.exists():
             raise ModelError(f"there is no base model '{base}': give a diffusers folder or a checkpoint as {name}")
     count = transfer(args.control, args.old, args.new, args.out, args.dtype)
-    print(f"wrote {args.out}: {count} weights carried over from {args.old.name} to {args.new.name}")
+    print_line(f"wrote {args.out}: {count} weights carried over from {args.old.name} to {args.new.name}")
     return 0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ..core.counting import shortest
 from ..core.errors import UnitError
 
 # Place of a block from 0 (shallow, fine detail) to 1 (the middle, composition) -> its weight.
@@ -45,7 +46,8 @@ class BlockWeights:
         largest = LARGEST_BASE if self.base is not None else LARGEST
         wrong = [each for each in (*(self.numbers or ()), *_given(self.base)) if not -largest <= each <= largest]
         if wrong:
-            raise UnitError(f"block weights hold {wrong[0]:g}, expected numbers from {-largest:g} to {largest:g}")
+            bounds = f"{-largest:g} to {largest:g}"
+            raise UnitError(f"block weights hold {shortest(wrong[0])}, expected numbers from {bounds}")
 
     def of(self, count: int) -> tuple[float, ...]:
         """Return the weights of `count` blocks, the middle last; numbers are returned as they are."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..core.errors import UnitError
+from ..preprocessors.images import decode_pixels
 from .request import FIELDS, UnitRequest
 
 PNG = "png"  # key of pixels
@@ -31,7 +32,7 @@ def from_record(record: Mapping[str, Any]) -> UnitRequest:
     for name, value in record.items():
         if name not in FIELDS:
             raise UnitError(f"the record of a unit has '{name}', which no unit has: it was written by a newer version")
-        values[name] = _picture(name, value) if name in PICTURES else FIELDS[name].read(name, value)
+        values[name] = _checked(name, _picture(name, value)) if name in PICTURES else FIELDS[name].read(name, value)
     return UnitRequest(**values)
 
 
@@ -76,14 +77,18 @@ def _picture(name: str, value: Any) -> Any:
     return pixels_of(name, value)
 
 
-def pixels_of(name: str, value: Any) -> Any:
-    """Return the pixels of `plain_pixels`. UnitError, which names the field, for anything else."""
-    import numpy as np
-    from PIL import Image
+def _checked(name: str, picture: Any) -> Any:
+    """Return the picture; UnitError for pixels of another rank than the field has."""
+    rank = PICTURES[name]
+    if hasattr(picture, "ndim") and picture.ndim not in (rank, rank + 1):
+        raise UnitError(f"the record of a unit has {list(picture.shape)} in '{name}', expected {rank} axes or a batch")
+    return picture
 
+
+def pixels_of(name: str, value: Any) -> Any:
+    """Return the pixels of `plain_pixels`. UnitError or HintError, which name the field, for anything else."""
     try:
         data = base64.b64decode(value[PNG], validate=True)
-        picture: Any = Image.open(io.BytesIO(data), formats=["PNG"])
-        return np.array(picture)
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UnitError(f"the record of a unit has no picture in '{name}': {error}") from error
+    return decode_pixels(data, f"the picture in '{name}' of a record")

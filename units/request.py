@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ..core.counting import shortest
 from ..core.errors import UnitError
 from ..core.modes import ControlMode, ResizeMode
 from ..core.reuse.said import OFF, Reuse
@@ -56,14 +57,16 @@ class Field:
         """Return what it may be, in words; empty for text, pictures and tables."""
         if self.choices is not None:
             return ", ".join(self.choices.words)
-        return "" if self.least is None else f"{self.least:g} to {self.most:g}"
+        if self.least is None or self.most is None:
+            return ""
+        return f"{shortest(self.least)} to {shortest(self.most)}"
 
     def check(self, value: Any) -> None:
         """Raise UnitError for a number that is out of bounds or not finite."""
         if value is None or self.least is None or self.most is None:
             return
         if not math.isfinite(value) or not self.least <= value <= self.most:
-            raise UnitError(f"{self.name.replace('_', ' ')} is {value:g}, expected {self.expected}")
+            raise UnitError(f"{self.name.replace('_', ' ')} is {shortest(value)}, expected {self.expected}")
 
 
 def _said(meaning: str, default: Any, read: Reader, **more: Any) -> Any:
@@ -254,6 +257,8 @@ def read_request(said: Mapping[str, object], **more: Any) -> UnitRequest:
     if unknown := [name for name in said if name not in by_name]:
         known = ", ".join(each.short or each.name for each in FIELDS.values())
         raise UnitError(f"a unit has no '{unknown[0]}': it has {known}")
+    if both := next((each for each in FIELDS.values() if each.short in said and each.name in said), None):
+        raise UnitError(f"a unit has '{both.short}' and '{both.name}', which are the same: leave one of them out")
     read = {by_name[name].name: by_name[name].read(name, value) for name, value in said.items()}
     return UnitRequest(**{**read, **more})
 

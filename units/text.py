@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from reprlib import Repr
 from typing import Any, cast
 
+from ..core.counting import shortest
 from ..core.errors import ScheduleError, UnitError
 from ..core.reuse.said import OFF, Level, Reuse
 from ..core.schedule import Easing, Keyframe
@@ -39,7 +40,10 @@ def shown(value: object) -> str:
 
 def quoted(value: str) -> str:
     """Return a value as it stands in a unit's text on the command line: what holds a comma in quotation marks."""
-    return f'"{value}"' if "," in value and '"' not in value else value
+    if "," not in value:
+        return value
+    mark = next((each for each in ('"', "'") if each not in value), "")
+    return f"{mark}{value}{mark}"
 
 
 def read_number(name: str, value: object) -> float:
@@ -57,7 +61,7 @@ def read_whole(name: str, value: object) -> int:
     """Return a whole number; 512.0 is one."""
     number = read_number(name, value)
     if not number.is_integer():
-        raise UnitError(f"{name} is {number:g}, expected a whole number")
+        raise UnitError(f"{name} is {shortest(number)}, expected a whole number")
     return int(number)
 
 
@@ -80,8 +84,7 @@ def read_text(name: str, value: object) -> str:
 
 def write_number(value: float) -> str:
     """Return the shortest text that is read as the same number."""
-    short = f"{value:g}"
-    return short if float(short) == value else repr(value)
+    return shortest(value)
 
 
 def read_numbers(name: str, value: object) -> tuple[float, ...]:
@@ -227,7 +230,8 @@ def _keyframe(text: str) -> Keyframe:
 
 def _bounded(frame: Keyframe) -> Keyframe:
     if not abs(frame.weight) <= LARGEST:  # nor NaN
-        raise ScheduleError(f"the curve has the weight {frame.weight:g}, expected {-LARGEST:g} to {LARGEST:g}")
+        told = f"{shortest(frame.weight)}, expected {-LARGEST:g} to {LARGEST:g}"
+        raise ScheduleError(f"the curve has the weight {told}")
     return frame
 
 
@@ -249,7 +253,12 @@ def _table(name: str, value: object) -> dict[str, Any]:
     pairs = [part.partition("=") for part in value.split(";") if part.strip()]
     if wrong := [key for key, equals, _ in pairs if not equals or not key.strip()]:
         raise UnitError(f"{name} has {shown(wrong[0].strip())}, expected name=value")
-    return {key.strip(): each.strip() for key, _, each in pairs}
+    table = {key.strip(): each.strip() for key, _, each in pairs}
+    if len(table) < len(pairs):
+        names = [key.strip() for key, _, _ in pairs]
+        twice = next(key for key in names if names.count(key) > 1)
+        raise UnitError(f"{name} has {shown(twice)} twice: leave one of them out")
+    return table
 
 
 def _read_option(name: str, text: str) -> Option:
@@ -257,8 +266,10 @@ def _read_option(name: str, text: str) -> Option:
     words = _unescaped(text)
     try:
         value: object = json.loads(words, parse_constant=_refuse(name))
-    except ValueError:
+    except (ValueError, RecursionError):
         return words
+    if isinstance(value, float) and not math.isfinite(value):  # such as 1e400
+        raise UnitError(f"{name} is {shown(words)}, expected a finite number")
     return value if isinstance(value, (str, int, float, bool)) else words
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...core.counting import shortest
 from ...core.errors import HostError
 
 LARGEST = 10.0  # of a LoRA's weight, in either direction
@@ -29,7 +30,7 @@ class Lora:
         return Path(self.path).stem
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.weight:g}"
+        return f"{self.path}:{shortest(self.weight)}"
 
 
 def read_lora(text: str) -> Lora:

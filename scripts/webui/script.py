@@ -17,7 +17,7 @@ from ...units.webui.fields import UnitArgs
 from .host.unet.tiles import Tiles
 from .page.page_script import with_page
 from .request import sampling
-from .request.arguments import units_of, unsaid
+from .request.arguments import misspelt, units_of, unsaid
 from .request.batches import Batches
 from .request.preparing import write_text
 from .request.saying import warn
@@ -72,6 +72,8 @@ class Hooks(Slots):
         given = with_page(p.scripts, args, p.script_args)
         for index in unsaid(given):
             warn(p, f"unit {index} is off, since it does not say that it is on: send enabled: true with it")
+        for told in misspelt(given):
+            warn(p, told)
         collect = functools.partial(_collect, p, given, request.batches, batch_number)
         request.run = sampling.begin(services(), p, collect, request.tiles)
 

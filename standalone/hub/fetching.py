@@ -83,7 +83,7 @@ def list_files(repository: str) -> list[HubFile]:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise HostError(f"{address} cannot be reached ({reason}): check the network, then do it again") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise HostError(f"{address} sends no list of files: check HF_ENDPOINT, then do it again") from error
 
 

@@ -6,13 +6,13 @@ huggingface_hub, where other programs may have put it.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.errors import FileError
+from ...core.files import path_of, read_json
 from ...preprocessors.networks.store import default_folder
 from .catalogue import find_known
 
@@ -48,8 +48,9 @@ def located(said: Path, what: str) -> Path:
 
     FileError for anything else; what: what it should be, for the message.
     """
-    if said.exists():
-        return said
+    there = path_of(str(said))
+    if there.exists():
+        return there
     name = said.as_posix()
     if not is_name(name):
         raise FileError(f"there is no {what} {said}: check the path")
@@ -61,10 +62,10 @@ def located(said: Path, what: str) -> Path:
 
 def _is_complete(folder: Path) -> bool:
     try:
-        names = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        names = read_json(folder / CONTENTS, "list of files")
+    except FileError:
         return False
-    return bool(names) and all((folder / name).is_file() for name in names)
+    return isinstance(names, list) and bool(names) and all((folder / str(name)).is_file() for name in names)
 
 
 def _snapshots(repository: str, inside: str = "") -> Iterator[Path]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.errors import FileError, HintError
+from ...core.files import path_of
 from .videos import SUFFIXES as VIDEOS
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def expand(paths: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        plain = path.expanduser()
+        plain = path_of(str(path))
         found += _matches(plain) if is_pattern(plain) else [plain]
     return found
 

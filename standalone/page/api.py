@@ -30,7 +30,7 @@ from ...units.record import PICTURES
 from ...units.request import FIELDS
 from ..asked import PICTURES as REQUEST_PICTURES
 from ..studio.running import Progress, Stop, Stopped, Studio, plain_firings
-from ..studio.said import make_job
+from ..studio.said import make_job, size_of
 from .card_events import hint_of
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "draw"}
@@ -43,7 +43,7 @@ def add_endpoints(studio: Studio) -> None:
         """Draw pictures. request: fields of a picture, and `units`, a list of tables of fields."""
         stop = Stop()
         try:
-            yield from _generate(studio, request, stop)
+            yield from _generate(studio, _table("the request", request), stop)
         except ControlError as error:
             raise gr.Error(str(error), print_exception=False) from error
         except Stopped as error:
@@ -54,7 +54,7 @@ def add_endpoints(studio: Studio) -> None:
     def preprocess(unit: dict[str, Any], width: int = 512, height: int = 512) -> dict[str, Any]:
         """Make the hint of a unit for a picture of a size."""
         try:
-            pixels = hint_of(studio, _unit(unit), (int(height), int(width)))
+            pixels = hint_of(studio, _unit(unit), size_of(width, height))
         except ControlError as error:
             raise gr.Error(str(error), print_exception=False) from error
         return {"hint": encode(pixels)}
@@ -114,13 +114,17 @@ def _generate(studio: Studio, request: Mapping[str, Any], stop: Stop) -> Iterato
 
 
 def _unit(said: Any) -> dict[str, Any]:
-    if not isinstance(said, dict):
-        raise UnitError(f"a unit is {type(said).__name__}, expected a table of fields")
-    found = dict(said)
+    found = dict(_table("a unit", said))
     for name, rank in PICTURES.items():
         if found.get(name) is not None:
             found[name] = decode(found[name], name)[..., slice(None) if rank == 3 else 0]
     return found
+
+
+def _table(what: str, said: object) -> dict[str, Any]:
+    if not isinstance(said, dict):
+        raise UnitError(f"{what} is {type(said).__name__}, expected a table of fields")
+    return said
 
 
 def decode(text: object, name: str) -> NDArray[np.uint8]:

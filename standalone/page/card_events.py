@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from ...core.errors import ControlError
+from ...core.errors import ControlError, UnitError
 from ...preprocessors import Output, find
 from ...preprocessors.images import read_image
 from ...units.convention import chosen as with_convention
@@ -76,7 +76,7 @@ def _connect_choices(card: Card, studio: Studio, outer: Mapping[str, Any]) -> No
         return [
             gr.update(value=chosen.preprocessor, **({"choices": lists["preprocessors"]} if lists else {})),
             gr.update(value=chosen.model, **({"choices": lists["models"]} if lists else {})),
-            *(gr.update(**each) for each in sliders(chosen.preprocessor, chosen.parameters)),
+            *(gr.update(**each) for each in sliders(chosen.preprocessor, chosen.parameters, card.say)),
             *(gr.update(**each) for each in option_lists(library, chosen.model, chosen.preprocessor, {}, card.say)),
             gr.update(visible=not offers.runs_at_once(library, chosen.preprocessor, chosen.model)),
             escape(offers.about(chosen.preprocessor, studio.runtime.store, card.say)),
@@ -157,7 +157,8 @@ def hint_of(studio: Studio, said: Mapping[str, Any], size: tuple[int, int]) -> A
     request = unit_request(studio.library, said)
     known = studio.library.models.get(request.model)
     request = with_convention(request, known.says if known else "")
-    assert request.image is not None
+    if request.image is None:
+        raise UnitError("the unit has no picture: give it one")
     image: Any = request.image
     mask: Any = request.inpaint_mask
     hint = draw_hint(request, image, inpaint_mask=mask, target=size, runtime=studio.runtime)

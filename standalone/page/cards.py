@@ -87,13 +87,13 @@ def read_card(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
     return found
 
 
-def sliders(preprocessor: str, values: Mapping[str, float]) -> list[dict[str, Any]]:
+def sliders(preprocessor: str, values: Mapping[str, float], say: Say = str.format) -> list[dict[str, Any]]:
     """Return the properties of a card's sliders for a preprocessor; those that it does not need are hidden."""
     shown = [
         {
             "visible": True,
-            "label": f"{each.label} ({each.unit})" if each.unit else each.label,
-            "info": each.doc,
+            "label": f"{say(each.label)} ({say(each.unit)})" if each.unit else say(each.label),
+            "info": say(each.doc),
             "minimum": each.minimum,
             "maximum": each.maximum,
             "step": each.step,
@@ -111,8 +111,8 @@ def option_lists(
     shown = [
         {
             "visible": True,
-            "label": each.label,
-            "info": each.meaning,
+            "label": say(each.label),
+            "info": say(each.meaning),
             "choices": offers.words(each, preprocessor, say) or _tenths(each),
             "value": str(said.get(each.name, each.default)),
         }
@@ -223,7 +223,7 @@ def _options(card: Card, library: Library) -> None:
 def _numbers(card: Card, library: Library) -> None:
     properties = ["value", "visible", "label", "info", "minimum", "maximum", "step"]
     with gr.Row():
-        for k, each in enumerate(sliders(card.value("preprocessor"), card.value("parameters"))):
+        for k, each in enumerate(sliders(card.value("preprocessor"), card.value("parameters"), card.say)):
             name = SLIDER.format(k)
             card.fields[name] = Slide(
                 **each,

@@ -21,7 +21,8 @@ HEADERS = (
     (b"x-content-type-options", b"nosniff"),
 )
 MEGA = 1 << 20
-JSON_TYPES = (b"application/json", b"text/json")
+UPLOAD = b"multipart/form-data"  # the one kind of body that is no JSON; how large it may be, gradio looks at
+NO_BODY = ("GET", "HEAD", "OPTIONS")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -29,7 +30,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Guard:
-    """An ASGI layer around the whole program."""
+    """An ASGI layer around the whole program.
+
+    A body counts as JSON whatever its client calls it: without a type, and as `application/x+json`, it is read so too.
+    """
 
     def __init__(self, app: Any, largest: int) -> None:
         """largest: bytes of a request that is no upload."""
@@ -40,7 +44,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if dict(scope["headers"]).get(b"content-type", b"").partition(b";")[0].strip().lower() in JSON_TYPES:
+        kind = dict(scope["headers"]).get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if scope["method"] not in NO_BODY and kind != UPLOAD:
             body = await _body(receive, self._largest)
             if body is None:
                 await _refuse(send, 413, f"the request is larger than {self._largest // MEGA} MB")
@@ -53,7 +58,7 @@ class Guard:
 
 
 def names_elsewhere(body: bytes) -> bool:
-    """Return whether a JSON body gives an address as a file's path."""
+    """Return whether a body gives an address as a file's path, if it is JSON at all."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):

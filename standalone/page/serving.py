@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...core.files import path_of
+from ...core.printing import print_line
+
 if TYPE_CHECKING:
     from ..studio.running import Studio
 
@@ -30,11 +33,12 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.epilog = EXAMPLES
     add = parser.add_argument_group("what is offered").add_argument
-    add("--base", type=Path, action="append", default=[], help="diffusers folder or checkpoint file; may be repeated "
+    several = {"type": path_of, "action": "append", "default": []}
+    add("--base", **several, help="diffusers folder or checkpoint file; may be repeated "
         "(default: the shipped tiny world)")  # fmt: skip
-    add("--models", type=Path, action="append", default=[], metavar="FOLDER", help="control models; may be repeated")
-    add("--loras", type=Path, action="append", default=[], metavar="FOLDER", help="LoRAs of the bases; may be repeated")
-    add("--captioner", type=Path, metavar="FOLDER", help="a model that describes pictures, for automatic prompts "
+    add("--models", **several, metavar="FOLDER", help="control models; may be repeated")
+    add("--loras", **several, metavar="FOLDER", help="LoRAs of the bases; may be repeated")
+    add("--captioner", type=path_of, metavar="FOLDER", help="a model that describes pictures, for automatic prompts "
         "(default: BLIP where 'controlstack get' brought it)")  # fmt: skip
     add("--download", action="store_true", help="get the weights that preprocessors miss when they are used")
     add = parser.add_argument_group("who reaches it").add_argument
@@ -57,12 +61,12 @@ def run_serve(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="controlstack-") as folder:
         studio = make_studio(args, Path(folder))
         for sentence in studio.library.refusals:
-            print(f"left out: {sentence}")
+            print_line(f"left out: {sentence}")
         page = launch(studio, args, people, blocking=False)
         studio.warm()
         if args.host not in LOCAL and not people:
-            print("WARNING: everybody who reaches this machine may use the page: give --auth NAME:PASSWORD")
-        print(f"The page is at {page.local_url} - Ctrl-C ends it.", flush=True)
+            print_line("WARNING: everybody who reaches this machine may use the page: give --auth NAME:PASSWORD")
+        print_line(f"The page is at {page.local_url} - Ctrl-C ends it.")
         try:
             page.block_thread()
         finally:
@@ -91,6 +95,8 @@ def make_studio(args: argparse.Namespace, folder: Path) -> Studio:
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    for name in ("NO_PROXY", "no_proxy"):  # gradio asks its own server for something, which no proxy can answer
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), *LOCAL, args.host)))
     library = make_library(args.base, args.models, args.loras)
     captioner = find_captioner(args.captioner)
     find_device(args.device)
@@ -150,6 +156,7 @@ def launch(studio: Studio, args: argparse.Namespace, people: Sequence[tuple[str,
             ssr_mode=False,
             pwa=False,
             run_history=False,
+            _frontend=False,  # which only leaves out a question to itself, answered within three seconds or an error
         )
     except OSError as error:
         raise HostError(f"{args.host}:{args.port} cannot be listened on ({error}): give another --port") from error

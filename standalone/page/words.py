@@ -1,4 +1,7 @@
-"""The page's words in the visitor's language, which the browser chooses: English is the key, others are in `words/`."""
+"""The page's words in the visitor's language, which the browser chooses: English is the key, others are in `words/`.
+
+What preprocessors and the options of models say of themselves is in `words/preprocessors/`.
+"""
 
 # pyright: reportMissingImports=false
 # gradio is an extra of its own, which not every environment has.
@@ -55,5 +58,6 @@ def translations() -> gr.I18n:
 
 
 def read_words(language: str) -> dict[str, str]:
-    """Return a language's table: English -> its word."""
-    return json.loads((FOLDER / f"{language}.json").read_text(encoding="utf-8"))
+    """Return a language's table: English -> its word, of the page and of preprocessors and models' options."""
+    files = (FOLDER / "preprocessors" / f"{language}.json", FOLDER / f"{language}.json")
+    return {word: own for file in files for word, own in json.loads(file.read_text(encoding="utf-8")).items()}

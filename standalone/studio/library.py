@@ -6,11 +6,12 @@ is and what its hints show is read from its header; a file that cannot be used s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...core.errors import ControlError, HostError
+from ...core.files import files_below
 from ...core.network.base import SDXL_CONTEXT, Base
 from ...core.options import Option
 from ...models.files.finding import PICKLES, SAFETENSORS
@@ -112,13 +113,12 @@ def make_library(bases: Sequence[Path], folders: Sequence[Path], loras: Sequence
         named, folders = {"tiny world": tiny_world.BASE}, [tiny_world.CONTROLS, tiny_world.MEMBERS, *folders]
     models: dict[str, Known] = {}
     refusals: list[str] = []
-    for folder in folders:
-        for name, path in _files(folder):
-            try:
-                models[name] = _known(name, path)
-            except ControlError as error:
-                refusals.append(str(error))
-    added = {name: path for folder in loras for name, path in _files(folder)}
+    for name, path in _named(folders, refusals).items():
+        try:
+            models[name] = _known(name, path)
+        except ControlError as error:
+            refusals.append(str(error))
+    added = _named(loras, refusals)
     own = _fitting_first({**models, **{name: _fileless(name) for name in FILELESS}}, [*named.values()])
     return Library(named, own, tuple(refusals), added)
 
@@ -135,14 +135,37 @@ def _fitting_first(models: Mapping[str, Known], bases: Sequence[Path]) -> dict[s
     return dict(sorted(told.items(), key=lambda pair: bool(pair[1].unfit)))
 
 
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the model files of a folder and the folders in it, each with its name; a file is its own folder."""
+def _named(folders: Sequence[Path], refusals: list[str]) -> dict[str, Path]:
+    """Return the model files of folders by name: that without suffix, else with it, for the second of one name.
+
+    refusals: takes a sentence for each file that is left out.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in _files(folder, refusals):
+            inside = Path(path.name) if path == folder else path.relative_to(folder)
+            name = next((each for each in (inside.with_suffix(""), inside) if each.as_posix() not in found), None)
+            if name is None:
+                refusals.append(f"'{path}' has the name of '{found[inside.as_posix()]}': rename one of them")
+            else:
+                found[name.as_posix()] = path
+    return found
+
+
+def _files(folder: Path, refusals: list[str]) -> list[Path]:
+    """Return the model files of a folder and the folders in it; a file is its own folder."""
     if folder.is_file():
-        yield folder.stem, folder
-        return
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in (SAFETENSORS, *PICKLES) and path.is_file():
-            yield path.relative_to(folder).with_suffix("").as_posix(), path
+        return [folder]
+    try:
+        inside = [*files_below(folder)]
+    except OSError as error:
+        reason = error.strerror or error
+        raise HostError(f"the folder '{folder}' cannot be read ({reason}): look at its rights") from error
+    refusals += [f"the folder '{path}' cannot be read: look at its rights" for path in inside if path.is_dir()]
+    found = [path for path in inside if path.suffix.lower() in (SAFETENSORS, *PICKLES) and not path.is_dir()]
+    if not found:
+        refusals.append(f"there is no model file in '{folder}': name another folder, or put one there")
+    return found
 
 
 def _fileless(name: str) -> Known:

@@ -136,7 +136,7 @@ def about(preprocessor: str, store: Store | None = None, say: Say = str.format) 
     if preprocessor == AUTO:
         return say("The preprocessor that the model's own file names.")
     found = offer_of(find(preprocessor), store)
-    parts = [say("It cannot run here: {reason}", reason=found.lacks) if found.lacks else found.preprocessor.doc]
+    parts = [say("It cannot run here: {reason}", reason=found.lacks) if found.lacks else say(found.preprocessor.doc)]
     if found.licences:
         parts.append(say("Licence of its weights: {licences}.", licences=found.licences))
     if found.fetches:
@@ -190,7 +190,7 @@ def initial(library: Library) -> dict[str, Any]:
 def _label(name: str, title: str, lacks: str, say: Say) -> str:
     if name == NONE:
         return say("None: the picture is the hint")
-    return say("{title} – not here yet", title=title) if lacks else title
+    return say("{title} – not here yet", title=say(title)) if lacks else say(title)
 
 
 def _lacks(library: Library, control_type: str, say: Say) -> str:

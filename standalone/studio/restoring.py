@@ -13,10 +13,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ...core.errors import ControlError, FileError, HostError
+from ...core.counting import shortest
+from ...core.errors import ControlError, FileError, HintError, HostError
 from ...core.files import parse_json
 from ...pipelines.request import Request
 from ...pipelines.schedulers import scheduler_name
+from ...preprocessors.texts import read_texts
 from ...units.record import from_record, pixels_of
 from ...units.request import FIELDS, UnitRequest
 from ...units.webui import infotext
@@ -44,7 +46,10 @@ class Restored:
 
 def restore(path: Path, library: Library) -> Restored:
     """Return the settings of a picture that was uploaded. FileError for one that holds none that can be read."""
-    texts = _texts(path)
+    try:
+        texts = read_texts(path, "the file")
+    except HintError as error:
+        raise FileError(str(error)) from error
     try:
         if KEY in texts:
             return _from_record(parse_json(texts[KEY], "the record in the picture"), library)
@@ -52,23 +57,9 @@ def restore(path: Path, library: Library) -> Restored:
             return _from_infotext(texts[INFOTEXT], library)
     except FileError:
         raise
-    except (ControlError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (ControlError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"the settings in the picture are damaged ({error}): give one as it was written") from error
     raise FileError("the picture holds no settings: give a PNG of ControlStack or of a WebUI, as it was written")
-
-
-def _texts(path: Path) -> dict[str, str]:
-    from PIL import ExifTags, Image
-
-    try:
-        with Image.open(path) as picture:
-            texts = {name: value for name, value in picture.info.items() if isinstance(value, str)}
-            comment = picture.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise FileError(f"the file is no picture that can be read ({error}): give a PNG or JPEG") from error
-    if isinstance(comment, bytes) and INFOTEXT not in texts and comment.startswith(b"UNICODE\0"):
-        texts[INFOTEXT] = comment[8:].decode("utf-16-be", errors="replace")  # as WebUIs write JPEG and WebP
-    return texts
 
 
 def _from_record(record: Any, library: Library) -> Restored:
@@ -121,7 +112,7 @@ def _loras(said: Sequence[tuple[str, float]], library: Library, remarks: list[st
     """Return LoRAs that are offered here, as a page names them."""
     names = [(library.lora_of(path), path, weight) for path, weight in said]
     remarks += [f"there is no LoRA '{Path(path).name}' here" for name, path, _ in names if not name]
-    return [f"{name}:{weight:g}" for name, _, weight in names if name]
+    return [f"{name}:{shortest(weight)}" for name, _, weight in names if name]
 
 
 def _from_infotext(text: str, library: Library) -> Restored:

@@ -20,7 +20,7 @@ from ...pipelines.request import Request
 from ...pipelines.schedulers import scheduler_name
 from ...units.record import PICTURES
 from ...units.request import FIELDS, NONE, UnitRequest, read_request
-from ...units.text import read_number, read_whole
+from ...units.text import read_number, read_whole, shown
 from ..asked import RANDOM_SEED, SEEDS
 from .library import Library
 
@@ -28,6 +28,7 @@ OPTION = "option {}"  # of a card: the value of an option of its model, by the p
 EACH_LINE = "each_line"  # of a page: whether each line of the prompt is a picture's
 RANGE = "range"  # of a card: start and end, by one widget
 MOST_PICTURES, MOST_STEPS, MOST_SIDE = 64, 1000, 4096  # that one request of a visitor may ask for
+MOST_CHARACTERS = 10_000  # of a prompt: a word without blanks takes the tokeniser the square of its length
 LISTS = ("prompt", "loras")  # fields that may be several
 ETA_OF = "ddim"  # the one scheduler that takes eta
 
@@ -93,6 +94,9 @@ def _prompts(given: Mapping[str, Any]) -> tuple[str, ...]:
     else:
         several = str(said).splitlines() if given.get(EACH_LINE) else [str(said)]
     found = [each.strip() for each in several if each.strip()] or [""]
+    words = max(map(len, (*found, str(given.get("negative", ""))))) + len(added)
+    if words > MOST_CHARACTERS:
+        raise HostError(f"a prompt has {words} characters, expected at most {MOST_CHARACTERS}")
     return tuple(", ".join(part for part in (each, added) if part) for each in found)
 
 
@@ -112,8 +116,10 @@ def unit_request(library: Library, said: Mapping[str, Any]) -> UnitRequest:
     """Return the request of a unit as a card or a client says it; UnitError and others say what is wrong."""
     words = {name: value for name, value in said.items() if value is not None and name not in PICTURES}
     if RANGE in words:
-        start, end = words.pop(RANGE)
-        words |= {"start": start, "end": end}
+        both = words.pop(RANGE)
+        if not isinstance(both, (list, tuple)) or len(both) != 2:
+            raise UnitError(f"{RANGE} is {shown(both)}, expected start and end, such as [0, 0.6]")
+        words |= dict(zip(("start", "end"), both, strict=True))
     pixels = {name: _pixels(name, said.get(name)) for name in PICTURES if said.get(name) is not None}
     model = str(words.get("model") or "")
     known = library.model(model).options if model else ()
@@ -162,6 +168,16 @@ def _typed(name: str, value: Any, default: object) -> Any:
         return read_whole(name, value) if isinstance(default, int) else read_number(name, value)
     except UnitError as error:
         raise HostError(str(error)) from error
+
+
+def size_of(width: object, height: object) -> tuple[int, int]:
+    """Return the (height, width) that a client asks for. HostError for what is no size of a picture."""
+    sides = {"width": width, "height": height}
+    read = {name: _typed(name, value, MOST_SIDE) for name, value in sides.items()}
+    _check_limits(read)
+    if wrong := next((name for name, side in read.items() if side < 1), None):
+        raise HostError(f"{wrong} is {read[wrong]}, expected 1 to {MOST_SIDE}")
+    return read["height"], read["width"]
 
 
 def _check_limits(values: Mapping[str, Any]) -> None:

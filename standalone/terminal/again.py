@@ -52,5 +52,5 @@ def _base(remembered: Remembered, other: Path | None, device: str | None) -> Bas
         dtype=getattr(torch, said["dtype"]),
         device=device or said["device"],
         offload=Offload(said["offload"]),
-        prediction=said["prediction"],
+        prediction=said.get("prediction"),
     )

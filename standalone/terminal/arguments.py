@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...core.files import path_of
 from ...pipelines.schedulers import NAMES as SCHEDULERS
 
 DTYPES = ("fp32", "fp16", "bf16")
@@ -58,7 +59,7 @@ class Help(argparse.RawDescriptionHelpFormatter):
 def add_demo(parser: argparse.ArgumentParser) -> None:
     """Add the options of `demo`."""
     parser.epilog = DEMO
-    parser.add_argument("--output", type=Path, default=Path(), metavar="FOLDER", help="where the sheet goes")
+    parser.add_argument("--output", type=path_of, default=Path(), metavar="FOLDER", help="where the sheet goes")
     parser.add_argument("--seed", type=int, default=0, help="of the first row, the next one's is one more")
 
 
@@ -75,10 +76,10 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     _add_hires(parser)
     _add_machine(parser)
     group = parser.add_argument_group("output")
-    group.add_argument("--output", type=Path, default=Path("output"), metavar="FOLDER", help="where pictures go")
+    group.add_argument("--output", type=path_of, default=Path("output"), metavar="FOLDER", help="where pictures go")
     group.add_argument(
         "--settings",
-        type=Path,
+        type=path_of,
         metavar="FILE.toml",
         help="take what is not said here from this file, as every run writes one",
     )
@@ -89,7 +90,12 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
 
 def _add_base(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("base model").add_argument
-    add("--base", type=Path, metavar="PATH", help="folder, file, or name such as sd15; must be said, or in --settings")
+    add(
+        "--base",
+        type=path_of,
+        metavar="PATH",
+        help="folder, file, or name such as sd15; must be said, or in --settings",
+    )
     add("--prediction", choices=("epsilon", "v_prediction"), help="what a checkpoint file predicts, if it does not say")
     add(
         "--lora",
@@ -106,7 +112,7 @@ def _add_prompts(parser: argparse.ArgumentParser) -> None:
     add("--prompt-kind", choices=("none", "default", "user", "automatic"), help="the prompt kinds of the papers")
     add(
         "--captioner",
-        type=Path,
+        type=path_of,
         metavar="FOLDER",
         help="a captioning model, for automatic prompts (default: BLIP where 'get' brought it); it sees --image, else "
         "the first unit's picture",
@@ -135,8 +141,10 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def _add_start(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("a picture to start from").add_argument
-    add("--image", type=Path, metavar="PATH", help="a picture, a folder, a pattern or a video")
-    add("--mask", type=Path, metavar="PATH", help="redraw only what is white in this picture, of the size of --image")
+    add("--image", type=path_of, metavar="PATH", help="a picture, a folder, a pattern or a video")
+    add(
+        "--mask", type=path_of, metavar="PATH", help="redraw only what is white in this picture, of the size of --image"
+    )
     add("--strength", type=float, default=0.75, metavar="0..1", help="how far the picture may change")
 
 
@@ -158,10 +166,10 @@ def add_again(parser: argparse.ArgumentParser) -> None:
     """Add the options of `again`."""
     parser.epilog = AGAIN
     add = parser.add_argument
-    add("picture", type=Path, help="a PNG file that `controlstack generate` or a script wrote")
-    add("--base", type=Path, metavar="PATH", help="where the base model lies now, if not where the record says")
+    add("picture", type=path_of, help="a PNG file that `controlstack generate` or a script wrote")
+    add("--base", type=path_of, metavar="PATH", help="where the base model lies now, if not where the record says")
     add("--device", metavar="NAME", help="(default: the one that the picture was drawn on)")
-    add("--output", type=Path, default=Path("output"), metavar="FOLDER", help="where pictures go")
+    add("--output", type=path_of, default=Path("output"), metavar="FOLDER", help="where pictures go")
 
 
 def add_preprocess(parser: argparse.ArgumentParser) -> None:
@@ -169,21 +177,23 @@ def add_preprocess(parser: argparse.ArgumentParser) -> None:
     parser.epilog = PREPROCESS
     add = parser.add_argument
     add("preprocessor", nargs="?", help="its name; with --list, a word to look for")
-    add("sources", type=Path, nargs="*", metavar="picture", help="pictures, videos, pose files, folders and patterns")
+    add(
+        "sources", type=path_of, nargs="*", metavar="picture", help="pictures, videos, pose files, folders and patterns"
+    )
     add("--list", action="store_true", help="show all preprocessors, what they miss, and the licences of weights")
     add = parser.add_argument_group("how").add_argument
     add("--resolution", type=int, metavar="PIXELS", help="short side at which it works (default: as the picture)")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter; repeat it for others")
     add("--seed", type=int, default=0, help="of preprocessors that draw lots")
-    add("--mask", type=Path, metavar="FILE", help="what is to be invented, in white; for inpaint preprocessors")
+    add("--mask", type=path_of, metavar="FILE", help="what is to be invented, in white; for inpaint preprocessors")
     add = parser.add_argument_group("output").add_argument
-    add("--output", type=Path, default=Path("hints"), metavar="FOLDER", help="where hints go")
+    add("--output", type=path_of, default=Path("hints"), metavar="FOLDER", help="where hints go")
     add("--frames", action="store_true", help="make of a video a folder of pictures")
     add("--poses", action="store_true", help="write the poses as JSON too; such a file may be given as a picture")
     add("--resume", action="store_true", help="skip what was made of the same content with the same settings before")
     add = parser.add_argument_group("weights").add_argument
     add("--download", action="store_true", help="get those that are missing")
-    add("--weights", type=Path, action="append", default=[], metavar="FOLDER", help="look for them here as well")
+    add("--weights", type=path_of, action="append", default=[], metavar="FOLDER", help="look for them here as well")
     add("--device", default=AUTO, metavar="NAME", help=DEVICE)
 
 
@@ -198,7 +208,7 @@ def add_get(parser: argparse.ArgumentParser) -> None:
 def add_inspect(parser: argparse.ArgumentParser) -> None:
     """Add the options of `inspect`."""
     parser.epilog = INSPECT
-    parser.add_argument("file", type=Path, help="a control model: a file, or a folder of diffusers")
+    parser.add_argument("file", type=path_of, help="a control model: a file, or a folder of diffusers")
     parser.add_argument("--json", action="store_true", help="print everything, for programs")
     parser.add_argument(
         "--values", action="store_true", help="read all weights too, and refuse those that are not finite"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.counting import counted
+from ...core.printing import print_line
 from ..page.serving import add_parser as add_serve
 from ..page.serving import run_serve
 from . import arguments
@@ -62,7 +63,7 @@ def _get(args: argparse.Namespace) -> int:
     store = Store(default_folder())
     for each in wanted:
         download_missing(each, store)
-        print(f"{each.id}: its weights are there")
+        print_line(f"{each.id}: its weights are there")
     for name in models:
         _get_model(name)
     return code
@@ -76,8 +77,8 @@ def _get_model(name: str) -> None:
 
     known = find_known(name)
     if find_model(name) is None and known is not None:
-        print(f"{known.about}, {known.size}, {known.licence}, from {known.repository}")
-    print(f"{name}: {find_model(name) or fetch_model(name, download_bar)}")
+        print_line(f"{known.about}, {known.size}, {known.licence}, from {known.repository}")
+    print_line(f"{name}: {find_model(name) or fetch_model(name, download_bar)}")
 
 
 def _again(args: argparse.Namespace) -> int:
@@ -89,7 +90,7 @@ def _again(args: argparse.Namespace) -> int:
     from .again import draw_again
 
     written = draw_again(args.picture, args.output, base=args.base, device=args.device)
-    print(f"wrote {counted(len(written), 'picture')} to {args.output}: {', '.join(path.name for path in written)}")
+    print_line(f"wrote {counted(len(written), 'picture')} to {args.output}: {', '.join(path.name for path in written)}")
     return 0
 
 
@@ -128,7 +129,7 @@ def _inspect(args: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2))
         return 0
     for name, value in found.items():
-        print(f"{name:<12}{_short(value)}")
+        print_line(f"{name:<12}{_short(value)}")
     return 0
 
 
@@ -173,7 +174,7 @@ def _preprocess(args: argparse.Namespace) -> int:
     preprocessor = find(args.preprocessor)
     check_used(args, preprocessor)
     if len(args.sources) == 1 and not is_pattern(args.sources[0]):
-        _check_path(args.sources[0].expanduser(), "picture")
+        _check_path(args.sources[0], "picture")
     from .preprocessing import Job, run_job
 
     job = Job(
@@ -194,9 +195,9 @@ def _preprocess(args: argparse.Namespace) -> int:
     there = f", {done.skipped} were there" if done.skipped else ""
     hints = f", left out {done.hints} that are hints already" if done.hints else ""
     others = f", left out {done.left_out}, which are no pictures that can be read here" if done.left_out else ""
-    print(f"wrote {counted(done.written, 'hint')} to {args.output}{there}{hints}{others}")
+    print_line(f"wrote {counted(done.written, 'hint')} to {args.output}{there}{hints}{others}")
     if done.black:
-        print(f"WARNING: {preprocessor.id} found nothing, so the hint is black, in {_names(done.black)}")
+        print_line(f"WARNING: {preprocessor.id} found nothing, so the hint is black, in {_names(done.black)}")
     return 0
 
 

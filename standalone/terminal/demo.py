@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...core.printing import print_line
 from ...pipelines.tiny_world import BASE, CELL, CONTROLS, IMAGES, SIDE, STEPS, TINY
 
 if TYPE_CHECKING:
@@ -28,13 +29,13 @@ def run_demo(folder: Path, seed: int = 0) -> Path:
     from ...preprocessors.images import check_folder, make_folder, write_image
 
     check_folder(folder)
-    print(f"Loading the tiny model from {TINY} ...")
+    print_line(f"Loading the tiny model from {TINY} ...")
     base = load_base(BASE)
     rows = [_row(base, image, seed + k) for k, image in enumerate(sorted(IMAGES.glob("*.png")))]
     path = folder / NAME
     make_folder(folder)
     write_image(path, sheet(rows))
-    print(f"Wrote {path}: each row shows the input, the two hints, the picture without control,")
+    print_line(f"Wrote {path}: each row shows the input, the two hints, the picture without control,")
     print("under canny alone, under color alone, and under both. The prompt is empty: only the units speak.")
     return path
 

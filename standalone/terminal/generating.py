@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..asked import check_at_once, make_request
+from ...core.files import path_of
+from ...core.printing import print_line
+from ..asked import UNIT_PICTURES, check_at_once, make_request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,21 +92,26 @@ def with_paths(args: argparse.Namespace, units: Sequence[UnitRequest]) -> tuple[
 
     if args.base is None:
         raise HostError("there is no base model: give a diffusers folder or a checkpoint file as --base")
-    wanted = [("picture", args.image), ("picture", args.mask)]
-    for unit in units:
-        images = unit.image if isinstance(unit.image, tuple) else (unit.image,)
-        wanted += [("picture", each) for each in (*images, unit.effect_mask, unit.inpaint_mask)]
+    named = [replace(unit, **{name: _named(getattr(unit, name)) for name in UNIT_PICTURES}) for unit in units]
     base = located(args.base, "checkpoint")
-    for what, path in wanted:
+    said = [args.image, args.mask, *(getattr(unit, name) for unit in named for name in UNIT_PICTURES)]
+    for path in (path for each in said for path in (each if isinstance(each, tuple) else (each,))):
         if isinstance(path, Path) and not path.exists() and not is_pattern(path):
-            raise FileError(f"there is no {what} {path}: check the path")
+            raise FileError(f"there is no picture {path}: check the path")
     loras = [read_lora(text) for text in args.lora]
-    named = [str(Lora(str(located(Path(each.path), "LoRA")), each.weight)) for each in loras]
+    there = [str(Lora(str(located(Path(each.path), "LoRA")), each.weight)) for each in loras]
     found = [
         unit if unit.model in FILELESS else replace(unit, model=str(located(Path(unit.model), "model file")))
-        for unit in units
+        for unit in named
     ]
-    return argparse.Namespace(**{**vars(args), "base": base, "lora": named}), found
+    return argparse.Namespace(**{**vars(args), "base": base, "lora": there}), found
+
+
+def _named(picture: Any) -> Any:
+    """Return the files of a unit as `path_of` reads their names; nothing as it is."""
+    if isinstance(picture, tuple):
+        return tuple(path_of(str(each)) for each in picture)
+    return path_of(str(picture)) if isinstance(picture, Path) else picture
 
 
 def _draw(
@@ -166,9 +173,9 @@ def _write_rest(folder: Path, request: Request, loaded: Sequence[Ready], done: D
     cells += [(f"seed {seed}", image) for image, seed in zip(done.images, done.seeds, strict=True)]
     write_image(folder / f"{first}-sheet.png", sheet([*rows, cells], side=SHOWN))
     for line in describe(loaded, done.firings):
-        print(line)
+        print_line(line)
     seeds = str(done.seeds[0]) if len(done.seeds) == 1 else f"{done.seeds[0]} to {done.seeds[-1]}"
-    print(f"wrote {counted(len(done.images), 'picture')} to {folder}, from {first}.png, seed {seeds}")
+    print_line(f"wrote {counted(len(done.images), 'picture')} to {folder}, from {first}.png, seed {seeds}")
 
 
 def _cells_of(number: int, each: Ready, size: tuple[int, int]) -> list[tuple[str, Image]]:

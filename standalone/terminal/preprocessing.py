@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ...core.counting import counted
 from ...core.errors import FileError, HintError, PreprocessorError
-from ...core.files import clear_leftovers
+from ...core.files import clear_leftovers, parse_json
 from ...preprocessors import Output, Preprocessor
 from ...preprocessors.folders import Listing, list_pictures
 from ...preprocessors.images import (
@@ -32,6 +32,7 @@ from ...preprocessors.images import (
     write_image,
 )
 from ...preprocessors.perform import Runtime
+from ...preprocessors.texts import read_texts
 from ..media.pose_files import SUFFIX as POSES
 from ..media.pose_files import draw, draw_file, read_poses, write_poses
 from ..media.sources import expand
@@ -153,8 +154,8 @@ def is_hint(path: Path) -> bool:
     """Return whether a file says that this command made it: a folder may hold the hints of an earlier run."""
     told = read_note(path) if path.suffix.lower() == ".mp4" else _metadata(path)
     try:
-        settings = json.loads(told) if told else None
-    except ValueError:  # somebody else's words under the same name
+        settings = parse_json(told, str(path)) if told else None
+    except FileError:  # somebody else's words under the same name
         return False
     return isinstance(settings, dict) and "preprocessor" in settings
 
@@ -317,13 +318,14 @@ def _target(source: Path, below: Path, job: Job, name: str = "") -> Path:
 
 
 def _frames_in(source: Path) -> int:
-    """Return how many pictures, or frames of poses, a file holds."""
-    if source.suffix.lower() != POSES:
-        return count_frames(source)
+    """Return how many pictures, or frames of poses, a file holds; of one that is damaged, some number above 1.
+
+    What is wrong with it is said when its turn comes, by whoever reads all of it.
+    """
     try:
-        return len(read_poses(source))
-    except (FileError, HintError):  # said when its turn comes
-        return 1
+        return count_frames(source) if source.suffix.lower() != POSES else len(read_poses(source))
+    except (FileError, HintError):
+        return 2
 
 
 def _with_suffix(task: Task, job: Job) -> Task:
@@ -347,14 +349,11 @@ def _digest(path: Path) -> str:
 
 def _metadata(path: Path) -> str | None:
     """Return the settings that a PNG file says it was made with."""
-    from PIL import Image as PillowImage
-
     if path.suffix.lower() != ".png":
         return None
     try:
-        with PillowImage.open(path, formats=("PNG",)) as picture:
-            return getattr(picture, "text", {}).get(KEY)
-    except (OSError, SyntaxError, ValueError):  # not one of ours: it is made again
+        return read_texts(path).get(KEY)
+    except HintError:  # not one of ours: it is made again
         return None
 
 

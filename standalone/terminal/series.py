@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, fields, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import FileError, HintError
+from ...core.printing import print_line
 from ..asked import PICTURES, UNIT_PICTURES
 from ..media.sources import Files, Film, Frame, many, numbered
 
@@ -201,7 +201,7 @@ def run_series(
     drawer = Drawer(shared, units, base, models, Digests(), any_seed)
     for source in series.sources.values():
         if isinstance(source, Files) and source.left_out:
-            print(f"left out of {source.said}: {source.left_out}", file=sys.stderr)
+            print_line(f"left out of {source.said}: {source.left_out}", error=True)
     names: list[Path] = []
     try:
         for name, pictures in bar(series, "pictures", series.expected):
@@ -216,7 +216,7 @@ def run_series(
         if drawer.written:
             write_settings(args.output / SETTINGS, args, seed=shared.seed)
         there = f", {drawer.skipped} were there" if drawer.skipped else ""
-        print(f"wrote {counted(drawer.written, 'picture')} to {args.output}{there}, seed {shared.seed}")
+        print_line(f"wrote {counted(drawer.written, 'picture')} to {args.output}{there}, seed {shared.seed}")
     if drawer.failures:
         more = f"; and {len(drawer.failures) - SHOWN} more" if len(drawer.failures) > SHOWN else ""
         told = "; ".join(str(error) for error in drawer.failures[:SHOWN])
@@ -230,7 +230,7 @@ def _write_film(output: Path, film: Film, names: Sequence[Path]) -> None:
 
     path = output / f"{film.said.stem}.mp4"
     write_video(path, film.rate, (read_image(_target(output, name, 0)) for name in names))
-    print(f"wrote {path}")
+    print_line(f"wrote {path}")
 
 
 def _target(output: Path, name: Path, number: int) -> Path:
@@ -240,10 +240,9 @@ def _target(output: Path, name: Path, number: int) -> Path:
 
 def _says(path: Path) -> str | None:
     """Return what a picture says it was made from; None if it is none of ours, or not there."""
-    from PIL import Image as PillowImage
+    from ...preprocessors.texts import read_texts
 
     try:
-        with PillowImage.open(path, formats=("PNG",)) as picture:
-            return getattr(picture, "text", {}).get(KEY)
-    except (OSError, SyntaxError, ValueError):  # it is made again
+        return read_texts(path).get(KEY)
+    except HintError:  # it is made again
         return None

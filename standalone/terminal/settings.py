@@ -18,14 +18,13 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import sys
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 from ...core.errors import FileError
-from ...core.files import read_text, replacing
+from ...core.files import path_of, read_toml, replacing
+from ...units.request import BETWEEN
 from ...units.text import quoted
 
 UNIT = "unit"
@@ -43,13 +42,18 @@ def with_settings(argv: Sequence[str], said: argparse.Namespace) -> list[str]:
     file: Path = said.settings
     options = {action.dest: action for action in said.parser._actions if action.option_strings}
     words: list[str] = []
-    for name, value in _read(file).items():
+    read: dict[str, str] = {}
+    for name, value in read_toml(file, "settings file").items():
         dest = name.replace("-", "_")
         if dest not in options or dest in NOT_IN_FILE:
             near = difflib.get_close_matches(dest, [each for each in options if each not in NOT_IN_FILE], n=2)
             told = f": did you mean {' or '.join(near)}?" if near else ", which no settings have"
             raise FileError(f"'{file}' says '{name}'{told}")
+        if read.setdefault(dest, name) != name:
+            raise FileError(f"'{file}' says '{read[dest]}' and '{name}', which are the same: leave one of them out")
         several = isinstance(options[dest], argparse._AppendAction)
+        if isinstance(value, list) and not several:
+            raise FileError(f"'{file}' has a list as '{name}', expected one value")
         if several and getattr(said, dest):
             continue  # what is said replaces a whole list
         words += _words(file, options[dest].option_strings[-1], name, value)
@@ -81,14 +85,6 @@ def _names(parser: argparse.ArgumentParser) -> list[str]:
     return [each.dest for each in parser._actions if each.option_strings and each.dest not in NOT_IN_FILE]
 
 
-def _read(file: Path) -> dict[str, Any]:
-    tomllib: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    try:
-        return tomllib.loads(read_text(file, "settings file"))
-    except tomllib.TOMLDecodeError as error:
-        raise FileError(f"'{file}' is no TOML ({error}): give a file as a run writes it") from error
-
-
 def _words(file: Path, option: str, name: str, value: Any) -> Iterator[str]:
     """Yield an option and its value as words of a command line."""
     if isinstance(value, list):
@@ -108,11 +104,14 @@ def _plain(value: Any) -> str:
     """Return a field of a unit as a unit's text has it: what holds a comma in quotation marks."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, list):  # such as pictures
+        return quoted(BETWEEN.join(map(str, cast("list[Any]", value))))
+    if isinstance(value, dict):  # such as the options of a model
+        return quoted("; ".join(f"{key}={each}" for key, each in cast("dict[str, Any]", value).items()))
     return quoted(str(value))
 
 
 def _unit_lines(unit: str) -> Iterator[str]:
-    from ...units.request import BETWEEN
     from ..units import read_pairs
 
     for name, value in read_pairs(unit).items():
@@ -137,5 +136,5 @@ def _absolute(path: str) -> str:
     """Return a path from the root, if there is such a file, folder or pattern; else the word that it is."""
     from ..media.sources import is_pattern
 
-    there = Path(path).expanduser()
+    there = path_of(path)
     return str(there.absolute()) if there.exists() or is_pattern(there) else path

@@ -12,6 +12,7 @@ from controlstack.core.errors import FileError
 from controlstack.pipelines.tiny_world import CONTROLS, IMAGES
 from controlstack.preprocessors.images import read_image
 from controlstack.standalone.terminal.again import draw_again
+from controlstack.standalone.units import read_pairs
 
 UNIT = f"image={IMAGES / 'scene-1.png'},preprocessor=canny,low=50,high=100,model={CONTROLS / 'canny.safetensors'}"
 SMALL = ["--steps", "2", "--width", "64", "--height", "64", "--scheduler", "ddim", "--guidance", "2"]
@@ -77,3 +78,24 @@ def test_a_value_that_no_option_takes_is_refused(tmp_path: Path, capsys: pytest.
 def test_a_run_without_base_says_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate"]) == 2
     assert "--base" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (f"a = {'[' * 100_000}", "is nested too deeply"),
+        (f"seed = {'9' * 5000}", "is no TOML"),
+        ("steps = [1, 2]", "has a list as 'steps', expected one value"),
+        ("clip_skip = 1\nclip-skip = 2", "says 'clip_skip' and 'clip-skip', which are the same"),
+    ],
+)
+def test_no_settings_are_lost_in_silence_or_end_in_a_traceback(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(FileError, match=reason):
+        parse(tmp_path / "settings.toml", text)
+
+
+def test_pictures_and_options_may_be_lists_and_tables(tmp_path: Path) -> None:
+    unit = 'image = ["a.png", "b,c=d.png"]\nmodel = "m"\noptions = {union_control_type = "depth", share = 0.5}\n'
+    (said,) = parse(tmp_path / "settings.toml", f"[[unit]]\n{unit}").unit
+    found = read_pairs(said)
+    assert found == {"image": "a.png|b,c=d.png", "model": "m", "options": "union_control_type=depth; share=0.5"}

@@ -237,7 +237,7 @@ BAD = {
         "name a preprocessor with --detect",
     ),
     "limit": (["--pictures", "{drawn}", "--limit", "-1"], "--limit is -1"),
-    "no data": (["--pictures", "{drawn}", "--data", "{drawn}/none", "--hint", "canny"], "there is no folder"),
+    "no data": (["--pictures", "{drawn}", "--data", "{drawn}/none", "--hint", "canny"], "there is no data"),
     "damaged": (
         ["--pictures", "{damaged}", "--clip", "{clip}", "--reference", "{drawn}"],
         "1 of 5 pictures cannot be used",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -39,7 +40,10 @@ class Served:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         program = [sys.executable, "-c", PROGRAM, str(ROOT / "tests"), "serve", "--port", str(port), *words]
-        self.process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        behind = {**os.environ, "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}  # as in offices
+        self.process = subprocess.Popen(
+            program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=behind
+        )
         assert self.process.stdout is not None
         self.said = [*takewhile(lambda line: "The page is at" not in line, iter(self.process.stdout.readline, ""))]
         self.lines: list[str] = []

@@ -92,6 +92,7 @@ def test_what_is_offered_names_models_and_preprocessors(client: Any) -> None:
         "color",
         "depth",
         "ip-adapter",
+        "lllite",
         *fileless,
         "union",
     ]
@@ -181,6 +182,7 @@ def test_one_request_cannot_stop_anothers(served: Any, photo: str) -> None:
     [
         ({"steps": 100000}, "steps is 100000, expected at most 1000"),
         ({"width": 65536}, "width is 65536, expected at most 4096"),
+        ({"prompt": "x" * 10_001}, "a prompt has 10001 characters, expected at most 10000"),
         ({"nonsense": 1}, "a request has no 'nonsense'"),
         ({"units": [{"model": "canny"}]}, "it has no picture"),
         ({"units": "all"}, "expected a list of tables"),
@@ -192,12 +194,49 @@ def test_wrong_requests_are_refused_in_a_sentence(client: Any, said: dict[str, A
         client.predict({**SHORT, **said}, api_name="/generate")
 
 
-def test_too_large_a_request_is_refused(served: Any) -> None:
+@pytest.mark.parametrize("request_", [None, "x", [1]])
+def test_a_request_that_is_no_table_is_refused_in_a_sentence(client: Any, request_: Any) -> None:
+    with pytest.raises(Exception, match=r"the request is .*, expected a table of fields"):
+        client.predict(request_, api_name="/generate")
+
+
+@pytest.mark.parametrize(
+    ("said", "size", "sentence"),
+    [
+        ({}, ("a", 64), "width is 'a', expected a number"),
+        ({}, (None, 64), "width is None, expected a number"),
+        ({}, (64, float("nan")), "height is nan, expected a finite number"),
+        ({}, (64, 1e30), "height is .*, expected at most 4096"),
+        ({}, (0, 64), "width is 0, expected 1 to 4096"),
+        ({"range": 5}, (64, 64), "range is 5, expected start and end"),
+        ({"image": None}, (64, 64), "the unit has no picture"),
+    ],
+)
+def test_wrong_hints_are_refused_in_a_sentence(
+    client: Any, photo: str, said: dict[str, Any], size: tuple[Any, Any], sentence: str
+) -> None:
+    with pytest.raises(Exception, match=sentence):
+        client.predict({**unit(photo), **said}, *size, api_name="/preprocess")
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x+json", "", "text/plain"])
+def test_an_address_is_refused_whatever_its_client_calls_it(served: Any, kind: str) -> None:
+    import httpx
+
+    given = {"path": "http://127.0.0.1:9/picture.png", "meta": {"_type": "gradio.FileData"}}
+    headers = {"content-type": kind} if kind else {}
+    url = f"{served.url}/gradio_api/call/generate"
+    answer = httpx.post(url, content=json.dumps({"data": [given]}).encode(), headers=headers, timeout=60)
+    assert (answer.status_code, "cannot name a file" in answer.text) == (400, True)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x+json"])
+def test_too_large_a_request_is_refused(served: Any, kind: str) -> None:
     import httpx
 
     body = json.dumps({"data": ["x" * (65 << 20)]})
     answer = httpx.post(
-        f"{served.url}/gradio_api/call/generate", content=body, headers={"content-type": "application/json"}, timeout=60
+        f"{served.url}/gradio_api/call/generate", content=body, headers={"content-type": kind}, timeout=60
     )
     assert answer.status_code == 413
     assert answer.json()["detail"] == "the request is larger than 64 MB"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from controlstack.cli import _parser
 from controlstack.core.errors import ControlError, FileError, HostError, UnitError
 from controlstack.core.network.base import Base
@@ -128,6 +130,24 @@ def test_a_file_that_is_no_control_model_is_left_out_with_its_sentence(tmp_path:
     assert all(each.reads is not None for each in found.models.values())
     assert len(found.refusals) == 1
     assert "broken" in found.refusals[0]
+
+
+def test_two_files_of_one_name_are_two_models(tmp_path: Path) -> None:
+    canny = tiny_world.CONTROLS / "canny.safetensors"
+    for folder in ("first", "second"):
+        (tmp_path / folder / "sub").mkdir(parents=True)
+        shutil.copy(canny, tmp_path / folder / "edges.safetensors")
+    torch.save({"x": torch.zeros(1)}, tmp_path / "first" / "edges.pth")
+    (tmp_path / "empty").mkdir()
+    found = make_library([tiny_world.BASE], [tmp_path / "first", tmp_path / "second", tmp_path / "empty"])
+    named = {name: each.path for name, each in found.models.items() if each.reads is None}
+    assert named == {
+        "edges": tmp_path / "first" / "edges.pth",
+        "edges.safetensors": tmp_path / "first" / "edges.safetensors",
+    }
+    second, empty = found.refusals
+    assert f"'{tmp_path / 'second' / 'edges.safetensors'}' has the name of" in second
+    assert f"there is no model file in '{tmp_path / 'empty'}'" in empty
 
 
 def test_what_is_not_there_is_said_at_once(tmp_path: Path) -> None:
@@ -506,7 +526,14 @@ def test_no_path_in_a_picture_is_opened(library: Library, picture: Any, drawn: D
 
 
 @pytest.mark.parametrize(
-    "texts", [{}, {"controlstack": "{}"}, {"controlstack": '{"format": 1}'}, {"controlstack": "[" * 50}]
+    "texts",
+    [
+        {},
+        {"controlstack": "{}"},
+        {"controlstack": '{"format": 1}'},
+        {"controlstack": "[" * 50},
+        {"controlstack": '{"format": 1, "base": {}, "request": {"prompt": []}, "units": [], "picture": 7, "seed": 1}'},
+    ],
 )
 def test_damaged_settings_are_one_sentence(library: Library, picture: Any, tmp_path: Path, texts: Any) -> None:
     write_image(tmp_path / "bad.png", picture, texts)

@@ -9,6 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from controlstack.models.kinds.fileless import FILELESS
+from controlstack.models.registry import REGISTRY as FAMILIES
+from controlstack.preprocessors import REGISTRY, find
+from controlstack.standalone.studio import offers
 from controlstack.units.choices import HIRES, MODES, RESIZES
 
 PAGE = Path(__file__).resolve().parents[2] / "standalone" / "page"
@@ -35,6 +39,36 @@ def test_every_word_is_translated(language: str) -> None:
     from_lists = labels | {"Width", "Height", "Columns", "Rows"}  # labels of rows that are built in a loop
     assert (said_words() | from_lists) - set(known) == set()
     assert all(word.strip() for word in known.values())
+
+
+def declared_words() -> set[str]:
+    """What preprocessors, their numbers and the options of models say of themselves."""
+    numbers = [number for each in REGISTRY for number in each.parameters]
+    families = [option for each in FAMILIES for option in each.options]
+    options = [*families, *(option for each in FILELESS.values() for option in each)]
+    words = {word for each in REGISTRY for word in (each.title, each.doc)} - {find("none").title}  # which has its own
+    words |= {word for each in numbers for word in (each.label, each.doc, each.unit)} - {"", "px", "%"}
+    return words | {word for each in options for word in (each.label, each.meaning)}
+
+
+@pytest.mark.parametrize("language", ["de", "zh"])
+def test_preprocessors_are_translated(language: str) -> None:
+    known = json.loads((PAGE / "words" / "preprocessors" / f"{language}.json").read_text(encoding="utf-8"))
+    page = json.loads((PAGE / "words" / f"{language}.json").read_text(encoding="utf-8"))
+    assert declared_words() - set(known) - set(page) == set()
+    assert set(known) - declared_words() == set()  # words of what is gone
+    assert all(word.strip() for word in known.values())
+
+
+def test_a_list_speaks_the_visitors_language() -> None:
+    words = pytest.importorskip("controlstack.standalone.page.words", reason="needs gradio")
+    from controlstack.standalone.page.cards import sliders
+
+    german = words.speaker("de")
+    assert ("Canny-Kanten", "canny") in offers.preprocessors("Canny", say=german)
+    assert offers.about("softedge_hed", say=german).startswith("Weiche, vollständige Umrisse.")
+    low = sliders("canny", {}, german)[0]
+    assert (low["label"], low["info"]) == ("Untere Schwelle", "Schwächere Übergänge sind nie eine Kante.")
 
 
 @pytest.mark.parametrize("language", ["de", "zh"])

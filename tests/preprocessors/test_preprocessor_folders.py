@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,29 @@ def test_an_output_folder_inside_is_not_looked_at(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(HintError, match=r"cannot read the folder .*nowhere: No such file"):
         list_pictures(tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_linked_folders_are_looked_into_once(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "b.png")
+    here = tmp_path / "here"
+    touch(here, "a.png", "sub/c.png")
+    (here / "linked").symlink_to(tmp_path / "elsewhere")
+    (here / "again").symlink_to(here / "sub")
+    (here / "sub" / "round").symlink_to(here)
+    (here / "self.png").symlink_to(here / "self.png")
+    (here / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    listing = list_pictures(here, deep=True, outside=here / "out")
+    assert sorted(path.name for path in listing.files) == ["a.png", "b.png", "c.png"]
+    assert listing.remark() == "2 broken link"
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="nothing is forbidden to this user")
+def test_a_folder_without_permission_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "closed/b.png")
+    (tmp_path / "closed").chmod(0)
+    try:
+        assert list_pictures(tmp_path, deep=True).remark() == "1 folder that cannot be read"
+        assert listed(tmp_path, deep=True) == ["a.png"]
+    finally:
+        (tmp_path / "closed").chmod(0o700)

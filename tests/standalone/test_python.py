@@ -141,7 +141,7 @@ def test_pictures_without_a_record_are_refused_by_a_sentence(photo: Path, tmp_pa
     with pytest.raises(cs.FileError, match="holds no record"):
         read_picture_record(photo)
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(cs.FileError, match="no picture that can be read"):
+    with pytest.raises(cs.FileError, match="no picture of a known format"):
         read_picture_record(tmp_path / "text.png")
 
 

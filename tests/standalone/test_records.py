@@ -59,6 +59,8 @@ def _drop(name: str) -> Callable[[Record], None]:
         (_put("prompt", value="a disc"), "expected 'a star'"),
         (_put("picture", value=7), "has 7 as 'picture', expected 0 to 0"),
         (_drop("picture"), "has no 'picture'"),
+        (_put("base", "dtype", value="nn"), "has 'nn' as 'dtype', expected one of PyTorch's"),
+        (_put("base", "offload", value="some"), "has 'some' as 'base: offload', expected one of none, model"),
     ],
 )
 def test_a_changed_record_is_named(

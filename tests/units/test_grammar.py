@@ -18,6 +18,7 @@ from controlstack.models.kinds import unions
 from controlstack.pipelines.tiny_world import CONTROLS, IMAGES
 from controlstack.preprocessors import ABSENT, REGISTRY, find, offered
 from controlstack.preprocessors.images import read_image
+from controlstack.standalone.units import parse_unit, read_pairs
 from controlstack.units import options, text
 from controlstack.units.blocks import SHAPES, BlockWeights
 from controlstack.units.choices import BASES, HIRES, MODES, RESIZES, UNION_TYPES, HiresOption, UnionType
@@ -110,6 +111,48 @@ def test_numbers_are_written_as_short_as_they_can_be_read() -> None:
 
 
 # --- The table
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"weight": 10.0000001}, "weight is 10.0000001, expected -10 to 10"),
+        ({"seed": 2**63}, "seed is 9223372036854775808, expected 0 to 9223372036854775807"),
+        ({"resolution": 512.5}, "resolution is 512.5, expected a whole number"),
+    ],
+)
+def test_a_number_out_of_bounds_is_told_exactly(said: dict[str, object], told: str) -> None:
+    with pytest.raises(UnitError, match=re.escape(told)):
+        read_request(said)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"mask": "a.png", "effect_mask": "b.png"}, "has 'mask' and 'effect_mask', which are the same"),
+        ({"parameters": "low=1; low=2"}, "parameters has 'low' twice"),
+        ({"options": "a=1; b=2; a=3"}, "options has 'a' twice"),
+    ],
+)
+def test_what_is_said_twice_is_refused(said: dict[str, object], told: str) -> None:
+    with pytest.raises(UnitError, match=told):
+        read_request(said)
+
+
+@pytest.mark.parametrize("said", ["1e400", "-1e400", "NaN", "Infinity"])
+def test_options_are_finite(said: str) -> None:
+    with pytest.raises(UnitError, match="expected a finite number"):
+        text.read_options("options", f"share={said}")
+
+
+def test_an_option_may_be_any_text() -> None:
+    deep = "[" * 100_000
+    assert text.read_options("options", f"share={deep}") == {"share": deep}
+
+
+@pytest.mark.parametrize("value", ["a,b=c.png", 'a,"b".png', "a,'b'=c.png", "plain"])
+def test_a_quoted_value_is_read_as_it_was(value: str) -> None:
+    assert read_pairs(f"image={text.quoted(value)},model=m")["image"] == value
 
 
 def test_the_documentation_is_the_table() -> None:
@@ -246,3 +289,8 @@ def test_control_types_offer_what_acts() -> None:
 def test_enums_are_those_of_the_core() -> None:
     assert set(MODES.names) == set(ControlMode) and set(RESIZES.names) == set(ResizeMode)
     assert set(UNION_TYPES.names) == set(UnionType)
+
+
+def test_numbers_of_a_unit_are_said_once() -> None:
+    with pytest.raises(UnitError, match="has low twice, once in parameters"):
+        parse_unit("image=a.png,model=m,preprocessor=canny,low=80,parameters=low=90; high=200")

@@ -1,5 +1,7 @@
 """A WebUI's whole text, as its PNG info page shows it."""
 
+import pytest
+from controlstack.core.errors import ControlError
 from controlstack.core.schedule import RangeBasis
 from controlstack.units.webui import infotext
 from controlstack.units.webui.fields import parse_unit, request_of
@@ -38,3 +40,25 @@ def test_texts_of_our_older_node_mean_what_they_meant() -> None:
         request = request_of(parse_unit(fields))
         assert (request.basis, request.end, request.weight) == (basis, 0.8, 0.7)
         assert request.parameters == {"low": 100, "high": 200}
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ('Steps: 20, Template: "a \\x b", Size: 64x64', "Template", '"a \\x b"'),  # no text of JSON, so it stays
+        ('Steps: 20, Template: "a, \\"b\\"", Size: 64x64', "Template", 'a, "b"'),
+    ],
+)
+def test_a_setting_in_quotation_marks(text: str, name: str, value: str) -> None:
+    said = infotext.parse_generation(text).settings
+    assert said[name] == value
+    assert said["Size"] == "64x64"
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-" + "9" * 5000])
+def test_a_number_of_thousands_of_digits_is_out_of_bounds(number: str) -> None:
+    said = infotext.read(
+        {"ControlNet 0": f"Module: canny, Model: x, Weight: {number}", f"ControlNet-{number} Enabled": "True"}
+    )
+    with pytest.raises(ControlError, match=r"weight|number"):
+        parse_unit(said[0])

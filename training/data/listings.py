@@ -53,8 +53,8 @@ def _listing(data: Path, columns: Columns) -> Listing:
         return _of_file(data, columns)
     if not data.exists():
         raise HintError(
-            f"there is no folder or listing '{data}': check --data; a data set of the hub is downloaded first (hf "
-            "download --repo-type dataset NAME --local-dir FOLDER)"
+            f"there is no data '{data}': check the path; a data set of the hub is downloaded first (hf download "
+            "--repo-type dataset NAME --local-dir FOLDER)"
         )
     for name in LISTINGS:
         if (data / name).is_file():

@@ -1,6 +1,6 @@
 """A picture for the page of each family in docs/families/: scenes of the tiny world that only a unit tells of.
 
-    python -m controlstack.training.evaluation.family_pictures [--models FOLDER] [--out FOLDER]
+    python -m controlstack.training.evaluation.family_pictures [PAGE ...] [--models FOLDER] [--out FOLDER]
 
 What a row shows is drawn without a prompt and without guidance: a scene that no training has seen, what the unit reads
 of it, the picture without the unit, and the picture with it. Most models come with the tiny world; a Control-LoRA is
@@ -11,7 +11,7 @@ file named after the page, trained as docs/training.md says.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ SHOWN = (
     Page("controlnet", "canny", CANNY),
     Page("union", "color", MEMBERS / "union.safetensors", options={OPTION: "tile"}),
     Page("ip-adapter", COLOURS, MEMBERS / "ip-adapter.safetensors", beside=True),
-    Page("lllite", "canny", MEMBERS / "lllite.safetensors"),
+    Page("lllite", "color", MEMBERS / "lllite.safetensors"),
     Page("control-lora", "canny"),
     Page("reference", PICTURE, beside=True),
     Page("controlnet-lite", "color"),
@@ -90,10 +90,10 @@ def low_rank(control: Mapping[str, Tensor], base: Mapping[str, Tensor], rank: in
     return state
 
 
-def models(base: Base, folder: Path) -> Iterator[tuple[Page, ControlModel]]:
-    """Yield the pages of which there is a model, with it."""
+def models(base: Base, folder: Path, names: Sequence[str]) -> Iterator[tuple[Page, ControlModel]]:
+    """Yield the pages of these names of which there is a model, with it."""
     weights = UnetState(lambda: base)
-    for page in SHOWN:
+    for page in (each for each in SHOWN if each.name in names):
         file = page.file if page.file is not None and page.file.is_file() else folder / f"{page.name}.safetensors"
         if page.name == "control-lora":
             with open_model(CANNY) as control:
@@ -136,12 +136,13 @@ def _tensor(images: Image) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", default=[page.name for page in SHOWN])
     parser.add_argument("--models", type=Path, default=MEMBERS, help="a folder with models, named after the pages")
     parser.add_argument("--out", type=Path, default=PAGES)
     args = parser.parse_args()
     make_folder(args.out)
     base, trial = load_base(BASE), make_trial(SCENES)
-    for page, model in models(base, args.models):
+    for page, model in models(base, args.models, args.pages):
         write_image(args.out / f"{page.name}.png", sheet(rows(base, trial, page, model), side=SHOWN_SIDE))
         print(f"wrote {args.out / page.name}.png")
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...core.printing import print_line
 from ...pipelines.tiny_world import SIDE, STEPS
 
 if TYPE_CHECKING:
@@ -90,4 +91,4 @@ def _write_page(page: Path, tables: Mapping[str, str], sheets: Mapping[str, Rows
         write_image(picture, sheet(rows, side=SHOWN))
         parts += [f"### {name.capitalize()}", tables[name], f"![{name}](images/{picture.name})"]
     replace_made(page, "\n\n".join(parts))
-    print(f"wrote {page}")
+    print_line(f"wrote {page}")

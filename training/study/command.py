@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...core.files import path_of
+from ...core.printing import print_line
+
 if TYPE_CHECKING:
     from .reading import Answer
 
@@ -20,8 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
     add = parser.add_argument
     add("methods", nargs="*", metavar="NAME=FOLDER", help="pictures of each method; the same name is the same thing")
-    add("--out", type=Path, metavar="FILE", help="the page to write, such as study.html; its key is written beside it")
-    add("--hints", type=Path, metavar="FOLDER", help="what the pictures were asked to follow, shown above them")
+    add(
+        "--out",
+        type=path_of,
+        metavar="FILE",
+        help="the page to write, such as study.html; its key is written beside it",
+    )
+    add("--hints", type=path_of, metavar="FOLDER", help="what the pictures were asked to follow, shown above them")
     add(
         "--question",
         action="append",
@@ -31,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--limit", type=int, default=0, metavar="N", help="the first N pictures alone; default: all")
     add("--seed", type=int, default=0, help="of the pictures' numbers (default: %(default)s)")
-    add("--read", type=Path, nargs="+", metavar="ANSWERS", help="read files of answers instead; needs --key")
-    add("--key", type=Path, metavar="FILE", help="with --read: the key of the study")
-    add("--json", type=Path, metavar="FILE", help="with --read: write the numbers here too")
+    add("--read", type=path_of, nargs="+", metavar="ANSWERS", help="read files of answers instead; needs --key")
+    add("--key", type=path_of, metavar="FILE", help="with --read: the key of the study")
+    add("--json", type=path_of, metavar="FILE", help="with --read: write the numbers here too")
     parser.set_defaults(run=_study)
 
 
@@ -57,7 +65,9 @@ def _make(args: argparse.Namespace) -> int:
     make_folder(args.out.parent)
     write_text(args.out, page)
     write_text(args.out.with_suffix(KEY), json.dumps(key, indent=1))
-    print(f"wrote {args.out}: {len(key['trials'])} questions; give it to people, and keep {args.out.with_suffix(KEY)}")
+    print_line(
+        f"wrote {args.out}: {len(key['trials'])} questions; give it to people, and keep {args.out.with_suffix(KEY)}"
+    )
     return 0
 
 

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...core.files import path_of
+
 if TYPE_CHECKING:
     from .base import Base
     from .loop import Training
@@ -30,16 +32,16 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
         ("decoder", _decoder, 2000, "train the decoder of an autoencoder on; its latents stay as they are"),
     ):
         parser = subparsers.add_parser(name, help=what, description=what)
-        parser.add_argument("--out", type=Path, required=True, help="folder to write")
+        parser.add_argument("--out", type=path_of, required=True, help="folder to write")
         parser.add_argument("--seed", type=int, default=0)
         label = "--count" if name == "dataset" else "--steps"
         parser.add_argument(label, dest="count", type=int, default=count)
         if name == "decoder":
-            parser.add_argument("--vae", type=Path, required=True, help="folder that `autoencoder` wrote")
+            parser.add_argument("--vae", type=path_of, required=True, help="folder that `autoencoder` wrote")
         if name == "base":
             origin = parser.add_mutually_exclusive_group(required=True)
-            origin.add_argument("--vae", type=Path, help="folder that `autoencoder` wrote, for a new base")
-            origin.add_argument("--start", type=Path, help="folder of a trained base, to train it on")
+            origin.add_argument("--vae", type=path_of, help="folder that `autoencoder` wrote, for a new base")
+            origin.add_argument("--start", type=path_of, help="folder of a trained base, to train it on")
             parser.add_argument("--learning-rate", type=float, default=1.5e-3)
         if name != "dataset":
             parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")

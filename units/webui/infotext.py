@@ -35,6 +35,7 @@ _IF_SET = (
     "resolution", "preprocessor_seed", "options", "delta_strength", "uncond_weight", "reuse",
 )  # fmt: skip
 _TEXTS = ("module", "model", "curve", "parameters", "block_weights", "options", "reuse")  # that may look like a number
+_DIGITS = 20  # of a whole number, with its sign; no seed has more
 _WRITERS: Mapping[str, Callable[[Any], str]] = {
     "resize_mode": RESIZES.label,
     "control_mode": MODES.label,
@@ -154,11 +155,17 @@ def _read(name: str, text: str) -> object:
     number = re.fullmatch(r"-?\d+(\.\d+)?([eE]-?\d+)?", text)
     if name in _TEXTS or not number:
         return text
-    return float(text) if "." in text or "e" in text.lower() else int(text)
+    whole = re.fullmatch(r"-?\d+", text) and len(text) <= _DIGITS
+    return int(text) if whole else float(text)
 
 
 def _unquoted(value: str) -> str:
-    return json.loads(value) if value.startswith('"') else value.strip()
+    if not value.startswith('"'):
+        return value.strip()
+    try:
+        return str(json.loads(value))
+    except ValueError:  # as the WebUI reads it
+        return value
 
 
 def _quote(text: str) -> str:

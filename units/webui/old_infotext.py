@@ -26,7 +26,7 @@ _TUPLES = {  # several fields in one pair of brackets
     "starting/ending": ("guidance_start", "guidance_end"),
     "preprocessor params": ("processor_res", "threshold_a", "threshold_b"),
 }
-_FLAT = re.compile(r"ControlNet(?:-(\d+))? (Enabled|Module|Model|Weight|Guidance (?:Strength|Start|End))")
+_FLAT = re.compile(r"ControlNet(?:-(\d{1,3}))? (Enabled|Module|Model|Weight|Guidance (?:Strength|Start|End))")
 _FLAT_NAMES = {"guidance_strength": "guidance_end"}
 
 

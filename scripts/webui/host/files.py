@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ....core.errors import ModelError
+from ....core.files import files_below
 from ....models.guard import shown
 from ....units.webui.fields import NO_MODEL
+
+log = logging.getLogger("controlstack")
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 HASH_OFFSET, HASH_LENGTH, HASH_SHOWN = 0x100000, 0x10000, 8  # the WebUI's short hash, `sd_models.model_hash`
@@ -103,10 +108,20 @@ def _closest(wanted: str, files: Mapping[str, Path]) -> str | None:
     return by_stem.get(stem)
 
 
-def _files(folder: Path) -> Iterable[Path]:
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the model files of a folder and of those in it; what cannot be read is said on the console."""
     if not folder.is_dir():
-        return ()
-    return (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        return
+    try:
+        found = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES or path.is_dir()]
+    except OSError as error:
+        log.warning("the folder %s cannot be read (%s): look at its rights", folder, error.strerror or error)
+        return
+    for path in found:
+        if os.access(path, os.R_OK) and path.is_file():
+            yield path
+        else:
+            log.warning("%s is left out, since it cannot be read: look at its rights, or at where its link leads", path)
 
 
 def _order(path: Path) -> tuple[str, str]:

@@ -9,14 +9,17 @@ before anything is read. If a slot is filled, the fields are not looked at.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from ....core.errors import UnitError
 from ....core.schedule import RangeBasis
 from ....preprocessors.images import read_image
+from ....units.text import shown
 from ....units.webui.fields import (
+    ALIASES,
     FROM_PREPROCESSOR,
     NO_MODEL,
     NO_MODULE,
@@ -32,6 +35,8 @@ from .preprocessing import lookup
 from .saying import about_unit
 
 MOST_UNITS = 16  # in one request
+ALIKE = 0.8  # of a name that nobody knows to one that is known; 1 is the same
+GONE = ("guessmode", "invert_image", "rgbbgr_mode")  # fields of older clients, which are ignored on purpose
 SLOTS = MOST_UNITS + 1  # arguments for them; the WebUI drops what is beyond, so the last one tells that there is more
 
 # The sliders of a preprocessor's own numbers; as many as any of them has. Clients know the first two.
@@ -90,6 +95,22 @@ def unsaid(args: Sequence[Any]) -> list[int]:
         for index, unit in enumerate(map(as_given, args[:SLOTS]))
         if isinstance(unit, Mapping) and unit.get("enabled") is None and unit.get("model") not in (None, "", NO_MODEL)
     ]
+
+
+def misspelt(args: Sequence[Any]) -> list[str]:
+    """Return a sentence for each field of clients' units that is none, but is nearly called like one: it is ignored.
+
+    Other unknown fields are ignored without a word, as there; clients of many years send what is gone since.
+    """
+    known = [each.name for each in fields(UnitArgs)]
+    units = enumerate(map(as_given, args[:SLOTS]))
+    named = [(index, name) for index, unit in units if isinstance(unit, Mapping) for name in map(str, unit)]
+    told: list[str] = []
+    for index, name in named:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=ALIKE)
+        if near and name not in (*known, *ALIASES, *GONE):
+            told.append(f"unit {index}: its field {shown(name)} is ignored: did you mean {near[0]}?")
+    return told
 
 
 def from_page(values: Sequence[Any]) -> list[dict[str, Any]]:

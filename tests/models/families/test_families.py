@@ -13,7 +13,8 @@ from controlstack.models.registry import REGISTRY
 ROOT = Path(__file__).resolve().parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ALL: tuple[Described, ...] = (*REGISTRY, *KINDS)
-USE = "## On each host"
+PARTS = ("## What it is", "## Files", "## Conventions", "## On each host")
+PICTURE, NO_PICTURE = "](../images/families/", "There is no picture of it here"
 
 every_family = pytest.mark.parametrize("family", ALL, ids=lambda family: family.title)
 
@@ -38,7 +39,8 @@ def test_a_family_says_what_it_is_for_and_where_it_comes_from(family: Described)
 def test_a_family_has_a_page_that_says_how_to_use_it(family: Described) -> None:
     page = (ROOT / page_of(family)).read_text(encoding="utf-8")
     assert family.title in page
-    assert USE in page
+    assert [each for each in PARTS if each not in page] == []
+    assert (PICTURE in page) != (NO_PICTURE in page)
     links = re.findall(r"\]\(([^)#:]+)\)", page)
     assert [each for each in links if not (ROOT / "docs" / "families" / each).exists()] == []
 

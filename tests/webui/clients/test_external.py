@@ -21,6 +21,7 @@ from controlstack.scripts.webui.request.arguments import (
     SLOTS,
     as_units,
     empty_slots,
+    misspelt,
     raw_units,
     units_of,
     unsaid,
@@ -238,3 +239,16 @@ def test_what_a_unit_is_made_of_is_what_we_read() -> None:
 )
 def test_units_that_do_not_say_that_they_are_on(units: list[Any], expected: list[int]) -> None:
     assert unsaid(units) == expected
+
+
+@pytest.mark.parametrize(
+    ("unit", "told"),
+    [
+        ({"wieght": 2}, ["unit 0: its field 'wieght' is ignored: did you mean weight?"]),
+        ({"Control_mode": 1}, ["unit 0: its field 'Control_mode' is ignored: did you mean control_mode?"]),
+        ({"guessmode": True, "invert_image": True, "rgbbgr_mode": True, "nonsense": 1, 5: 6}, []),
+        ({"guidance": 1, "lowvram": True, "input_image": "", "mask_image": "", "weight": 1}, []),
+    ],
+)
+def test_a_misspelt_field_is_told(unit: dict[Any, Any], told: list[str]) -> None:
+    assert misspelt([{"enabled": True, **unit}]) == told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import sys
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import replace
@@ -503,6 +504,20 @@ def test_a_model_copied_since_the_last_listing_is_found(folder: Path) -> None:
     files = ModelFiles([folder])
     (folder / "late.safetensors").write_bytes(b"z")
     assert files.find("late")[1].stem == "late" and any(name.startswith("late [") for name in files.names)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_models_in_linked_folders_are_listed_and_what_cannot_be_read_is_told(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "models").mkdir()
+    (folder / "models" / "linked").symlink_to(folder / "sub")
+    (folder / "models" / "._pose.safetensors").write_bytes(b"of macOS")
+    (folder / "models" / "gone.pth").symlink_to(folder / "nowhere.pth")
+    assert ModelFiles([folder / "models"]).names == ["depth [e3b0c442]"]
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        f"{folder / 'models' / 'gone.pth'} is left out, since it cannot be read"
+    ]
 
 
 @pytest.mark.parametrize(

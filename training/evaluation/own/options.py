@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ....core.files import path_of
 from ....pipelines.tiny_world import TINY
 from .kinds import KINDS
 
@@ -32,14 +33,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_drawing(parser)
     _add_measures(parser)
     tiny = parser.add_argument_group("the tiny world, without --pictures and --base").add_argument
-    tiny("--tiny", type=Path, metavar="FOLDER", default=TINY, help="default: the shipped one")
+    tiny("--tiny", type=path_of, metavar="FOLDER", default=TINY, help="default: the shipped one")
     tiny("--scenes", type=int, default=SCENES, help="(default: %(default)s)")
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what is judged, and what comes out").add_argument
-    add("--pictures", type=Path, metavar="FOLDER", help="pictures that were drawn; with --data, named as its pictures")
-    add("--data", type=Path, help="examples with words and hints, or pictures to make hints of, as for `train`")
+    add(
+        "--pictures",
+        type=path_of,
+        metavar="FOLDER",
+        help="pictures that were drawn; with --data, named as its pictures",
+    )
+    add("--data", type=path_of, help="examples with words and hints, or pictures to make hints of, as for `train`")
     add("--hint", metavar="NAME", help="preprocessor that makes the hints from the examples' pictures, such as canny")
     add("--hint-parameters", default="", metavar="NAME=VALUE,...", help="its parameters")
     add("--picture-column", metavar="NAME", help="column of the data that names the pictures")
@@ -49,20 +55,20 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, default=0, metavar="N", help="the first N examples alone; default: all")
     add(
         "--out",
-        type=Path,
+        type=path_of,
         metavar="FOLDER",
         help="for pictures, results.json and page.html; needed but for the tiny world",
     )
-    add("--json", type=Path, metavar="FILE", help="write the numbers here too")
-    add("--page", type=Path, metavar="FILE", help="of the tiny world: write a page of numbers and pictures here")
+    add("--json", type=path_of, metavar="FILE", help="write the numbers here too")
+    add("--page", type=path_of, metavar="FILE", help="of the tiny world: write a page of numbers and pictures here")
     add("--resume", action="store_true", help="go on where an evaluation into the same folder was stopped")
     add("--save-every", type=int, default=SAVE_EVERY, metavar="N", help="pictures (default: %(default)s)")
 
 
 def _add_drawing(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("a model of yours, which draws the pictures").add_argument
-    add("--base", type=Path, help="diffusers folder or checkpoint file; draws one picture for each example")
-    add("--control", type=Path, metavar="FILE", help="control model; without it the base draws alone")
+    add("--base", type=path_of, help="diffusers folder or checkpoint file; draws one picture for each example")
+    add("--control", type=path_of, metavar="FILE", help="control model; without it the base draws alone")
     add("--weight", type=float, default=1.0, help="of the control (default: %(default)s)")
     add("--steps", type=int, default=STEPS, help="(default: %(default)s)")
     add("--guidance", type=float, default=GUIDANCE, help="(default: %(default)s)")
@@ -73,12 +79,17 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
 
 def _add_measures(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("measures, from weights on this disk").add_argument
-    add("--reference", type=Path, metavar="FOLDER", help="real pictures, for FID; needs --inception or --clip")
+    add("--reference", type=path_of, metavar="FOLDER", help="real pictures, for FID; needs --inception or --clip")
     add("--fid-features", choices=FEATURES, help="default: inception where it is given, else clip")
-    add("--inception", type=Path, metavar="FILE", help="Inception's weights, for FID; needs the package torch-fidelity")
-    add("--clip", type=Path, metavar="FOLDER", help="CLIP of transformers: CLIP score, and FID without --inception")
-    add("--aesthetic", type=Path, metavar="FILE", help="LAION's aesthetic head; needs --clip ViT-L/14")
-    add("--lpips", type=Path, metavar="FILE", help="torchvision's AlexNet, for LPIPS of soft edges")
+    add(
+        "--inception",
+        type=path_of,
+        metavar="FILE",
+        help="Inception's weights, for FID; needs the package torch-fidelity",
+    )
+    add("--clip", type=path_of, metavar="FOLDER", help="CLIP of transformers: CLIP score, and FID without --inception")
+    add("--aesthetic", type=path_of, metavar="FILE", help="LAION's aesthetic head; needs --clip ViT-L/14")
+    add("--lpips", type=path_of, metavar="FILE", help="torchvision's AlexNet, for LPIPS of soft edges")
     add("--detect", metavar="NAME", help="preprocessor that sees the hint in a drawn picture; default: --hint")
     add("--fidelity", choices=(*KINDS, "none"), help="how hints are compared; default: as their preprocessor says")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ....core.errors import HintError, MissingDependencyError
+from ....core.printing import print_line
 from ....preprocessors import find
 from ....preprocessors.images import check_folder, make_folder
 from ....preprocessors.networks.pool import PlainManager
@@ -174,7 +174,7 @@ def _check_fresh(drawn: Path, resume: bool) -> None:
 
 
 def _stopped(out: Path) -> int:
-    print(f"stopped: go on with --resume, from '{out}'", file=sys.stderr)
+    print_line(f"stopped: go on with --resume, from '{out}'", error=True)
     return INTERRUPTED
 
 
@@ -188,4 +188,4 @@ def _write(judging: Judging, out: Path, also: Path | None) -> None:
             write_text(path, text)
     (out / STATE).unlink(missing_ok=True)
     print(table(values))
-    print(f"wrote {out / RESULTS} and {out / PAGE}")
+    print_line(f"wrote {out / RESULTS} and {out / PAGE}")
