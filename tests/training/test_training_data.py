@@ -185,7 +185,7 @@ def test_senseless_data_is_refused_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(HintError, match=r"holds none of prompt\.json"):
         read_listing(tmp_path, PLAIN)
     (tmp_path / "metadata.jsonl").write_text("\n \n")
-    with pytest.raises(HintError, match=r"there is no folder or listing '.*nowhere'"):
+    with pytest.raises(HintError, match=r"there is no data '.*nowhere'"):
         read_listing(tmp_path / "nowhere", PLAIN)
     with pytest.raises(HintError, match="lists no example"):
         read_listing(tmp_path, PLAIN)

@@ -53,8 +53,8 @@ def _listing(data: Path, columns: Columns) -> Listing:
         return _of_file(data, columns)
     if not data.exists():
         raise HintError(
-            f"there is no folder or listing '{data}': check --data; a data set of the hub is downloaded first (hf "
-            "download --repo-type dataset NAME --local-dir FOLDER)"
+            f"there is no data '{data}': check the path; a data set of the hub is downloaded first (hf download "
+            "--repo-type dataset NAME --local-dir FOLDER)"
         )
     for name in LISTINGS:
         if (data / name).is_file():
@@ -66,8 +66,6 @@ def _listing(data: Path, columns: Columns) -> Listing:
         return _collected(str(data), read_saved(data, columns))
     if found := _beside(data, columns):
         return found
-    if not data.exists():
-        raise HintError(f"there is no data '{data}': check the path")
     raise HintError(
         f"'{data}' holds none of {', '.join(LISTINGS[:3])}, no .tar or .parquet files, and no pictures with .txt "
         "captions: see the data layouts in docs/training.md"
