@@ -34,7 +34,7 @@ class Server:
     def __init__(self) -> None:
         self.content = CONTENT
         self.status, self.ranges, self.break_after, self.redirect = 200, True, -1, ""
-        self.pause = 0.0
+        self.pause, self.stalls, self.over = 0.0, False, threading.Event()
         self.lengths, self.version = True, ""
         self.asked: list[str] = []
         self.served = 0
@@ -48,6 +48,7 @@ class Server:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def close(self) -> None:
+        self.over.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -87,6 +88,8 @@ class Server:
             except OSError:  # the other side was killed
                 return
             self.served += len(body[place : place + 2**17])
+            if self.stalls:
+                self.over.wait()  # in the middle of the file, until the test ends
             time.sleep(self.pause)
 
 
@@ -319,6 +322,17 @@ def test_a_server_that_truncates_for_ever_leaves_no_file(server: Server, store: 
         store.fetch(wanted(server))
     assert files(store.folder) == {"net.pth.part"}
     assert store.find(wanted(server)) is None
+
+
+def test_a_server_that_falls_silent_leaves_no_file(
+    server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
+    monkeypatch.setattr(downloads, "ATTEMPTS", 2)
+    server.stalls = True
+    with pytest.raises(PreprocessorError, match=r"net.pth could not be downloaded.*the connection broke after"):
+        store.fetch(wanted(server))
+    assert len(server.asked) == 2 and files(store.folder) == {"net.pth.part"}
 
 
 @pytest.mark.parametrize("other", [b"x" * len(CONTENT), CONTENT[:-1], CONTENT + b"1", b"<html>log in</html>"])
