@@ -87,3 +87,10 @@ def test_the_browser_chooses_the_language(header: str, language: str) -> None:
     assert words.language_of(SimpleNamespace(headers={"accept-language": header})) == language
     assert words.speaker("de")("step {step} of {steps}", step=1, steps=2) == "Schritt 1 von 2"
     assert words.speaker("fr")("step {step} of {steps}", step=1, steps=2) == "step 1 of 2"
+
+
+@pytest.mark.parametrize("language", ["en", "de", "zh"])
+def test_guess_mode_has_that_name(language: str) -> None:
+    words = pytest.importorskip("controlstack.standalone.page.words", reason="needs gradio")
+    said = words.speaker(language)("ControlNet is more important").lower()
+    assert "guess mode" in said or "猜测模式" in said
