@@ -19,6 +19,7 @@ SETTINGS: Mapping[str, tuple[str, dict[str, Any]]] = {
     GAUSSIAN: ("gaussian", {"start": "gaussian"}),
 }
 ASKED = (NONE, INSUFFICIENT, FULL)
+BRIEF = {LITE: "Lite", GAUSSIAN: "Gaussian", NONE: "none", INSUFFICIENT: "some", FULL: "full"}  # above the pictures
 SHOWN, SIDE = 2, 96  # scenes on the picture, and pixels of theirs
 
 
@@ -30,7 +31,7 @@ def _run(world: World, say: Say) -> Found:
         for kind in ASKED:
             images = world.draw([world.unit(model, COLOR)], *prompts_of(world, kind))
             measured.setdefault(name, {})[kind] = world.measure(images)
-            columns[f"{name[:11]}, {kind[:4]}"] = images
+            columns[f"{BRIEF.get(name, name)}, {BRIEF[kind]}"] = images
     rows = [[(name, images[k]) for name, images in columns.items()] for k in range(min(SHOWN, world.trial.size))]
     return Found(measured, {"pictures": sheet(rows, side=SIDE)})
 
