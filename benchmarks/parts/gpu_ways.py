@@ -76,7 +76,7 @@ def beside(contest: Contest, rounds: int) -> dict[str, float]:
 def compiled(contest: Contest, rounds: int) -> dict[str, float]:
     """Return what one unit adds where the blocks of its network and of the U-Net are compiled one by one."""
     for network in (contest.unet, contest.networks[0], contest.peers[0]):
-        _compile_blocks(network, "inductor" if contest.device.type == "cuda" else "eager")
+        compile_blocks(network, "inductor" if contest.device.type == "cuda" else "eager")
     calls = {name: call for name, call in contest.calls().items() if name in ("bare", "ours_1", "diffusers_1")}
     for call in calls.values():
         call(0)  # which compiles
@@ -102,7 +102,8 @@ def offloaded(contest: Contest, _: int) -> dict[str, float]:
     return {f"total_mib_{name}": held, f"offloaded_mib_{name}": peak, "fits_12_gib": float(peak <= TWELVE_GIB)}
 
 
-def _compile_blocks(network: Any, backend: str) -> None:
+def compile_blocks(network: Any, backend: str) -> None:
+    """Compile the blocks of a network one by one, ours or diffusers', for the sizes that they see."""
     parts: list[nn.Module] = [each for each in network.modules() if type(each).__name__ in BLOCKS]
     for part in parts:
         part.compile(backend=backend, dynamic=False)
