@@ -16,7 +16,7 @@ from ..models.files.finding import PICKLES, find_weights
 from ..models.files.loading import read_header
 from ..preprocessors import Output, Preprocessor, encoding, find
 from . import text
-from .offer import shown_by
+from .offer import of_several_kinds, shown_by
 from .request import AUTO, NONE, UnitRequest
 
 if TYPE_CHECKING:
@@ -106,8 +106,7 @@ def doubt(request: UnitRequest, said: str, image: Image, options: Sequence[Optio
 
 
 def _unknown_kind(request: UnitRequest, options: Sequence[Option]) -> str:
-    kinds_of_hints = (each for each in options if each.of_hint and each.several)  # as unions have
-    for each in kinds_of_hints:
+    for each in (each for each in options if of_several_kinds([each])):
         if each.name not in request.options and shown_by(request.preprocessor, each) is None:
             kinds = ", ".join(word for word in each.words if word != each.default)
             return (

@@ -85,7 +85,7 @@ def _shifts(rows: Sequence[Rows], parts: Sequence[Mapping[Point, Change]]) -> di
 
 
 def _shift(rows: Sequence[Rows], changes: Sequence[Change]) -> Change:
-    """Return one shift of all rows: each part of them has its own. What stands there may have several rows for one."""
+    """Return one shift of all rows: each part of them has its own."""
 
     def shift(h: Tensor) -> Tensor:
         return _in_order(rows, [change(take_rows(h, each)) for change, each in zip(changes, rows, strict=True)])
