@@ -1,8 +1,7 @@
 """Runs of a narrow SD 1.5 in a real ComfyUI, for `growth.py`: bare, ours, the host's own nodes, Advanced-ControlNet.
 
-A picture in tiles has its prompts set on areas of 128 pixels beside each other, each evaluated by itself. The host's
-own nodes and Advanced-ControlNet show the whole hint to each area, ours its part: what is drawn differs, the arithmetic
-does not.
+A picture in tiles has its prompts set on areas of 128 pixels beside each other, which the host computes in one call.
+Its own nodes and Advanced-ControlNet show the whole hint to all areas at once, ours to each its part, one by one.
 """
 
 from __future__ import annotations

@@ -106,8 +106,9 @@ def doubt(request: UnitRequest, said: str, image: Image, options: Sequence[Optio
 
 
 def _unknown_kind(request: UnitRequest, options: Sequence[Option]) -> str:
-    for each in (each for each in options if of_several_kinds([each])):
-        if each.name not in request.options and shown_by(request.preprocessor, each) is None:
+    for each in options:
+        told = each.name in request.options or shown_by(request.preprocessor, each) is not None
+        if of_several_kinds([each]) and not told:
             kinds = ", ".join(word for word in each.words if word != each.default)
             return (
                 f"'{request.model}' knows no kind of hint that {request.preprocessor} makes, and reads it as it is: "

@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from ..preprocessors.networks.store import Store
 
 ALL = "All"
-REFERENCE, REVISION = FILELESS_TYPES = (
-    "Reference",
-    "Revision",
-)  # of models without a file; no unit's preprocessor has them
+REFERENCE, REVISION = "Reference", "Revision"
+FILELESS_TYPES = (REFERENCE, REVISION)  # of models without a file; no unit's preprocessor has them
 TYPES: tuple[str, ...] = (  # control types in the order in which users of sd-webui-controlnet know them
     ALL, "Canny", "Depth", "NormalMap", "OpenPose", "MLSD", "Lineart", "SoftEdge", "Scribble", "Segmentation",
     "Shuffle", "Tile", "Blur", "Inpaint", "InstructP2P", "Recolor", "T2I-Adapter", "IP-Adapter",

@@ -178,8 +178,8 @@ def _connect_plan(card: Card, library: Library, steps: Any) -> None:
         said: dict[str, Any] = dict(zip(PLANNED, values, strict=True))
         return plan(library, said, int(count or 1), speaker(language_of(request)))
 
-    moved_by_choices = (card.fields["model"],)  # which draw the plan themselves
-    triggers = [each.change for each in inputs if hasattr(each, "change") and each not in moved_by_choices]
+    chosen = card.fields["model"]  # which draws the plan itself, with all that it changes
+    triggers = [each.change for each in inputs if each is not chosen and hasattr(each, "change")]
     gr.on([*triggers, card.fields[RANGE].input], show, inputs, card.others["plan"], **LIVE)
 
 

@@ -113,7 +113,7 @@ def option_lists(
             "visible": True,
             "label": say(each.label),
             "info": say(each.meaning),
-            "choices": offers.words(each, preprocessor, say) or _tenths(each),
+            "choices": offers.option_words(each, preprocessor, say) or _tenths(each),
             "value": str(said.get(each.name, each.default)),
         }
         for each in offers.options(library, model)

@@ -111,7 +111,7 @@ def options(library: Library, model: str) -> tuple[Option, ...]:
     return () if known is None else known.options
 
 
-def words(option: Option, preprocessor: str, say: Say = str.format) -> list[tuple[str, str]]:
+def option_words(option: Option, preprocessor: str, say: Say = str.format) -> list[tuple[str, str]]:
     """Return (label, word) of the words of an option; what follows from the preprocessor is said."""
     shown = shown_by(preprocessor, option) if option.of_hint else None
     usual = say("{word}: {kind}, as the preprocessor", word=option.default, kind=shown)

@@ -94,9 +94,9 @@ def _prompts(given: Mapping[str, Any]) -> tuple[str, ...]:
     else:
         several = str(said).splitlines() if given.get(EACH_LINE) else [str(said)]
     found = [each.strip() for each in several if each.strip()] or [""]
-    words = max(map(len, (*found, str(given.get("negative", ""))))) + len(added)
-    if words > MOST_CHARACTERS:
-        raise HostError(f"a prompt has {words} characters, expected at most {MOST_CHARACTERS}")
+    longest = max(map(len, (*found, str(given.get("negative", ""))))) + len(added)
+    if longest > MOST_CHARACTERS:
+        raise HostError(f"a prompt has {longest} characters, expected at most {MOST_CHARACTERS}: shorten it")
     return tuple(", ".join(part for part in (each, added) if part) for each in found)
 
 

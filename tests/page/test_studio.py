@@ -183,8 +183,8 @@ def test_a_union_is_offered_for_the_kinds_that_it_learned_and_says_which_one_it_
 
     assert all(map(offered, ("Canny", "Depth", "Tile"))) and not any(map(offered, ("OpenPose", "Segmentation")))
     (option,) = offers.options(library, "union")
-    assert offers.words(option, "canny")[0] == ("auto: canny, as the preprocessor", "auto")
-    assert offers.words(option, "auto")[0] == offers.words(option, "shuffle")[0] == ("auto", "auto")
+    assert offers.option_words(option, "canny")[0] == ("auto: canny, as the preprocessor", "auto")
+    assert offers.option_words(option, "auto")[0] == offers.option_words(option, "shuffle")[0] == ("auto", "auto")
 
 
 def test_a_reference_has_no_file_and_is_chosen_by_its_type(library: Library) -> None:
