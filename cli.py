@@ -19,7 +19,7 @@ BAD_INPUT, INTERRUPTED, NOBODY_READS = 2, 130, 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     from .core.errors import ControlError
-    from .core.printing import print_line
+    from .core.wording import print_line
 
     _take_any_name()
     try:
@@ -48,7 +48,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the command with a sentence; argparse would print the usage before it."""
-        from .core.printing import printable
+        from .core.wording import printable
 
         self.exit(BAD_INPUT, f"controlstack: {printable(message)}: see '{self.prog} --help'\n")
 

@@ -19,7 +19,7 @@ A message says what was given, what was expected, and what to do. The core raise
 
 from __future__ import annotations
 
-from .printing import printable
+from .wording import printable
 
 LONGEST = 4000  # characters of a sentence; what a client or a file says may be any length
 PACKAGE = "controlstack"  # the name under which all of them are public

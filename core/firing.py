@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .counting import plural
+from .wording import plural
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..core import printing
+from ..core import wording
 from ..core.errors import ControlError, DamagedModelError, ModelError
 
 SHOWN = 100  # characters of a name in a message
@@ -102,7 +102,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _printable(text: str, limit: int) -> str:
-    return printing.printable(text[: 2 * limit])  # escaping takes time, and more than this is never shown
+    return wording.printable(text[: 2 * limit])  # escaping takes time, and more than this is never shown
 
 
 def _cut(text: str, limit: int) -> str:

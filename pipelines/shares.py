@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.counting import counted
 from ..core.errors import HintError, HostError
 from ..core.unit import ControlUnit
+from ..core.wording import counted
 from ..preprocessors import MAX_PIXELS
 from ..units.record import PICTURES
 from ..units.request import UnitRequest

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from ..core.counting import shortest
 from ..core.embedding import Embedding
 from ..core.errors import PreprocessorError
+from ..core.wording import shortest
 from .networks.network import Network
 
 MAX_PIXELS = 64_000_000  # of one picture; more is a mistake or an attack, and would not fit beside a model

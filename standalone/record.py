@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.counting import shortest
 from ..core.errors import FileError, HintError
 from ..core.files import parse_json
 from ..core.firing import Firing
 from ..core.unit import ControlUnit
+from ..core.wording import shortest
 from ..pipelines.drawing import Result
 from ..pipelines.loras.file import Lora
 from ..pipelines.request import Request

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import ControlError, DivergedError, ModelError
-from ..core.printing import print_line
+from ..core.wording import print_line
 from .options import add_options, check_changes, settings_of
 
 if TYPE_CHECKING:

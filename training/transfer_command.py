@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..core.files import path_of
-from ..core.printing import print_line
+from ..core.wording import print_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

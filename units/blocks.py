@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ..core.counting import shortest
 from ..core.errors import UnitError
+from ..core.wording import shortest
 
 # Place of a block from 0 (shallow, fine detail) to 1 (the middle, composition) -> its weight.
 SHAPES: Mapping[str, Callable[[float], float]] = MappingProxyType(

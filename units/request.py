@@ -13,11 +13,11 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..core.counting import shortest
 from ..core.errors import UnitError
 from ..core.modes import ControlMode, ResizeMode
 from ..core.reuse.said import OFF, Reuse
 from ..core.schedule import Keyframe, RangeBasis, Schedule
+from ..core.wording import shortest
 from ..preprocessors.declaration import RESOLUTION
 from . import text
 from .blocks import BlockWeights

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..core.counting import counted
+from ..core.wording import counted
 
 if TYPE_CHECKING:
     from ..core.control import ControlModel

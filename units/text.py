@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from reprlib import Repr
 from typing import Any, cast
 
-from ..core.counting import shortest
 from ..core.errors import ScheduleError, UnitError
 from ..core.reuse.said import OFF, Level, Reuse
 from ..core.schedule import Easing, Keyframe
+from ..core.wording import shortest
 from .blocks import LARGEST, SHAPES, BlockWeights
 
 Option = str | float | bool

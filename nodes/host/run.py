@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ...core.control import ControlModel
-from ...core.counting import counted
 from ...core.errors import HostError, ScheduleError
 from ...core.network.effects import Effects
 from ...core.network.joining import joined, part_of, with_shifts
@@ -25,6 +24,7 @@ from ...core.schedule import RangeBasis, fires_on
 from ...core.stack import ControlStack
 from ...core.step import Step, Window
 from ...core.unit import ControlUnit
+from ...core.wording import counted
 from ...units.saying import extra_cost, why_idle
 from ..reports.report import Report, UnitReport, curve_of
 from .base import blocks_of

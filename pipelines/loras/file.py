@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...core.counting import shortest
 from ...core.errors import HostError
+from ...core.wording import shortest
 
 LARGEST = 10.0  # of a LoRA's weight, in either direction
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.files import path_of
-from ...core.printing import print_line
+from ...core.wording import print_line
 
 if TYPE_CHECKING:
     from ..studio.running import Studio

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ...core.counting import shortest
 from ...core.errors import ControlError, FileError, HintError, HostError
 from ...core.files import parse_json
+from ...core.wording import shortest
 from ...pipelines.request import Request
 from ...pipelines.schedulers import scheduler_name
 from ...preprocessors.texts import read_texts

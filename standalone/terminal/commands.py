@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...core.counting import counted
-from ...core.printing import print_line
+from ...core.wording import counted, print_line
 from ..page.serving import add_parser as add_serve
 from ..page.serving import run_serve
 from . import arguments

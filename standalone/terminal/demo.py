@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...core.printing import print_line
+from ...core.wording import print_line
 from ...pipelines.tiny_world import BASE, CELL, CONTROLS, IMAGES, SIDE, STEPS, TINY
 
 if TYPE_CHECKING:

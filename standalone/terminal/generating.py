@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.files import path_of
-from ...core.printing import print_line
+from ...core.wording import print_line
 from ..asked import UNIT_PICTURES, check_at_once, make_request
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _draw(
 
 def _write_rest(folder: Path, request: Request, loaded: Sequence[Ready], done: Done) -> None:
     """Write hints and sheet beside the pictures, called after the first one, and say what was done."""
-    from ...core.counting import counted
+    from ...core.wording import counted
     from ...pipelines.sheets import sheet
     from ...preprocessors.images import write_image
     from ...preprocessors.resize import gray_to_rgb

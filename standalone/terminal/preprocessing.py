@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.counting import counted
 from ...core.errors import FileError, HintError, PreprocessorError
 from ...core.files import clear_leftovers, parse_json
+from ...core.wording import counted
 from ...preprocessors import Output, Preprocessor
 from ...preprocessors.folders import Listing, list_pictures
 from ...preprocessors.images import (

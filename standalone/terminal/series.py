@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import FileError, HintError
-from ...core.printing import print_line
+from ...core.wording import print_line
 from ..asked import PICTURES, UNIT_PICTURES
 from ..media.sources import Files, Film, Frame, many, numbered
 
@@ -190,7 +190,7 @@ def run_series(
 
     Every item has the same seed. A picture that cannot be read does not stop the others: HintError names it at the end.
     """
-    from ...core.counting import counted
+    from ...core.wording import counted
     from ..asked import RANDOM_SEED, chance
     from ..progress import bar
     from ..record import Digests

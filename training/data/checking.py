@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from ...core.counting import counted
 from ...core.errors import ControlError, HintError
+from ...core.wording import counted
 from .example import Bad, Example, size_of
 from .hints import Reader
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ...core.control import ControlModel
 from ...core.unit import ControlUnit
+from ...core.wording import print_line
 from ...models.families.control_lora import FAMILY, MARK, OWN
 from ...models.fileless.making import make_fileless
 from ...models.files.loading import open_model
@@ -144,7 +145,7 @@ def main() -> None:
     base, trial = load_base(BASE), make_trial(SCENES)
     for page, model in models(base, args.models, args.pages):
         write_image(args.out / f"{page.name}.png", sheet(rows(base, trial, page, model), side=SHOWN_SIDE))
-        print(f"wrote {args.out / page.name}.png")
+        print_line(f"wrote {args.out / page.name}.png")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...core.printing import print_line
+from ...core.wording import print_line
 from ...pipelines.tiny_world import SIDE, STEPS
 
 if TYPE_CHECKING:

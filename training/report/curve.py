@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ...core.counting import counted
 from ...core.errors import HostError
+from ...core.wording import counted
 from ...preprocessors.images import write_image
 
 WINDOW = 100  # steps over which the shown loss is averaged

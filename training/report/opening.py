@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ...core.counting import counted, plural
+from ...core.wording import counted, plural
 from ..data.checking import SHOWN, Depth
 from ..run import Run, names_of_base, names_of_control
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ...core.files import path_of
-from ...core.printing import print_line
+from ...core.wording import print_line
 
 NAMES = ("prompts", "conditions", "guess", "transfer", "ablation", "sudden", "data-size", "controlnext")
 SIZES = ("quick", "medium", "full")

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ....core.counting import counted
 from ....core.schedule import RangeBasis, fires_on, progress_at
+from ....core.wording import counted
 from ....models.kinds.references import REFERENCES
 from ....models.kinds.unions import OPTION as UNION_OPTION
 from ....preprocessors.networks.network import file_name

@@ -9,7 +9,7 @@ from typing import Any
 
 import cv2
 
-from ....core.counting import counted
+from ....core.wording import counted
 from ....preprocessors.resize import scale_short_side
 from ..measures.measure import Image, Sample
 from .results import Value

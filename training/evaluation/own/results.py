@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ....core.counting import counted
+from ....core.wording import counted
 from ..measures.measure import Better, Measure
 
 NORMAL = 1.96  # half the width of a 95 % interval of a mean, in standard errors

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ....core.errors import HintError, MissingDependencyError
-from ....core.printing import print_line
+from ....core.wording import print_line
 from ....preprocessors import find
 from ....preprocessors.images import check_folder, make_folder
 from ....preprocessors.networks.pool import PlainManager
