@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .host.console import let_warnings_through
 from .request.services import services
 
 
@@ -23,6 +24,7 @@ def register() -> tuple[type, type | None, type | None]:
     from .page.page_script import make_page_script
     from .script import make_script
 
+    let_warnings_through()
     other = rival.find()
     if other is not None:
         return rival.make_notice(other), None, None
