@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -170,11 +169,8 @@ def _from_picture(
 
 
 def _warn(node: str | None, request: UnitRequest, control: Any, image: Tensor) -> None:
-    """Say on the node and on the console what looks wrong in a unit, or changes nothing.
-
-    Latents are often connected to all units, so it is not said of those whose preprocessor needs no size.
-    """
-    if said := warning(replace(request, pixel_perfect=False), says(control), rgb(image), offers(control)):
+    """Say on the node and on the console what looks wrong in a unit, or changes nothing."""
+    if said := warning(request, says(control), rgb(image), offers(control)):
         log.warning(said)
         tell(node, said)
 

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 def unread(request: UnitRequest) -> str:
-    """Return a warning about a unit's seed or resolution that changes nothing; empty if there is none."""
+    """Return a warning about a unit's seed or resolution that changes nothing; empty if there is none.
+
+    That a unit is pixel perfect is often so for all, and not said of those that need no size.
+    """
     seed = "" if request.seed is None else f"seed={request.seed}"
     size = "" if request.resolution is None else f"resolution={request.resolution}"
-    if request.pixel_perfect:
-        size = "pixel_perfect=true"
     return "; ".join(unread_by(preprocessor_of(request), seed=seed, resolution=size))
 
 

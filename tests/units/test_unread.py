@@ -24,10 +24,7 @@ PICTURE = np.zeros((8, 8, 3), np.uint8)
             {"resolution": 64},
             "none works at the picture's own size, so resolution=64 changes nothing: leave it out",
         ),
-        (
-            {"preprocessor": "invert", "pixel_perfect": True},
-            "invert works at the picture's own size, so pixel_perfect=true changes nothing: leave it out",
-        ),
+        ({"preprocessor": "invert", "pixel_perfect": True}, ""),
         ({}, ""),
     ],
 )
