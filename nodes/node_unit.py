@@ -15,7 +15,7 @@ from ..core.resize import ResizeMode
 from ..core.schedule import RangeBasis
 from ..core.unit import ControlMode
 from ..units.blocks import BlockWeights
-from ..units.convention import doubt
+from ..units.convention import warning
 from ..units.hint import Size
 from ..units.offer import preprocessor_of
 from ..units.request import FIELDS, NONE, UnitRequest
@@ -25,6 +25,7 @@ from .graph import file_behind
 from .hinting.hints import as_read, asked, card, embedding_of, make_hint, rgb, size_of
 from .host.files import files
 from .host.member import count_blocks, name_of, offers, reads_embedding, says, told
+from .reports.telling import tell
 from .schema import BlockWeightsType, ScheduleType, UnitsType, number, place, schema
 from .shapes.moments import Moments, curve_of, units_of
 from .spec import Units, UnitSpec
@@ -143,6 +144,8 @@ class ControlUnit(io.ComfyNode):
             spec = UnitSpec(control=control_net, hint=hint, request=request, name=request.model, mask=mask)
             return io.NodeOutput((*units, *units_of(spec, schedule)), ExecutionBlocker(None))
         assert image is not None
+        request = as_read(request, control_net)
+        _warn(cls.hidden.unique_id, request, control_net, image)
         spec = _from_picture(request, control_net, image, inpaint_mask, target, mask)
         shown = card(image, preprocessor_of(spec.request)) if reads_embedding(control_net) else spec.hint
         return io.NodeOutput((*units, *units_of(spec, schedule)), shown, ui=ui.PreviewImage(shown.clamp(0, 1), cls=cls))
@@ -156,16 +159,20 @@ def _from_picture(
     target: Size | None,
     mask: Tensor | None,
 ) -> UnitSpec:
-    """Return the unit of a picture, its hint drawn by what was asked for, or by what the model's file names."""
-    request = as_read(request, control)
-    if warning := doubt(request, says(control), rgb(image), offers(control)):
-        log.warning(warning)
+    """Return the unit of a picture, with its hint."""
     # Controls of the host read the mask beside the picture.
     beside = not hasattr(control, "own") and request.preprocessor == NONE
     hint = make_hint(request, image, None if beside else inpaint_mask, target)
     return UnitSpec(
         control=control, hint=hint, request=request, name=request.model, mask=mask, inpaint_mask=inpaint_mask
     )
+
+
+def _warn(node: str | None, request: UnitRequest, control: Any, image: Tensor) -> None:
+    """Say on the node and on the console what looks wrong in a unit, or changes nothing."""
+    if said := warning(request, says(control), rgb(image), offers(control)):
+        log.warning(said)
+        tell(node, said)
 
 
 def _inputs() -> list[io.Input]:

@@ -40,6 +40,7 @@ from ..units.convention import said_by
 from ..units.hint import cards, visible
 from ..units.ready import ready
 from ..units.request import read_request
+from ..units.unread import unread_by
 from .hub.places import located
 from .progress import steps_bar
 
@@ -123,6 +124,9 @@ def preprocess(
 
     given: dict[str, Any] = {"resolution": resolution, "mask": None if mask is None else _mask(mask), "seed": seed}
     found, pixels = find(preprocessor), _picture(image)
+    size = "" if resolution is None else f"resolution={resolution}"
+    for sentence in unread_by(found, seed=f"seed={seed}" if seed else "", resolution=size):
+        logging.getLogger("controlstack").warning("%s", sentence)
     hint = found(pixels, **{**given, **parameters})
     return Image.fromarray(cards(pixels, found.title) if found.output is Output.EMBEDDING else visible(hint))
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.files import path_of
 from . import choices
@@ -117,6 +117,17 @@ def parameters_of(text: str) -> dict[str, float]:
     return numbers
 
 
+class Once(argparse.Action):
+    """An option of which people expect that several add up: said twice, it is refused, and not taken from the last."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        """Take the value of the option."""
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{self.option_strings[0]} is given twice, '{getattr(namespace, self.dest)}' and '{values}': "
+                "give one")  # fmt: skip
+        setattr(namespace, self.dest, values)
+
+
 def _add_what(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what is trained").add_argument
     base = "diffusers folder or checkpoint file of the base model, which stays as it is"
@@ -141,6 +152,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add(
         "--data",
         type=path_of,
+        action=Once,
         required=True,
         help="folder, or listing, of pictures with hints and words; docs/training.md",
     )

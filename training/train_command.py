@@ -41,8 +41,11 @@ def _train(args: argparse.Namespace) -> int:
         check_folder(folder)
     check_changes(args.change, resumed=args.resume)
     if not (args.resume or args.plan):
-        for result in (args.out, args.out.with_suffix(".state")):
-            check_new(result, "go on with it by --resume")
+        state = args.out.with_suffix(".state")
+        for result in (args.out, state):
+            check_new(
+                result, "go on with it by --resume" if state.is_file() else f"begin with it by --start {args.out}"
+            )
     if args.diffusers:
         check_export(args.family)
     run = start(settings_of(args), bar)

@@ -18,6 +18,7 @@ from ..preprocessors import Output, Preprocessor, encoding, find
 from . import text
 from .offer import of_several_kinds, shown_by
 from .request import AUTO, NONE, UnitRequest
+from .unread import unread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,6 +85,14 @@ def chosen(request: UnitRequest, said: str, embedding: Embedding | None = None) 
         what = f"says '{said}', which is no preprocessor here" if said else "does not say which preprocessor it reads"
         raise UnitError(f"the preprocessor is 'auto', but the file of '{request.model}' {what}: choose one")
     return replace(request, preprocessor=found.preprocessor.id, parameters={**found.parameters, **request.parameters})
+
+
+def warning(request: UnitRequest, said: str, image: Image, options: Sequence[Option] = ()) -> str:
+    """Return what is to be said of a unit before it runs: a hint that looks wrong, and what changes nothing.
+
+    The arguments are those of `doubt`.
+    """
+    return "; ".join(filter(None, (doubt(request, said, image, options), unread(request))))
 
 
 def doubt(request: UnitRequest, said: str, image: Image, options: Sequence[Option] = ()) -> str:

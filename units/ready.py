@@ -13,7 +13,7 @@ from ..core.control import ControlModel
 from ..core.errors import UnitError
 from ..core.unit import ControlUnit
 from ..preprocessors.images import read_image, read_mask
-from .convention import chosen, doubt
+from .convention import chosen, warning
 from .hint import Size, draw_hint, fitting, hint_tensor, mask_tensor, to_show
 from .make import make
 from .offer import preprocessor_of
@@ -37,7 +37,7 @@ class Ready:
     request: UnitRequest  # with the preprocessor that was chosen, where the file of the model chose it
     image: Image
     hint: Image  # [..., H, W, 3], or a fourth channel that is 255 where something is to be invented; see `to_show`
-    warning: str = ""  # one sentence, where something looks wrong
+    warning: str = ""  # where something looks wrong, or changes nothing
 
 
 def ready(
@@ -62,7 +62,7 @@ def ready(
     mask = None if request.effect_mask is None else mask_tensor(_read(request.effect_mask, read_mask))
     unit = replace(make(request, hint_tensor(hint), model, mask), origin=request)
     shown = to_show(hint, image, preprocessor_of(request)) if isinstance(hint, Tensor) else hint
-    return Ready(unit, request, image, shown, doubt(request, says, image, model.offers))
+    return Ready(unit, request, image, shown, warning(request, says, image, model.offers))
 
 
 def _read(picture: Picture, read: Callable[[Path], Image]) -> Image:

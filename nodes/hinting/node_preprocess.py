@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,12 @@ from torch import Tensor
 
 from ...preprocessors import Output, Preprocessor
 from ...units.offer import preprocessor_of
+from ...units.unread import unread
 from ..choice import RESOLUTION, preprocessor_input, unusable, words
 from ..schema import PoseType, schema
 from .hints import Encoded, asked, card, make_hint, make_poses
+
+log = logging.getLogger("controlstack")
 
 
 class Preprocess(io.ComfyNode):
@@ -71,6 +75,8 @@ def make(
 ) -> io.NodeOutput:
     """Return hints, poses and embedding of pictures; the hints are shown on the node."""
     request = asked(chosen, resolution=resolution or None)
+    if said := unread(request):
+        log.warning(said)
     found = preprocessor_of(request)
     hint, poses = make_poses(request, image) or (make_hint(request, image, mask), [])
     seen = Encoded(hint, found.embedding) if found.output is Output.EMBEDDING else ExecutionBlocker(None)

@@ -32,6 +32,7 @@ from ..asked import PICTURES as REQUEST_PICTURES
 from ..studio.running import Progress, Stop, Stopped, Studio, plain_firings
 from ..studio.said import make_job, size_of
 from .card_events import hint_of
+from .results import warnings
 
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "draw"}
 
@@ -109,6 +110,7 @@ def _generate(studio: Studio, request: Mapping[str, Any], stop: Stop) -> Iterato
                 "seeds": list(each.seeds),
                 "hints": [encode(visible(unit.hint)) for unit in each.units],
                 "units": list(plain_firings(each)),
+                "warnings": list(warnings(each, str.format)),
                 "seconds": round(each.seconds, 3),
             }
 

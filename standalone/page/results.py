@@ -47,7 +47,7 @@ def report(drawn: Drawn, say: Say, before: Sequence[Drawn] = ()) -> str:
     first = {each.seeds[0] for each in every if each.seeds}
     seed = f", {say('seed {seed}', seed=first.pop())}" if len(first) == 1 else ""
     stopped = f"{say('Stopped.')} " if drawn.stopped else ""
-    return f"<p>{stopped}{made}{seed}.</p>{_table(drawn, say)}{''.join(_warnings(drawn, say))}"
+    return f"<p>{stopped}{made}{seed}.</p>{_table(drawn, say)}{''.join(map(trouble, warnings(drawn, say)))}"
 
 
 def progress_bar(progress: Progress, say: Say) -> str:
@@ -82,10 +82,11 @@ def _table(drawn: Drawn, say: Say) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _warnings(drawn: Drawn, say: Say) -> Iterator[str]:
+def warnings(drawn: Drawn, say: Say) -> Iterator[str]:
+    """Yield a sentence for each unit that never acted, whose hint looks wrong, or that says what changes nothing."""
     for number, unit, firing in zip(drawn.job.numbers, drawn.units, drawn.firings, strict=False):
         if not firing.fired:
             why = why_idle(unit.unit, enabled=unit.request.enabled, say=say)
-            yield trouble(say("unit {number} never acted: {why}", number=number, why=why))
+            yield say("unit {number} never acted: {why}", number=number, why=why)
         if unit.warning:
-            yield trouble(f"unit {number}: {unit.warning}")
+            yield f"unit {number}: {unit.warning}"

@@ -23,6 +23,7 @@ LOCAL = (HOST, "localhost", "::1")  # addresses that no other machine reaches
 LAST_PORT = 2**16 - 1
 LARGEST = 32  # MB of an upload
 QUEUED = 64  # requests that wait
+UPLOADS = "GRADIO_TEMP_DIR"  # the variable that tells gradio where to keep files
 EXAMPLES = """examples:
   controlstack serve --open
   controlstack serve --base sd15.safetensors --models models/ControlNet --dtype fp16 --host 0.0.0.0 --auth me:secret
@@ -92,7 +93,7 @@ def make_studio(args: argparse.Namespace, folder: Path) -> Studio:
     from ..prompts import find_captioner
     from ..studio.library import make_library
 
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
+    os.environ[UPLOADS] = str(folder / "uploads")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     for name in ("NO_PROXY", "no_proxy"):  # gradio asks its own server for something, which no proxy can answer
@@ -129,12 +130,14 @@ def launch(studio: Studio, args: argparse.Namespace, people: Sequence[tuple[str,
     from starlette.middleware import Middleware
 
     from ...core.errors import HostError
+    from .endpoints import Endpoints
     from .guard import MEGA, Guard
     from .page import build_page
     from .words import translations
 
     page = build_page(studio).queue(max_size=QUEUED)
     folder = Path(__file__).parent
+    guard = Middleware(Guard, largest=2 * args.largest_upload * MEGA, endpoints=Endpoints(page), uploads=uploads())
     try:
         page.launch(
             server_name=args.host,
@@ -146,7 +149,7 @@ def launch(studio: Studio, args: argparse.Namespace, people: Sequence[tuple[str,
             share=False,
             show_error=True,
             max_file_size=args.largest_upload * MEGA,
-            app_kwargs={"middleware": [Middleware(Guard, largest=2 * args.largest_upload * MEGA)]},
+            app_kwargs={"middleware": [guard]},
             footer_links=["api", "settings"],
             i18n=translations(),
             theme=_theme(),
@@ -161,6 +164,11 @@ def launch(studio: Studio, args: argparse.Namespace, people: Sequence[tuple[str,
     except OSError as error:
         raise HostError(f"{args.host}:{args.port} cannot be listened on ({error}): give another --port") from error
     return page
+
+
+def uploads() -> Path:
+    """Return where gradio keeps what was uploaded, and what it shows."""
+    return Path(os.environ[UPLOADS])
 
 
 def _theme() -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ...core.errors import HostError, PreprocessorError
+from ...units.unread import unread_by
 
 if TYPE_CHECKING:
     from ...preprocessors import Preprocessor
@@ -41,15 +42,10 @@ def check_generate(args: argparse.Namespace, *, many: bool) -> None:
 
 def check_used(args: argparse.Namespace, preprocessor: Preprocessor) -> None:
     """Raise PreprocessorError for an option of `preprocess` that its preprocessor does not read."""
-    if args.seed != args.parser.get_default("seed") and preprocessor.deterministic:
-        raise PreprocessorError(
-            f"{preprocessor.id} uses no random numbers, so --seed {args.seed} changes nothing: leave it out"
-        )
-    if args.resolution is not None and not preprocessor.resizes:
-        raise PreprocessorError(
-            f"{preprocessor.id} works at the picture's own size, so --resolution {args.resolution} changes nothing: "
-            "leave it out"
-        )
+    seed = "" if args.seed == args.parser.get_default("seed") else f"--seed {args.seed}"
+    resolution = "" if args.resolution is None else f"--resolution {args.resolution}"
+    for sentence in unread_by(preprocessor, seed=seed, resolution=resolution):
+        raise PreprocessorError(sentence)
 
 
 def _option(name: str) -> str:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from controlstack.cli import main
+from controlstack.cli import BAD_INPUT, main
 from controlstack.pipelines.tiny_world import BASE, CONTROLS, IMAGES
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -242,7 +242,26 @@ def test_a_training_replaces_no_other_one(tmp_path: Path, capsys: pytest.Capture
     out = tmp_path / "c.safetensors"
     given = ["train", "--base", str(BASE), "--data", str(_data(tmp_path, [GOOD])), "--hint", "canny", "--out", str(out)]
     line = _refused([*given, "--steps", "1"], tmp_path, capsys)
-    assert there in line and "--resume" in line
+    advice = "go on with it by --resume" if there.endswith(".state") else f"begin with it by --start {out}"
+    assert there in line and advice in line
+
+
+def test_advice_on_a_training_that_is_done_does_not_lead_in_a_circle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "c.safetensors"
+    out.write_bytes(b"of an earlier training")
+    given = ["train", "--base", str(BASE), "--data", str(_data(tmp_path, [GOOD])), "--hint", "canny", "--out", str(out)]
+    assert "there is no checkpoint" in _refused([*given, "--resume"], tmp_path, capsys)
+    assert "--resume" not in _refused(given, tmp_path, capsys)
+
+
+def test_data_that_is_given_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twice = ["--data", str(_data(tmp_path, [GOOD])), "--data", "other"]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--base", str(BASE), *twice, "--hint", "canny", "--out", str(tmp_path / "c.safetensors")])
+    assert ended.value.code == BAD_INPUT
+    assert "--data is given twice, " in capsys.readouterr().err
 
 
 def test_nothing_that_is_there_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ from controlstack.standalone.record import next_number
 from controlstack.standalone.units import parse_unit
 from PIL import Image
 
+PLAIN = f"image={IMAGES / 'scene-1.png'},model={CONTROLS / 'canny.safetensors'}"
 CANNY = f"image={IMAGES / 'scene-1.png'},preprocessor=canny,low=50,high=100,model={CONTROLS / 'canny.safetensors'}"
 SMALL = ["--seed", "0", "--steps", "2", "--width", "64", "--height", "64", "--scheduler", "ddim", "--guidance", "2"]
 
@@ -278,6 +279,13 @@ def test_a_unit_that_never_acted_says_why(
 def test_a_strength_that_changes_nothing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _run(tmp_path / "out", *SMALL, "--unit", f"{CANNY},delta_strength=3")
     assert "delta_strength=3 changes nothing" in capsys.readouterr().out
+
+
+def test_what_a_preprocessor_does_not_read_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(tmp_path / "out", *SMALL, "--unit", f"{PLAIN},seed=5,resolution=64")
+    told = capsys.readouterr().out
+    assert "WARNING: " in told and "none uses no random numbers, so seed=5 changes nothing" in told
+    assert "none works at the picture's own size, so resolution=64 changes nothing" in told
 
 
 def test_half_precision_on_a_cpu_is_drawn_without_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -218,6 +218,65 @@ def test_wrong_hints_are_refused_in_a_sentence(
         client.predict({**unit(photo), **said}, *size, api_name="/preprocess")
 
 
+UNCALLED = [  # method, path, body -> status, and what the answer says
+    ("call/nothing", {"data": [{}]}, 404, "there is no endpoint 'nothing': there are generate, preprocess, offer"),
+    ("run/nothing", {"data": [{}]}, 404, "there is no endpoint 'nothing'"),
+    ("call/v2/nothing", {}, 404, "there is no endpoint 'nothing'"),
+    ("call/generate", {"data": []}, 422, "generate takes 1 input (request), and data has 0: give as many"),
+    ("call/generate/", {"data": [{}, 1]}, 422, "generate takes 1 input (request), and data has 2"),
+    ("api/preprocess", {"data": [{}]}, 422, "preprocess takes 3 inputs (unit, width, height), and data has 1"),
+    ("call/offer", {"data": [1]}, 422, "offer takes 0 inputs, and data has 1"),
+    ("call/v2/generate", {"x": 1}, 422, "generate has no input 'x': it has request"),
+    ("call/v2/preprocess", {"width": 64}, 422, "preprocess needs the input 'unit': give it"),
+    ("queue/join", {"data": [], "fn_index": 9999, "session_hash": "a"}, 500, "cannot be answered (KeyError: 9999)"),
+    ("run/predict", {"data": [], "fn_index": 9999}, 500, "cannot be answered (KeyError: 9999)"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "status", "sentence"), UNCALLED)
+def test_what_cannot_be_called_is_told_in_a_sentence(
+    served: Any, path: str, body: dict[str, Any], status: int, sentence: str
+) -> None:
+    import httpx
+
+    answer = httpx.post(f"{served.url}/gradio_api/{path}", json=body, timeout=60)
+    assert answer.status_code == status
+    assert sentence in answer.json()["detail"]
+
+
+def test_too_few_inputs_of_a_function_of_the_page_are_told_in_a_sentence(served: Any) -> None:
+    import httpx
+
+    config = httpx.get(f"{served.url}/config").json()
+    several = next(each["id"] for each in config["dependencies"] if len(each["inputs"]) > 1)
+    body = {"data": [], "fn_index": several, "session_hash": "few"}
+    answer = httpx.post(f"{served.url}/gradio_api/queue/join", json=body)
+    assert (answer.status_code, "reload the page" in answer.json()["detail"]) == (422, True)
+
+
+@pytest.mark.parametrize("path", ["call/generate/abc", "queue/data?session_hash=nobody"])
+def test_a_stream_that_is_not_there_ends(served: Any, path: str) -> None:
+    import httpx
+
+    assert "404: Not Found" in httpx.get(f"{served.url}/gradio_api/{path}", timeout=60).text
+
+
+def test_the_terminal_has_seen_no_traceback(served: Any) -> None:
+    import httpx
+
+    httpx.get(f"{served.url}/gradio_api/call/generate/abc", timeout=60)
+    said = "".join(served.lines)
+    assert "GET /gradio_api/call/generate/abc cannot be answered (" in said
+    assert "Traceback" not in said, said
+
+
+def test_an_answer_says_what_changes_nothing_and_who_never_acted(client: Any, photo: str) -> None:
+    units = [unit(photo, preprocessor="invert", parameters={}, resolution=64), unit(photo, weight=0)]
+    told = client.predict({**SHORT, "units": units}, api_name="/generate")["warnings"]
+    assert "unit 1: invert works at the picture's own size, so resolution=64 changes nothing: leave it out" in told
+    assert "unit 2 never acted: its weight is 0: raise it" in told
+
+
 @pytest.mark.parametrize("kind", ["application/json", "application/x+json", "", "text/plain"])
 def test_an_address_is_refused_whatever_its_client_calls_it(served: Any, kind: str) -> None:
     import httpx

@@ -557,11 +557,15 @@ def test_a_unit_from_a_picture_draws_on_this_machine(library: Library, drawn: Dr
         ({"data": [[{"a": {"path": "file:///etc/passwd"}}]]}, True),
         ({"data": [{"path": "//host/share"}]}, True),
         ({"data": [{"path": "/tmp/uploads/abc/x.png"}]}, False),
+        ({"data": [{"path": "/tmp/uploads/abc/x.png", "meta": {"_type": "gradio.FileData"}}]}, False),
+        ({"data": [{"path": "/tmp/uploads/../x.png", "meta": {"_type": "gradio.FileData"}}]}, True),
+        ({"data": [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}]}, True),
+        ({"data": [{"path": "x\0y", "meta": {"_type": "gradio.FileData"}}]}, True),
         ({"data": ["http://words.in/a prompt"]}, False),
     ],
 )
 def test_addresses_instead_of_files_are_seen(content: Any, refused: bool) -> None:
-    assert names_elsewhere(json.dumps(content).encode()) is refused
+    assert names_elsewhere(json.dumps(content).encode(), Path("/tmp/uploads")) is refused
 
 
 def test_all_errors_are_sentences_for_users() -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 MODULES = (
     "comfy", "comfy.model_management", "comfy.model_patcher", "comfy.utils", "folder_paths", "comfy_api",
-    "comfy_api.latest", "comfy_execution", "comfy_execution.graph_utils",
+    "comfy_api.latest", "comfy_execution", "comfy_execution.graph_utils", "server",
 )  # fmt: skip
 
 
@@ -52,6 +52,7 @@ def comfyui(folder: Path) -> Iterator[None]:
         folder_names_and_paths={},
     )
     vars(made["comfy.model_management"]).update(throw_exception_if_processing_interrupted=lambda: None)
+    vars(made["server"]).update(PromptServer=SimpleNamespace(instance=None))
     vars(made["comfy.utils"]).update(ProgressBar=Inert())
     for name, module in made.items():
         parent, _, last = name.rpartition(".")

@@ -53,7 +53,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 def read_checkpoint(path: Path, holds: str = "losses") -> dict[str, Any]:
     """Return a state, on the CPU. HostError for what is no checkpoint. holds: a name that every such state has."""
     if not path.is_file():
-        raise HostError(f"'{path}' is no checkpoint: leave --resume out to start from the beginning")
+        raise HostError(f"there is no checkpoint '{path}' to go on from: leave --resume out")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes PyTorch raise

@@ -71,7 +71,7 @@ def _checked(run: Callable[[argparse.Namespace], int], args: argparse.Namespace)
     if getattr(args, "resume", False):
         _check_file(args.out.with_suffix(".state"), "leave --resume out to start from the beginning")
     else:
-        check_new(args.out, "" if run is _dataset else "go on with it by --resume")
+        check_new(args.out, "go on with it by --resume" if args.out.with_suffix(".state").is_file() else "")
     return run(args)
 
 

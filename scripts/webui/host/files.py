@@ -1,4 +1,4 @@
-"""The control models on disk, under the names that the WebUI shows: `stem [hash8]`."""
+"""The control models on disk, under the names that the WebUI shows: `stem [hash8]`, or more of their path."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ....core.errors import ModelError
 from ....core.files import files_below
 from ....models.guard import shown
 from ....units.webui.fields import NO_MODEL
+from .telling_apart import meant_by, name_each, sharing
 
 log = logging.getLogger("controlstack")
 
@@ -36,18 +37,22 @@ class ModelFiles:
     def refresh(self) -> None:
         """Look at the folders again."""
         found = sorted({path.resolve() for folder in self._folders() for path in _files(folder)}, key=_order)
-        self._files = {f"{path.stem} [{self._hash(path)}]": path for path in found if path.stem != NO_MODEL}
+        hashes = {path: self._hash(path) for path in found if path.stem != NO_MODEL}
+        self._files = name_each({path: code for path, code in hashes.items() if code is not None})
 
     @property
     def names(self) -> list[str]:
-        """Return the `stem [hash8]` of every model, sorted; one that was removed since is left out."""
+        """Return the name of every model, sorted; one that was removed since is left out."""
         return [name for name, path in self._files.items() if path.is_file()]
 
     def find(self, name: str) -> tuple[str, Path]:
         """Return (full name, path) by full name, by stem in any case, or by the shortest name that holds the text.
 
-        The same order as sd-webui-controlnet's, since clients rely on short names. ModelError names the nearest.
+        The same order as sd-webui-controlnet's, since clients rely on short names. ModelError names the nearest, or all
+        files that would share the name.
         """
+        if (exact := name.strip()) in self._files and self._files[exact].is_file():
+            return exact, self._files[exact]
         stripped = _bare(name)
         if not stripped or stripped.lower() == NO_MODEL.lower():
             raise ModelError("it is on, but has no model: choose one, or switch the unit off")
@@ -65,12 +70,17 @@ class ModelFiles:
     def _match(self, name: str) -> str | None:
         return name if name in self._files else _closest(name.lower(), self._files)
 
-    def _hash(self, path: Path) -> str:
-        state = path.stat()
-        key = (path, state.st_size, state.st_mtime_ns)
-        if key not in self._hashes:
-            self._hashes[key] = short_hash(path)
-        return self._hashes[key]
+    def _hash(self, path: Path) -> str | None:
+        """Return a file's hash; None, with a line on the console, if it is gone or broken since it was listed."""
+        try:
+            state = path.stat()
+            key = (path, state.st_size, state.st_mtime_ns)
+            if key not in self._hashes:
+                self._hashes[key] = short_hash(path)
+            return self._hashes[key]
+        except OSError as error:
+            log.warning("%s is left out, since it cannot be read (%s)", path, error.strerror or error)
+            return None
 
     def _offer(self, name: str) -> str:
         import difflib
@@ -98,14 +108,25 @@ def short_hash(path: Path) -> str:
 
 
 def _closest(wanted: str, files: Mapping[str, Path]) -> str | None:
+    """Return the name of the file that a text in lower case stands for. ModelError if several share that name."""
     by_stem = {full.rpartition(" [")[0].lower(): full for full in files}
     if wanted in by_stem:
         return by_stem[wanted]
+    if named := meant_by(wanted, files):
+        return _only(named, wanted)
     holding = sorted((stem for stem in by_stem if wanted in stem), key=len)
     if holding:
-        return by_stem[holding[0]]
+        shared = sharing(by_stem[holding[0]], files)
+        return _only([full for full in shared if wanted in full.lower()], wanted)
     stem = wanted.rpartition(" [")[0]  # the hash in an old picture's text is that of another copy of the file
-    return by_stem.get(stem)
+    return by_stem.get(stem) or _only(meant_by(stem, files), wanted)
+
+
+def _only(names: Sequence[str], wanted: str) -> str | None:
+    if len(names) > 1:
+        more = f", or one of {len(names) - NEAR} more" if len(names) > NEAR else ""
+        raise ModelError(f"'{shown(wanted)}' is the name of {len(names)} models: say {' or '.join(names[:NEAR])}{more}")
+    return names[0] if names else None
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -16,7 +16,7 @@ from ....core.network.base import LATENT
 from ....models.families.ip_adapter.model import MEAN, PICTURES
 from ....models.fileless.making import make_fileless
 from ....preprocessors import encoding
-from ....units.convention import chosen, doubt, said_by
+from ....units.convention import chosen, said_by, warning
 from ....units.hint import fitting, mask_tensor
 from ....units.request import UnitRequest
 from ....units.webui import infotext
@@ -74,8 +74,8 @@ def _prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared
     model.check_base(base_of(host.unet))
     request = replace(request if sent else fitting(request, model), resize=given.resize)
     says = "" if path is None else said_by(path)
-    if not sent and (warning := doubt(request, says, given.picture, model.offers)):
-        warn(p, f"unit {unit.number}: {warning}")
+    if not sent and (said := warning(request, says, given.picture, model.offers)):
+        warn(p, f"unit {unit.number}: {said}")
     if len(inputs) > 1 and PICTURES not in {each.name for each in model.offers}:
         raise UnitError(f"it has {len(inputs)} pictures: give one, or set input_mode to merge")
     if len(inputs) > 1 or sent:  # as in sd-webui-controlnet: the mean, unless the unit says otherwise

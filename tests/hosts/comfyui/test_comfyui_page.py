@@ -76,6 +76,26 @@ CONNECT = """(folder) => {
   decode.connect(0, show, "images");
 }"""
 
+RINGED = "window.app.graph._nodes.flatMap(n => n.inputs.filter(i => i.hasErrors).map(i => n.type + ' ' + i.name))"
+MARKED = "window.app.graph._nodes.filter(n => n.has_errors).map(n => n.type)"
+
+# One more unit, before a unit whose range is upside down, and one behind it.
+CHAIN = """() => {
+  const graph = window.app.graph, unit = graph._nodes.find(node => node.type === "ControlStackControlUnit");
+  const behind = LiteGraph.createNode("ControlStackControlUnit"), before = LiteGraph.createNode(unit.type);
+  for (const each of [before, behind]) {
+    graph.add(each);
+    unit.getInputNode(unit.findInputSlot("control_net")).connect(0, each, "control_net");
+    unit.getInputNode(unit.findInputSlot("image")).connect(0, each, "image");
+  }
+  before.connect(0, unit, "units_before");
+  unit.connect(0, behind, "units_before");
+  behind.connect(0, graph._nodes.find(node => node.type === "ControlStackApplyControlUnits"), "units");
+  for (const [name, value] of [["start", 0.8], ["end", 0.2]]) unit.widgets.find(w => w.name === name).value = value;
+}"""
+ADD = """() => ["ControlUnit", "ApplyControlUnits", "LoadControlModel"].forEach(name =>
+  window.app.graph.add(LiteGraph.createNode("ControlStack" + name)))"""
+
 
 def _make_ready(host: Host, page: Any) -> None:
     for name, value in QUIET.items():
@@ -136,8 +156,19 @@ def test_find_connect_run_and_read(comfyui: Host, page: Any, tmp_path: Path) -> 
     page.evaluate("window.app.queuePrompt(0, 1)")
     page.get_by_text("the range starts at 0.8, after its end 0.2").first.wait_for(timeout=WAIT)
     shoot(page, tmp_path, "comfyui-error")
-    ringed = "window.app.graph._nodes.flatMap(n => n.inputs.filter(i => i.hasErrors).map(i => n.type + ' ' + i.name))"
-    assert page.evaluate(ringed) == []
+    assert page.evaluate(RINGED) == []
+
+
+def test_no_socket_is_marked_for_a_unit_of_a_chain(comfyui: Host, page: Any, tmp_path: Path) -> None:
+    page.evaluate("window.app.graph.clear()")
+    page.evaluate(ADD)
+    page.evaluate(CONNECT, str(world.TINY / "base"))
+    page.evaluate(CHAIN)
+    page.evaluate("window.app.queuePrompt(0, 1)")
+    page.get_by_text("the range starts at 0.8, after its end 0.2").first.wait_for(timeout=WAIT)
+    shoot(page, tmp_path, "comfyui-chain-error")
+    assert page.evaluate(MARKED) == ["ControlStackControlUnit"]
+    assert page.evaluate(RINGED) == []
 
 
 def test_words_of_the_trade_find_our_nodes(comfyui: Host, page: Any) -> None:

@@ -137,6 +137,13 @@ def test_an_answer_says_that_a_unit_never_acted(webui: Host, plain: Drawing, uni
     assert (made.pictures[0] == plain.pictures[0]).all()
 
 
+def test_an_answer_says_what_a_preprocessor_does_not_read(webui: Host) -> None:
+    made = webui.draw({**UNIT, "image": encode(squares()), "preprocessor_seed": 5, "resolution": 256})
+    note = made.info["extra_generation_params"]["Control notes"]
+    assert "unit 0: none uses no random numbers, so seed=5 changes nothing" in note
+    assert "so resolution=256 changes nothing" in note
+
+
 def test_an_answer_says_that_a_unit_does_not_say_that_it_is_on(webui: Host) -> None:
     made = webui.draw({"model": "canny", "image": encode(squares())})
     assert "unit 0 is off, since it does not say" in made.info["extra_generation_params"]["Control notes"]

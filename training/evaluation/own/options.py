@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ....core.files import path_of
 from ....pipelines.tiny_world import TINY
+from ...options import Once
 from .kinds import KINDS
 
 if TYPE_CHECKING:
@@ -45,7 +46,12 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="pictures that were drawn; with --data, named as its pictures",
     )
-    add("--data", type=path_of, help="examples with words and hints, or pictures to make hints of, as for `train`")
+    add(
+        "--data",
+        type=path_of,
+        action=Once,
+        help="examples with words and hints, or pictures to make hints of, as for `train`",
+    )
     add("--hint", metavar="NAME", help="preprocessor that makes the hints from the examples' pictures, such as canny")
     add("--hint-parameters", default="", metavar="NAME=VALUE,...", help="its parameters")
     add("--picture-column", metavar="NAME", help="column of the data that names the pictures")
