@@ -143,12 +143,11 @@ CONTROLS: tuple[tuple[Test, str], ...] = (
         "a SUPIR model, an upscaler with a control network of its own: in ComfyUI use its own nodes",
     ),
     (
-        lambda n: n.part("local_adapter") or n.under("global_adapter"),
-        "a Uni-ControlNet model, which is not supported: use a ControlNet for each hint, and an IP-Adapter for its "
-        "picture",
+        lambda n: n.under("global_adapter") and not n.under("local_adapter"),
+        "the global adapter of a Uni-ControlNet alone: get uni.ckpt, which holds the local one too",
     ),
     (
-        lambda n: n.part("zero_convs") and n.part("op") and not n.part("input_hint_block"),
+        lambda n: n.part("zero_convs") and n.part("op") and not n.part("input_hint_block", "feature_extractor"),
         "the base ControlNet of CtrLoRA: choose one of its LoRAs, and put the two into one folder",
     ),
     (
