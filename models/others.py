@@ -69,7 +69,8 @@ CONTROLS: tuple[tuple[Test, str], ...] = (
     (
         lambda n: n.under("lllite_conditioning1") or n.under("lllite_modules") or n.first("lllite_dit_"),
         "a ControlLLLite model for Anima, which is no control of a U-Net: in ComfyUI load it with 'Load Model Patch' "
-        "and apply it with 'Apply Anima LLLite', which 'Control of a Model Patch' then weighs as a unit",
+        "and apply it with 'Apply Anima LLLite', which 'Control of a Model Patch' then weighs as a unit; in Forge Neo "
+        "switch its built-in ControlNet on and this one off",
     ),
     (lambda n: n.under("control_all_x_embedder"), f"a Z-Image Fun ControlNet: {PATCH}"),
     (
