@@ -78,7 +78,7 @@ class ModulatedBlock(ResBlock):
         self.in_layers[0], self.out_layers[0] = nn.Identity(), nn.Identity()
         self.norm_in, self.norm_out = Modulation(seen, channels, kit), Modulation(seen, out, kit)
 
-    def modulated(self, x: Tensor, emb: Tensor, modulations: Prepared) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, *modulations: Tensor) -> Tensor:
         """Return what the block makes of x [B, C, h, w]; modulations: two for each normalisation, [1 or B, ...]."""
         gain_in, shift_in, gain_out, shift_out = modulations
         h = self.in_layers(self._norm(x) * gain_in + shift_in) + self.emb_layers(emb)[..., None, None]
@@ -153,7 +153,7 @@ class UniNet(ControlNet):
             return super().block(index, h, hint, emb, prompt, widen)
         layers, at = cast(nn.ModuleList, self.input_blocks[index]), PER_BLOCK * self.modulated.index(index)
         own = tuple(each if len(each) in (1, len(h)) else widen(each) for each in hint[at : at + PER_BLOCK])
-        h = cast(ModulatedBlock, layers[0]).modulated(h, emb if len(h) == len(emb) else widen(emb), own)
+        h = layers[0](h, emb if len(h) == len(emb) else widen(emb), *own)
         return run_block(layers[1:], h, emb, prompt, widen)
 
 
