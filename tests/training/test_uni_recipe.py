@@ -15,9 +15,12 @@ from controlstack.models.kinds.unions import OPTION
 from controlstack.models.registry import identify, load_control_model
 from controlstack.training.loop import train
 from controlstack.training.options import kind_of
+from controlstack.training.recipes.uni import UniRecipe
 from controlstack.training.results.model import write_model
 from controlstack.training.settings import Settings
 from controlstack.training.start import start
+from diffusers import UNet2DConditionModel
+from uni_shapes import local_adapter
 
 Made = Callable[..., Settings]
 
@@ -50,6 +53,14 @@ def test_a_trained_uni_controlnet_is_a_file_of_the_family(of_family: Made, tmp_p
     assert any(each.weight.any() for each in model.network.feature_extractor.zero_convs)  # what reads the hints learns
     again = start(of_family("uni-controlnet", start=path))
     assert all(again.network.state_dict()[name].equal(each) for name, each in run.network.state_dict().items())
+
+
+def test_over_sd15_it_is_as_large_as_the_published_one(settings: Settings) -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
+        network = UniRecipe().create(unet, settings)
+    shapes = {name: tuple(each.shape) for name, each in network.state_dict().items()}
+    assert shapes == local_adapter((320, 640, 1280, 1280), 768, (192, 256, 384, 512))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ those of the next one, where the authors mix the kinds of an example by chance. 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,8 +30,9 @@ from .copies import copy_of_encoder, settings_of
 from .recipe import Recipe, fill_zero_convolutions
 from .union import UnionRecipe
 
-STEM_WIDTHS, LEVEL_WIDTHS = (32, 64, 64, 128, 128), (192, 256, 384, 512)  # of the published adapter
-PUBLISHED, LEAST = 320, 8  # width of its base; fewest channels of a map
+# Channels of the published adapter, of which narrower bases get fewer: of the first convolutions, and of the maps.
+STEM_WIDTHS, LEVEL_WIDTHS = (32, 64, 64, 128, 128), (192, 256, 384, 512)
+PUBLISHED, LEAST = 320, 16  # width of its base; fewest channels
 
 
 class UniRecipe(UnionRecipe):
@@ -79,9 +81,13 @@ def _adapter_of(copy: ControlNet, unet: Any) -> UniNet:
 def _shapes(unet: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield the shapes that tell the sizes of the extractor, and which block of each level is modulated: its first."""
     widths, layers = unet.config[WIDTHS_KEY], unet.config[LAYERS_KEY]
-    levels = [max(LEAST, width * widths[0] // PUBLISHED) for width in LEVEL_WIDTHS[: len(widths)]]
-    for number, (width, out) in enumerate(zip((len(NAMES) * COLOURS, *STEM_WIDTHS), STEM_WIDTHS, strict=False)):
+
+    def narrowed(channels: tuple[int, ...]) -> list[int]:
+        return [max(LEAST, each * widths[0] // PUBLISHED) for each in channels]
+
+    stem, levels = narrowed(STEM_WIDTHS), narrowed(LEVEL_WIDTHS[: len(widths)])
+    for number, (width, out) in enumerate(pairwise((len(NAMES) * COLOURS, *stem))):
         yield f"{STEM}{2 * number}.weight", (out, width)
-    for number, (width, out) in enumerate(zip((STEM_WIDTHS[-1], *levels), levels, strict=False)):
+    for number, (width, out) in enumerate(pairwise((stem[-1], *levels))):
         yield f"{LEVELS}{number}.0.weight", (out, width)
         yield f"input_blocks.{1 + number * (layers + 1)}.0.{GAMMA}", (0, out)
