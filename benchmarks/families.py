@@ -9,9 +9,9 @@ same, which saves a ControlNet of SD 1.x further 0.05 (`step_cost.py`).
 
 Peers (`parts/family_cases.py`): diffusers' own classes; for Control-LoRA, which diffusers lacks, ComfyUI's formula
 `W + up @ down` for every layer at every step, before a ControlNet; for CtrLoRA Advanced-ControlNet's network, which is
-diffusers' ControlNet without a hint encoder on latents of the hint. CPU time is that of whole steps of U-Nets a fifth
-as wide with random weights, ours and the peer's in turns; the share is the median over rounds; `--rounds 0` leaves it
-out.
+diffusers' ControlNet without a hint encoder on latents of the hint; for Uni-ControlNet the order of its authors. CPU
+time is that of whole steps of U-Nets a fifth as wide with random weights, ours and the peer's in turns; the share is
+the median over rounds; `--rounds 0` leaves it out.
 """
 
 from __future__ import annotations

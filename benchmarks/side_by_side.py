@@ -162,7 +162,7 @@ class Contest:
     def _ask(
         self, network: ControlNet, x: Tensor, timestep: Tensor, features: Tensor, prompt: Any, twins: Twins | None
     ) -> Residuals:
-        answers = network.residuals(x, timestep, features, prompt, None, self.points, twins)
+        answers = network.residuals(x, timestep, (features,), prompt, None, self.points, twins)
         return [residual for _, residual in answers]
 
 

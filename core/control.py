@@ -65,6 +65,7 @@ class ControlModel(Protocol):
     gives_tokens: bool = False  # others of the run may read its tokens in place of the prompt; see `tokens`
     silences_prompt: bool = False  # the rows on which it acts have no prompt: its tokens are zeros; with VECTOR alone
     reads_tokens: bool = False  # it reads the tokens of another one in place of the prompt
+    reads_added: bool = False  # it reads what others put beside the prompt; `encode` takes each token by itself
     evaluations: int = 0  # of the base network that each of its steps costs more
 
     @property

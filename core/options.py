@@ -27,6 +27,7 @@ class Option:
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])  # value -> its other names
     several: bool = False  # values may act together, each with a weight
     of_hint: bool = False  # its value is what the hint shows, so the preprocessor tells it
+    needed: bool = False  # a unit has to say it, for the default says nothing
     least: float | None = None  # bounds of a number, both included
     most: float | None = None
 

@@ -6,8 +6,8 @@ prompt's keys and values, the masks at each block's size) is computed once and l
 same network run as one batched call, and so may light networks of one shape (`groups.py`). Rows that show the same
 picture are one row for as long as nothing sets them apart; that they do is looked at once per step, and only there does
 something wait for the device. Units may add again what they computed at earlier steps (`reuse/`); of those the network
-does not run either. What units put in place of the pooled prompt is known first: the networks of the others read the
-conditions as the base network will.
+does not run either. What units put beside the prompt and in place of the pooled prompt is known first: the networks of
+the others read the conditions as the base network will.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .control import ControlModel
+from .control import ControlModel, Prompt
 from .errors import UnitError
 from .firing import Firing
 from .groups import Active, Group, Groups
@@ -28,7 +28,7 @@ from .host import Host, PlainHost
 from .memory.conditions import Conditions
 from .memory.kept import Kept, hint_key, hints_of, pictures_of
 from .network.effects import Accumulator, Effects, Shift, Watch, add_rows
-from .network.points import VECTOR, Point
+from .network.points import CONDITIONS, VECTOR, Point
 from .network.rows import Twins, take_rows
 from .reuse.residuals import NO_RESIDUALS, Maps, Residuals, is_residual
 from .schedule import RangeBasis
@@ -86,13 +86,10 @@ class ControlStack:
         total = Accumulator(len(step.cond), onto)
         same = cache(lambda: _same_latents(step))
         groups = self._groups.of(self._active(step))
-        for group in groups:
-            if VECTOR in group.model.points:
-                self._add(group, step, same, total)
+        for group in (each for each in groups if _conditions_only(each.model)):
+            self._add(group, step, same, total)
         step = self._conditions.changed(step, total.vector)
-        for group in groups:
-            if VECTOR in group.model.points:
-                continue
+        for group in (each for each in groups if not _conditions_only(each.model)):
             if group.actives[0].computes:
                 self._add(group, step, same, total)
             else:
@@ -144,6 +141,8 @@ class ControlStack:
         with self._host.ready(model):
             prepared = self._kept.prepared([active.unit for active in actives], group.rows, step)
             prompt = self._kept.prompt(model, step, rows, told)
+            if model.reads_added and total.tokens is not None:
+                prompt = _beside(prompt, model.encode(_rows_of(total.tokens, rows)))
             seen = replace(step.rows(rows), twins=lambda: _twins(actives, step) if same() else None)
             for point, effect in model(seen, prepared, prompt, wanted):
                 if kept and not is_residual(point, effect):
@@ -283,6 +282,21 @@ def _same_latents(step: Step) -> bool:
     """Return whether rows that should show the same picture do: other extensions may have changed some of them."""
     twins = None if step.pictures is None else Twins.of(step.pictures)
     return twins is not None and twins.hold_for(step.x, step.timestep)
+
+
+def _conditions_only(model: ControlModel) -> bool:
+    """Return whether a model changes what the base network is given, and nothing that it computes."""
+    return all(point.block in CONDITIONS for point in model.points)
+
+
+def _beside(prompt: Prompt, added: Prompt) -> Prompt:
+    """Return a prompt [B, T, ...] and further tokens [B, T', ...], each encoded by itself, as one."""
+    return tuple(torch.cat(pair, dim=1) for pair in zip(prompt, added, strict=True))
+
+
+def _rows_of(tokens: Tensor, rows: tuple[int, ...]) -> Tensor:
+    """Return these rows of tokens [1 or B, T, D]."""
+    return tokens.expand(len(rows), -1, -1) if len(tokens) == 1 else take_rows(tokens, rows)
 
 
 def _rows(unit: ControlUnit, cond: tuple[bool, ...]) -> tuple[int, ...]:

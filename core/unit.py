@@ -42,9 +42,19 @@ class ControlUnit:
             )
         if not math.isfinite(self.uncond_weight):
             raise UnitError(f"'{self.model.name}' has the uncond weight {self.uncond_weight}, expected a finite number")
+        self._check_options()
         self._check_hint()
         self._check_mask()
         self._check_block_weights()
+
+    def _check_options(self) -> None:
+        for each in self.model.offers:
+            if each.needed and each.name not in self.model.options:
+                kinds = ", ".join(word for word in each.words if word != each.default)
+                raise UnitError(
+                    f"'{self.model.name}' has to be told what its hint shows: set the option {each.name} to one of "
+                    f"{kinds}, or choose a preprocessor of that kind"
+                )
 
     def _check_hint(self) -> None:
         name, channels = self.model.name, self.model.hint_channels

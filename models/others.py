@@ -69,7 +69,8 @@ CONTROLS: tuple[tuple[Test, str], ...] = (
     (
         lambda n: n.under("lllite_conditioning1") or n.under("lllite_modules") or n.first("lllite_dit_"),
         "a ControlLLLite model for Anima, which is no control of a U-Net: in ComfyUI load it with 'Load Model Patch' "
-        "and apply it with 'Apply Anima LLLite', which 'Control of a Model Patch' then weighs as a unit",
+        "and apply it with 'Apply Anima LLLite', which 'Control of a Model Patch' then weighs as a unit; in Forge Neo "
+        "switch its built-in ControlNet on and this one off",
     ),
     (lambda n: n.under("control_all_x_embedder"), f"a Z-Image Fun ControlNet: {PATCH}"),
     (
@@ -143,12 +144,11 @@ CONTROLS: tuple[tuple[Test, str], ...] = (
         "a SUPIR model, an upscaler with a control network of its own: in ComfyUI use its own nodes",
     ),
     (
-        lambda n: n.part("local_adapter") or n.under("global_adapter"),
-        "a Uni-ControlNet model, which is not supported: use a ControlNet for each hint, and an IP-Adapter for its "
-        "picture",
+        lambda n: n.under("global_adapter") and not n.under("local_adapter"),
+        "the global adapter of a Uni-ControlNet alone: get uni.ckpt, which holds the local one too",
     ),
     (
-        lambda n: n.part("zero_convs") and n.part("op") and not n.part("input_hint_block"),
+        lambda n: n.part("zero_convs") and n.part("op") and not n.part("input_hint_block", "feature_extractor"),
         "the base ControlNet of CtrLoRA: choose one of its LoRAs, and put the two into one folder",
     ),
     (

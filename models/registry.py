@@ -27,6 +27,7 @@ from .families import (
 )
 from .families.controlnet import family as controlnet
 from .families.ip_adapter import family as ip_adapter
+from .families.uni import family as uni
 from .family import Description, Family, Shapes
 from .files.loading import Header, ModelFile, open_model, read_header
 from .files.precision import check_quantised
@@ -41,6 +42,7 @@ REGISTRY: tuple[Family[Any, Any], ...] = (
     controlnet_lite.FAMILY,
     controlnet_xs.FAMILY,
     union.FAMILY,
+    uni.FAMILY,
     t2i_adapter.FAMILY,
     t2i_adapter.STYLE_FAMILY,
     controlnext.FAMILY,

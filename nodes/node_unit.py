@@ -18,6 +18,7 @@ from ..units.blocks import BlockWeights
 from ..units.convention import warning
 from ..units.hint import Size
 from ..units.offer import preprocessor_of
+from ..units.options import bound
 from ..units.request import FIELDS, NONE, UnitRequest
 from ..units.text import read_options, read_reuse
 from .choice import RESOLUTION, preprocessor_input, unusable, words
@@ -115,9 +116,8 @@ class ControlUnit(io.ComfyNode):
         units = units_before or units
         if not enabled or not weight:
             return io.NodeOutput(units, ExecutionBlocker(None))  # what is connected to its hint does not run either
-        encoded = control_net is not None and reads_embedding(control_net) and embedding is not None
-        if control_net is None or (image is None and not encoded):
-            raise UnitError("the unit has no image or no control model: connect both, or disable it")
+        if control_net is None or (image is None and embedding is None):
+            raise _incomplete()
         target = size_of(latent, resolution)
         request = asked(
             preprocessor,
@@ -139,16 +139,21 @@ class ControlUnit(io.ComfyNode):
         )
         if block_weights is not None:
             count_blocks(control_net, request.model)  # which refuses blocks of an unknown kind before the run
-        if encoded:  # there is no picture of it
-            hint = embedding_of(embedding, control_net.own.model)
+        if embedding is not None and reads_embedding(control_net, request):  # there is no picture of it
+            hint = embedding_of(embedding, bound(request, control_net.own.model))
             spec = UnitSpec(control=control_net, hint=hint, request=request, name=request.model, mask=mask)
             return io.NodeOutput((*units, *units_of(spec, schedule)), ExecutionBlocker(None))
-        assert image is not None
+        if image is None:
+            raise _incomplete()
         request = as_read(request, control_net)
         _warn(cls.hidden.unique_id, request, control_net, image)
         spec = _from_picture(request, control_net, image, inpaint_mask, target, mask)
-        shown = card(image, preprocessor_of(spec.request)) if reads_embedding(control_net) else spec.hint
+        shown = card(image, preprocessor_of(spec.request)) if reads_embedding(control_net, spec.request) else spec.hint
         return io.NodeOutput((*units, *units_of(spec, schedule)), shown, ui=ui.PreviewImage(shown.clamp(0, 1), cls=cls))
+
+
+def _incomplete() -> UnitError:
+    return UnitError("the unit has no image or no control model: connect both, or disable it")
 
 
 def _from_picture(

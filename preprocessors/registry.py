@@ -93,6 +93,7 @@ REGISTRY: tuple[Preprocessor, ...] = (
     ready.REFERENCE_ADAIN,
     ready.REFERENCE_BOTH,
     clip.CLIP_VISION,
+    clip.CLIP_L_IMAGE,
     clip.BY_MODEL,
     clip.CLIP_H_IMAGE,
     clip.CLIP_H_STATES,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-FAMILIES = ("controlnet", "controlnet-lite", "controlnext", "t2i-adapter", "lllite", "ip-adapter", "union")
+FAMILIES = (
+    "controlnet", "controlnet-lite", "controlnext", "t2i-adapter", "lllite", "ip-adapter", "union", "uni-controlnet",
+)  # fmt: skip
 COPY, GAUSSIAN = "copy", "gaussian"  # starts that are no files
 UNLOCKS = ("decoder", "all")  # parts of the base
 OPTIMISERS = ("adamw", "adamw-8bit", "prodigy", "adafactor", "sgd")

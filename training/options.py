@@ -58,7 +58,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         start=args.start if args.start in (None, COPY, GAUSSIAN) else Path(args.start),
         schedule="cosine" if args.cosine else args.schedule,
         hints=HintSource(args.hint_column, args.hint, parameters_of(args.hint_parameters)),
-        kinds=tuple(map(kind_of, args.kinds)),
+        kinds=tuple(kind_of(text, args.family) for text in args.kinds),
     )
 
 
@@ -87,16 +87,22 @@ def _steps_of(args: argparse.Namespace) -> int:
     return choices.STEPS if args.steps is None else args.steps
 
 
-def kind_of(text: str) -> Kind:
-    """Return `KIND=SOURCE` read: SOURCE is `column:NAME`, or a preprocessor with its parameters in brackets."""
-    from ..core.errors import HintError
-    from ..models.kinds.unions import OPTION, offers
+def kind_of(text: str, family: str) -> Kind:
+    """Return `KIND=SOURCE` read, of a family that tells kinds of hints apart.
+
+    SOURCE is `column:NAME`, or a preprocessor with its parameters in brackets.
+    """
+    from ..core.errors import HintError, ScheduleError
     from .data.hints import HintSource, Kind
+    from .recipes.registry import find_recipe
 
     word, equals, source = text.partition("=")
-    kind = offers()[0].find(word)
+    option = find_recipe(family).kinds
+    if option is None:
+        raise ScheduleError(f"--kind is of another family than {family}: leave it out")
+    kind = option.find(word)
     if not equals or kind is None:
-        raise HintError(f"--kind is '{text}', expected KIND=SOURCE with one of {offers()[0].expected} ({OPTION})")
+        raise HintError(f"--kind is '{text}', expected KIND=SOURCE with one of {option.expected} ({option.name})")
     if source.startswith(COLUMN):
         return Kind(kind, HintSource(source[len(COLUMN) :]))
     name, _, rest = source.partition("(")

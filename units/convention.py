@@ -117,7 +117,7 @@ def doubt(request: UnitRequest, said: str, image: Image, options: Sequence[Optio
 def _unknown_kind(request: UnitRequest, options: Sequence[Option]) -> str:
     for each in options:
         told = each.name in request.options or shown_by(request.preprocessor, each) is not None
-        if of_several_kinds([each]) and not told:
+        if of_several_kinds([each]) and not told and not each.needed:  # without which the unit is refused
             kinds = ", ".join(word for word in each.words if word != each.default)
             return (
                 f"'{request.model}' knows no kind of hint that {request.preprocessor} makes, and reads it as it is: "

@@ -44,7 +44,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({  # in file names that
 })  # fmt: skip
 _FURTHER: Mapping[str, tuple[str, ...]] = MappingProxyType({"Blur": ("blur_gaussian",)})  # of types that no tag names
 _DEFAULTS: Mapping[str, str] = MappingProxyType({"Inpaint": "inpaint_only"})  # where that is not the first one
-UNIONS = ("union", "promax")  # in file names of models for several types, as in sd-webui-controlnet
+UNIONS = ("union", "promax", "unicontrol", "uni-control", "uni_control")  # in file names of models for several types
 _ADAPTERS = "IP-Adapter"  # whose names hold the word of another type
 _OF_ADAPTERS = (_ADAPTERS, "Instant-ID")  # types that an adapter may be of
 

@@ -17,6 +17,7 @@ from .convention import chosen, warning
 from .hint import Size, draw_hint, fitting, hint_tensor, mask_tensor, to_show
 from .make import make
 from .offer import preprocessor_of
+from .options import bound
 from .request import UnitRequest
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def ready(
     """
     if request.image is None:
         raise UnitError(f"the unit with '{request.model}' has no image: give it one")
-    image, request = _read(request.image, read_image), fitting(chosen(request, says, model.embedding), model)
+    image, model = _read(request.image, read_image), bound(request, model)  # what it reads depends on what it is told
+    request = fitting(chosen(request, says, model.embedding), model)
     inpaint = None if request.inpaint_mask is None else _read(request.inpaint_mask, read_mask)
     hint = draw_hint(request, image, inpaint_mask=inpaint, target=target, runtime=runtime, seed=seed)
     mask = None if request.effect_mask is None else mask_tensor(_read(request.effect_mask, read_mask))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,8 +12,11 @@ from controlstack.models.families import control_lora, controlnet_xs, ctrlora, l
 from controlstack.models.families.controlnet.config import ControlNetConfig, ControlNetSettings
 from controlstack.models.families.controlnet.family import FAMILY as CONTROLNET
 from controlstack.models.families.ip_adapter import family as ip_adapter
+from controlstack.models.families.uni import family as uni
 from controlstack.models.layers import STANDARD
 from controlstack.models.naming import to_ldm
+from controlstack.training.recipes.uni import UniRecipe
+from controlstack.training.settings import Settings
 from torch import Tensor
 
 from .counting import MetaUnit
@@ -106,6 +110,23 @@ def of_ctrlora(size: Size) -> Case:
         return theirs(latents, size.step(False, context, 0).timestep, context, latents[:, :1], return_dict=False)
 
     return Case(stepping(size, False, MetaUnit(model=model, hint=size.hint(False))), peer)
+
+
+def of_uni(size: Size) -> Case:
+    """Return Uni-ControlNet's local adapter for SD 1.5 beside its authors', which reads the hints at every step.
+
+    The peer is our own network in the order of their forward, for both rows: their program is no library.
+    """
+    said = Settings(base=Path(), data=Path())
+    network = size.made(lambda: UniRecipe().create(size.unet(), said))
+    model = uni.FAMILY.wrap(network, "uni", ControlNetSettings(), None).bind({"union_control_type": "depth"})
+    context, hint = size.tensor(ROWS, 77, 768), size.hint(False)
+
+    def peer() -> object:
+        prepared = model.prepare(hint.expand(ROWS, -1, -1, -1))
+        return list(model(size.step(False, context, 0), prepared, model.encode(context), model.points))
+
+    return Case(stepping(size, False, MetaUnit(model=model, hint=hint)), peer)
 
 
 class Nothing(torch.nn.Module):
@@ -230,6 +251,7 @@ CASES: dict[str, tuple[Callable[[Size], Case], bool]] = {  # whether the base mo
     "ctrlora": (of_ctrlora, False),
     "ip_adapter": (of_ip_adapter, False),
     "controlnet_xs": (of_controlnet_xs, False),
+    "uni": (of_uni, False),
     "union_one": (lambda size: of_union(size, 1), True),
     "union_two": (lambda size: of_union(size, 2), True),
     "lllite": (of_lllite, True),

@@ -194,6 +194,11 @@ class Accumulator:
         """Return what stands in place of the pooled prompt so far."""
         return self._vector
 
+    @property
+    def tokens(self) -> Tensor | None:
+        """Return what stands beside the prompt so far, [B, T, D]."""
+        return self._sums.get(PROMPT, self._onto.get(PROMPT))
+
     def effects(self) -> Effects:
         """Return the sums; the accumulator is done with them."""
         sums, self._sums = {**self._onto, **self._sums}, {}

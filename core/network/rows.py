@@ -58,6 +58,15 @@ def take_rows(tensor: Tensor, rows: tuple[int, ...]) -> Tensor:
     return torch.cat([tensor[row : row + 1] for row in rows])
 
 
+def by_row(cond: tuple[bool, ...], positive: Tensor, negative: Tensor) -> Tensor:
+    """Return `positive` on the cond rows and `negative` on the others, [B, ...], of two tensors [1 or B, ...]."""
+    if all(cond) or not any(cond):
+        chosen = positive if all(cond) else negative
+        return chosen.expand(len(cond), *chosen.shape[1:])
+    rows = (positive if each else negative for each in cond)
+    return torch.cat([each[row % len(each)][None] for row, each in enumerate(rows)])
+
+
 def _period(rows: tuple[int, ...]) -> int:
     """Return the length of the shortest prefix whose repetition is `rows`."""
     count = len(rows)

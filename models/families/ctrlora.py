@@ -60,12 +60,12 @@ class CtrLoraNet(ControlNet):
         self.low_rank: Mapping[str, tuple[Tensor, Tensor]] = {}
         self.waiting: frozenset[str] = frozenset()
 
-    def embed(self, hint: Tensor) -> Tensor:
+    def read(self, hint: Tensor) -> Tensor:
         """Return h_0 [N, channels, h, w] of latents of the hint [N, 4, h, w]."""
         return cast(nn.ModuleList, self.input_blocks[0])[0](hint)
 
-    def first(self, x: Tensor, features: Tensor) -> Tensor:
-        return features.expand(len(x), -1, -1, -1)
+    def first(self, x: Tensor, hint: Prepared) -> Tensor:
+        return hint[0].expand(len(x), -1, -1, -1)
 
 
 class CtrLoraModel(ControlNetModel):
@@ -78,7 +78,7 @@ class CtrLoraModel(ControlNetModel):
 
     def prepare(self, hint: Tensor) -> Prepared:
         """Compute the features [N, channels, h, w] of latents of the hint [N, 4, h, w]."""
-        return (self.network.embed(hint.to(self.dtype)),)
+        return (self.network.read(hint.to(self.dtype)),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,6 +67,9 @@ class UnionNet(ControlNet):
         waves = timestep_embedding(there, self.sinusoids).flatten()[None].to(like.dtype)
         return self.control_add_embedding["linear_2"](F.silu(self.control_add_embedding["linear_1"](waves)))
 
+    def embed(self, timestep: Tensor, y: Tensor | None, hint: Prepared, dtype: torch.dtype) -> Tensor:
+        return super().embed(timestep, y, hint, dtype) + hint[1]
+
     def fuse(self, hints: Sequence[Tensor], kinds: Sequence[tuple[int, float]]) -> Tensor:
         """Return the features [N, channels, h, w] of the hints [N, C, 8h, 8w] of these kinds, which have weights.
 

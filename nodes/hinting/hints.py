@@ -18,6 +18,7 @@ from ...preprocessors.poses.points import to_json
 from ...units.convention import chosen
 from ...units.hint import Size, cards, draw_hint, fitting, hint_tensor
 from ...units.offer import preprocessor_of
+from ...units.options import bound
 from ...units.request import NONE, UnitRequest
 from ..choice import CHOICE, SEED
 from ..host.annotators import runtime
@@ -66,7 +67,8 @@ def as_read(request: UnitRequest, control: Any) -> UnitRequest:
     own = getattr(control, "own", None)
     if own is None:
         return chosen(request, says(control))
-    return fitting(chosen(request, says(control), own.model.embedding), own.model)
+    model = bound(request, own.model)
+    return fitting(chosen(request, says(control), model.embedding), model)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,8 @@ from ...core.control import ControlModel, HintSpace
 from ...core.errors import HostError, UnitError
 from ...core.options import Option
 from ...core.unit import ControlMode
+from ...units.options import bound
+from ...units.request import UnitRequest
 from ..spec import UnitSpec
 from .foreign.controls import PICTURE, Call, ForeignModel, offers_of, points_of
 from .union import told_by_host
@@ -111,10 +113,10 @@ def member_of(spec: UnitSpec, vae: Any) -> Member:
     return _foreign(spec, vae) if own is None else own
 
 
-def reads_embedding(control: Any) -> bool:
-    """Return whether a CONTROL_NET reads what an image encoder saw, and not a picture."""
+def reads_embedding(control: Any, request: UnitRequest) -> bool:
+    """Return whether a CONTROL_NET reads what an image encoder saw, and not a picture, told the options of a unit."""
     own: Own | None = getattr(control, "own", None)
-    return own is not None and own.model.hint_space is HintSpace.EMBEDDING
+    return own is not None and bound(request, own.model).hint_space is HintSpace.EMBEDDING
 
 
 def reads_inpaint_mask(spec: UnitSpec) -> bool:

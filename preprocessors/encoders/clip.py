@@ -219,6 +219,15 @@ CLIP_VISION = _entry(
     aliases=("t2ia_style_clipvision", "clip_l"),
     control_types=("T2I-Adapter",),
 )
+CLIP_L_IMAGE = _entry(
+    "clip_l_image",
+    "CLIP ViT-L: image embedding",
+    "What CLIP ViT-L/14 sees, as one token, for the content of a Uni-ControlNet.",
+    CLIP_L,
+    Embedding(Encoder.CLIP_L, Values.IMAGE),
+    image_embedding,
+    control_types=TYPES,
+)
 CLIP_H_IMAGE = _entry(
     "clip_h",
     "CLIP ViT-H: image embedding",

@@ -62,6 +62,10 @@ CATALOGUE: tuple[Known, ...] = (
         "controlnet-union-sdxl", CONTROL, "ControlNet-Union ProMax for SDXL", "xinsir/controlnet-union-sdxl-1.0",
         "diffusion_pytorch_model_promax.safetensors", "2.5 GB", "Apache-2.0",
     ),
+    Known(
+        "uni-controlnet", CONTROL, "Uni-ControlNet for SD 1.5: seven kinds of hints, and content",
+        "shihaozhao/uni-controlnet", "uni.ckpt", "6 GB", "MIT",
+    ),
     _ip_adapter("ip-adapter", "IP-Adapter for SD 1.5", "models/ip-adapter_sd15.safetensors", "45 MB"),
     _ip_adapter("ip-adapter-plus", "IP-Adapter Plus for SD 1.5", "models/ip-adapter-plus_sd15.safetensors", "98 MB"),
     _ip_adapter("ip-adapter-sdxl", "IP-Adapter for SDXL", "sdxl_models/ip-adapter_sdxl_vit-h.safetensors", "698 MB"),

@@ -11,12 +11,13 @@ MOST = {
     "union_two_over_two_passes": 0.55,  # two kinds of hints in one pass
     "control_lora_later": 0.36,  # what a ControlNet costs
     "controlnet_later": 0.36,
+    "uni_later": 0.36,
     "ip_adapter_later": 0.01,
 }
 NEVER_ABOVE_THE_PEER = (
-    "controlnet", "control_lora", "ctrlora", "ip_adapter", "controlnet_xs", "union_one", "union_two",
+    "controlnet", "control_lora", "ctrlora", "ip_adapter", "controlnet_xs", "uni", "union_one", "union_two",
 )  # fmt: skip
-ENCODED_ONCE = ("controlnet", "ip_adapter", "controlnet_xs", "union_one", "lllite", "control_lora", "ctrlora")
+ENCODED_ONCE = ("controlnet", "ip_adapter", "controlnet_xs", "union_one", "lllite", "control_lora", "ctrlora", "uni")
 
 
 @pytest.fixture(scope="module")

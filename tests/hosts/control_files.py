@@ -6,18 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from controlstack.models.families.controlnet.config import Block, ControlNetConfig
+from controlstack.models.families.controlnet.config import Block, ControlNetConfig, ControlNetSettings
 from controlstack.models.families.controlnet.network import ControlNet
 from controlstack.models.families.controlnet_lite import ControlNetLite, LiteConfig
 from controlstack.models.families.controlnext import ControlNeXt
 from controlstack.models.families.ip_adapter.family import FAMILY as IP_ADAPTER
 from controlstack.models.families.ip_adapter.family import IPAdapterSettings
 from controlstack.models.families.t2i_adapter import Adapter, AdapterConfig, StyleAdapter
+from controlstack.models.families.uni.family import FAMILY as UNI
+from controlstack.models.families.uni.family import LOCAL
+from controlstack.models.families.uni.network import GLOBAL
 from controlstack.models.families.union import UnionNet
 from controlstack.models.layers import STANDARD
 from controlstack.preprocessors import find
 from safetensors.torch import save_file
 from torch import nn
+from uni_shapes import both, global_adapter, local_adapter
 
 HEADS = 4
 SEEN = 48  # width of what the small encoders see in a picture; the width of no real one
@@ -93,7 +97,7 @@ def write_encoders(folder: Path) -> None:
     """Small image encoders where a store of this folder looks for those of CLIP, as wide as our adapters here read."""
     import transformers  # here: few tests need it
 
-    for name, projected in (("clip_vision", SEEN), ("clip_h", SEEN), ("clip_g", POOLED)):
+    for name, projected in (("clip_vision", 64), ("clip_h", SEEN), ("clip_g", POOLED)):
         config = transformers.CLIPVisionConfig(
             **NARROW_ENCODER, image_size=56, patch_size=14, projection_dim=projected
         )  # fmt: skip
@@ -178,6 +182,18 @@ def write_unions(folder: Path, heads: int = HEADS) -> None:
     """Unions of eight kinds of hints, for the SDXL and the SD base models; heads: of the latter."""
     _save(folder / "union.safetensors", _controlnet("SDXL", 10, union=True), {"head_channels": "16"})
     _save(folder / "union_sd.safetensors", _controlnet("SD", 11, heads, union=True), {"heads": str(heads)})
+
+
+def write_uni(folder: Path, heads: int = HEADS, widths: tuple[int, ...] = (32, 64, 128, 128)) -> None:
+    """A Uni-ControlNet for the SD base models, `uni`, whose global adapter reads what the small encoder sees."""
+    shapes = both(local_adapter(widths, 64, (8, 12, 16, 20)), global_adapter(64))
+    network = UNI.create(UNI.rename(shapes), ControlNetSettings(heads=heads), STANDARD)
+    _fill(network, 15)
+    for layer in network.feature_extractor.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.data *= HINT_GAIN / GAIN
+    state = {name if name.startswith(GLOBAL) else LOCAL + name: each for name, each in network.state_dict().items()}
+    save_file(state, folder / "uni.safetensors", {"controlstack.heads": str(heads)})
 
 
 def write_full(folder: Path) -> None:

@@ -15,6 +15,10 @@ UNITS: Mapping[str, Wanted] = {
     "ControlNet": unit(file="canny", weight=0.8),
     "ControlNet-Lite": unit(file="lite", weight=0.8),
     "Union": unit(file="union_sd", weight=0.8, options={"union_control_type": "depth+tile:0.5"}),
+    "Uni-ControlNet": unit(file="uni", weight=0.8, options={"union_control_type": "depth+mlsd:0.5"}),
+    "Uni-ControlNet, content": unit(
+        file="uni", module="clip_l_image", weight=0.8, options={"union_control_type": "content"}
+    ),
     "Control-LoRA": unit(file="clora", weight=0.8),
     "ControlNeXt": unit(file="next", weight=0.4),
     "ControlLLLite": unit(file="lllite", weight=0.8),
@@ -22,7 +26,7 @@ UNITS: Mapping[str, Wanted] = {
     "IP-Adapter": unit(file="adapter", module="ip-adapter_clip_h", weight=0.8),
     "style adapter": unit(file="style", module="t2ia_style_clipvision", weight=0.8),
 }
-TOKENS = ("style adapter",)  # what stands beside the prompt has no place in the picture
+TOKENS = ("style adapter", "Uni-ControlNet, content")  # what stands beside the prompt has no place in the picture
 
 
 def write_families(controls: Path, encoders: Path, heads: int = webui_world.HEADS) -> None:
@@ -34,6 +38,7 @@ def write_families(controls: Path, encoders: Path, heads: int = webui_world.HEAD
     control_files.write_control_lora(controls, heads=heads)
     control_files.write_ctrlora(controls, heads=heads)
     control_files.write_unions(controls, heads=heads)
+    control_files.write_uni(controls, heads=heads)
     control_files.write_encoders(encoders)
 
 

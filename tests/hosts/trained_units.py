@@ -24,6 +24,7 @@ HINT = ("--hint", "canny")
 HINTS: Mapping[str, tuple[str, ...]] = {
     "ip-adapter": ("--hint", "colours"),
     "union": ("--kind", "canny=canny", "--kind", "tile=color_grid"),
+    "uni-controlnet": ("--kind", "canny=canny", "--kind", "seg=color_grid"),
 }
 TRAININGS: Mapping[str, tuple[str, ...]] = {  # the families, and what else a recipe writes
     **{family: ("--family", family, *HINTS.get(family, HINT)) for family in FAMILIES},
@@ -34,6 +35,7 @@ TRAININGS: Mapping[str, tuple[str, ...]] = {  # the families, and what else a re
 SETTINGS: Mapping[str, Mapping[str, object]] = {
     "ip-adapter": {"module": "colours"},
     "union": {"options": {"union_control_type": "tile"}},
+    "uni-controlnet": {"options": {"union_control_type": "segmentation"}},
 }
 
 

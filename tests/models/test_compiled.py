@@ -45,7 +45,7 @@ def test_a_forward_is_one_graph_for_every_size(model: ControlNetModel) -> None:
 
     def residuals(x: Tensor, features: Tensor, context: Tensor) -> list[Tensor]:
         prompt, twins = model.network.project(context), Twins((0,), (0, 0))
-        found = model.network.residuals(x, torch.ones(2), features, prompt, None, model.points, twins)
+        found = model.network.residuals(x, torch.ones(2), (features,), prompt, None, model.points, twins)
         return [tensor for _, tensor in found]
 
     compiled = torch.compile(residuals, backend=backend, fullgraph=True)

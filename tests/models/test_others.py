@@ -111,7 +111,7 @@ NAMES: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {  # files of other p
         },
         "Stable Video Diffusion",
     ),
-    "Uni-ControlNet": ({"local_adapter.zero_convs.0.0.weight": (4,)}, "Uni-ControlNet"),
+    "Uni-ControlNet, global": ({"global_adapter.norm1.weight": (4,)}, "the global adapter of a Uni-ControlNet alone"),
     "CtrLoRA, base": (
         {"control_model.zero_convs.0.0.weight": (4,), "control_model.input_blocks.3.0.op.weight": (4,)},
         "base ControlNet of CtrLoRA",

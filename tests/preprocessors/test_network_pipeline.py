@@ -33,7 +33,15 @@ ELSEWHERE = {  # what is tested in a file of its own
     "mobile_sam": "test_networks.py",  # its network is asked by controlnet-aux's own code, as it is there
     "openpose_mediapipe": "poses/test_holistic.py",  # with the networks that its package brings
     **dict.fromkeys(
-        ("clip_vision", "clip_h", "clip_h_states", "clip_g", "revision_clipvision", "revision_ignore_prompt"),
+        (
+            "clip_vision",
+            "clip_l_image",
+            "clip_h",
+            "clip_h_states",
+            "clip_g",
+            "revision_clipvision",
+            "revision_ignore_prompt",
+        ),
         "encoders/test_clip.py",  # these give no pictures
     ),
     **dict.fromkeys(

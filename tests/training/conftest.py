@@ -53,6 +53,14 @@ OWN: dict[str, dict[str, Any]] = {  # settings that a family needs
             Kind("tile", HintSource(preprocessor="color_grid")),
         ),
     },
+    "uni-controlnet": {
+        "hints": HintSource(),
+        "kinds": (
+            Kind("canny", HintSource(preprocessor="canny")),
+            Kind("depth", HintSource("depth_image")),
+            Kind("segmentation", HintSource(preprocessor="color_grid")),
+        ),
+    },
 }
 
 

@@ -87,6 +87,7 @@ def test_the_command_line_names_every_recipe() -> None:
         ("lllite", True),
         ("ip-adapter", False),
         ("union", True),
+        ("uni-controlnet", True),
     ],
 )
 def test_zero_convolutions_add_exactly_nothing_at_first(
@@ -251,7 +252,7 @@ def test_points_are_those_of_the_papers(of_family: Callable[..., Settings]) -> N
     for family in FAMILIES:
         run = start(of_family(family))
         models[family] = run.recipe.model(run.network, run.base.unet, run.settings)
-    for family in ("controlnet", "controlnet-lite", "union"):
+    for family in ("controlnet", "controlnet-lite", "union", "uni-controlnet"):
         *skips, middle = models[family].points
         assert [(point.block, point.part) for point in skips] == [(Block.INPUT, Part.SKIP)] * 12
         assert middle == MIDDLE

@@ -164,11 +164,12 @@ def test_kinds_belong_to_unions_alone(of_family: Made) -> None:
 )
 def test_kinds_that_make_no_sense_are_refused(of_family: Made, kinds: tuple[str, ...], words: str) -> None:
     with pytest.raises(HintError, match=words):
-        of_family("union", kinds=tuple(map(kind_of, kinds)))
+        of_family("union", kinds=tuple(kind_of(text, "union") for text in kinds))
 
 
 def test_kinds_say_where_hints_come_from(of_family: Made) -> None:
-    kinds = tuple(map(kind_of, ("Depth=column:depth_image", "hed=canny(low=50,high=100)")))
+    said = ("Depth=column:depth_image", "hed=canny(low=50,high=100)")
+    kinds = tuple(kind_of(text, "union") for text in said)
     assert [each.kind for each in kinds] == ["depth", "softedge"]
     assert kinds[0].hints == HintSource("depth_image")
     assert kinds[1].hints == HintSource(preprocessor="canny", parameters={"low": 50, "high": 100})

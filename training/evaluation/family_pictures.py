@@ -69,6 +69,7 @@ SHOWN = (
     Page("reference", PICTURE, beside=True),
     Page("controlnet-lite", "color"),
     Page("controlnext", "color"),
+    Page("uni-controlnet", "color", options={OPTION: "segmentation"}),
     Page("t2i-adapter", "color"),
 )
 

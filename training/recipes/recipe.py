@@ -14,6 +14,7 @@ from ...core.control import ControlModel
 from ...core.errors import ScheduleError, UnsupportedModelError
 from ...core.network.base import check_fits
 from ...core.network.effects import WeightDelta
+from ...core.options import Option
 from ...models.family import Family
 from ...models.files.loading import read_header
 from ...models.naming import to_ldm
@@ -46,6 +47,11 @@ class Recipe(ABC):
     def id(self) -> str:
         """Return what the command line calls it."""
         return self.family.id
+
+    @property
+    def kinds(self) -> Option | None:
+        """Return the option by which the family tells kinds of hints apart; None where it does not."""
+        return next((each for each in self.family.options if each.of_hint and each.several), None)
 
     @abstractmethod
     def create(self, unet: Any, settings: Settings) -> nn.Module:
@@ -133,7 +139,7 @@ class Recipe(ABC):
 
 OWN = frozenset({"only_middle", "unlock", "kinds"})  # settings that not every family has
 OWN_OPTIONS = {"kinds": "--kind"}  # where the command line calls a setting otherwise
-NEEDS_HEADS = frozenset({"controlnet", "union"})
+NEEDS_HEADS = frozenset({"controlnet", "union", "uni-controlnet"})
 
 
 @torch.no_grad()

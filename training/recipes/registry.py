@@ -10,6 +10,7 @@ from .ip_adapter import IPAdapterRecipe
 from .lllite import LLLiteRecipe
 from .recipe import Recipe
 from .t2i_adapter import AdapterRecipe
+from .uni import UniRecipe
 from .union import UnionRecipe
 
 RECIPES: tuple[Recipe, ...] = (
@@ -20,6 +21,7 @@ RECIPES: tuple[Recipe, ...] = (
     LLLiteRecipe(),
     IPAdapterRecipe(),
     UnionRecipe(),
+    UniRecipe(),
 )
 
 

@@ -97,10 +97,8 @@ class ControlNetModel(ControlModel):
         """Yield the residual [B, C, h', w'] of each wanted skip, then that of the middle."""
         x = step.x[:, : self.network.config.latent_channels].to(self.dtype)  # inpainting bases have more channels
         y = None if step.y is None else step.y.to(self.dtype)
-        features, *rest = prepared
-        kinds = rest[0] if rest else None
         twins = step.twins() if y is None else None  # the vectors of uncond and cond differ from the first block on
-        for point, residual in self.network.residuals(x, step.timestep, features, prompt, y, points, twins, kinds):
+        for point, residual in self.network.residuals(x, step.timestep, prepared, prompt, y, points, twins):
             yield point, residual.mean((2, 3), keepdim=True).expand_as(residual) if self.pool else residual
             del residual  # free before the next one is computed
 

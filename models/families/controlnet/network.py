@@ -18,7 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ....core.control import Prompt
+from ....core.control import Prepared, Prompt
 from ....core.network.points import MIDDLE, Point, skip
 from ....core.network.rows import Twins
 from ...layers import (
@@ -64,28 +64,26 @@ class ControlNet(nn.Module):
         self,
         x: Tensor,
         timestep: Tensor,
-        features: Tensor,
+        hint: Prepared,
         prompt: Prompt,
         y: Tensor | None,
         points: Collection[Point],
         twins: Twins | None = None,
-        kinds: Tensor | None = None,
     ) -> Iterator[tuple[Point, Tensor]]:
         """Compute block by block and yield the wanted residuals; blocks below the last wanted one never run.
 
-        x [B, C, h, w], timestep [B], features [1 or B, channels, h, w] from the hint encoder, y [B, label].
-        twins: rows with the same x, timestep, features and y; they are one row until the prompt sets them apart.
-        kinds: [1 or B, 4 channels] beside the time's embedding, what a union says about its hints.
+        x [B, C, h, w], timestep [B], hint: what it became, each [1 or B, ...], first its features [.., channels, h, w],
+        y [B, label]. twins: rows with the same x, timestep, hint and y; they are one row until the prompt sets them
+        apart.
         """
         widen = as_it_is
         if twins is not None:
-            x, timestep, features, widen = *map(twins.narrow, (x, timestep, features)), twins.widen
-            y, kinds = (None if each is None else twins.narrow(each) for each in (y, kinds))
-        emb = self._embed(timestep, y, x.dtype)
-        emb = emb if kinds is None else emb + kinds
+            x, timestep, widen = twins.narrow(x), twins.narrow(timestep), twins.widen
+            hint, y = tuple(map(twins.narrow, hint)), None if y is None else twins.narrow(y)
+        emb = self.embed(timestep, y, hint, x.dtype)
         left, keys_and_values, h = len(points), iter(prompt), x
-        for i, block in enumerate(self.input_blocks):
-            h = self.first(h, features) if i == 0 else run_block(block, h, emb, keys_and_values, widen)
+        for i in range(len(self.input_blocks)):
+            h = self.first(h, hint) if i == 0 else self.block(i, h, hint, emb, keys_and_values, widen)
             if (point := skip(i)) in points:
                 yield point, widen(self.zero_convs[i](h))
                 left -= 1
@@ -100,13 +98,20 @@ class ControlNet(nn.Module):
         """Return all residuals in one list, the middle last, for training: hint [B, 3, 8h, 8w]."""
         features, prompt = self.input_hint_block(hint), self.project(context)
         points = points_of(self.config)
-        return [residual for _, residual in self.residuals(x, timestep, features, prompt, y, points)]
+        return [residual for _, residual in self.residuals(x, timestep, (features,), prompt, y, points)]
 
-    def first(self, x: Tensor, features: Tensor) -> Tensor:
-        """Return what the first block makes of latents x [B, C, h, w] and of the hint's features [1 or B, W, h, w]."""
-        return cast(nn.ModuleList, self.input_blocks[0])[0](x) + features
+    def first(self, x: Tensor, hint: Prepared) -> Tensor:
+        """Return what the first block makes of latents x [B, C, h, w] and of what the hint became."""
+        return cast(nn.ModuleList, self.input_blocks[0])[0](x) + hint[0]
 
-    def _embed(self, timestep: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
+    def block(
+        self, index: int, h: Tensor, hint: Prepared, emb: Tensor, prompt: Iterator[Tensor], widen: Rows
+    ) -> Tensor:
+        """Return what a later input block makes of h [B, C, h, w]; see `run_block`."""
+        return run_block(self.input_blocks[index], h, emb, prompt, widen)
+
+    def embed(self, timestep: Tensor, y: Tensor | None, hint: Prepared, dtype: torch.dtype) -> Tensor:
+        """Return what is known beside the maps, [B, 4 channels]: of the time, and of y."""
         emb = self.time_embed(timestep_embedding(timestep, self.config.channels).to(dtype))
         return emb if self.config.label is None else emb + self.label_emb(y)
 

@@ -21,6 +21,7 @@ from ....core.errors import UnitError
 from ....core.network.base import Base
 from ....core.network.effects import Effect, Shift
 from ....core.network.points import Point
+from ....core.network.rows import by_row
 from ....core.options import Option
 from ....core.step import Step
 from ...layers import Kit
@@ -166,7 +167,7 @@ class IPAdapterModel(ControlModel):
 
     def _attending(self, cond: tuple[bool, ...], kept: Sequence[Tensor], heads: int, factor: float) -> Any:
         def attend(q: Tensor) -> Tensor:
-            k, v = _by_row(cond, kept[0], kept[2]), _by_row(cond, kept[1], kept[3])
+            k, v = by_row(cond, kept[0], kept[2]), by_row(cond, kept[1], kept[3])
             seen = self.network.attention(q.to(self.dtype), k, v, heads)
             return seen if factor == 1 else seen * factor
 
@@ -184,12 +185,3 @@ class IPAdapterModel(ControlModel):
         if pictures == MEAN:
             return tokens.mean(dim=0, keepdim=True)
         return tokens.flatten(0, 1)[None] if pictures == BESIDE else tokens
-
-
-def _by_row(cond: tuple[bool, ...], positive: Tensor, negative: Tensor) -> Tensor:
-    """Return one of two tensors [1 or B, ...] for each row, [B, ...]."""
-    if all(cond) or not any(cond):
-        chosen = positive if all(cond) else negative
-        return chosen.expand(len(cond), *chosen.shape[1:])
-    rows = (positive if each else negative for each in cond)
-    return torch.cat([each[row % len(each)][None] for row, each in enumerate(rows)])

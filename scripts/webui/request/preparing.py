@@ -18,6 +18,7 @@ from ....models.fileless.making import make_fileless
 from ....preprocessors import encoding
 from ....units.convention import chosen, said_by, warning
 from ....units.hint import fitting, mask_tensor
+from ....units.options import bound
 from ....units.request import UnitRequest
 from ....units.webui import infotext
 from ....units.webui.fields import InputMode, UnitArgs, args_of, is_auto, request_of
@@ -71,14 +72,16 @@ def _prepare(services: Services, p: Any, unit: UnitArgs, index: int) -> Prepared
     given = Input(_grey(), unit.resize_mode) if sent else inputs[0]
     request = request_of(unit, image=given.picture, inpaint_mask=given.mask)
     model = make_fileless(request.model, host.unet.state_dict()) if path is None else _model(services, path)
+    model = bound(request, model)  # what it reads depends on what it is told
     model.check_base(base_of(host.unet))
     request = replace(request if sent else fitting(request, model), resize=given.resize)
     says = "" if path is None else said_by(path)
     if not sent and (said := warning(request, says, given.picture, model.offers)):
         warn(p, f"unit {unit.number}: {said}")
-    if len(inputs) > 1 and PICTURES not in {each.name for each in model.offers}:
+    several = PICTURES in {each.name for each in model.offers}
+    if len(inputs) > 1 and not several:
         raise UnitError(f"it has {len(inputs)} pictures: give one, or set input_mode to merge")
-    if len(inputs) > 1 or sent:  # as in sd-webui-controlnet: the mean, unless the unit says otherwise
+    if several and (len(inputs) > 1 or sent):  # as in sd-webui-controlnet: the mean, unless the unit says otherwise
         request = replace(request, options={PICTURES: MEAN, **request.options})
 
     def draw(each: Input) -> Hint:
@@ -116,7 +119,8 @@ def by_file(services: Services, unit: UnitArgs) -> UnitArgs:
         return unit
     _, path = services.files.find(unit.model)
     says = said_by(path)
-    request = chosen(request_of(unit), says, None if says else _model(services, path).embedding)
+    request = request_of(unit)
+    request = chosen(request, says, None if says else bound(request, _model(services, path)).embedding)
     args = args_of(request)
     numbers = {name: getattr(args, name) for name in ("module", "threshold_a", "threshold_b", "parameters")}
     return replace(unit, **numbers)

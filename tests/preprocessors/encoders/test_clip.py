@@ -41,7 +41,8 @@ def pixels(photo: np.ndarray) -> torch.Tensor:
 
 
 ENTRIES = {
-    "clip_vision": "quick_gelu", "clip_h": "gelu", "clip_h_states": "gelu", "clip_g": "gelu",
+    "clip_vision": "quick_gelu", "clip_l_image": "quick_gelu",
+    "clip_h": "gelu", "clip_h_states": "gelu", "clip_g": "gelu",
     "revision_clipvision": "gelu", "revision_ignore_prompt": "gelu",
 }  # fmt: skip
 
