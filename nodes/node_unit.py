@@ -89,13 +89,7 @@ class ControlUnit(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        preprocessor: Mapping[str, Any],
         weight: float,
-        start: float,
-        end: float,
-        basis: str,
-        mode: str,
-        resize: str,
         resolution: int,
         enabled: bool,
         control_net: Any = None,
@@ -103,15 +97,11 @@ class ControlUnit(io.ComfyNode):
         units_before: Units = (),
         mask: Tensor | None = None,
         schedule: Moments = (),
-        block_weights: BlockWeights | None = None,
         latent: Mapping[str, Any] | None = None,
         inpaint_mask: Tensor | None = None,
         embedding: Any = None,
-        options: str = "",
-        delta_strength: float = 1.0,
-        uncond_weight: float = 1.0,
-        reuse: str = "off",
         units: Units = (),  # the name of units_before in older graphs
+        **said: Any,
     ) -> io.NodeOutput:
         units = units_before or units
         if not enabled or not weight:
@@ -119,26 +109,9 @@ class ControlUnit(io.ComfyNode):
         if control_net is None or (image is None and embedding is None):
             raise _incomplete()
         target = size_of(latent, resolution)
-        request = asked(
-            preprocessor,
-            model=name_of(control_net, file_behind(cls.hidden, "control_net", files())),
-            weight=weight,
-            start=start,
-            end=end,
-            basis=RangeBasis(basis),
-            curve=curve_of(schedule),
-            mode=ControlMode(mode),
-            block_weights=block_weights,
-            resize=ResizeMode(resize),
-            pixel_perfect=target is not None,
-            resolution=resolution or None,
-            options={**told(control_net), **read_options("options", options)},
-            delta_strength=delta_strength,
-            uncond_weight=uncond_weight,
-            reuse=read_reuse("reuse", reuse),
-        )
-        if block_weights is not None:
-            count_blocks(control_net, request.model)  # which refuses blocks of an unknown kind before the run
+        size = {"pixel_perfect": target is not None, "resolution": resolution or None}
+        model = name_of(control_net, file_behind(cls.hidden, "control_net", files()))
+        request = _request(control_net, model=model, weight=weight, curve=curve_of(schedule), **size, **said)
         if embedding is not None and reads_embedding(control_net, request):  # there is no picture of it
             hint = embedding_of(embedding, bound(request, control_net.own.model))
             spec = UnitSpec(control=control_net, hint=hint, request=request, name=request.model, mask=mask)
@@ -150,6 +123,37 @@ class ControlUnit(io.ComfyNode):
         spec = _from_picture(request, control_net, image, inpaint_mask, target, mask)
         shown = card(image, preprocessor_of(spec.request)) if reads_embedding(control_net, spec.request) else spec.hint
         return io.NodeOutput((*units, *units_of(spec, schedule)), shown, ui=ui.PreviewImage(shown.clamp(0, 1), cls=cls))
+
+
+def _request(
+    control: Any,
+    *,
+    preprocessor: Mapping[str, Any],
+    basis: str,
+    mode: str,
+    resize: str,
+    block_weights: BlockWeights | None = None,
+    options: str = "",
+    reuse: str = "off",
+    **fields: Any,
+) -> UnitRequest:
+    """Return the request that the node's inputs stand for; fields: those of a request, by their own names.
+
+    UnitError for block weights of an unknown kind of control, before the run.
+    """
+    request = asked(
+        preprocessor,
+        basis=RangeBasis(basis),
+        mode=ControlMode(mode),
+        block_weights=block_weights,
+        resize=ResizeMode(resize),
+        options={**told(control), **read_options("options", options)},
+        reuse=read_reuse("reuse", reuse),
+        **fields,
+    )
+    if block_weights is not None:
+        count_blocks(control, request.model)
+    return request
 
 
 def _incomplete() -> UnitError:
