@@ -15,7 +15,9 @@ const NO_INPUT = "its settings";
 function mend(nodeErrors) {
   for (const { class_type: type, errors } of Object.values(nodeErrors ?? {})) {
     if (!type?.startsWith(OURS)) continue;
-    for (const error of errors ?? []) if (error.type === OF_THE_NEXT) error.extra_info.input_name = NO_INPUT;
+    for (const { type: kind, extra_info: more } of errors ?? []) {
+      if (kind === OF_THE_NEXT && more) more.input_name = NO_INPUT;
+    }
   }
 }
 
