@@ -1,7 +1,7 @@
 """What reuse across steps saves, and what it costs in obedience.
 
     python benchmarks/reuse.py [--json FILE] [--plot FILE] [--scenes N] [--rounds N]
-                               [--table] [--runs N ...] [--samplers NAME ...]
+                               [--blocks] [--regions] [--table] [--runs N ...] [--samplers NAME ...]
 
 **Cost** is what a unit adds to a run, over what the exact unit adds. FLOPs come from shapes alone (SD 1.5 at full size,
 256 px, meta device); CPU time from random weights of the same size, where the exact unit and each level take turns step
@@ -14,8 +14,11 @@ is the standard error of that mean over the scenes: each scene's number differs 
 
 `light_cost`, `light_loss`, `strong_cost` and `strong_loss` are those of one unit in 20 steps of DDIM, which takes some
 four minutes on an idle core. `--plot` adds the `curve`, further schedules of which each spreads so many computed steps
-evenly, and takes three more. `--table` adds the `table`, for one to three units, 10 to 30 steps and three samplers:
-another half an hour, or less with fewer `--runs`, `--samplers` or `--scenes`. Rows are printed as they are found.
+evenly, and takes three more. `--blocks` adds `blocks`: such schedules beside those of which every second computed step
+stops behind the shallow blocks, with the change of the pictures, which is far less noisy. `--regions` adds `regions`:
+units that are computed where their mask acts alone. `--table` adds the `table`, for one to three units, 10 to 30 steps
+and three samplers: another half an hour, or less with fewer `--runs`, `--samplers` or `--scenes`. Rows are printed as
+they are found.
 """
 
 from __future__ import annotations
@@ -27,12 +30,16 @@ from pathlib import Path
 from typing import Any
 
 from controlstack.core.reuse.said import Reuse, spread
-from parts.reuse_cost import LEVELS, RUNS, STEPS, flops_costs, time_costs
+from parts import reuse_region
+from parts.reuse_cost import LEVELS, RUNS, STEPS, extent_flops, flops_costs, time_costs
 from parts.reuse_loss import STACKS, Loss, World, worst
 
 SAMPLER = "ddim"
 SAMPLERS = ("ddim", "unipc", "heun")
 COMPUTED = (3, 4, 5, 6, 7, 10, 15)  # of the curve: how many of the steps are computed
+SIZES = {"full size": 3, "half size": 6, "a quarter": 9}  # points that a shallow step computes
+SCHEMES = [(count, every, "half size") for count in (6, 8, 10, 12) for every in (1, 2)]  # computed, which are whole
+SCHEMES += [(8, 2, "full size"), (8, 2, "a quarter"), (8, 4, "half size")]
 
 
 def table(world: World, runs: Sequence[int], samplers: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -75,11 +82,42 @@ def curve(world: World) -> Iterator[dict[str, float]]:
         yield {"computed": count, "cost": count / STEPS, "loss": loss.value}
 
 
-def measure(scenes: int, rounds: int, *, drawn: bool = False) -> dict[str, Any]:
+def blocks(world: World) -> Iterator[dict[str, Any]]:
+    """Yield cost, loss and change of each control, for schedules of whole steps and with shallow ones among them."""
+    for count, every, size in SCHEMES:
+        flops = extent_flops(SIZES[size])
+        steps = spread(count, STEPS)
+        reuse = Reuse(steps=steps, shallow=frozenset(steps) - frozenset(steps[::every]))
+        found: dict[str, Any] = {"computed": count, "whole_every": every, "size": size}
+        found["cost"] = sum(flops[reuse.extent(index, STEPS)] for index in range(STEPS)) / STEPS
+        for kinds in STACKS[1]:
+            loss, change = world.loss_and_change(kinds, reuse, STEPS, SAMPLER, SIZES[size])
+            found[kinds[0]] = {**loss._asdict(), "change": change.value, "change_noise": change.noise}
+        yield found
+
+
+def blocks_as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the comparison for the docs, in %."""
+    kinds = [kinds[0] for kinds in STACKS[1]]
+    lines = ["| computed of 20 | cost |" + "".join(f" {kind}: change | loss |" for kind in kinds)]
+    lines.append("|---" * (2 + 2 * len(kinds)) + "|")
+    for row in rows:
+        cells = (f" {_percent(row[k], 'change')} | {_percent(row[k], 'value')} |" for k in kinds)
+        whole = "all whole" if row["whole_every"] == 1 else f"1 of {row['whole_every']} whole, else to {row['size']}"
+        lines.append(f"| {row['computed']}, {whole} | {row['cost']:.3f} |" + "".join(cells))
+    return "\n".join(lines)
+
+
+def _percent(found: Mapping[str, float], name: str) -> str:
+    noise = found["noise" if name == "value" else f"{name}_noise"]
+    return f"{100 * found[name] + 0.0:.2f} ± {100 * noise:.2f}"
+
+
+def measure(world: World, rounds: int, *, drawn: bool = False) -> dict[str, Any]:
     """Return the numbers of one unit. drawn: with the curve."""
-    world, costs = World(scenes), flops_costs((STEPS,))[STEPS]
+    costs = flops_costs((STEPS,))[STEPS]
     times = time_costs(rounds) if rounds else {}
-    found: dict[str, Any] = {"scenes": scenes, "rounds": rounds}
+    found: dict[str, Any] = {"scenes": world.trial.size, "rounds": rounds}
     for name, reuse in LEVELS.items():
         found[f"{name}_flops"] = costs[name]
         found[f"{name}_cost"] = times.get(name, costs[name])
@@ -133,19 +171,28 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=8, help="of the tiny world")
     parser.add_argument("--rounds", type=int, default=3, help="of CPU time; 0: none")
     parser.add_argument("--plot", type=Path, help="write the curve as SVG here")
+    parser.add_argument("--blocks", action="store_true", help="with whole steps beside shallow ones")
+    parser.add_argument("--regions", action="store_true", help="with units that are computed under their mask alone")
     parser.add_argument("--table", action="store_true", help="with the table")
     parser.add_argument("--runs", type=int, nargs="+", default=RUNS, help="numbers of steps in the table")
     parser.add_argument("--samplers", nargs="+", default=SAMPLERS, help="in the table")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    found = measure(args.scenes, args.rounds, drawn=args.plot is not None)
+    world = World(args.scenes)
+    found = measure(world, args.rounds, drawn=args.plot is not None)
     for name, value in found.items():
         print(*([name, *value] if isinstance(value, list) else [f"{name:<16}{value:.4f}"]), sep="\n  ", flush=True)
     if args.plot:
         args.plot.write_text(plot(found), encoding="utf-8")
+    if args.blocks:
+        found["blocks"] = list(blocks(world))
+        print(blocks_as_markdown(found["blocks"]), flush=True)
+    if args.regions:
+        found["regions"] = list(reuse_region.regions(world, STEPS, SAMPLER))
+        print(reuse_region.as_markdown(found["regions"]), flush=True)
     if args.table:
         found["table"] = []
-        for row in table(World(args.scenes), args.runs, args.samplers):
+        for row in table(world, args.runs, args.samplers):
             found["table"].append(row)
             print(row, flush=True)
         print(as_markdown(found["table"]))

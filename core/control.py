@@ -47,6 +47,7 @@ class ControlModel(Protocol):
     network: Any  # nn.Module; for controls of a host, whatever holds their weights
     base: Base
     points: tuple[Point, ...]  # where it acts, in the order in which it computes; block weights follow this order
+    shallow: tuple[Point, ...] = ()  # those that it knows at a part of its cost, the first ones; for units that reuse
     soft_weights: tuple[float, ...]  # one factor per point for the modes PROMPT and CONTROL
     hint_space: HintSpace = HintSpace.PICTURE
     hint_channels: int = 3  # C of a picture or of latents, D of an embedding, 0 for one of any width

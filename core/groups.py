@@ -16,7 +16,10 @@ from .unit import ControlUnit
 
 
 class Active(NamedTuple):
-    """A unit that acts at this step, with the factor and the rows of the moment."""
+    """A unit that acts at this step, with the factor and the rows of the moment.
+
+    A unit that computes some of its points and adds at others what is kept is two of them.
+    """
 
     unit: ControlUnit
     scales: dict[Point, float]
@@ -64,7 +67,7 @@ class Groups:
         first = group.actives[0]
         shape = self._shapes[first.number]
         if shape is None or len(group.actives) > 1 or not first.computes:
-            return first.number
+            return first.number, first.computes
         return shape, first.rows
 
     def _joined(self, groups: list[Group]) -> Group:

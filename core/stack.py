@@ -98,9 +98,15 @@ class ControlStack:
 
     def firings(self) -> tuple[Firing, ...]:
         """Return for each unit on how many of the steps seen so far it acted."""
-        reused = [len(again - ran) for again, ran in zip(self._reused, self._ran, strict=True)]
+        both = list(zip(self._reused, self._ran, strict=True))
         return tuple(
-            Firing(len(fired), len(self._steps), reused[number], self._residuals.exact.get(number, ""))
+            Firing(
+                fired=len(fired),
+                steps=len(self._steps),
+                reused=len(both[number][0] - both[number][1]),
+                in_part=len(both[number][0] & both[number][1]),
+                exact=self._residuals.exact.get(number, ""),
+            )
             for number, fired in enumerate(self._fired)
         )
 
@@ -122,9 +128,15 @@ class ControlStack:
             if rows:
                 fired.add(at)
                 line = self._residuals.line(number, unit, rows, step)
-                computes = line is None or self._residuals.computes(line, unit, rows, step)
-                (self._ran if computes else self._reused)[number].add(at)
-                yield Active(unit, scales, multiplier, rows, number, line, computes)
+                points = scales if line is None else self._residuals.computed(line, unit, rows, step, scales)
+                fresh = {point: scale for point, scale in scales.items() if point in points}
+                again = {point: scale for point, scale in scales.items() if point not in points}
+                if fresh:
+                    self._ran[number].add(at)
+                    yield Active(unit, fresh, multiplier, rows, number, line)
+                if again:
+                    self._reused[number].add(at)
+                    yield Active(unit, again, multiplier, rows, number, line, computes=False)
 
     def _add(self, group: Group, step: Step, same: Callable[[], bool], total: Accumulator) -> None:
         """Run one model for all units of a group, as one batch, and add each unit's share of each effect.
@@ -168,7 +180,7 @@ class ControlStack:
     def _add_again(self, active: Active, step: Step, total: Accumulator) -> None:
         """Add what a unit computed at earlier steps."""
         assert active.line is not None
-        for point, tensor in self._residuals.reused(active.line, step):
+        for point, tensor in self._residuals.reused(active.line, step, active.scales):
             share = _Share(active, active.scales[point] * active.multiplier, 0)
             self._add_tensor(point, tensor, [share], 1, step, total)
 

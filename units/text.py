@@ -27,6 +27,7 @@ MOST_KEYFRAMES = 1000  # of a curve
 SHOWN = 60  # characters of a value in a message
 SOFT = "soft:"  # before the base of block weights
 CHANGE = "change:"  # before the change from which on a unit computes anew
+SHALLOW = "s"  # behind a step of which the shallow blocks alone are computed
 _KEYFRAME = re.compile(r"(?P<at>[^\s:]+)(?:\s*:\s*|\s+)(?P<weight>[^\s:]+)(?:\s+(?P<easing>[a-z-]+))?")
 
 
@@ -151,7 +152,10 @@ def write_block_weights(weights: BlockWeights | None) -> str:
 
 
 def read_reuse(name: str, value: object) -> Reuse:
-    """Return which steps are computed: off, light, strong, `change:0.1`, or the steps themselves, as in `0 1 2 5 9`."""
+    """Return which steps are computed: off, light, strong, `change:0.1`, or the steps themselves, as in `0 1s 2 5s 9`.
+
+    s: the shallow blocks of this step alone.
+    """
     if isinstance(value, Reuse):
         return value
     word: Any = value.strip().lower() if isinstance(value, str) else value
@@ -162,15 +166,21 @@ def read_reuse(name: str, value: object) -> Reuse:
         return Reuse(level=levels[word])
     if isinstance(word, str) and word.startswith(CHANGE):
         return Reuse(change=read_number(name, word[len(CHANGE) :]))
+    parts = cast("Sequence[object]", word if isinstance(word, Sequence) and not isinstance(word, str) else [word])
     try:
-        several = isinstance(word, (str, Sequence))
-        steps = read_numbers(name, cast(object, word) if several else [word])
-        return Reuse(steps=tuple(sorted({read_whole(name, each) for each in steps})) or None)
+        return _read_steps(name, re.split(r"[\s,;]+", " ".join(map(str, parts)).lower()))
     except UnitError:
         raise UnitError(
             f"{name} is {shown(value)}, expected off, {', '.join(levels)}, {CHANGE}0.1, or the steps that are computed "
-            "(0 1 2 5 9)"
+            "(0 1 2 5 9; 0 1s 2 5s 9 computes the shallow blocks of steps 1 and 5 alone)"
         ) from None
+
+
+def _read_steps(name: str, parts: Sequence[str]) -> Reuse:
+    """Read steps, of which those with an s behind them compute the shallow blocks; named both ways, all blocks."""
+    whole = {read_whole(name, part) for part in parts if part and not part.endswith(SHALLOW)}
+    shallow = {read_whole(name, part[: -len(SHALLOW)]) for part in parts if part.endswith(SHALLOW)} - whole
+    return Reuse(steps=tuple(sorted(whole | shallow)) or None, shallow=frozenset(shallow))
 
 
 def write_reuse(reuse: Reuse) -> str:
@@ -178,7 +188,7 @@ def write_reuse(reuse: Reuse) -> str:
     if reuse.change is not None:
         return f"{CHANGE}{write_number(reuse.change)}"
     if reuse.steps is not None:
-        return " ".join(map(str, reuse.steps))
+        return " ".join(f"{step}{SHALLOW}" if step in reuse.shallow else str(step) for step in reuse.steps)
     return "off" if reuse.level is None else reuse.level.value
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from controlstack.core.reuse.said import Level, Reuse
+from controlstack.core.reuse.said import Extent, Level, Reuse
 from controlstack.core.schedule import progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
@@ -59,6 +59,24 @@ def flops_costs(counts: Sequence[int] = RUNS) -> dict[int, dict[str, float]]:
             count: {name: flops(replace(unit, reuse=reuse), run) / exact[count] for name, reuse in LEVELS.items()}
             for count, run in runs.items()
         }
+
+
+def extent_flops(points: int | None = None) -> dict[Extent, float]:
+    """Return FLOPs of a step by how much of it is computed, over those of a whole one: any but a run's first.
+
+    points: how many the shallow ones are, if not those that the model says.
+    """
+    with torch.device("meta"):
+        model, hint = ControlNetModel(network(), name="meta"), torch.rand(1, 3, 256, 256)
+        model.shallow = model.shallow if points is None else model.points[:points]
+        unit = MetaUnit(model=model, hint=hint, reuse=Reuse(steps=(0, 1, 2), shallow=frozenset({2})))
+        stack, (first, *run) = ControlStack([unit]), steps(4, torch.randn(ROWS, 77, 768))
+        stack(first)
+        extents = (Extent.WHOLE, Extent.SHALLOW, Extent.NOTHING)
+        found = {
+            extent: counting.flops(lambda step=step: stack(step)) for extent, step in zip(extents, run, strict=True)
+        }
+        return {extent: each / found[Extent.WHOLE] for extent, each in found.items()}
 
 
 def network() -> ControlNet:

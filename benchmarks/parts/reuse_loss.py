@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from controlstack.core.control import ControlModel
 from controlstack.core.reuse.said import OFF, Reuse
 from controlstack.core.unit import ControlUnit
 from controlstack.models.registry import load_control_model
@@ -22,13 +24,21 @@ OBEDIENCE = {"canny": "edge_f1", "depth": "depth_error", "color": "colour_accura
 FALLING = ("depth_error",)  # numbers that are the better the smaller they are
 STACKS = {1: (("canny",), ("depth",), ("color",)), 2: (("canny", "color"),), 3: (("canny", "depth", "color"),)}
 Numbers = NDArray[np.float64]  # one for each scene
+Images = NDArray[np.uint8]  # [N, H, W, 3]
 
 
 class Loss(NamedTuple):
-    """A relative loss of obedience, and the standard error of it over the scenes."""
+    """A relative loss of obedience, or a change of pictures, and the standard error of it over the scenes."""
 
     value: float
     noise: float
+
+
+class _Drawn(NamedTuple):
+    """Pictures of the scenes, and their numbers by name."""
+
+    images: Images
+    scores: Mapping[str, Numbers]
 
 
 class World:
@@ -38,25 +48,56 @@ class World:
         self.trial: Trial = make_trial(scenes)
         self._alone = [_one(self.trial, k) for k in range(scenes)]
         self._base = load_base(BASE)
-        self._controls = {name: load_control_model(CONTROLS / f"{name}.safetensors") for name in OBEDIENCE}
-        self._exact: dict[tuple[Any, ...], Mapping[str, Numbers]] = {}
+        self.controls = {name: load_control_model(CONTROLS / f"{name}.safetensors") for name in OBEDIENCE}
+        self._drawn: dict[tuple[Any, ...], _Drawn] = {}
 
     def loss(self, kinds: Sequence[str], reuse: Reuse, count: int, sampler: str) -> Loss:
         """Return the worst relative loss of obedience to any of the units."""
-        key = (tuple(kinds), count, sampler)
-        if key not in self._exact:
-            self._exact[key] = self._scores(kinds, OFF, count, sampler)
-        exact, found = self._exact[key], self._scores(kinds, reuse, count, sampler)
+        exact, found = (self._draw(kinds, each, count, sampler).scores for each in (OFF, reuse))
         names = [OBEDIENCE[kind] for kind in kinds]
         return max(_loss(name, exact[name], found[name]) for name in names)
 
-    def _scores(self, kinds: Sequence[str], reuse: Reuse, count: int, sampler: str) -> Mapping[str, Numbers]:
-        """Return the numbers of each scene."""
-        units = [ControlUnit(model=self._controls[k], hint=_tensor(self.trial.hints[k]), reuse=reuse) for k in kinds]
+    def loss_and_change(
+        self, kinds: Sequence[str], reuse: Reuse, count: int, sampler: str, points: int
+    ) -> tuple[Loss, Loss]:
+        """Return the worst relative loss, and how far pictures are from those of the exact units.
+
+        points: how many shallow ones a model has.
+        """
+        models = {kind: copy(self.controls[kind]) for kind in kinds}
+        for model in models.values():
+            model.shallow = model.points[:points]
+        exact, found = self._draw(kinds, OFF, count, sampler), self._draw_anew(models, reuse, count, sampler)
+        names = [OBEDIENCE[kind] for kind in kinds]
+        loss = max(_loss(name, exact.scores[name], found.scores[name]) for name in names)
+        return loss, difference(found.images, exact.images)
+
+    def hint(self, kind: str) -> Tensor:
+        """Return the hints [N, 3, H, W] of the scenes."""
+        return _tensor(self.trial.hints[kind])
+
+    def images(self, units: Sequence[ControlUnit], count: int, sampler: str) -> Images:
+        """Return pictures [N, H, W, 3] of all scenes."""
         request = Request(steps=count, guidance=1.0, width=SIDE, height=SIDE, batch=self.trial.size, scheduler=sampler)
-        images = generate(self._base, request, units).images
+        return generate(self._base, request, units).images
+
+    def _draw(self, kinds: Sequence[str], reuse: Reuse, count: int, sampler: str) -> _Drawn:
+        key = (tuple(kinds), reuse, count, sampler)
+        if key not in self._drawn:
+            self._drawn[key] = self._draw_anew({kind: self.controls[kind] for kind in kinds}, reuse, count, sampler)
+        return self._drawn[key]
+
+    def _draw_anew(self, models: Mapping[str, ControlModel], reuse: Reuse, count: int, sampler: str) -> _Drawn:
+        units = [ControlUnit(model=model, hint=self.hint(kind), reuse=reuse) for kind, model in models.items()]
+        images = self.images(units, count, sampler)
         found = [score(one, images[k : k + 1]) for k, one in enumerate(self._alone)]
-        return {name: np.array([each[name] for each in found]) for name in found[0]}
+        return _Drawn(images, {name: np.array([each[name] for each in found]) for name in found[0]})
+
+
+def difference(found: Images, exact: Images) -> Loss:
+    """Return the root mean square between pictures of each scene, of the range of values: mean and standard error."""
+    each = np.sqrt(np.square((found.astype(np.float64) - exact) / 255).mean(axis=(1, 2, 3)))
+    return Loss(float(each.mean()), float(each.std(ddof=1)) / len(each) ** 0.5)
 
 
 def _loss(name: str, exact: Numbers, found: Numbers) -> Loss:

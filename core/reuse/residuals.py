@@ -7,14 +7,15 @@ straight line through both, at its own place on the noise schedule:
     r(t) = r1 + (r1 - r0) * (t - t1) / (t1 - t0)
 
 but no further beyond t1 than the way from t0 to t1, for far from both the line says nothing. One set alone stays as it
-is. What is reused was computed in the same pass of the sampler, at an earlier step, for the same unit, part of the
-picture, size, picture and prompt. Where there is no such thing, the step is computed.
+is. Each point has a line of its own, for the shallow ones may have been computed at more steps than the deep ones.
+What is reused was computed in the same pass of the sampler, at an earlier step, for the same unit, part of the picture,
+size, picture and prompt. Where there is no such thing, the step is computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from ..network.rows import take_rows
 from ..schedule import RangeBasis
 from ..step import Step, version_of
 from ..unit import ControlUnit
+from .said import Extent
 
 SLACK = 1e-4  # of the noise schedule: samplers compute with noise levels and come back a rounding away
 NO_STEP = "the sampler does not say which step it is at"
@@ -34,12 +36,26 @@ Maps = dict[Point, Tensor]  # residuals as the model gave them, [rows or 1, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Set:
-    """The residuals of one evaluation, its place on the noise schedule and, if they are compared, its latents."""
+class _Residual:
+    """A residual of one evaluation, its place on the noise schedule, and the residual that was computed before it."""
 
-    maps: Maps
+    tensor: Tensor
     place: float
-    x: Tensor | None
+    before: _Residual | None = None
+
+    def at(self, place: float) -> Tensor:
+        """Return the residual at a place on the noise schedule."""
+        way = 0.0 if self.before is None else self.place - self.before.place
+        share = max(-1.0, min((place - self.place) / way, 1.0)) if way else 0.0
+        if self.before is None or not share:
+            return self.tensor
+        return torch.lerp(self.before.tensor, self.tensor, 1 + share)
+
+    @property
+    def bytes(self) -> int:
+        """Return how many bytes it holds, with the one before it."""
+        own = self.tensor.numel() * self.tensor.element_size()
+        return own if self.before is None else own + self.before.bytes
 
 
 class Line:
@@ -48,8 +64,9 @@ class Line:
     def __init__(self, prompt: object) -> None:
         """Hold nothing yet. prompt: the object that stands for its values, or the context's tensor."""
         self._prompt, self._version = prompt, version_of(prompt)
-        self._last: _Set | None = None
-        self._before: _Set | None = None
+        self._residuals: dict[Point, _Residual] = {}
+        self._x: Tensor | None = None  # of the last computed evaluation, where latents are compared
+        self._place = 0.0  # of the same
         self.step = 0  # at which it was used last
 
     def is_of(self, prompt: object) -> bool:
@@ -65,7 +82,7 @@ class Line:
     @property
     def empty(self) -> bool:
         """Return whether nothing was computed yet."""
-        return self._last is None
+        return not self._residuals
 
     def changed(self, x: Tensor, place: float) -> float:
         """Return by what share latents and noise level have changed since the last computed evaluation.
@@ -73,34 +90,29 @@ class Line:
         It is the larger of both: |x - x1| / |x1| of the latents' Euclidean norms, and the way on the noise schedule.
         Waits for the device.
         """
-        assert self._last is not None and self._last.x is not None
-        before = self._last.x.float()
+        assert self._x is not None
+        before = self._x.float()
         moved = (x.float() - before).square().sum() / before.square().sum()
-        return max(float(moved) ** 0.5, abs(place - self._last.place))
+        return max(float(moved) ** 0.5, abs(place - self._place))
 
     def put(self, maps: Maps, place: float, x: Tensor | None) -> None:
-        """Take over the residuals of an evaluation."""
-        self._before, self._last = self._last, _Set(maps, place, x)
+        """Take over the residuals of an evaluation, which may be those of some points."""
+        self._x, self._place = x, place
+        for point, tensor in maps.items():
+            last = self._residuals.get(point)
+            self._residuals[point] = _Residual(tensor, place, None if last is None else replace(last, before=None))
 
     @property
     def bytes(self) -> int:
         """Return how many bytes are held between steps."""
-        sets = [each for each in (self._before, self._last) if each is not None]
-        maps = [tensor for each in sets for tensor in each.maps.values()]
-        latents = [each.x for each in sets if each.x is not None]
-        return sum(tensor.numel() * tensor.element_size() for tensor in (*maps, *latents))
+        latents = 0 if self._x is None else self._x.numel() * self._x.element_size()
+        return sum(residual.bytes for residual in self._residuals.values()) + latents
 
-    def at(self, place: float) -> Iterator[tuple[Point, Tensor]]:
-        """Yield the residuals at a place on the noise schedule."""
-        assert self._last is not None
-        last, before = self._last, self._before
-        way = 0.0 if before is None else last.place - before.place
-        share = max(-1.0, min((place - last.place) / way, 1.0)) if way else 0.0
-        for point, tensor in last.maps.items():
-            if before is None or not share or point not in before.maps:
-                yield point, tensor
-            else:
-                yield point, torch.lerp(before.maps[point], tensor, 1 + share)
+    def at(self, place: float, points: Collection[Point]) -> Iterator[tuple[Point, Tensor]]:
+        """Yield the residuals of some points at a place on the noise schedule."""
+        for point, residual in self._residuals.items():
+            if point in points:
+                yield point, residual.at(place)
 
 
 class Residuals:
@@ -156,23 +168,33 @@ class Residuals:
         found.step = self._step
         return found
 
-    def computes(self, line: Line, unit: ControlUnit, rows: tuple[int, ...], step: Step) -> bool:
-        """Return whether a unit computes at this evaluation; the first step of a pass is always computed."""
+    def computed(
+        self, line: Line, unit: ControlUnit, rows: tuple[int, ...], step: Step, points: Collection[Point]
+    ) -> Collection[Point]:
+        """Return which of the points where a unit acts it computes at this evaluation; at a pass's first step all."""
+        extent = self._extent(line, unit, rows, step)
+        if extent is Extent.NOTHING:
+            return ()
+        shallow = unit.model.shallow if extent is Extent.SHALLOW else ()
+        return [point for point in points if point in shallow] if shallow else points
+
+    def _extent(self, line: Line, unit: ControlUnit, rows: tuple[int, ...], step: Step) -> Extent:
         index, count = _index(step), step.steps
         if not index or count is None or line.empty:
-            return True
-        if unit.reuse.change is not None:
-            return line.changed(take_rows(step.x, rows), _place(step)) >= unit.reuse.change
-        return unit.reuse.computes(index, count)
+            return Extent.WHOLE
+        if unit.reuse.change is None:
+            return unit.reuse.extent(index, count)
+        changed = line.changed(take_rows(step.x, rows), _place(step)) >= unit.reuse.change
+        return Extent.WHOLE if changed else Extent.NOTHING
 
     def keep(self, line: Line, unit: ControlUnit, rows: tuple[int, ...], step: Step, maps: Maps) -> None:
         """Keep what a unit has computed at this evaluation."""
         compared = unit.reuse.change is not None
         line.put(maps, _place(step), take_rows(step.x, rows).clone() if compared else None)
 
-    def reused(self, line: Line, step: Step) -> Iterator[tuple[Point, Tensor]]:
-        """Yield what a unit adds at an evaluation that it does not compute."""
-        return line.at(_place(step))
+    def reused(self, line: Line, step: Step, points: Collection[Point]) -> Iterator[tuple[Point, Tensor]]:
+        """Yield what a unit adds at points that it does not compute at this evaluation."""
+        return line.at(_place(step), points)
 
     @property
     def bytes(self) -> int:

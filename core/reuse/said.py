@@ -5,6 +5,9 @@ features), so most of a step's residuals can be told from the two computed befor
 spread the computed steps evenly over the run: `benchmarks/reuse.py` finds that better than computing more of the first
 or of the last steps, and docs/performance.md shows what each of them saves and loses. In a short run the way from one
 computed step to the next would be long: some are computed at least, and in a shorter one all.
+
+Pictures depend less on the deep blocks of a control than on its shallow ones, and a network that runs in order knows
+the shallow ones first. So every second computed step stops behind them, where a model can (`ControlModel.shallow`).
 """
 
 from __future__ import annotations
@@ -22,8 +25,17 @@ class Level(Enum):
     STRONG = "strong"
 
 
+class Extent(Enum):
+    """How much of a network a step computes."""
+
+    NOTHING = "nothing"
+    SHALLOW = "shallow"
+    WHOLE = "whole"
+
+
 SHARES = {Level.LIGHT: (3, 5), Level.STRONG: (2, 5)}  # how many of how many steps are computed
 FEWEST = {Level.LIGHT: 8, Level.STRONG: 6}  # that are computed, where the run has so many
+WHOLE_EVERY = 2  # computed step of a schedule; the others compute the shallow blocks
 LARGEST_STEP = 9999
 MOST_CHANGE = 1.0
 
@@ -32,12 +44,14 @@ MOST_CHANGE = 1.0
 class Reuse:
     """At most one of three; none of them computes every step.
 
-    steps: the ones that are computed, counted from 0, in rising order. change: compute where latents or noise level
-    have changed by so much, a share, since the last computed step; 0 computes every step.
+    steps: the ones that are computed, counted from 0, in rising order. shallow: those of them at which the shallow
+    blocks alone are computed. change: compute where latents or noise level have changed by so much, a share, since the
+    last computed step; 0 computes every step.
     """
 
     level: Level | None = None
     steps: tuple[int, ...] | None = None
+    shallow: frozenset[int] = frozenset()
     change: float | None = None
 
     def __post_init__(self) -> None:
@@ -51,6 +65,11 @@ class Reuse:
                 f"reuse names the steps {' '.join(map(str, self.steps))}, expected each once, in rising order, "
                 f"from 0 to {LARGEST_STEP}"
             )
+        if not self.shallow <= set(self.steps or ()):
+            raise UnitError(
+                f"reuse computes the shallow blocks of the steps {' '.join(map(str, sorted(self.shallow)))}, expected "
+                "some of the steps that are computed"
+            )
         if self.change is not None and not 0 <= self.change <= MOST_CHANGE:  # NaN fails too
             raise UnitError(f"reuse has the change {self.change:g}, expected 0 to {MOST_CHANGE:g}")
 
@@ -58,20 +77,23 @@ class Reuse:
         """Return whether anything may be reused."""
         return self != OFF
 
-    def computes(self, index: int, count: int) -> bool:
-        """Return whether step `index` of `count` is computed, where that does not depend on what is sampled."""
-        if self.steps is not None:
-            return index in self.steps
-        return self.level is None or index in computed(self.level, count)
+    def extent(self, index: int, count: int) -> Extent:
+        """Return how much of step `index` of `count` is computed, where that does not depend on what is sampled."""
+        said = self if self.level is None else scheduled(self.level, count)
+        if said.steps is not None and index not in said.steps:
+            return Extent.NOTHING
+        return Extent.SHALLOW if index in said.shallow else Extent.WHOLE
 
 
 OFF = Reuse()
 
 
-def computed(level: Level, count: int) -> frozenset[int]:
-    """Return the steps of `count` that a schedule computes."""
+def scheduled(level: Level, count: int) -> Reuse:
+    """Return a schedule as the steps of `count` that it computes."""
     some, of = SHARES[level]
-    return frozenset(spread(min(count, max(FEWEST[level], count * some // of)), count))
+    steps = spread(min(count, max(FEWEST[level], count * some // of)), count)
+    whole = steps if len(steps) == count else steps[::WHOLE_EVERY]
+    return Reuse(steps=steps, shallow=frozenset(steps) - frozenset(whole))
 
 
 def spread(some: int, count: int) -> tuple[int, ...]:

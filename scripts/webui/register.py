@@ -12,15 +12,14 @@ from .request.services import services
 
 
 def register() -> tuple[type, type | None, type | None]:
-    """Register all callbacks, and return the classes of the scripts: the units, their page, and films.
+    """Register what calls us back, and return the classes of the scripts: the units, their page, and films.
 
     Beside another ControlNet there is one script, which says what to do.
     """
     from modules import script_callbacks
 
-    from .clients import api, external, rival
+    from .clients import external, rival
     from .films import make_film_script
-    from .page import grid, page, paste, settings
     from .page.page_script import make_page_script
     from .script import make_script
 
@@ -30,13 +29,27 @@ def register() -> tuple[type, type | None, type | None]:
         return rival.make_notice(other), None, None
 
     external.publish()
+    script_callbacks.on_before_ui(_before_page)
+    return make_script(), make_page_script(), make_film_script()
+
+
+def _before_page() -> None:
+    """Register the other callbacks, all of which come later, also where there is no page.
+
+    For each, the WebUI looks up the source of every function that is running. While it loads a script, some of them are
+    in no module, and it searches all modules for them: a twentieth of a second for each callback.
+    """
+    from modules import script_callbacks
+
+    from .clients import api
+    from .page import grid, page, paste, settings
+
     script_callbacks.on_app_started(api.add_routes)
     script_callbacks.on_cfg_denoiser(announce)
     script_callbacks.on_infotext_pasted(paste.pasted)
     script_callbacks.on_ui_settings(settings.register)
-    script_callbacks.on_before_ui(grid.register)
     script_callbacks.on_ui_tabs(page.separate_defaults)
-    return make_script(), make_page_script(), make_film_script()
+    grid.register()
 
 
 def announce(params: Any) -> None:

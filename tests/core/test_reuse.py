@@ -14,17 +14,26 @@ from controlstack.core.firing import Firing
 from controlstack.core.network.base import Base
 from controlstack.core.network.effects import Shift
 from controlstack.core.network.points import PROMPT, Point, skip, stream
-from controlstack.core.reuse.said import OFF, Level, Reuse, computed
+from controlstack.core.reuse.said import OFF, Extent, Level, Reuse, scheduled
 from controlstack.core.schedule import Keyframe, RangeBasis, Schedule, progress_at
 from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step, Window
 from controlstack.core.unit import ControlMode, ControlUnit
+from controlstack.models.families.controlnet.config import Block, ControlNetConfig
 from controlstack.models.families.controlnet.model import ControlNetModel
 from torch import Tensor
 
 MakeModel = Callable[..., ControlNetModel]
 MakeStep = Callable[..., Step]
 COUNT = 6
+DEEP = ControlNetConfig(
+    channels=32,
+    blocks=(Block(32, 1), Block(32, down=True), Block(64, 1), Block(64, down=True), Block(64, 1)),
+    middle_depth=1,
+    context=16,
+    heads=4,
+    groups=8,
+)
 CONTEXT = torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(1))
 
 
@@ -40,6 +49,11 @@ def steps(make_step: MakeStep) -> list[Step]:
 def run(stack: ControlStack, steps: list[Step]) -> list[list[Tensor]]:
     """What a stack adds at each step, point by point."""
     return [[tensor for _, tensor in stack(step).tensors()] for step in steps]
+
+
+def points(stack: ControlStack, steps: list[Step]) -> list[dict[Point, Tensor]]:
+    """What a stack adds at each step, by point."""
+    return [dict(stack(step).tensors()) for step in steps]
 
 
 def assert_same(one: list[Tensor], other: list[Tensor]) -> None:
@@ -85,6 +99,67 @@ def test_a_step_that_is_not_computed_continues_the_line_through_the_last_two(
     assert_same(found[5], found[4])  # no further than from the one to the other
     assert stack.firings() == (Firing(6, 6, reused=3),)
     assert stack.firings()[0].remark == " (ran on 3 of 6, reused on 3)"
+
+
+def test_a_shallow_step_computes_the_first_blocks_and_continues_the_deep_ones(
+    make_model: MakeModel, steps: list[Step], hint: Tensor
+) -> None:
+    model = make_model(config=DEEP)
+    assert model.shallow == tuple(skip(i) for i in range(4))
+    middle: list[int] = []
+    model.network.middle_block_out.register_forward_hook(lambda *_: middle.append(1))
+    unit = ControlUnit(model=model, hint=hint, weight=0.7)
+    exact = points(ControlStack([unit]), steps)
+    middle.clear()
+    stack = ControlStack([replace(unit, reuse=Reuse(steps=(0, 2, 4, 5), shallow=frozenset({4, 5})))])
+    found = points(stack, steps)
+    assert len(middle) == 2
+    for index in (4, 5):
+        assert all(found[index][point].equal(exact[index][point]) for point in model.shallow)
+    for point in set(model.points) - set(model.shallow):
+        line = exact[2][point] * 2 - exact[0][point]
+        assert (found[4][point] - line).abs().max() <= 1e-5 * line.abs().max()
+        assert found[5][point].equal(found[4][point])  # no further than from the one to the other
+    assert stack.firings() == (Firing(6, 6, reused=2, in_part=2),)
+    assert stack.firings()[0].remark == " (ran on 4 of 6, 2 of them in part, reused on 2)"
+
+
+def test_a_model_without_shallow_blocks_computes_all_of_them(
+    model: ControlNetModel, calls: dict[str, int], steps: list[Step], hint: Tensor
+) -> None:
+    assert model.shallow == ()
+    said = ControlUnit(model=model, hint=hint, reuse=Reuse(steps=(0, 2), shallow=frozenset({2})))
+    run(stack := ControlStack([said]), steps)
+    assert (calls["trunk"], calls["middle"]) == (2, 2)
+    assert stack.firings() == (Firing(6, 6, reused=4),)
+
+
+def test_a_shallow_step_at_which_nothing_is_kept_computes_all_blocks(
+    make_model: MakeModel, steps: list[Step], hint: Tensor
+) -> None:
+    unit = ControlUnit(model=make_model(config=DEEP), hint=hint, schedule=Schedule(start=0.5))
+    exact = run(ControlStack([unit]), steps)
+    said = replace(unit, reuse=Reuse(steps=(0, 3), shallow=frozenset({3})))
+    assert_same(run(ControlStack([said]), steps)[3], exact[3])
+
+
+def test_a_unit_of_shallow_blocks_alone_runs_whole_at_its_shallow_steps(
+    make_model: MakeModel, steps: list[Step], hint: Tensor
+) -> None:
+    unit = ControlUnit(model=make_model(config=DEEP), hint=hint, block_weights=(1.0, 0.5, *(0.0,) * 5))
+    exact = run(ControlStack([unit]), steps)
+    stack = ControlStack([replace(unit, reuse=Reuse(steps=(0, 3), shallow=frozenset({3})))])
+    assert_same(run(stack, steps)[3], exact[3])
+    assert stack.firings() == (Firing(6, 6, reused=4),)
+
+
+def test_a_unit_of_deep_blocks_alone_runs_at_no_shallow_step(
+    make_model: MakeModel, steps: list[Step], hint: Tensor
+) -> None:
+    unit = ControlUnit(model=make_model(config=DEEP), hint=hint, block_weights=(*(0.0,) * 6, 1.0))
+    stack = ControlStack([replace(unit, reuse=Reuse(steps=(0, 3), shallow=frozenset({3})))])
+    run(stack, steps)
+    assert stack.firings() == (Firing(6, 6, reused=5),)
 
 
 def test_mask_weight_and_rows_are_those_of_the_moment(model: ControlNetModel, steps: list[Step], hint: Tensor) -> None:
@@ -321,9 +396,8 @@ def test_a_sampler_without_steps_says_so_and_runs_exactly(
 @pytest.mark.parametrize("level", Level)
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 10, 20, 30, 50, 100])
 def test_levels_fit_every_number_of_steps(level: Level, count: int) -> None:
-    steps = computed(level, count)
+    steps = set(computed(level, count))
     assert {0} <= steps <= set(range(count))
-    assert computed(Level.STRONG, count) <= set(range(count))
     if count >= 10:
         assert len(steps) < count
         assert len(computed(Level.STRONG, count)) < len(computed(Level.LIGHT, count))
@@ -339,8 +413,21 @@ def test_a_short_run_computes_enough_of_its_steps(count: int, light: int, strong
 
 def test_computed_steps_are_the_nearest_to_even_distances() -> None:
     """In a run of ten steps the second one is computed with light: the picture's layout is drawn there."""
-    assert sorted(computed(Level.STRONG, 20)) == [0, 3, 5, 8, 10, 13, 15, 18]
-    assert sorted(computed(Level.LIGHT, 10)) == [0, 1, 3, 4, 5, 6, 8, 9]
+    assert computed(Level.STRONG, 20) == (0, 3, 5, 8, 10, 13, 15, 18)
+    assert computed(Level.LIGHT, 10) == (0, 1, 3, 4, 5, 6, 8, 9)
+
+
+def test_every_second_computed_step_of_a_level_is_shallow_where_steps_are_left_out() -> None:
+    extents = [Reuse(level=Level.STRONG).extent(index, 20) for index in range(20)]
+    assert [index for index, extent in enumerate(extents) if extent is Extent.WHOLE] == [0, 5, 10, 15]
+    assert [index for index, extent in enumerate(extents) if extent is Extent.SHALLOW] == [3, 8, 13, 18]
+    assert {Reuse(level=Level.LIGHT).extent(index, 8) for index in range(8)} == {Extent.WHOLE}
+
+
+def computed(level: Level, count: int) -> tuple[int, ...]:
+    steps = scheduled(level, count).steps
+    assert steps is not None
+    return steps
 
 
 @pytest.mark.parametrize(
@@ -355,6 +442,8 @@ def test_computed_steps_are_the_nearest_to_even_distances() -> None:
         {"steps": (-1, 0)},
         {"steps": (0, 10_000)},
         {"level": Level.LIGHT, "change": 0.1},
+        {"steps": (0, 2), "shallow": frozenset({1})},
+        {"shallow": frozenset({1})},
     ],
     ids=str,
 )

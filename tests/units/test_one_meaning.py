@@ -332,6 +332,9 @@ ROWS: dict[str, Row] = {
     "reuse by the steps that are computed": Row(
         cli="reuse=0 1 2 5", node={"reuse": "0, 1, 2, 5"}, client={"reuse": [0, 1, 2, 5]}, text="Reuse: 0 1 2 5",
     ),
+    "reuse by the steps of which some are shallow": Row(
+        cli="reuse=0 2s 5", node={"reuse": "0, 2S, 5"}, client={"reuse": [0, "2s", 5]}, text="Reuse: 0 2s 5",
+    ),
     "reuse while little changes": Row(
         cli="reuse=change:0.1", node={"reuse": "change:0.1"}, client={"reuse": "CHANGE:0.10"},
         text="Reuse: change%3A0.1",

@@ -68,6 +68,7 @@ REQUESTS: list[dict[str, Any]] = [
     {"reuse": Reuse(level=Level.STRONG)},
     {"reuse": Reuse(steps=(0,))},
     {"reuse": Reuse(steps=(0, 1, 12))},
+    {"reuse": Reuse(steps=(0, 1, 12), shallow=frozenset({1, 12}))},
     {"reuse": Reuse(change=1 / 3)},
 ]
 

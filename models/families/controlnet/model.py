@@ -13,7 +13,7 @@ from ....core.network.points import MIDDLE, Point
 from ....core.options import Option
 from ....core.step import Step
 from ...beside import BesideOps, put_beside
-from .network import ControlNet, points_of
+from .network import ControlNet, points_of, shallow_of
 
 SOFT_BASE = 0.825  # guess mode, lllyasviel/ControlNet gradio_canny2image.py: strength * 0.825 ** (12 - i)
 SOFT_LENGTH = 13  # the list belongs to SD 1.x; for SDXL sd-webui-controlnet cuts it to 10, and users rely on that
@@ -56,6 +56,7 @@ class ControlNetModel(ControlModel):
         widths = (config.channels, *(block.channels for block in config.blocks))
         self.base = Base(context=config.context, label=config.label or 0, blocks=widths)
         self.points = (MIDDLE,) if config.only_middle else points_of(config)
+        self.shallow = () if config.only_middle else shallow_of(config)
         self.soft_weights = (1.0,) if config.only_middle else _soft_weights(len(self.points))
         self.hint_channels = config.hint_channels
 

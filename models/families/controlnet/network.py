@@ -120,6 +120,12 @@ def points_of(config: ControlNetConfig) -> tuple[Point, ...]:
     return (*(skip(i) for i in range(len(config.blocks) + 1)), MIDDLE)
 
 
+def shallow_of(config: ControlNetConfig) -> tuple[Point, ...]:
+    """Return the points at the latents' full and half size; none where nothing is smaller."""
+    halvings = [i for i, block in enumerate(config.blocks) if block.down]
+    return tuple(skip(i) for i in range(halvings[1] + 1)) if len(halvings) > 1 else ()
+
+
 def run_block(block: nn.Module, h: Tensor, emb: Tensor, prompt: Iterator[Tensor], widen: Rows = as_it_is) -> Tensor:
     """Return what the layers of a block make of h [B, C, h, w]; prompt: yields keys and values of its transformers."""
     for layer in cast(nn.ModuleList, block):
