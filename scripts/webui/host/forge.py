@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -81,6 +81,9 @@ def _read(unet: Any, name: str) -> Tensor | None:
     if found is None:
         return None
     layer, part = found
+    changes = getattr(layer, f"{part}_function", None)
+    if changes is not None:  # Forge Neo: each layer has a list of what is added to it
+        return _changed(getattr(layer, part), changes)
     if importlib.util.find_spec("backend") is None or part not in ("weight", "bias"):
         return getattr(layer, part).detach().float()
     from backend.operations import get_weight_and_bias
@@ -90,8 +93,19 @@ def _read(unet: Any, name: str) -> Tensor | None:
     return both[0 if part == "weight" else 1].detach()
 
 
+def _changed(weight: Any, changes: Iterable[Callable[[Tensor], Tensor]]) -> Tensor:
+    """Return a weight in fp32 with these changes, one after the other."""
+    unpack = _unpacking(weight)
+    wide = (weight if unpack is None else unpack(weight)).detach().float()
+    for change in changes:
+        wide = change(wide)
+    return wide
+
+
 def _unpacking(weight: Any) -> Callable[[Tensor], Tensor] | None:
-    """Return what makes plain numbers of a weight that is stored in 4 bits, or in blocks (GGUF)."""
+    """Return what makes plain numbers of a weight that is stored in 4 bits, in blocks (GGUF), or with scales."""
+    if getattr(weight, "_layout_cls", None) is not None:  # comfy-kitchen's, which a cast leaves as they are
+        return lambda stored: stored.dequantize()
     if getattr(weight, "quant_state", None) is not None:
         from backend.operations_bnb import functional_dequantize_4bit
 
