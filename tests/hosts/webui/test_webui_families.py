@@ -22,6 +22,14 @@ def test_each_equals_the_core_outside_the_host(
     assert every_host.count()["hooks"] == 0
 
 
+def test_a_uni_controlnet_reads_the_content_that_another_unit_of_it_shows(
+    every_host: Host, every_oracle: Oracle
+) -> None:
+    wanted = UNITS["Uni-ControlNet"], UNITS["Uni-ControlNet, content"]
+    check(draw(every_host, *wanted, batch_size=2), every_oracle, *wanted)
+    assert every_host.count()["hooks"] == 0
+
+
 @pytest.fixture(scope="session")  # of a module it would train anew for each host
 def trained(webui_path: Path, every_models: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Control models that our own command has trained on the hosts' checkpoint."""
