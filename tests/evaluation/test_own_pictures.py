@@ -93,6 +93,9 @@ def test_a_model_draws_its_pictures_itself_and_those_that_are_there_are_kept(
     (out / "drawn" / "000001.png").unlink()
     assert evaluate(out, *given, "--resume") == 0
     assert (out / "drawn" / "000001.png").read_bytes() == before  # the same seed
+    capsys.readouterr()
+    assert evaluate(out, *given, "--steps", "5", "--limit", "3", "--resume") == 2  # and no mixture of both
+    assert "were drawn with other settings (steps)" in capsys.readouterr().err
     alone = tmp_path / "alone"
     without = [each for each in given if each not in ("--control", CONTROLS / "canny.safetensors")]
     assert evaluate(alone, *without) == 0
