@@ -102,6 +102,19 @@ def test_a_model_draws_its_pictures_itself_and_those_that_are_there_are_kept(
     assert controlled > results(alone)["values"]["edge_f1"]["value"] + 0.2
 
 
+def test_a_bad_example_is_named_without_an_option_that_there_is_not(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "data"
+    shutil.copytree(data, broken)
+    picture = sorted((broken / "image").iterdir())[0]
+    picture.write_bytes(picture.read_bytes()[:100])
+    assert evaluate(tmp_path / "out", "--data", broken, "--hint", "canny", "--base", BASE, "--steps", "1") == 2
+    said = capsys.readouterr().err
+    assert "1 of 5 examples cannot be used: " in said and "mend them, or take them out" in said
+    assert "--skip-bad" not in said
+
+
 class Brightness(Measure):
     """A measure that keeps something, to see what goes on."""
 
