@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import HostError
 from ..core.network.base import LATENT
+from ..core.wording import counted
 from ..preprocessors import MAX_PIXELS
 from .loras.file import Lora
 from .schedulers import scheduler_name
@@ -140,4 +141,5 @@ def _run(steps: int, strength: float) -> int:
 
 def _check_run(steps: int, strength: float) -> None:
     if steps * strength < 1:
-        raise HostError(f"{steps} steps at strength {strength} leave none to run, expected 1 or more: raise either")
+        said = counted(steps, "step")
+        raise HostError(f"at strength {strength}, {said} would leave none to run, expected 1 or more: raise either")

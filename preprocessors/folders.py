@@ -14,7 +14,8 @@ from ..core.files import files_below
 from .images import suffixes
 
 NUMBER = re.compile(r"([0-9]+)")
-UNREADABLE = "folder that cannot be read"
+UNREADABLE, LINK, DEVICE = "folder that cannot be read", "broken link", "device or pipe"
+PLURALS = {UNREADABLE: "folders that cannot be read", LINK: "broken links", DEVICE: "devices or pipes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Listing:
     def remark(self) -> str:
         """Return what was left out in words, such as "2 .txt and 1 without a suffix"; empty if nothing was."""
         kinds = sorted(self.left_out.items(), key=lambda each: (-each[1], each[0]))
-        return " and ".join(f"{count} {kind or 'without a suffix'}" for kind, count in kinds)
+        return " and ".join(_counted(count, kind) for kind, count in kinds)
 
 
 def list_pictures(
@@ -58,13 +59,20 @@ def _in(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir()]
 
 
+def _counted(count: int, kind: str) -> str:
+    """Return how many of a kind were left out; suffixes have no plural."""
+    if not kind:
+        return f"{count} without a suffix"
+    return f"{count} {PLURALS.get(kind, kind) if count > 1 else kind}"
+
+
 def _kind(path: Path) -> str:
     """Return what a path is that is left out: a suffix, or what is no file."""
     if path.is_file():
         return path.suffix.lower()
     if path.is_dir():
         return UNREADABLE
-    return "broken link" if path.is_symlink() else "device or pipe"
+    return LINK if path.is_symlink() else DEVICE
 
 
 def natural(parts: Sequence[str]) -> list[list[tuple[int, str]]]:

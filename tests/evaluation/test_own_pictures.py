@@ -93,10 +93,26 @@ def test_a_model_draws_its_pictures_itself_and_those_that_are_there_are_kept(
     (out / "drawn" / "000001.png").unlink()
     assert evaluate(out, *given, "--resume") == 0
     assert (out / "drawn" / "000001.png").read_bytes() == before  # the same seed
+    capsys.readouterr()
+    assert evaluate(out, *given, "--steps", "5", "--limit", "3", "--resume") == 2  # and no mixture of both
+    assert "were drawn with other settings (steps)" in capsys.readouterr().err
     alone = tmp_path / "alone"
     without = [each for each in given if each not in ("--control", CONTROLS / "canny.safetensors")]
     assert evaluate(alone, *without) == 0
     assert controlled > results(alone)["values"]["edge_f1"]["value"] + 0.2
+
+
+def test_a_bad_example_is_named_without_an_option_that_there_is_not(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "data"
+    shutil.copytree(data, broken)
+    picture = sorted((broken / "image").iterdir())[0]
+    picture.write_bytes(picture.read_bytes()[:100])
+    assert evaluate(tmp_path / "out", "--data", broken, "--hint", "canny", "--base", BASE, "--steps", "1") == 2
+    said = capsys.readouterr().err
+    assert "1 of 5 examples cannot be used: " in said and "mend them, or take them out" in said
+    assert "--skip-bad" not in said
 
 
 class Brightness(Measure):

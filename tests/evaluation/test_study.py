@@ -205,6 +205,18 @@ def test_folders_that_do_not_fit_are_named(folders: dict[str, Path]) -> None:
         items_of({**methods, "more": folders["alpha"] / "none"}, None, 0)
 
 
+def test_the_key_of_another_study_is_not_lost(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "study.html"
+    assert make(folders, out) == 0
+    page, key = out.read_bytes(), (tmp_path / "study.key.json").read_bytes()
+    assert make(folders, out) == 0  # the same one again
+    assert make(folders, out, "--seed", "1") == 2
+    assert "study.key.json' is the key of another study" in capsys.readouterr().err
+    assert (out.read_bytes(), (tmp_path / "study.key.json").read_bytes()) == (page, key)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -212,6 +224,8 @@ def test_folders_that_do_not_fit_are_named(folders: dict[str, Path]) -> None:
         (["--out", "study.html", "a"], "no NAME=FOLDER"),
         (["--out", "study.html", "a=b", "a=c"], "stands there twice"),
         (["--out", "study.html", "--limit", "-1"], "--limit is -1"),
+        (["a=b", "c=d"], "--out is missing"),
+        (["--out", "study.html", "a=b", "c=d", "--question", " "], "--question is empty"),
         (["--read", "answers.json"], "--read needs --key"),
         (["--read", "answers.json", "--key", "none.json"], r"none\.json"),
     ],

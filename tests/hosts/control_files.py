@@ -196,6 +196,15 @@ def write_uni(folder: Path, heads: int = HEADS, widths: tuple[int, ...] = (32, 6
     save_file(state, folder / "uni.safetensors", {"controlstack.heads": str(heads)})
 
 
+def write_taught(folder: Path, learned: str, heads: int = HEADS) -> None:
+    """A union for the SD base models, `taught`, trained on some kinds of hints; learned: these, with commas between."""
+    _save(
+        folder / "taught.safetensors",
+        _controlnet("SD", 11, heads, union=True),
+        {"heads": str(heads), "learned": learned},
+    )
+
+
 def write_full(folder: Path) -> None:
     """Three ControlNets and an adapter of SD 1.5's true size, 1.4 GB and 0.3 GB, for benchmarks."""
     for seed in (1, 2, 3):

@@ -73,7 +73,7 @@ def test_linked_folders_are_looked_into_once(tmp_path: Path) -> None:
     (here / "gone.png").symlink_to(tmp_path / "nowhere.png")
     listing = list_pictures(here, deep=True, outside=here / "out")
     assert sorted(path.name for path in listing.files) == ["a.png", "b.png", "c.png"]
-    assert listing.remark() == "2 broken link"
+    assert listing.remark() == "2 broken links"
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="nothing is forbidden to this user")

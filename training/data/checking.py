@@ -69,8 +69,8 @@ def check(examples: Iterable[Example], reader: Reader, depth: Depth, *, alike: b
     return Checked(good, bad, depth)
 
 
-def refuse(bad: Sequence[Bad], count: int) -> None:
-    """Raise HintError that names bad examples, if there are any among `count`."""
+def refuse(bad: Sequence[Bad], count: int, advice: str = "mend them, or leave them out with --skip-bad") -> None:
+    """Raise HintError that names bad examples, if there are any among `count`. advice: what to do about them."""
     if not bad:
         return
     first: dict[str, Bad] = {}  # of each reason
@@ -79,10 +79,7 @@ def refuse(bad: Sequence[Bad], count: int) -> None:
     shown = list(first.values())[:SHOWN]
     named = "; ".join(str(each) for each in shown)
     more = f"; and {len(bad) - len(shown)} more" if len(bad) > len(shown) else ""
-    raise HintError(
-        f"{len(bad)} of {counted(count, 'example')} cannot be used: {named}{more}: mend them, or leave them out with "
-        "--skip-bad"
-    )
+    raise HintError(f"{len(bad)} of {counted(count, 'example')} cannot be used: {named}{more}: {advice}")
 
 
 def _size(example: Example, reader: Reader, depth: Depth, wanted: tuple[int, ...] | None) -> tuple[int, ...]:

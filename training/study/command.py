@@ -55,20 +55,34 @@ def _make(args: argparse.Namespace) -> int:
     from ..results.files import write_text
     from .making import make_study
 
-    if args.out is None or args.out.suffix.lower() not in (".html", ".htm"):
+    if args.out is None:
+        raise HintError("--out is missing: name the page to write, such as study.html")
+    if args.out.suffix.lower() not in (".html", ".htm"):
         raise HintError(f"--out is '{args.out}', expected the name of an .html file")
     if args.limit < 0 or args.seed < 0:
         raise HintError(f"--limit is {args.limit} and --seed {args.seed}, expected 0 or more")
+    if not all(each.strip() for each in args.question):
+        raise HintError("--question is empty, expected words that people read")
     check_folder(args.out.parent)
     questions = args.question or [QUALITY, *([FIDELITY] if args.hints is not None else [])]
     page, key = make_study(methods_of(args.methods), args.hints, questions, args.limit, args.seed)
     make_folder(args.out.parent)
+    told = json.dumps(key, indent=1)
+    _check_key(args.out.with_suffix(KEY), told)
+    write_text(args.out.with_suffix(KEY), told)  # first: a page without its key is worth nothing
     write_text(args.out, page)
-    write_text(args.out.with_suffix(KEY), json.dumps(key, indent=1))
     print_line(
         f"wrote {args.out}: {len(key['trials'])} questions; give it to people, and keep {args.out.with_suffix(KEY)}"
     )
     return 0
+
+
+def _check_key(path: Path, told: str) -> None:
+    """Raise HintError where the key of another study lies: without it, what people answered there cannot be read."""
+    from ...core.errors import HintError
+
+    if path.exists() and (not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != told):
+        raise HintError(f"'{path}' is the key of another study, whose answers need it: give another name as --out")
 
 
 def methods_of(texts: Sequence[str]) -> dict[str, Path]:
@@ -80,7 +94,7 @@ def methods_of(texts: Sequence[str]) -> dict[str, Path]:
         name, mark, folder = text.partition("=")
         if not (name and mark and folder) or name in found:
             raise HintError(f"'{text}' is no NAME=FOLDER, or its name stands there twice: name each method once")
-        found[name] = Path(folder)
+        found[name] = path_of(folder)
     return found
 
 

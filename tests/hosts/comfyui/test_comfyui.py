@@ -915,6 +915,13 @@ def test_words_are_there_in_every_language(comfyui: Host) -> None:
     assert "ControlStackControlUnit" in comfyui.get("i18n")["zh"]["nodeDefs"]
 
 
+def test_what_a_preprocessor_does_not_read_is_said(comfyui: Host) -> None:
+    scene = Scene()
+    scene.apply(scene.unit(scene.ours("canny"), scene.picture(), resolution=264))
+    scene.draw(comfyui)
+    assert "none works at the picture's own size, so resolution=264 changes nothing" in comfyui.log.read_text()
+
+
 def test_what_is_wrong_with_a_unit_of_a_chain_is_said_once_before_the_run(comfyui: Host) -> None:
     scene = Scene()
     first = scene.unit(scene.ours("canny"), scene.picture(), start=0.8, end=0.2)

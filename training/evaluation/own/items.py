@@ -51,7 +51,7 @@ def read_examples(asked: Asked, bar: Bar) -> tuple[Sequence[Example], Reader]:
         )
     reader = Reader((source,), asked.resolution)
     checked: Checked = check(bar(chosen, "examples checked"), reader, depth_for(chosen, whole=False), alike=False)
-    refuse([*listing.bad, *checked.bad], len(listing.examples) + len(listing.bad))
+    refuse([*listing.bad, *checked.bad], len(listing.examples) + len(listing.bad), "mend them, or take them out")
     return checked.examples, reader
 
 

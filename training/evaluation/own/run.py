@@ -24,6 +24,7 @@ from .kinds import KINDS, POSE, kind_of, measure_of
 from .options import Asked
 from .page import page
 from .results import as_json, table, values_of
+from .settings import keep_settings
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 DRAWN, STATE, RESULTS, PAGE = "drawn", "judged.state", "results.json", "page.html"  # in the folder of the results
@@ -50,6 +51,8 @@ def evaluate(asked: Asked, *, resume: bool, also: Path | None) -> int:
     if resume and (asked.out / STATE).is_file():
         judging.load(asked.out / STATE)
     make_folder(asked.out)
+    if asked.base is not None:
+        keep_settings(asked, drawn)
     with interrupts_wait() as interrupted:
         whole = True
         if asked.base is not None and examples is not None and reader is not None:

@@ -51,6 +51,15 @@ def union(page_host: Host) -> Iterator[str]:
         (folder / f"{name}.safetensors").unlink()
 
 
+@pytest.fixture
+def taught(page_host: Host) -> Iterator[str]:
+    """A union that was taught edges and tiles, which is there for one test; its name."""
+    folder = page_host.models / "ControlNet"
+    control_files.write_taught(folder, "canny,tile", webui_world.HEADS if page_host.forge else 8)
+    yield "taught"
+    (folder / "taught.safetensors").unlink()
+
+
 @pytest.mark.parametrize("page", [CAMERA], indirect=True)
 def test_a_picture_of_the_webcam_controls(page: Page) -> None:
     page.of("controlnet_webcam_enable").click()
@@ -168,6 +177,29 @@ def test_the_type_of_a_union_is_asked_for_and_reaches_the_run(page: Page, photog
     said = unit(photograph, model=union, module="none")
     assert (drawn == page.same(info, {**said, "union_control_type": "Depth"}).pictures[0]).all()
     assert differ(drawn, page.same(info, {**said, "union_control_type": "Tile"}).pictures[0]) > 0
+
+
+@both
+def test_a_union_is_offered_for_what_it_was_taught_and_says_what_it_does_not_know(
+    page: Page, photograph: Path, taught: str, tmp_path: Path
+) -> None:
+    page.canny(photograph)
+    page.of("controlnet_refresh_models").click()
+    page.page.wait_for_timeout(2000)
+    offered = {}
+    for kind in ("Canny", "Depth", "All"):
+        page.type(kind)
+        page.page.wait_for_timeout(2000)
+        offered[kind] = any(name.startswith(f"{taught} [") for name in page.options("controlnet_model_dropdown"))
+    assert offered == {"Canny": True, "Depth": False, "All": True}
+    page.choose("controlnet_model_dropdown", f"{taught} [")
+    page.choose("controlnet_preprocessor_dropdown", "canny")
+    assert "knows no kind of hint" not in page.generate()
+    page.choose("controlnet_preprocessor_dropdown", "color_grid")
+    said = page.generate()
+    shoot(page, tmp_path, "webui-union-warning")
+    assert re.search(rf"'{taught} \[\w+\]' knows no kind of hint that color_grid makes, and reads it as it is", said)
+    assert "set union_control_type to one of canny, tile" in said
 
 
 @both
