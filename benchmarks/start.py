@@ -1,7 +1,8 @@
-"""What it costs to start: commands, to load a control model, and our folder in ComfyUI.
+"""What it costs to start: commands, to load a control model, and our folder in ComfyUI and the WebUIs.
 
-    python benchmarks/start.py [--rounds N] [--json FILE]
+    python benchmarks/start.py [--rounds N] [--only PART ...] [--json FILE]
     COMFYUI_PATH=... COMFYUI_PYTHON=... python benchmarks/start.py   # what our folder adds to ComfyUI's start, too
+    WEBUI_PATH=... WEBUI_PYTHON=... FORGE_PATH=... FORGE_PYTHON=... python benchmarks/start.py   # to the WebUIs', too
 
 CPU time is what the operating system counts of a process of its own, so other work on the machine changes little; of
 several rounds the least counts. Memory is how far the peak of such a process rises while it loads.
@@ -15,9 +16,13 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from parts.host_starts import comfyui, webuis
+
+PARTS = ("commands", "loading", "comfyui", "webuis")
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "pipelines" / "tiny"
 MIB = 1 << 20
@@ -64,28 +69,6 @@ with torch.device("meta"):
 state = {name: torch.randn(each.shape).half() * 0.02 for name, each in network.state_dict().items()}
 save_file(state, sys.argv[1])
 torch.save(state, sys.argv[2])
-"""
-# As ComfyUI does with a folder of custom nodes: import it, ask for its nodes and for what they say.
-COMFYUI = """
-import asyncio, importlib.util, os, sys, time
-root, sys.argv = sys.argv[1], ["main.py", "--cpu"]
-sys.path.insert(0, os.environ["COMFYUI_PATH"])
-import comfy.options
-comfy.options.enable_args_parsing()
-import comfy.controlnet, comfy.model_management, comfy.sd, comfy_api.latest, execution, folder_paths, nodes, server
-async def load():
-    server.PromptServer(asyncio.get_running_loop())
-    start = time.process_time()
-    spec = importlib.util.spec_from_file_location("ours", root + "/__init__.py", submodule_search_locations=[root])
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ours"] = module
-    spec.loader.exec_module(module)
-    extension = await module.comfy_entrypoint()
-    await extension.on_load()
-    for node in await extension.get_node_list():
-        node.GET_SCHEMA()
-    return time.process_time() - start
-print(asyncio.run(load()))
 """
 
 
@@ -139,26 +122,21 @@ def loading(rounds: int, folder: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def comfyui(rounds: int) -> float | None:
-    """Return what our folder adds to ComfyUI's start, CPU seconds; None without one."""
-    if "COMFYUI_PATH" not in os.environ:
-        return None
-    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
-    return round(min(float(run(python, COMFYUI, str(ROOT))[0].splitlines()[-1]) for _ in range(rounds)), 2)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found: dict[str, Any] = {
-            "commands": commands(args.rounds, folder),
-            "loading": loading(args.rounds, folder),
-            "comfyui": comfyui(args.rounds),
+        parts: dict[str, Callable[[], Any]] = {
+            "commands": lambda: commands(args.rounds, folder),
+            "loading": lambda: loading(args.rounds, folder),
+            "comfyui": lambda: comfyui(args.rounds),
+            "webuis": lambda: webuis(args.rounds),
         }
+        found = {name: part() for name, part in parts.items() if name in args.only}
     print(json.dumps(found, indent=2))
     if args.json:
         args.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
