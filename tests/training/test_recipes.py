@@ -38,6 +38,7 @@ from torch import Tensor
 
 FAMILY = pytest.mark.parametrize("family", FAMILIES)
 BLOCKS = 2  # as in the tiny world: some families count them
+ROUNDING = 1e-5  # of what a base answers, in two ways of computing it
 
 
 def inputs(run: Run) -> tuple[Tensor, Tensor, Tensor, Words]:
@@ -219,7 +220,8 @@ def test_what_was_trained_is_what_draws(of_family: Callable[..., Settings], tmp_
     assert expected.abs().max() > 0
     state = model.network.state_dict()
     assert all(state[name].equal(each.detach()) for name, each in run.network.state_dict().items())
-    assert torch.allclose(_drawn(run, model), expected, atol=1e-6)
+    # Weights in a mapped file lie elsewhere than those in memory, by which processors choose how they sum.
+    assert (_drawn(run, model) - expected).abs().max() < ROUNDING < expected.abs().max() / 10
 
 
 @torch.no_grad()

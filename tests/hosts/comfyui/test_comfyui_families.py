@@ -131,4 +131,6 @@ def test_little_memory_draws_the_same(short_of_memory: Host, comfyui: Host, fami
     def drawn(host: Host) -> Tensor:
         return scene_of(host, family).draw(host)
 
-    assert (drawn(short_of_memory) == drawn(comfyui)).all()
+    there, here = drawn(short_of_memory), drawn(comfyui)
+    # Weights that are cast lie elsewhere in memory, by which processors choose how they sum.
+    assert (there - here).abs().max() <= TOLERANCE * here.abs().max()
