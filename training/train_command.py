@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +31,8 @@ def _train(args: argparse.Namespace) -> int:
     from ..preprocessors.images import check_folder
     from .report.bars import bar
     from .report.opening import asked_processes, launcher, opening, too_few_processes
+    from .results.alone import alone
     from .results.export import check_export
-    from .results.files import check_new
     from .start import start
 
     if args.out.suffix != ".safetensors" or args.out.is_dir():
@@ -41,24 +41,32 @@ def _train(args: argparse.Namespace) -> int:
         check_folder(folder)
     check_changes(args.change, resumed=args.resume)
     if not (args.resume or args.plan):
-        state = args.out.with_suffix(".state")
-        for result in (args.out, state):
-            check_new(
-                result, "go on with it by --resume" if state.is_file() else f"begin with it by --start {args.out}"
-            )
+        _check_results(args.out)
     if args.diffusers:
         check_export(args.family)
     run = start(settings_of(args), bar)
     if args.plan:
         return _plan(run)
-    taken = _resumed(run, args) if args.resume else []
-    if run.is_main:
-        warning = too_few_processes(asked_processes(launcher()), run.accelerator.num_processes)
-        _tell([*([warning] if warning else []), *opening(run), *taken])
     try:
-        return _trained(run, args.out)
+        with alone(args.out) if run.is_main else nullcontext():
+            if run.is_main and not args.resume:
+                _check_results(args.out)  # which another training may have written since
+            taken = _resumed(run, args) if args.resume else []
+            if run.is_main:
+                warning = too_few_processes(asked_processes(launcher()), run.accelerator.num_processes)
+                _tell([*([warning] if warning else []), *opening(run), *taken])
+            return _trained(run, args.out)
     finally:
         run.examples.close()
+
+
+def _check_results(out: Path) -> None:
+    """Raise where a model or a checkpoint is there already."""
+    from .results.files import check_new
+
+    state = out.with_suffix(".state")
+    for result in (out, state):
+        check_new(result, "go on with it by --resume" if state.is_file() else f"begin with it by --start {out}")
 
 
 def _resumed(run: Run, args: argparse.Namespace) -> list[str]:

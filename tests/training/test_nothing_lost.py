@@ -19,6 +19,7 @@ from controlstack.core.errors import DivergedError, HostError
 from controlstack.models.registry import load_control_model
 from controlstack.training import loop
 from controlstack.training.loop import train
+from controlstack.training.results.alone import alone
 from controlstack.training.results.checkpoints import keep_last, snapshot_path, snapshots, write_checkpoint
 from controlstack.training.results.files import recover, write_tensors
 from controlstack.training.run import Run
@@ -223,6 +224,17 @@ def test_a_checkpoint_that_is_none_is_a_sentence(settings: Settings, tmp_path: P
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no such modes there")
+def test_a_second_training_of_one_model_is_refused_while_the_first_writes(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "control.safetensors"
+    with alone(tmp_path / "sub" / ".." / out.name):  # however it is said
+        assert command(settings, out, "--steps", "1") == cli.BAD_INPUT
+        assert f"another training is writing '{out}': wait for its end" in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
+    assert command(settings, out, "--steps", "1") == 0
+
+
 def test_files_can_be_read_by_others(settings: Settings, tmp_path: Path) -> None:
     out = tmp_path / "control.safetensors"
     before = os.umask(0o022)
