@@ -14,6 +14,7 @@ from ..core.errors import HostError
 from ..core.firing import Firing
 from ..core.stack import ControlStack
 from ..core.unit import ControlUnit
+from ..models.guard import shown
 from ..units.choices import HiresOption
 from ..units.make import acts_in
 from ..units.request import UnitRequest
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 Image = NDArray[np.uint8]
 HIGHEST_ETA = 1 - 1e-6  # where a schedule ends without signal: at 1, rounding makes DDIM take the root of a negative
 GREY = 128  # of no picture
+NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")  # of a pipeline, in which a weight may be damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +169,22 @@ def _draw(
     finally:
         pipeline.scheduler = before
     if not np.isfinite(images).all():
-        raise HostError(
-            f"the picture holds NaN or infinite values: the base model computes in {pipeline.unet.dtype}, "
-            "expected a dtype that holds its values: give --dtype fp32 or bf16"
-        )
+        raise HostError(f"the picture holds NaN or infinite values: {_why_not_finite(pipeline)}")
     return np.rint(_kept(one, np.asarray(images) * 255)).astype(np.uint8), seeds, stack.firings()
+
+
+def _why_not_finite(pipeline: Any) -> str:
+    """Return where a picture's NaN came from and what to do: a weight of the base that holds one, else the dtype."""
+    for part in NETWORKS:
+        network = getattr(pipeline, part, None)
+        for name, weight in () if network is None else network.named_parameters():
+            if weight.dtype.itemsize > 1 and not weight.is_meta and not bool(torch.isfinite(weight).all()):
+                return f"so does the weight '{shown(name)}' of the base model's {part}: get the base model again"
+    dtype = pipeline.unet.dtype
+    if dtype == torch.float32:
+        return "no weight of the base model does, so values grow too large: lower --guidance and the units' weights"
+    wider = "fp32" if dtype == torch.bfloat16 else "fp32 or bf16"
+    return f"the base model computes in {dtype}, expected a dtype that holds its values: give --dtype {wider}"
 
 
 def _pipeline_for(pipeline: Any, one: _Pass) -> Any:

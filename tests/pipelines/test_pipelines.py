@@ -267,15 +267,33 @@ def test_eta_is_the_noise_of_ddim(tiny: Base) -> None:
     assert not np.array_equal(drawn[0], drawn[2])
 
 
-def test_pictures_that_are_not_finite_are_refused(tiny: Base) -> None:
-    weight = tiny.pipeline.unet.conv_out.bias
+def test_pictures_that_are_not_finite_name_the_damaged_weight(tiny: Base) -> None:
+    weight = tiny.pipeline.vae.decoder.layers[0].bias
     before = weight.detach().clone()
     try:
         weight.data.fill_(float("nan"))
-        with pytest.raises(HostError, match="--dtype"):
+        with pytest.raises(
+            HostError, match=r"'decoder\.layers\.0\.bias' of the base model's vae: get the base model again"
+        ):
             generate(tiny, _request())
     finally:
         weight.data.copy_(before)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "advice"),
+    [
+        (torch.float32, "lower --guidance and the units' weights"),
+        (torch.bfloat16, "computes in torch.bfloat16, .*: give --dtype fp32$"),
+        (torch.float16, "computes in torch.float16, .*: give --dtype fp32 or bf16$"),
+    ],
+    ids=str,
+)
+def test_pictures_that_are_not_finite_advise_a_dtype_that_is_another(dtype: torch.dtype, advice: str) -> None:
+    base = load_base(BASE, dtype=dtype)
+    base.pipeline.unet.conv_out.weight.data.fill_(torch.finfo(dtype).max)
+    with pytest.raises(HostError, match=advice):
+        generate(base, _request())
 
 
 def test_picture_k_of_a_batch_is_the_single_picture_of_seed_k(tiny: Base) -> None:
