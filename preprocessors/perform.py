@@ -206,8 +206,13 @@ def _checked_masks(mask: object, batch: Image, preprocessor: Declaration) -> Ima
             raise HintError(f"{owner} takes no mask: leave it out, or choose an inpaint preprocessor")
         return None
     expected = "a uint8 mask [H, W], or one for each picture [B, H, W], 255 where the model is to invent"
+    if mask is None:
+        raise HintError(
+            f"{owner} needs {expected}, got none: give an inpaint mask (inpaint=FILE in a unit of the command line, "
+            "--mask of `preprocess`); the effect mask of a unit is another one, and says where it acts"
+        )
     if not isinstance(mask, np.ndarray):
-        raise HintError(f"{owner} needs {expected}, got {'none' if mask is None else type(mask).__name__}")
+        raise HintError(f"{owner} needs {expected}, got {type(mask).__name__}")
     array = cast("NDArray[Any]", mask)
     counts = ((), (1,), (batch.shape[0],))
     if array.dtype != np.uint8 or array.ndim < 2 or 0 in array.shape or array.shape[:-2] not in counts:

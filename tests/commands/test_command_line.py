@@ -164,6 +164,7 @@ def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
         ("weight=1", "has no image"),
         ("image=a,b=c.png,model=x", "quotation marks"),
         (CANNY.replace("=canny,", "=reference_only,"), "choose it as the model"),
+        (f"{PLAIN},preprocessor=inpaint_only,mask={IMAGES / 'scene-1.png'}", "inpaint=FILE"),
     ],
 )
 def test_bad_units_are_one_line_and_exit_code_2(
