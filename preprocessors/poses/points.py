@@ -13,18 +13,18 @@ from typing import Any, NamedTuple, cast
 from ...core.errors import HintError
 from ..declaration import MAX_PIXELS
 
-BODY, HAND, FACE, ANIMAL = 18, 21, 70, 17  # points; a face may have 68, without the pupils
+BODY, HAND, FACE, ANIMAL = 18, 21, 70, 17  # points; a face may have fewer, such as 68 without the pupils
 BODY_25 = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)  # OpenPose's 25 points -> our 18
 COCO = 17  # points of a body
 OF_COCO = (0, None, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)  # OpenPose's in COCO's; None is the neck
 LEFT_SHOULDER, RIGHT_SHOULDER = 5, 6  # of COCO's points
 LARGEST_SIDE = 16384  # pixels of a canvas that a file may ask for, and of all of it no more than `MAX_PIXELS`
 SHOWN = 40  # characters of a value that a message repeats
-PARTS = {  # key of OpenPose's JSON -> ours, and how many points it may have
+PARTS: dict[str, tuple[str, Sequence[int]]] = {  # key of OpenPose's JSON -> ours, and how many points it may have
     "pose_keypoints_2d": ("body", (BODY, 25, COCO)),
     "hand_left_keypoints_2d": ("left_hand", (HAND,)),
     "hand_right_keypoints_2d": ("right_hand", (HAND,)),
-    "face_keypoints_2d": ("face", (FACE, 68)),
+    "face_keypoints_2d": ("face", range(1, FACE + 1)),  # all are dots, so one that editors left out harms nothing
 }
 
 
@@ -41,7 +41,7 @@ Points = tuple["Point | None", ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Person:
-    """One person: 18 points of the body in OpenPose's order, and 21 of each hand and 70 of the face, or none."""
+    """One person: 18 points of the body in OpenPose's order, and 21 of each hand and up to 70 of the face, or none."""
 
     body: Points = (None,) * BODY
     left_hand: Points = ()
@@ -224,7 +224,9 @@ def _side(table: Mapping[str, object], key: str) -> int:
 
 
 def _either(counts: Sequence[int]) -> str:
-    """Return numbers as `17, 18 or 25`."""
+    """Return numbers as `17, 18 or 25`, a range as `1 to 70`."""
+    if isinstance(counts, range):
+        return f"{counts[0]} to {counts[-1]}"
     *others, last = map(str, sorted(counts))
     return f"{', '.join(others)} or {last}" if others else last
 

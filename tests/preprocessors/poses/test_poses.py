@@ -104,6 +104,16 @@ def test_points_of_people_may_be_triples() -> None:
     assert from_json(frame).people[0].body == crowd().people[0].body
 
 
+@pytest.mark.parametrize("count", [56, 68, 69])
+def test_a_face_may_lack_points(count: int) -> None:
+    """Editors leave some out, and each point is a dot of its own."""
+    frame = {"people": [{"face_keypoints_2d": [30, 20, 1] * count}], "canvas_width": 60, "canvas_height": 40}
+    pose = from_json(frame)
+    assert pose.people[0].face == (Point(30, 20),) * count
+    assert from_json(to_json(pose)) == pose
+    assert draw(pose)[20, 30].tolist() == [255, 255, 255]
+
+
 def test_null_and_missing_parts_are_absent() -> None:
     frame = {"people": [{"pose_keypoints_2d": None}], "canvas_width": 10, "canvas_height": 10, "animals": None}
     assert from_json(frame).people == (Person(),)
@@ -133,6 +143,7 @@ def test_animals_come_in_three_shapes(shape: str) -> None:
         ({"people": [[1]]}, "a person is list"),
         ({"people": [{"pose_keypoints_2d": [1, 2]}]}, "pose_keypoints_2d has 2 numbers"),
         ({"people": [{"pose_keypoints_2d": [1, 2, 3]}]}, "pose_keypoints_2d has 1 points, expected 17, 18 or 25"),
+        ({"people": [{"face_keypoints_2d": [1, 2, 1] * 71}]}, "face_keypoints_2d has 71 points, expected 1 to 70"),
         ({"people": [{"face_keypoints_2d": [1, 2, "c"]}]}, "face_keypoints_2d holds 'c'"),
         ({"people": [{"face_keypoints_2d": [1, 2, float("nan")]}]}, "face_keypoints_2d holds nan"),
         ({"animals": [[[1, 2, 3]]]}, "an animal has 1 points, expected 17"),
