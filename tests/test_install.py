@@ -511,6 +511,21 @@ def test_a_failing_stage_is_one_sentence(
     assert install.call.kinds[-1] == stage
 
 
+def test_what_pip_says_goes_into_a_log_and_not_over_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spec = importlib.util.spec_from_file_location("controlstack_install", INSTALL)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "NOTES", tmp_path / "notes")
+    code = "import sys; print('Collecting a', flush=True); print('ERROR: no room', file=sys.stderr); sys.exit(3)"
+    assert module.call_logged([sys.executable, "-c", code]) == 3
+    assert tuple(capfd.readouterr()) == ("", "")
+    assert (tmp_path / "notes" / "pip.log").read_text().splitlines()[1:] == ["Collecting a", "ERROR: no room"]
+    assert "no room" in module.last_error()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_lets_the_program_clean_up(tmp_path: Path) -> None:
     program = tmp_path / "program.py"

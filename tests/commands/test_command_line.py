@@ -384,6 +384,11 @@ def test_help_shows_defaults_and_two_examples_that_are_right(name: str, capsys: 
             assert "(default: " in told.partition(f"--{option.replace('_', '-')} ")[2]
 
 
+def test_every_command_chooses_its_device_alike() -> None:
+    given = (["generate", "--base", "x"], ["preprocess", "canny"], ["serve"], ["evaluate"])
+    assert {_parser().parse_args(words).device for words in given} == {"auto"}
+
+
 LIGHT = """
 import importlib.util, sys
 root, *arguments = sys.argv[1:]
