@@ -10,6 +10,8 @@ import pytest
 import torch
 from controlstack.core.errors import DamagedModelError, ModelError, UnsupportedModelError
 from controlstack.models.registry import inspect, load_control_model
+from diffusers import T2IAdapter
+from safetensors import safe_open
 from safetensors.torch import save, save_file
 
 
@@ -77,22 +79,24 @@ def test_a_pickle_with_code_does_not_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert not Path("harmed").exists()
 
 
-@pytest.mark.parametrize("layout", ["ldm", "diffusers"])
+@pytest.mark.parametrize("layout", ["ldm", "diffusers", "adapter"])
 @pytest.mark.parametrize(
     "name",
-    ["up_blocks.29999999.resnets.0.x", "up_blocks.29999999.upsamplers.0.conv.weight", "down_blocks.9999.resnets.9999.x",
+    ["body.0.body.999999.x", "up_blocks.29999999.resnets.0.x", "up_blocks.29999999.upsamplers.0.conv.weight", "down_blocks.9999.resnets.9999.x",
      "input_blocks.999999.0.x", f"zero_convs.{'9' * 5000}.0.weight"],
 )  # fmt: skip
-def test_numbers_that_nothing_can_count_up_to_are_damage(tmp_path: Path, layout: str, name: str) -> None:
+def test_numbers_that_nothing_can_count_up_to_are_damage(
+    tmp_path: Path, adapter: T2IAdapter, layout: str, name: str
+) -> None:
     from controlstack.models.naming import to_diffusers
     from controlstack.pipelines.tiny_world import CONTROLS
     from safetensors.torch import load_file
 
     state = load_file(CONTROLS / "canny.safetensors")
-    state = to_diffusers(state) if layout == "diffusers" else state
-    save_file({**state, name: torch.ones(1)}, tmp_path / "model.safetensors")
+    states = {"ldm": state, "diffusers": to_diffusers(state), "adapter": adapter.state_dict()}
+    save_file({**states[layout], name: torch.ones(1)}, tmp_path / "model.safetensors")
     for use in (inspect, load_control_model):
-        with pytest.raises(ModelError) as caught:
+        with pytest.raises(ModelError, match="weights in all: get the file again") as caught:
             use(tmp_path / "model.safetensors")
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 500
@@ -126,7 +130,6 @@ def test_other_files_are_named(tmp_path: Path, names: list[str], words: str) -> 
 
 def _control(folder: Path, change: str) -> Path:
     from controlstack.pipelines.tiny_world import CONTROLS
-    from safetensors import safe_open
 
     with safe_open(CONTROLS / "canny.safetensors", "pt") as file:
         state, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
@@ -144,6 +147,31 @@ def _control(folder: Path, change: str) -> Path:
 def test_damaged_weights_are_named(tmp_path: Path, change: str) -> None:
     with pytest.raises(DamagedModelError, match="middle_block_out"):
         load_control_model(_control(tmp_path, change))
+
+
+def test_a_control_may_lack_any_weight(tmp_path: Path) -> None:
+    """Also one that tells how the network is made: it is named, and none loads as a smaller network."""
+    whole = _control(tmp_path, "none")
+    with safe_open(whole, "pt") as file:
+        state, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    tried = [name for name in state if name.startswith(("time_embed", "input_blocks.1.0", "middle_block.2", "zero_"))]
+    assert len(tried) > 30
+    for name in tried:
+        _refused_without(tmp_path, state, name, metadata)
+
+
+def test_an_adapter_may_lack_any_weight(tmp_path: Path, adapter: T2IAdapter) -> None:
+    state = adapter.state_dict()
+    for name in state:
+        _refused_without(tmp_path, state, name, None)
+
+
+def _refused_without(folder: Path, state: dict[str, torch.Tensor], name: str, metadata: dict[str, str] | None) -> None:
+    path = folder / "lack.safetensors"
+    save_file({other: each for other, each in state.items() if other != name}, path, metadata)
+    with pytest.raises(ModelError) as caught:
+        load_control_model(path)
+    assert str(caught.value).isprintable(), name
 
 
 def test_heads_that_nothing_tells_are_asked_for(tmp_path: Path) -> None:

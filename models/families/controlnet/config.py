@@ -82,7 +82,7 @@ class ControlNetConfig:
             latent_channels=latent_channels,
             blocks=tuple(_blocks(shapes)),
             middle_depth=depth_of(shapes, "middle_block.1"),
-            middle_second="middle_block.2.in_layers.0.weight" in shapes,
+            middle_second=any(name.startswith("middle_block.2.") for name in shapes),
             context=context,
             label=shapes["label_emb.0.0.weight"][1] if "label_emb.0.0.weight" in shapes else None,
             linear=any(len(shape) == 2 for key, shape in shapes.items() if key.endswith(".proj_in.weight")),
