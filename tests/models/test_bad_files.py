@@ -82,7 +82,8 @@ def test_a_pickle_with_code_does_not_run(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("layout", ["ldm", "diffusers", "adapter"])
 @pytest.mark.parametrize(
     "name",
-    ["body.0.body.999999.x", "up_blocks.29999999.resnets.0.x", "up_blocks.29999999.upsamplers.0.conv.weight", "down_blocks.9999.resnets.9999.x",
+    ["body.0.body.999999.x",
+     "up_blocks.29999999.resnets.0.x", "up_blocks.29999999.upsamplers.0.conv.weight", "down_blocks.9999.resnets.9999.x",
      "input_blocks.999999.0.x", f"zero_convs.{'9' * 5000}.0.weight"],
 )  # fmt: skip
 def test_numbers_that_nothing_can_count_up_to_are_damage(
