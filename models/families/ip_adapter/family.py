@@ -175,7 +175,7 @@ def _face(own: Shapes, context: int, kit: Kit) -> nn.Module:
     """Return the projection of a face; own: shapes by the names below `image_proj`."""
     hidden, width = own["proj.0.weight"]
     count, start = _tokens(own["proj.2.weight"][0], context), ASKING[len(PROJECTION) :]
-    if start + "proj_in.weight" not in own:
+    if not any(name.startswith(start) for name in own):
         return Face(width, hidden, context, count, kit)
     inner, feed = own[start + "layers.0.0.to_q.weight"][0], own[start + "layers.0.1.1.weight"][0]
     depth = len({name.split(".")[2] for name in own if name.startswith(start + "layers.")})

@@ -219,6 +219,16 @@ def test_a_lora_that_lacks_a_part_is_damaged(tmp_path: Path) -> None:
         load(state, tmp_path, settings)
 
 
+@pytest.mark.parametrize("name", ["proj_in.weight", "layers.0.0.to_q.weight", "norm_out.weight"])
+def test_a_resampler_that_lacks_a_part_is_damaged(name: str, tmp_path: Path) -> None:
+    """None loads as an adapter without a resampler."""
+    make, settings = UNETS["SD"]
+    state = file_of("plusv2", make(), False)
+    del state[f"image_proj.perceiver_resampler.{name}"]
+    with pytest.raises(DamagedModelError, match=f"lacks .*{name}"):
+        load(state, tmp_path, settings)
+
+
 def test_what_another_encoder_saw_is_refused(tmp_path: Path) -> None:
     make, settings = UNETS["SD"]
     model = load(file_of("face", make(), False), tmp_path, settings)
