@@ -289,3 +289,38 @@ def _run(seeds: range, networks: list[State], tmp_path: Path) -> None:
 @pytest.mark.tries(300, 10_000)
 def test_changed_files_end_in_one_line(networks: list[State], tmp_path: Path, times: int) -> None:
     _run(range(times), networks, tmp_path)
+
+
+@pytest.mark.campaign
+@pytest.mark.tries(8, 10_000)
+def test_a_file_that_lacks_a_weight_is_no_smaller_network(networks: list[State], tmp_path: Path, times: int) -> None:
+    """Sizes and optional parts are told from the names that a file has, so one missing name may hide a part."""
+    path, rng, loaded = tmp_path / "model.safetensors", random.Random(times), 0
+    settings = {"controlstack.heads": "2", "controlstack.norm_groups": "4"}
+    for state in networks:
+        if not {"lora_controlnet", "difference"}.isdisjoint(state):
+            continue  # what these lack is the base's
+        whole = {name: each.contiguous() for name, each in state.items()}
+        told = settings if _loads(path, whole, settings) else {}
+        loaded += _loads(path, whole, told)
+        for name in rng.sample(sorted(state), min(times, len(state))):
+            assert not _loads(path, {key: each for key, each in whole.items() if key != name}, told), name
+    assert loaded == len(networks) - 2
+
+
+def _loads(path: Path, state: State, told: dict[str, str]) -> bool:
+    path.write_bytes(save(state, told))
+    try:
+        load_control_model(path)
+    except ModelError:
+        return False
+    return True
+
+
+def test_a_union_without_its_kinds_is_no_plain_controlnet(networks: list[State], tmp_path: Path) -> None:
+    state = {name: each for name, each in networks[-1].items() if name != "task_embedding"}
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(save(state, {"controlstack.heads": "2", "controlstack.norm_groups": "4"}))
+    for use in (inspect, load_control_model):
+        with pytest.raises(ModelError, match="task_embedding"):
+            use(path)

@@ -25,6 +25,7 @@ from .network import ControlNet
 
 PREFIX = "control_model."  # of the control model in a training checkpoint of the original code
 TASKS = "task_embedding"  # of a union: a row for each kind of hint
+OF_UNIONS = (TASKS, "control_add_embedding.", "spatial_ch_projs.", "transformer_layes.")  # its parts
 
 T = TypeVar("T")
 
@@ -136,8 +137,8 @@ def is_controlnet(names: Collection[str]) -> bool:
 
 
 def is_union(names: Collection[str]) -> bool:
-    """Return whether a ControlNet is one for several kinds of hints, which `union.py` reads."""
-    return not {TASKS, PREFIX + TASKS}.isdisjoint(names)
+    """Return whether a ControlNet is one for several kinds of hints, which `union.py` reads, whole or damaged."""
+    return any(name.removeprefix(PREFIX).startswith(OF_UNIONS) for name in names)
 
 
 def _is_diffusers(names: Collection[str]) -> bool:
