@@ -18,6 +18,7 @@ from ..core.errors import HostError
 from ..core.files import read_json
 from ..core.network.base import LATENT, SD1_CONTEXT, SD2_CONTEXT, SDXL_CONTEXT, BaseWeights
 from ..models.files.finding import of_cache
+from ..models.guard import shown
 from ..models.naming import to_ldm
 from ..preprocessors.networks.pool import find_device
 from .folders import load_folder, read_layout
@@ -26,6 +27,7 @@ from .single_file import SD1, SD2, SDXL, load_single_file, read_kind
 
 Image = NDArray[np.uint8]
 FIRST = "input_blocks.0.0.weight"  # of the convolution that reads the latents
+NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")  # of a pipeline
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by the names that people say
 
 
@@ -219,3 +221,13 @@ def context_width(path: Path) -> int | None:
         width = read_json(folder / "unet" / "config.json", "configuration").get("cross_attention_dim")
         return width if isinstance(width, int) else None
     return {SD1: SD1_CONTEXT, SD2: SD2_CONTEXT, SDXL: SDXL_CONTEXT}.get(read_kind(path))
+
+
+def damaged_weight(pipeline: Any) -> str:
+    """Return which weight of a pipeline's networks holds NaN or infinite values, in words; empty if none does."""
+    for part in NETWORKS:
+        network = getattr(pipeline, part, None)
+        for name, weight in () if network is None else network.named_parameters():
+            if weight.dtype.itemsize > 1 and not weight.is_meta and not bool(torch.isfinite(weight).all()):
+                return f"the weight '{shown(name)}' of the base model's {part}"
+    return ""

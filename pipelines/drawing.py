@@ -14,12 +14,11 @@ from ..core.errors import HostError
 from ..core.firing import Firing
 from ..core.stack import ControlStack
 from ..core.unit import ControlUnit
-from ..models.guard import shown
 from ..units.choices import HiresOption
 from ..units.make import acts_in
 from ..units.request import UnitRequest
 from .attached import Injection, check_units
-from .bases import Base
+from .bases import Base, damaged_weight
 from .clip.encoding import encode
 from .folders import INPAINTING
 from .loras.applied import applied
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 Image = NDArray[np.uint8]
 HIGHEST_ETA = 1 - 1e-6  # where a schedule ends without signal: at 1, rounding makes DDIM take the root of a negative
 GREY = 128  # of no picture
-NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")  # of a pipeline, in which a weight may be damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +173,8 @@ def _draw(
 
 def _why_not_finite(pipeline: Any) -> str:
     """Return where a picture's NaN came from and what to do: a weight of the base that holds one, else the dtype."""
-    for part in NETWORKS:
-        network = getattr(pipeline, part, None)
-        for name, weight in () if network is None else network.named_parameters():
-            if weight.dtype.itemsize > 1 and not weight.is_meta and not bool(torch.isfinite(weight).all()):
-                return f"so does the weight '{shown(name)}' of the base model's {part}: get the base model again"
+    if weight := damaged_weight(pipeline):
+        return f"so does {weight}: get the base model again"
     dtype = pipeline.unet.dtype
     if dtype == torch.float32:
         return "no weight of the base model does, so values grow too large: lower --guidance and the units' weights"

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import DivergedError, HostError
+from ..pipelines.bases import damaged_weight
 from .data.encoding import Row, hint_of, size_of
 from .run import Run
 from .settings import Settings
@@ -145,10 +146,11 @@ def _check_finite(run: Run, loss: float, norm: Tensor | float | None) -> None:
     if math.isfinite(loss) and (run.accelerator.scaler is not None or norm is None or math.isfinite(float(norm))):
         return
     what = f"the loss is {loss}" if not math.isfinite(loss) else "the gradients are not finite"
-    raise DivergedError(
-        f"step {run.step + 1} of {run.settings.steps}: {what}, so the training stops: lower --learning-rate (now "
-        f"{run.settings.learning_rate:g}), raise --warm-up, or use bf16 or no mixed precision"
-    )
+    rate = f"{run.settings.learning_rate:g}"
+    advice = f"lower --learning-rate (now {rate}), raise --warm-up, or use bf16 or no mixed precision"
+    if weight := damaged_weight(run.base):
+        advice = f"{weight} holds NaN or infinite values, so get the base model again"
+    raise DivergedError(f"step {run.step + 1} of {run.settings.steps}: {what}, so the training stops: {advice}")
 
 
 def _share(run: Run, draw: Callable[[int], Tensor]) -> Tensor:

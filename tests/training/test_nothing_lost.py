@@ -71,6 +71,13 @@ def test_weights_change_only_while_all_is_finite(settings: Settings, monkeypatch
     assert run.step == 1
 
 
+def test_a_damaged_base_is_named(settings: Settings) -> None:
+    run = start(settings)
+    run.base.unet.conv_in.weight.data[0] = float("nan")
+    with pytest.raises(DivergedError, match=r"the weight 'conv_in\.weight' of the base model's unet holds NaN"):
+        next(train(run))
+
+
 def test_gradients_that_are_not_finite_change_nothing(settings: Settings) -> None:
     run = start(settings)
     before = weights(run)
