@@ -222,24 +222,24 @@ def test_thick_limbs_follow_the_canvas(side: int, scale: int) -> None:
     assert (canvas[:, side // 2].max(axis=1) > 0).sum() == 8 * scale + 1
 
 
-def peer() -> Any:
+@pytest.fixture
+def theirs(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The drawing functions of controlnet-aux, without the rest of that package and without matplotlib."""
     found = importlib.util.find_spec("controlnet_aux")
     if found is None:
         pytest.skip("needs controlnet-aux, to compare drawings with")
     package = types.ModuleType("peer_of_pose_tests")
     package.__path__ = [f"{found.submodule_search_locations[0]}/open_pose"]
-    sys.modules.setdefault("peer_of_pose_tests", package)
+    monkeypatch.setitem(sys.modules, "peer_of_pose_tests", package)
     body = types.ModuleType("peer_of_pose_tests.body")
     body.BodyResult, body.Keypoint = object, object
-    sys.modules.setdefault("peer_of_pose_tests.body", body)
+    monkeypatch.setitem(sys.modules, "peer_of_pose_tests.body", body)
     colours = types.SimpleNamespace(hsv_to_rgb=lambda hsv: np.array(colorsys.hsv_to_rgb(*hsv)))
-    sys.modules.setdefault("matplotlib", types.SimpleNamespace(colors=colours))
+    monkeypatch.setitem(sys.modules, "matplotlib", types.SimpleNamespace(colors=colours))
     return importlib.import_module("peer_of_pose_tests.util")
 
 
-def test_drawings_equal_those_of_controlnet_aux() -> None:
-    theirs = peer()
+def test_drawings_equal_those_of_controlnet_aux(theirs: Any) -> None:
     poses = crowd()
 
     def fraction(part: Points) -> list[Any]:
