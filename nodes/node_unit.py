@@ -72,6 +72,8 @@ class ControlUnit(io.ComfyNode):
 
         Raises UnitError: a sentence that is returned would be shown once for each of them.
         """
+        if not all(each is None or isinstance(each, int | float) for each in (weight, start, end)):
+            return True  # which the host has told already, with the name of the input
         if weight is not None:
             FIELDS["weight"].check(weight)
         read_reuse("reuse", reuse)

@@ -471,6 +471,17 @@ def test_a_fault_is_said_once_and_marks_no_input_of_another_meaning(comfyui: Hos
     assert said["extra_info"]["exception_type"] in {"controlstack.UnitError", "controlstack.ScheduleError"}
 
 
+@pytest.mark.parametrize(("name", "value"), [("weight", "abc"), ("weight", {"a": 1}), ("start", "early"), ("end", {})])
+def test_what_is_no_number_is_told_at_its_input(comfyui: Host, name: str, value: Any) -> None:
+    with pytest.raises(RunError) as error:
+        controlled(comfyui, **{name: value})
+    (node,) = json.loads(str(error.value))["node_errors"].values()
+    assert [(each["type"], each["extra_info"]["input_name"]) for each in node["errors"]] == [
+        ("invalid_input_type", name)
+    ]
+    assert str(value) in node["errors"][0]["details"]
+
+
 def test_errors_of_a_run_have_their_public_names(comfyui: Host) -> None:
     with pytest.raises(RunError, match=r"\[controlstack\.IncompatibleModelError\]"):
         controlled(comfyui, file="xl")
