@@ -128,9 +128,9 @@ class Once(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         """Take the value of the option."""
-        if getattr(namespace, self.dest) is not None:
-            parser.error(f"{self.option_strings[0]} is given twice, '{getattr(namespace, self.dest)}' and '{values}': "
-                "give one")  # fmt: skip
+        before = getattr(namespace, self.dest)
+        if before is not None:
+            parser.error(f"{self.option_strings[0]} is given twice, '{before}' and '{values}': give one")
         setattr(namespace, self.dest, values)
 
 
