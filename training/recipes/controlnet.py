@@ -30,7 +30,7 @@ class ControlNetRecipe(Recipe):
     """Full ControlNets."""
 
     family, starts, options = FAMILY, (COPY, GAUSSIAN), frozenset({"only_middle", "unlock"})
-    blocks = (ResBlock, TransformerBlock)
+    blocks, needs_heads = (ResBlock, TransformerBlock), True
 
     def create(self, unet: Any, settings: Settings) -> ControlNet:
         network = copy_of_encoder(unet, only_middle=settings.only_middle)

@@ -38,6 +38,7 @@ class Recipe(ABC):
     times: ClassVar[str] = "uniform"  # how times of the noise are drawn
     empty_prompts: ClassVar[float] = choices.EMPTY_PROMPTS  # share of prompts that are left out
     empty_hints: ClassVar[float] = 0.0  # share of hints
+    needs_heads: ClassVar[bool] = False  # its files do not tell heads and groups of narrow bases
     reads_embeddings: ClassVar[bool] = False  # what an image encoder sees, no pictures
     starts: ClassVar[tuple[str, ...]] = ()  # what `--start` may be beside a file
     options: ClassVar[frozenset[str]] = frozenset()  # settings that this family alone has
@@ -112,7 +113,7 @@ class Recipe(ABC):
                 f"'{path.name}' is no {self.family.title}: start from one, or give its --family"
             )
         base = to_ldm(dict(unet.state_dict()))
-        given = settings_of(unet) if self.family.id in NEEDS_HEADS else {}
+        given = settings_of(unet) if self.needs_heads else {}
         model = load_control_model(path, settings=given, base_state=base, dtype=torch.float32)
         self.check_model(model, path)
         check_fits(model.name, model.base, base_of(unet))
@@ -139,7 +140,6 @@ class Recipe(ABC):
 
 OWN = frozenset({"only_middle", "unlock", "kinds"})  # settings that not every family has
 OWN_OPTIONS = {"kinds": "--kind"}  # where the command line calls a setting otherwise
-NEEDS_HEADS = frozenset({"controlnet", "union", "uni-controlnet"})
 
 
 @torch.no_grad()
