@@ -26,8 +26,8 @@ class Base:
     def name(self) -> str:
         if self.context in _NAMES:
             return _NAMES[self.context]
-        if self.context is None and self.blocks is not None:
-            return {12: "SD 1.x or 2.x", 9: "SDXL"}.get(len(self.blocks), "an unknown base model")
+        if self.context is None:
+            return {12: "SD 1.x or 2.x", 9: "SDXL"}.get(len(self.blocks or ()), "an unknown base model")
         return f"a base model with context width {self.context}"
 
 

@@ -39,7 +39,7 @@ GET = """examples:
 """
 INSPECT = """examples:
   controlstack inspect control_v11p_sd15_canny.safetensors
-  controlstack inspect models/controlnet-depth --json
+  controlstack inspect models/ControlNet models/controlnet-depth --json
 """
 UNITS = """examples:
   controlstack units --options
@@ -208,7 +208,8 @@ def add_get(parser: argparse.ArgumentParser) -> None:
 def add_inspect(parser: argparse.ArgumentParser) -> None:
     """Add the options of `inspect`."""
     parser.epilog = INSPECT
-    parser.add_argument("file", type=path_of, help="a control model: a file, or a folder of diffusers")
+    told = "a control model, that is a file or a folder of diffusers, or a folder with many"
+    parser.add_argument("files", nargs="+", type=path_of, metavar="PATH", help=told)
     parser.add_argument("--json", action="store_true", help="print everything, for programs")
     parser.add_argument(
         "--values", action="store_true", help="read all weights too, and refuse those that are not finite"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +13,12 @@ from ..page.serving import run_serve
 from . import arguments
 from .arguments import AUTO, PACKAGES
 from .generating import run_generate
+from .inspecting import run_inspect
+from .paths import check_path
 
 if TYPE_CHECKING:
     from ...preprocessors.perform import Runtime
 
-STANDARD_INPUT = "-"  # as other programs call it
 SHOWN = 5  # names in a message
 
 
@@ -32,7 +32,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         ("preprocess", "turn pictures into hints", arguments.add_preprocess, _preprocess),
         ("serve", "open a page in the browser: units, pictures, comparisons, an API", add_serve, run_serve),
         ("get", "get models by name, and packages and weights of preprocessors", arguments.add_get, _get),
-        ("inspect", "say what a control model file is", arguments.add_inspect, _inspect),
+        ("inspect", "say what control model files are", arguments.add_inspect, run_inspect),
         ("units", "say what a --unit may hold, as a table", arguments.add_units, _units),
     )
     for name, told, add, run in table:
@@ -83,7 +83,7 @@ def _get_model(name: str) -> None:
 def _again(args: argparse.Namespace) -> int:
     from ...preprocessors.images import check_folder
 
-    _check_path(args.picture, "picture")
+    check_path(args.picture, "picture")
     check_folder(args.output)
 
     from .again import draw_again
@@ -113,43 +113,6 @@ def _units(args: argparse.Namespace) -> int:
     return 0
 
 
-def _inspect(args: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    _check_path(args.file, "model")
-
-    from ...models.files.loading import read_tensors
-    from ...models.registry import inspect
-
-    found = asdict(inspect(args.file))
-    if args.values:
-        found["values"] = f"{len(read_tensors(args.file))} weights were read, and all are finite"
-    if args.json:
-        print(json.dumps(found, indent=2))
-        return 0
-    for name, value in found.items():
-        print_line(f"{name:<12}{_short(value)}")
-    return 0
-
-
-def _check_path(path: Path, what: str) -> None:
-    """Raise FileError for a path that leads nowhere, before anything that takes seconds is imported."""
-    from ...core.errors import FileError
-
-    if str(path) == STANDARD_INPUT:
-        raise FileError(f"a {what} cannot be read from standard input ({path}): write it into a file, and give that")
-    if not path.exists():
-        raise FileError(f"there is no {what} {path}: check the path")
-
-
-def _short(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={each}" for key, each in value.items()) or "none"
-    if isinstance(value, (tuple, list)):
-        return f"{len(value)}: {', '.join(map(str, value[:5]))}" if value else "nothing"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def _preprocess(args: argparse.Namespace) -> int:
     from ...core.errors import PreprocessorError
     from ...preprocessors import find
@@ -173,7 +136,7 @@ def _preprocess(args: argparse.Namespace) -> int:
     preprocessor = find(args.preprocessor)
     check_used(args, preprocessor)
     if len(args.sources) == 1 and not is_pattern(args.sources[0]):
-        _check_path(args.sources[0], "picture")
+        check_path(args.sources[0], "picture")
     from .preprocessing import Job, run_job
 
     job = Job(
