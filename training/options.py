@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..core.arguments import Once
 from ..core.files import path_of
 from . import choices
 from .choices import COPY, GAUSSIAN, OPTIMISERS, PRECISIONS, SCHEDULES, TIMES, UNLOCKS
@@ -121,17 +122,6 @@ def parameters_of(text: str) -> dict[str, float]:
         except ValueError:
             raise PreprocessorError(f"--hint-parameters holds '{pair}', expected name=number") from None
     return numbers
-
-
-class Once(argparse.Action):
-    """An option of which people expect that several add up: said twice, it is refused, and not taken from the last."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
-        """Take the value of the option."""
-        before = getattr(namespace, self.dest)
-        if before is not None:
-            parser.error(f"{self.option_strings[0]} is given twice, '{before}' and '{values}': give one")
-        setattr(namespace, self.dest, values)
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...core.arguments import Once
 from ...core.files import path_of
 from ...pipelines.schedulers import NAMES as SCHEDULERS
 
@@ -141,10 +142,9 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def _add_start(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("a picture to start from").add_argument
-    add("--image", type=path_of, metavar="PATH", help="a picture, a folder, a pattern or a video")
-    add(
-        "--mask", type=path_of, metavar="PATH", help="redraw only what is white in this picture, of the size of --image"
-    )
+    add("--image", type=path_of, action=Once, metavar="PATH", help="a picture, a folder, a pattern or a video")
+    told = "redraw only what is white in this picture, of the size of --image"
+    add("--mask", type=path_of, action=Once, metavar="PATH", help=told)
     add("--strength", type=float, default=0.75, metavar="0..1", help="how far the picture may change")
 
 
@@ -185,7 +185,8 @@ def add_preprocess(parser: argparse.ArgumentParser) -> None:
     add("--resolution", type=int, metavar="PIXELS", help="short side at which it works (default: as the picture)")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter; repeat it for others")
     add("--seed", type=int, default=0, help="of preprocessors that draw lots")
-    add("--mask", type=path_of, metavar="FILE", help="what is to be invented, in white; for inpaint preprocessors")
+    told = "what is to be invented, in white; for inpaint preprocessors"
+    add("--mask", type=path_of, action=Once, metavar="FILE", help=told)
     add = parser.add_argument_group("output").add_argument
     add("--output", type=path_of, default=Path("hints"), metavar="FOLDER", help="where hints go")
     add("--frames", action="store_true", help="make of a video a folder of pictures")

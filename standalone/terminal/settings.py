@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from ...core.arguments import Once
 from ...core.errors import FileError
 from ...core.files import path_of, read_toml, replacing
 from ...units.request import BETWEEN
@@ -54,8 +55,8 @@ def with_settings(argv: Sequence[str], said: argparse.Namespace) -> list[str]:
         several = isinstance(options[dest], argparse._AppendAction)
         if isinstance(value, list) and not several:
             raise FileError(f"'{file}' has a list as '{name}', expected one value")
-        if several and getattr(said, dest):
-            continue  # what is said replaces a whole list
+        if (several or isinstance(options[dest], Once)) and getattr(said, dest):
+            continue  # what is said replaces a whole list, and an option that may be said but once
         words += _words(file, options[dest].option_strings[-1], name, value)
     return [argv[0], *words, *argv[1:]]
 

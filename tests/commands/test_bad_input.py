@@ -264,6 +264,22 @@ def test_data_that_is_given_twice_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert "--data is given twice, " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "--base", "tiny", "--image", "a.png", "--image", "b.png"],
+        ["generate", "--base", "tiny", "--mask", "a.png", "--mask", "b.png"],
+        ["preprocess", "inpaint_only", "a.png", "--mask", "a.png", "--mask", "b.png"],
+    ],
+    ids=["image", "mask", "preprocess"],
+)
+def test_one_picture_is_not_taken_from_two(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == BAD_INPUT
+    assert "is given twice, 'a.png' and 'b.png': give one" in capsys.readouterr().err
+
+
 def test_nothing_that_is_there_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, folder = tmp_path / "file.safetensors", tmp_path / "folder"
     file.write_bytes(b"somebody's")

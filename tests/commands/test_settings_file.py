@@ -48,11 +48,12 @@ def test_a_run_from_its_own_settings_draws_the_same(tmp_path: Path, monkeypatch:
 
 
 def test_what_is_said_counts_more_than_the_file(tmp_path: Path) -> None:
-    text = 'base = "x"\nsteps = 30\nseed = -1\nprompt = ["a", "b"]\nat-once = 2\nlora = ["d.pt:0.5"]\n'
+    text = 'base = "x"\nsteps = 30\nseed = -1\nprompt = ["a", "b"]\nat-once = 2\nlora = ["d.pt:0.5"]\nimage = "file"\n'
     text += '[[unit]]\nimage = "i"\n'
-    args = parse(tmp_path / "s.toml", text, "--steps", "20", "--prompt", "c")
+    args = parse(tmp_path / "s.toml", text, "--steps", "20", "--prompt", "c", "--image", "said")
     assert (args.steps, args.prompt, args.base, args.at_once) == (20, ["c"], Path("x"), 2)
     assert (args.lora, args.unit, args.seed) == (["d.pt:0.5"], ["image=i"], -1)
+    assert args.image == Path("said")
 
 
 @pytest.mark.parametrize(
