@@ -139,7 +139,7 @@ def inpaint_anything(body: dict[str, Any]) -> dict[str, Any]:
     module.disable_alwayson_scripts_wo_cn(code, p.scripts)
     try:
         values = {
-            "enabled": True, "module": body["module"], "model": next(iter(code.get_models())), "weight": 0.7,
+            "enabled": True, "module": body["module"], "model": body["model"], "weight": 0.7,
             "image": {"image": np.array(picture), "mask": np.array(decode(body["mask"]))}, "low_vram": False,
             "resize_mode": code.ResizeMode.RESIZE, "processor_res": 64, "guidance_start": 0.0, "guidance_end": 1.0,
             "pixel_perfect": True, "control_mode": "Balanced", "threshold_a": 0.5, "threshold_b": 0.5,
