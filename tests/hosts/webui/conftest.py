@@ -87,7 +87,8 @@ def every_oracle(every_name: str, every_models: Path) -> Oracle:
     """Its small checkpoint outside of it."""
     from webui_oracle import Oracle
 
-    return Oracle(every_models, basis=webui_effects.basis_of(every_name))
+    basis, draws = webui_effects.basis_of(every_name), webui_effects.draws_latents(every_name)
+    return Oracle(every_models, basis=basis, draws_latents=draws)
 
 
 @pytest.fixture(scope="session")

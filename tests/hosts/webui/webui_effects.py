@@ -54,6 +54,11 @@ def basis_of(name: str) -> RangeBasis:
     return RangeBasis.WEBUI if name == A1111 else RangeBasis.NOISE
 
 
+def draws_latents(name: str) -> bool:
+    """Whether a program draws latents of a picture from the autoencoder's distribution. reForge takes its mean."""
+    return name != "REFORGE"
+
+
 def draw(host: Host, *units: Wanted, **settings: Any) -> Drawing:
     """A picture with these units, each evaluation recorded."""
     more = {"hr_additional_modules": ["Use same choices"]} if "enable_hr" in settings and host.forge else {}

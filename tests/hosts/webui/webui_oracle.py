@@ -95,9 +95,12 @@ class Place:
 class Oracle:
     """The small world, outside the WebUI."""
 
-    def __init__(self, models: Path, checkpoint: str = webui_world.NAME, basis: RangeBasis = RangeBasis.WEBUI) -> None:
-        """basis: what a range means where a unit does not say so."""
-        self._basis, self._added = basis, 0
+    def __init__(
+        self, models: Path, checkpoint: str = webui_world.NAME, basis: RangeBasis = RangeBasis.WEBUI,
+        *, draws_latents: bool = True,
+    ) -> None:  # fmt: skip
+        """basis: what a range means where a unit does not say so. draws_latents: as `draws_latents` in webui_effects."""
+        self._basis, self._draws, self._added = basis, draws_latents, 0
         self._folder = models / "ControlNet"
         self._models: dict[str, ControlModel] = {}
         path = models / "Stable-diffusion" / f"{checkpoint}.safetensors"
@@ -138,9 +141,9 @@ class Oracle:
 
     @torch.no_grad()
     def encode(self, picture: torch.Tensor) -> torch.Tensor:
-        """Latents by the checkpoint's autoencoder, drawn from its distribution with the seed 0."""
-        moments = _autoencoder(self.path).encode(picture * 2 - 1).latent_dist
-        return moments.sample(torch.Generator().manual_seed(0)) * SCALE
+        """Latents by the checkpoint's autoencoder, drawn from its distribution with the seed 0, or its mean."""
+        found = _autoencoder(self.path).encode(picture * 2 - 1).latent_dist
+        return (found.sample(torch.Generator().manual_seed(0)) if self._draws else found.mode()) * SCALE
 
     def follow(self, model: ControlModel) -> bool:
         """A Control-LoRA reads the weights of the diffusers U-Net."""

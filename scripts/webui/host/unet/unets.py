@@ -32,19 +32,19 @@ def base_of(unet: Any) -> Base:
 
 
 def locate_in(unet: Any) -> Locate:
-    """Return where the points of a U-Net are."""
+    """Return where the points of a U-Net are: at the layers of its blocks, for reForge and Classic call those alone."""
     widths = base_of(unet).blocks or ()
     blocks = {Block.INPUT: unet.input_blocks, Block.MIDDLE: [unet.middle_block], Block.OUTPUT: unet.output_blocks}
 
     def locate(point: Point) -> Site:
         if point.part is Part.SKIP:
             decoder = unet.output_blocks[len(unet.output_blocks) - 1 - point.index]
-            return Site(decoder, Value.LAST_CHANNELS, widths[point.index])
+            return Site(decoder[0], Value.LAST_CHANNELS, widths[point.index])
         if point.part is Part.ONWARD:
-            return Site([*unet.input_blocks, unet.middle_block][point.index + 1], Value.INPUT)
+            return Site([*unet.input_blocks, unet.middle_block][point.index + 1][0], Value.INPUT)
         block = blocks[point.block][point.index]
         if point.part is Part.STREAM:
-            return Site(block, Value.OUTPUT)
+            return Site(block[-1], Value.OUTPUT)
         transformer = next(layer for layer in block if hasattr(layer, "transformer_blocks"))
         return attention_site(transformer.transformer_blocks[point.depth], point.part)
 
