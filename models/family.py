@@ -92,6 +92,10 @@ class Family(ABC, Generic[Network, Options]):
         """Return the settings in diffusers' configuration of a model."""
         return {}
 
+    def of_metadata(self, metadata: Mapping[str, str]) -> Mapping[str, object]:
+        """Return the settings that the program which trained a model wrote into its file, by our names."""
+        return {}
+
     def unsaid(self) -> Options:
         """Return settings that any network takes, for what does not depend on them."""
         return self.settings()
@@ -143,13 +147,13 @@ class Family(ABC, Generic[Network, Options]):
     def offered(self, header: Header) -> tuple[Option, ...]:
         """Return what units may tell the network of a file."""
         with guard(header.name):
-            settings = read_settings(self.settings, header, None, self.of_config)
+            settings = read_settings(self.settings, header, None, self.of_config, self.of_metadata)
             return self.offers(self._renamed(without_scales(header.shapes), header.name), settings)
 
     def describe(self, header: Header, given: Mapping[str, object] | None = None) -> Description:
         """Describe a file without reading its tensors. given: the user's settings."""
         with guard(header.name):
-            settings = read_settings(self.settings, header, given, self.of_config)
+            settings = read_settings(self.settings, header, given, self.of_config, self.of_metadata)
             shapes = self._renamed(without_scales(header.shapes), header.name)
             expected = self.in_file(self._create(shapes, settings, STANDARD), shapes)
             self._check_meaning(expected, self._renamed(without_scales(header.dtypes), header.name), header.name)

@@ -17,6 +17,7 @@ Test = Callable[["Names"], bool]
 
 FEW = 3  # names in a message
 QWEN_21 = 129  # inputs of its control: latents of the hint and of the picture, 64 each, and a mask
+ANIMA, PIXELS = "lllite_conditioning1", (3, 4)  # of ControlLLLite for Anima: its trunk, and the channels of a hint
 HOST = "in ComfyUI load it with 'Load ControlNet Model', whose output ControlStack's units take"
 PATCH = "in ComfyUI load it with 'Load Model Patch' and the node of its name"
 BASE = "load it as the base model"
@@ -67,10 +68,9 @@ class Names:
 # Control networks of other kinds. They are asked for first, since some of them look like ours.
 CONTROLS: tuple[tuple[Test, str], ...] = (
     (
-        lambda n: n.under("lllite_conditioning1") or n.under("lllite_modules") or n.first("lllite_dit_"),
-        "a ControlLLLite model for Anima, which is no control of a U-Net: in ComfyUI load it with 'Load Model Patch' "
-        "and apply it with 'Apply Anima LLLite', which 'Control of a Model Patch' then weighs as a unit; in Forge Neo "
-        "switch its built-in ControlNet on and this one off",
+        lambda n: n.under("lllite_modules") or _of_another_version(n),
+        "a ControlLLLite model for Anima in another form than version 2 with a hint of pixels, the one that is read: "
+        "get it in that version, or use its own nodes in ComfyUI",
     ),
     (lambda n: n.under("control_all_x_embedder"), f"a Z-Image Fun ControlNet: {PATCH}"),
     (
@@ -259,6 +259,12 @@ def no_control(shapes: Shapes) -> str:
         if what := next((what for test, what in OTHERS if test(names)), None):
             return what
     return f"a file of an unknown kind (it holds {', '.join(map(shown, list(shapes)[:FEW])) or 'nothing'})"
+
+
+def _of_another_version(names: Names) -> bool:
+    """Return whether a ControlLLLite for Anima is not of version 2, or reads no pixels, of a hole neither."""
+    trunk, modules = names.under(ANIMA), names.first("lllite_dit_")
+    return (trunk or modules) and not (modules and names.width(f"{ANIMA}.conv1.weight") in PIXELS)
 
 
 def _starts(name: str) -> Iterable[str]:

@@ -27,6 +27,7 @@ from .families import (
 )
 from .families.controlnet import family as controlnet
 from .families.ip_adapter import family as ip_adapter
+from .families.lllite_anima import family as lllite_anima
 from .families.uni import family as uni
 from .family import Description, Family, Shapes
 from .files.loading import Header, ModelFile, open_model, read_header
@@ -52,6 +53,7 @@ REGISTRY: tuple[Family[Any, Any], ...] = (
     control_lora.FAMILY,
     ctrlora.FAMILY,
     lllite.FAMILY,
+    lllite_anima.FAMILY,
     fooocus.FAMILY,
 )
 
@@ -140,7 +142,7 @@ def load_open(
     target: `dtype`, `compute` and `device`.
     """
     family, prefix = _recognise(file.header)
-    given = read_settings(family.settings, file.header, settings, family.of_config)
+    given = read_settings(family.settings, file.header, settings, family.of_config, family.of_metadata)
     path, state = file.header.path, below(file.tensors(), prefix)
     name = path.stem if path.is_file() else path.name
     with naming(file.header.name):

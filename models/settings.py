@@ -108,6 +108,25 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True)
+class Wholes:
+    """Whole numbers between two bounds, with commas between, or a list of them; read as a text."""
+
+    minimum: int
+    maximum: int
+
+    @property
+    def expected(self) -> str:
+        return f"whole numbers from {self.minimum} to {self.maximum}, with commas between"
+
+    def read(self, value: object) -> str:
+        parts = value.split(",") if isinstance(value, str) else cast(Iterable[object], value)
+        numbers = [Whole(self.minimum, self.maximum).read(part) for part in parts]
+        if not numbers:
+            raise ValueError
+        return ",".join(map(str, numbers))
+
+
+@dataclass(frozen=True, slots=True)
 class FileName:
     """The name of a file in the model's own folder."""
 

@@ -30,6 +30,7 @@ class Value(Enum):
     OUTPUT = "output"  # what it returns, or the first of what it returns
     INPUT = "input"  # its first argument
     LAST_CHANNELS = "last channels"  # of its first argument: a decoder block receives its stream and the skip as one
+    TOKENS = "tokens"  # its first argument [B, ..., C], seen as [B, N, C]: some transformers keep their tokens as maps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,7 +181,12 @@ def check_delta(model: ControlModel, base: Mapping[str, tuple[int, ...]]) -> Non
 
 def _change(patches: Patches, site: Site, change: Callable[[Tensor], Tensor | None]) -> None:
     """Add to a value what `change` returns for it, unless that is None."""
-    hooks = {Value.OUTPUT: _after, Value.INPUT: _before, Value.LAST_CHANNELS: _before_channels}
+    hooks = {
+        Value.OUTPUT: _after,
+        Value.INPUT: _before,
+        Value.LAST_CHANNELS: _before_channels,
+        Value.TOKENS: _before_tokens,
+    }
     if site.seen is not None:
         change = _of_another(patches, site.seen, change)
     patches.hook(hooks[site.value](site, change))
@@ -229,6 +235,14 @@ def _before_channels(site: Site, change: Callable[[Tensor], Tensor | None]) -> H
             part.add_(added)
 
     return site.module.register_forward_pre_hook(hook)
+
+
+def _before_tokens(site: Site, change: Callable[[Tensor], Tensor | None]) -> Handle:
+    def of_tokens(x: Tensor) -> Tensor | None:
+        added = change(x.flatten(1, -2))
+        return None if added is None else added.reshape(x.shape)
+
+    return _before(site, of_tokens)
 
 
 def _first(output: Any) -> Tensor:

@@ -14,6 +14,12 @@ blocks from the inside out. What stands at a point is
     prompt      the prompt itself, [B, T, D]; what is put there are further tokens
     vector      the vector condition, [B, A], which SDXL makes of the pooled prompt and of sizes; what is put there,
                 [B, D], stands in place of its first D values, the pooled prompt
+
+A transformer counts its blocks from the first to the last (`Block.LAYER`). What stands there are the tokens of the
+picture, [B, N, C], row by row, however the network lays them out: attn1 is the self-attention of a block, attn2 its
+cross-attention, and
+
+    mlp         what the first projection of a block's MLP receives
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ class Block(Enum):
     INPUT = "input"  # encoder
     MIDDLE = "middle"
     OUTPUT = "output"  # decoder
+    LAYER = "layer"  # a block of a transformer
     PROMPT = "prompt"
     VECTOR = "vector"
 
@@ -47,6 +54,7 @@ class Part(Enum):
     ATTN2_V = "attn2.v"
     ATTN2_HEADS = "attn2.heads"
     ATTN2_OUT = "attn2.out"
+    MLP = "mlp"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,29 +8,38 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...core.errors import ModelError
-from ..guard import guard, shown
+from ..guard import guard, naming, shown
 from ..settings import Settings, kinds_of, nearest, read
 from .finding import CONFIG, SMALL, find_config, read_table
 from .loading import Header
 
 S = TypeVar("S", bound=Settings)
 OfConfig = Callable[[Mapping[str, Any]], Mapping[str, object]]
+OfMetadata = Callable[[Mapping[str, str]], Mapping[str, object]]
 
 PREFIX = "controlstack."  # of our settings in a file's metadata
 log = logging.getLogger("controlstack")
 
 
 def read_settings(
-    cls: type[S], header: Header, given: Mapping[str, object] | None = None, of_config: OfConfig | None = None
+    cls: type[S],
+    header: Header,
+    given: Mapping[str, object] | None = None,
+    of_config: OfConfig | None = None,
+    of_metadata: OfMetadata | None = None,
 ) -> S:
     """Return a model's settings; of several sources the last one wins: metadata, diffusers' configuration, JSON, user.
 
-    given: the user's word. of_config: what a family reads from diffusers' configuration.
+    given: the user's word. of_config: what a family reads from diffusers' configuration. of_metadata: and from what the
+    program that trained it wrote into a file.
     ModelError for unknown names and wrong values. A JSON file of another program is left alone, with a warning.
     """
     with guard(header.name):
         known, what = kinds_of(cls), f"'{header.name}'"
-        sources = (_of_metadata(header, known), _of_diffusers(header, of_config), _beside(header.path, known))
+        with naming(header.name):
+            theirs: Mapping[str, object] = {} if of_metadata is None else of_metadata(header.metadata)
+        ours = _of_metadata(header, known)
+        sources = (theirs, ours, _of_diffusers(header, of_config), _beside(header.path, known))
         said: dict[str, object] = {}
         for source in (*sources, given or {}):  # null is no word on a setting: what an earlier source says of it stays
             said |= {key: value for key, value in source.items() if value is not None or key not in said}

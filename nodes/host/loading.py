@@ -25,13 +25,18 @@ from ...models.fileless.making import make_fileless
 from ...models.files.loading import Header, open_model
 from ...models.kinds.fileless import FILELESS
 from ...models.layers import Kit
-from ...models.registry import load_open
+from ...models.registry import load_open, made_for
 from ...units.convention import said_by
 from .control import LoadedControl
 from .files import path_of
 from .member import Own
 
 _log = logging.getLogger("controlstack")
+
+PATCH = (
+    "load it with 'Load Model Patch' and apply it with 'Apply Anima LLLite', which 'Control of a Model Patch' then "
+    "weighs as a unit"
+)
 
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}  # as safetensors files name them
 
@@ -79,6 +84,8 @@ def _own(path: Path, base: Any, device: torch.device) -> Own:
     the host can keep them where it wants and cast them as they are used.
     """
     with open_model(path) as file:
+        if made_for(file.header).transformer is not None:
+            raise UnsupportedModelError(f"'{file.header.name}' is a control of a transformer, and of no U-Net: {PATCH}")
         dtype = memory.unet_dtype(model_params=-1, weight_dtype=_dtype_of(file.header))
         compute = memory.unet_manual_cast(dtype, device)
         model = load_open(

@@ -6,7 +6,7 @@ is and what its hints show is read from its header; a file that cannot be used s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -128,11 +128,18 @@ def _fitting_first(models: Mapping[str, Known], bases: Sequence[Path]) -> dict[s
     widths = {context_width(path) for path in bases}
     told = {
         name: replace(each, unfit=f"for {each.made_for.name}")
-        if each.made_for is not None and not widths & {None, each.made_for.context} and each.made_for.context
+        if each.made_for is not None and not _fits_one(each.made_for, widths)
         else each
         for name, each in models.items()
     }
     return dict(sorted(told.items(), key=lambda pair: bool(pair[1].unfit)))
+
+
+def _fits_one(made_for: Base, widths: Collection[int | None]) -> bool:
+    """Return whether a model may fit one of the base models, which are U-Nets with prompts of these widths."""
+    if made_for.transformer is not None:
+        return False
+    return made_for.context is None or None in widths or made_for.context in widths
 
 
 def _named(folders: Sequence[Path], refusals: list[str]) -> dict[str, Path]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import anima_world
 import control_files
 import webui_world
+from safetensors.torch import save_file
 from webui_oracle import Wanted
 from webui_units import HALF, unit
 
@@ -27,10 +29,11 @@ UNITS: Mapping[str, Wanted] = {
     "style adapter": unit(file="style", module="t2ia_style_clipvision", weight=0.8),
 }
 TOKENS = ("style adapter", "Uni-ControlNet, content")  # what stands beside the prompt has no place in the picture
+TRANSFORMER = "anima"  # a file for a transformer, which no unit of these hosts acts on
 
 
 def write_families(controls: Path, encoders: Path, heads: int = webui_world.HEADS) -> None:
-    """Write the file of each, and the image encoders that some read."""
+    """Write the file of each, one for no U-Net, and the image encoders that some read."""
     control_files.write_all(controls, heads=heads)
     control_files.write_controlnext(controls)
     control_files.write_lllite(controls)
@@ -39,6 +42,7 @@ def write_families(controls: Path, encoders: Path, heads: int = webui_world.HEAD
     control_files.write_ctrlora(controls, heads=heads)
     control_files.write_unions(controls, heads=heads)
     control_files.write_uni(controls, heads=heads)
+    save_file(anima_world.state(), controls / f"{TRANSFORMER}.safetensors")
     control_files.write_encoders(encoders)
 
 

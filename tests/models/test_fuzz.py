@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anima_world
 import pytest
 import torch
 from controlstack.core.errors import ModelError
@@ -168,6 +169,7 @@ def networks() -> list[State]:
         _instant_id(),
         _controlnet_xs(),
         _control_lora(control),
+        anima_world.state(branches=4),
         _union(),
     ]
 

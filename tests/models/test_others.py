@@ -50,7 +50,10 @@ CLASSES: dict[str, tuple[dict[str, Any], str]] = {  # a class of diffusers: (its
     "AutoencoderTiny": ({}, "TAESD"),
 }
 NAMES: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {  # files of other projects: (some names, words)
-    "LLLite, Anima": ({"lllite_conditioning1.conv1.weight": (4,)}, "ControlLLLite model for Anima"),
+    "LLLite, Anima, latents": (
+        {"lllite_conditioning1.conv1.weight": (4, 16, 4, 4), "lllite_dit_blocks_0_mlp_layer1.up.weight": (4,)},
+        "ControlLLLite model for Anima in another form",
+    ),
     "LLLite, old Anima": ({"lllite_modules.0.down.weight": (4,)}, "ControlLLLite model for Anima"),
     "Qwen Fun": (
         {"control_img_in.weight": (4, 132), "control_blocks.0.after_proj.weight": (4,)},
@@ -119,7 +122,9 @@ NAMES: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {  # files of other p
     "ControlNeXt, companion": (
         {"down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0.weight": (4,)}, "what a ControlNeXt changes",
     ),
-    "Anima LLLite": ({"lllite_conditioning1.conv1.weight": (4,)}, "apply it with 'Apply Anima LLLite'"),
+    "LLLite, Anima, trunk alone": (
+        {"lllite_conditioning1.conv1.weight": (4, 3, 4, 4)}, "or use its own nodes in ComfyUI",
+    ),
     "CLIP": ({"embeddings.token_embedding.weight": (4,)}, "text encoder"),
     "FLUX.1, one file": ({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (4,)}, "checkpoint"),
     "FLUX.1, model alone": ({"double_blocks.0.img_attn.qkv.weight": (4,)}, "base model"),

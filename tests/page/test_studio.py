@@ -16,7 +16,7 @@ import pytest
 import torch
 from controlstack.cli import _parser
 from controlstack.core.errors import ControlError, FileError, HostError, UnitError
-from controlstack.core.network.base import Base
+from controlstack.core.network.base import Base, Transformer
 from controlstack.models.registry import load_control_model
 from controlstack.pipelines import tiny_world
 from controlstack.pipelines.bases import load_base
@@ -77,13 +77,16 @@ def test_loras_come_by_name_alone(library: Library, tmp_path: Path) -> None:
         make_job(library, {**SHORT, "loras": "detail"}, [])
 
 
-def test_models_of_other_bases_come_last_and_are_not_chosen(library: Library) -> None:
+@pytest.mark.parametrize(
+    ("base", "name"), [(Base(context=2048), "SDXL"), (Base(transformer=Transformer(2048, 28)), "Anima")]
+)
+def test_models_of_other_bases_come_last_and_are_not_chosen(library: Library, base: Base, name: str) -> None:
     canny = library.models["canny"]
     assert canny.unfit == "" and canny.made_for is not None
-    models = {"canny": replace(canny, made_for=Base(context=2048)), "color": library.models["color"]}
+    models = {"canny": replace(canny, made_for=base), "color": library.models["color"]}
     found = replace(library, models=_fitting_first(models, [tiny_world.BASE]))
     assert list(found.models) == ["color", "canny"]
-    assert found.models["canny"].label.endswith("– for SDXL")
+    assert found.models["canny"].label.endswith(f"– for {name}")
     assert offers.choose_type(found, "Canny").model != "canny"
     assert ("canny" in [name for _, name in offers.models(found, "All")]) is True
 

@@ -17,6 +17,7 @@ from ....core.errors import HostError
 from ....core.network.base import BaseWeights
 from ....core.schedule import RangeBasis
 from .unet.attachment import Answers, Attachment
+from .unet.kinds import acts_on
 from .unet.patched import Patched
 from .unet.tiles import Tiles
 from .unet.unets import layer_of
@@ -52,12 +53,12 @@ class Forge(WebUI):
 
     @property
     def unet(self) -> Any:
-        """Return the U-Net inside the patcher; HostError for another kind of network."""
+        """Return the network inside the patcher; HostError for a kind that units do not act on."""
         network = self._objects.unet.model.diffusion_model
-        if not hasattr(network, "output_blocks"):
+        if not acts_on(network):
             raise HostError(
                 f"the base model is a {type(network).__name__}, and units act on the U-Nets of SD 1.x, SD 2.x and "
-                "SDXL: choose such a checkpoint, or switch the units off"
+                "SDXL, and on Anima: choose such a checkpoint, or switch the units off"
             )
         return network
 

@@ -39,7 +39,7 @@ class Latents:
         model = shared.sd_model
         with torch.no_grad(), devices.autocast():
             moments = model.encode_first_stage((picture * 2 - 1).to(devices.device, devices.dtype_vae))
-            latents = model.get_first_stage_encoding(moments)
+            latents = without_frames(model.get_first_stage_encoding(moments))
         if bool(torch.isnan(latents).any()):
             raise HostError("the autoencoder made NaN of the control image: start the WebUI with --no-half-vae")
         return latents
@@ -61,3 +61,18 @@ class Latents:
     def forget(self) -> None:
         """Forget the latents of this run's pictures."""
         self._encoded.clear()
+
+
+def without_frames(latents: Tensor) -> Tensor:
+    """Return latents [B, C, h, w]: autoencoders of films have an axis of frames before, of which a picture has one.
+
+    HostError for more frames, since units act on pictures.
+    """
+    if latents.ndim < 5:
+        return latents
+    if latents.shape[2] != 1:
+        raise HostError(
+            f"the base model draws {latents.shape[2]} frames, and units act on pictures: draw one frame, or switch the "
+            "units off"
+        )
+    return latents[:, :, 0]

@@ -19,8 +19,6 @@ from ..host.unet.tiles import cut
 from .needs import Host
 from .passes import Pass, Passes
 
-LAST_TIMESTEP = 999.0  # of the noise schedules of SD 1.x, SD 2.x and SDXL
-
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -129,7 +127,7 @@ def _step(call: Call, seen: Seen, present: Pass) -> Step:
         timestep=call.timestep,
         context=call.context,
         cond=seen.cond,
-        progress=present.denoising.progress(lambda: 1 - float(call.timestep.flatten()[0]) / LAST_TIMESTEP),
+        progress=present.denoising.progress(call.noise),
         steps=present.denoising.steps,
         y=call.y,
         pictures=pictures_of(seen.cond, each),

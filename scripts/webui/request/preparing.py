@@ -23,7 +23,7 @@ from ....units.request import UnitRequest
 from ....units.webui import infotext
 from ....units.webui.fields import InputMode, UnitArgs, args_of, is_auto, request_of
 from ....units.webui.fileless import is_model
-from ..host.unet.unets import base_of
+from ..host.unet.kinds import base_of
 from ..pictures.embeddings import read_embeddings
 from ..pictures.inputs import Input, choose, seed_of
 from ..pictures.reading import count_pictures, read_mask, rgba_pictures

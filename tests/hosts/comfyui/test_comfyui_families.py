@@ -15,7 +15,7 @@ from comfyui_scene import Scene
 from controlstack.core.schedule import RangeBasis
 from controlstack.preprocessors import find
 from controlstack.units.text import write_options
-from family_units import TOKENS, UNITS, masked, write_families
+from family_units import TOKENS, TRANSFORMER, UNITS, masked, write_families
 from PIL import Image
 from torch import Tensor
 from webui_host import Evaluation, Picture, read_record
@@ -134,3 +134,10 @@ def test_little_memory_draws_the_same(short_of_memory: Host, comfyui: Host, fami
     there, here = drawn(short_of_memory), drawn(comfyui)
     # Weights that are cast lie elsewhere in memory, by which processors choose how they sum.
     assert (there - here).abs().max() <= TOLERANCE * here.abs().max()
+
+
+def test_a_control_of_a_transformer_is_left_to_the_hosts_own_nodes(comfyui: Host) -> None:
+    scene = Scene()
+    scene.apply(scene.unit(scene.ours(TRANSFORMER), scene.picture()))
+    with pytest.raises(RunError, match=r"'anima\S*' is a control of a transformer.*'Apply Anima LLLite'"):
+        scene.draw(comfyui)

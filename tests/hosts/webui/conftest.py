@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import control_files
 import forge_world
+import neo_world
 import pytest
 import webui_effects
 import webui_host
@@ -140,6 +141,40 @@ def ours(program: Path, forge_models: Path, tmp_path_factory: pytest.TempPathFac
 def theirs(program: Path, forge_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webui_host.Host]:
     """The running program as it comes."""
     with forge_world.started(program, tmp_path_factory.mktemp("forge-own"), forge_models, built_in=True) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def neo_path() -> Path:
+    """The folder of Forge Neo."""
+    path = webui_host.find_neo()
+    if path is None:
+        pytest.skip("no Forge Neo: set NEO_PATH to its folder (and NEO_PYTHON to its Python)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def neo_models(neo_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Anima, and control models for it."""
+    models = tmp_path_factory.mktemp("neo-models")
+    neo_world.write_models(neo_path, models)
+    return models
+
+
+@pytest.fixture(scope="session")
+def neo(neo_path: Path, neo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webui_host.Host]:
+    """Forge Neo on it, with our extension, and its own ControlNet switched off."""
+    base = tmp_path_factory.mktemp("neo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SD_WEBUI_LOG_LEVEL", "INFO")  # it shows nothing but errors otherwise
+        with neo_world.started(neo_path, base, neo_models, built_in=False) as host:
+            yield host
+
+
+@pytest.fixture(scope="session")
+def neo_own(neo_path: Path, neo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webui_host.Host]:
+    """Forge Neo on it, as it comes."""
+    with neo_world.started(neo_path, tmp_path_factory.mktemp("neo-own"), neo_models, built_in=True) as host:
         yield host
 
 

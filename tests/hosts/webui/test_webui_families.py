@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import trained_units
-from family_units import UNITS, masked
+from family_units import TRANSFORMER, UNITS, masked
 from webui_effects import A1111, check, draw, same, started
-from webui_host import Drawing, Host
+from webui_host import Drawing, Host, RequestError
 from webui_oracle import Oracle
+from webui_units import unit
 
 
 @pytest.mark.parametrize("family", UNITS)
@@ -28,6 +29,13 @@ def test_a_uni_controlnet_reads_the_content_that_another_unit_of_it_shows(
     wanted = UNITS["Uni-ControlNet"], UNITS["Uni-ControlNet, content"]
     check(draw(every_host, *wanted, batch_size=2), every_oracle, *wanted)
     assert every_host.count()["hooks"] == 0
+
+
+def test_a_control_of_a_transformer_is_refused_by_both_sides(every_host: Host, every_plain: Drawing) -> None:
+    words = r"'anima' was trained for .* blocks of tokens 32 wide\), the loaded checkpoint is .* \(a U-Net\).*Forge Neo"
+    with pytest.raises(RequestError, match=words):
+        draw(every_host, unit(file=TRANSFORMER))
+    assert same(draw(every_host), every_plain)
 
 
 @pytest.fixture(scope="session")  # of a module it would train anew for each host

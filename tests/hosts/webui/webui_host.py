@@ -29,6 +29,7 @@ from safetensors import safe_open
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).parent
 FAMILY = ("FORGE", "REFORGE", "CLASSIC")  # programs with Forge's patcher
+NEO = "NEO"  # Forge Neo, which has transformers too
 START = 300  # seconds that a start may take
 RUN = 120
 READY = "Startup time"  # in the host's output
@@ -120,9 +121,15 @@ def find_forge(name: str = "FORGE") -> Path | None:
     return Path(named) if named and (Path(named) / "modules_forge").is_dir() else None
 
 
+def find_neo() -> Path | None:
+    """Forge Neo, named by NEO_PATH."""
+    named = os.environ.get(f"{NEO}_PATH")
+    return Path(named) if named and (Path(named) / "backend" / "nn" / "anima.py").is_file() else None
+
+
 def name_of(path: Path) -> str:
     """The program in a folder, as the variables for it begin."""
-    return next((name for name in FAMILY if os.environ.get(f"{name}_PATH") == str(path)), "WEBUI")
+    return next((name for name in (*FAMILY, NEO) if os.environ.get(f"{name}_PATH") == str(path)), "WEBUI")
 
 
 def python_of(path: Path) -> str:

@@ -86,7 +86,7 @@ def test_a_hint_that_is_latents_is_encoded_once_and_before_it_is_needed(monkeypa
     assert len(seen) == 1 and seen[0].shape == (1, 3, 64, 64) and -1 <= seen[0].min() < 0 < seen[0].max() <= 1
     call = Call(
         x=torch.zeros(2, 4, 8, 8), timestep=torch.ones(2), context=torch.zeros(2, 3, 6), y=None,
-        evaluate=no_second_evaluation, attend=no_attention,
+        noise=lambda: 0.5, evaluate=no_second_evaluation, attend=no_attention,
     )  # fmt: skip
     (tensor,) = (each for each in evaluations.effects(call).input if each is not None)
     assert len(seen) == 1

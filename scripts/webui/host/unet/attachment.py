@@ -18,8 +18,8 @@ from .....core.errors import IncompatibleModelError
 from .....core.network.effects import Effects
 from .....core.step import Attend, Evaluate
 from .....core.unit import ControlUnit
+from .kinds import base_of
 from .tiles import Tiles
-from .unets import base_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -28,6 +28,7 @@ class Call:
 
     x: Tensor  # [B, C, h, w] latents as the network receives them
     timestep: Tensor  # [B]
+    noise: Callable[[], float]  # progress along the base model's noise schedule: 0 is pure noise, 1 is none
     context: Tensor  # [B, T, D]
     y: Tensor | None  # [B, A] vector condition (SDXL)
     evaluate: Evaluate  # the network alone, without any effect

@@ -13,8 +13,12 @@ import inspect
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from .....core.schedule import Progress, RangeBasis
 
+LAST_TIMESTEP = 999.0  # of the noise schedules of SD 1.x, SD 2.x and SDXL
+HALVINGS, DIGITS = 40, 6  # of an interval until it is a number; decimals that sigmas in fp32 tell apart
 GIVEN_STEPS = {"sigmas", "timesteps", "n"}  # a sampler that takes none of these chooses its steps itself
 
 
@@ -88,6 +92,25 @@ class Denoising:
         if self._first_noise is None:
             self._first_noise = behind
         return max(0.0, (behind - self._first_noise) / (1 - self._first_noise)) if self._first_noise < 1 else 0.0
+
+
+def noise_at(timestep: Tensor) -> float:
+    """Return the progress along the noise schedule of a U-Net at timesteps [B] of one value; waits for the device."""
+    return 1 - float(timestep.flatten()[0]) / LAST_TIMESTEP
+
+
+def noise_at_sigma(sigma: Tensor, to_sigma: Callable[[float], float]) -> float:
+    """Return the progress at which a noise schedule has the sigmas [B] of one value; waits for the device.
+
+    to_sigma: progress in 0..1 -> sigma, never rising, which is what a range means in the program.
+    """
+    wanted, low, high = float(sigma.flatten()[0]), 0.0, 1.0
+    if wanted >= to_sigma(low):
+        return low
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if to_sigma(middle) > wanted else (low, middle)
+    return round(high, DIGITS)
 
 
 def pictures_of(cond: Sequence[bool], each: int) -> tuple[int, ...] | None:

@@ -19,6 +19,7 @@ from .....core.network.points import Point
 from .....core.network.rows import take_rows
 from .attachment import Answers, Attachment, Call
 from .deltas import Deltas
+from .denoiser import noise_at
 from .tiles import Tiles
 from .unets import locate_in
 
@@ -134,6 +135,7 @@ class Injection:
         return Call(
             x=x,
             timestep=timestep,
+            noise=lambda: noise_at(timestep),
             context=context,
             y=y,
             evaluate=self.evaluate_alone,

@@ -1,4 +1,4 @@
-"""The U-Net of a patcher for the length of a pass: one evaluation's shifts on it, and evaluations of it alone."""
+"""The network of a patcher for the length of a pass: one evaluation's shifts on it, and evaluations of it alone."""
 
 from __future__ import annotations
 
@@ -12,35 +12,46 @@ from .....core.network.attach import Patches, attach_shifts, attend_with, record
 from .....core.network.effects import Effects
 from .....core.network.points import MIDDLE, Point
 from .....core.network.rows import take_rows
+from ..latents import without_frames
+from .denoiser import noise_at, noise_at_sigma
+from .kinds import locate_in
 from .shifts import has_patch, write
-from .unets import locate_in
+from .transformers import is_transformer
 
 COND, UNCOND = 0, 1  # in the program's list of what each part of a batch is
 
 
 class Network:
-    """The U-Net that a patcher and all its clones share; model: the program's, around the U-Net."""
+    """The network that a patcher and all its clones share; model: the program's, around it.
+
+    blocks: input blocks of a U-Net; None for a transformer, which takes nothing of what controls answer.
+    """
 
     def __init__(self, model: Any) -> None:
         self._model, self._unet = model, model.diffusion_model
-        self.blocks = len(self._unet.input_blocks)
+        self.blocks = None if is_transformer(self._unet) else len(self._unet.input_blocks)
         self._attached = Patches()  # for one evaluation
         self._watching = Patches()  # until `detach`
         self._watched = False
 
     def inputs(self, x_noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Return latents and time as the U-Net receives them."""
-        schedule = getattr(self._model, "predictor", None) or self._model.model_sampling
-        return schedule.calculate_input(sigma, x_noisy), schedule.timestep(sigma)
+        """Return latents [B, C, h, w] and time [B] as the network receives them. HostError for films."""
+        return without_frames(self._schedule.calculate_input(sigma, x_noisy)), self._schedule.timestep(sigma)
+
+    def noise(self, timestep: Tensor, sigma: Tensor) -> float:
+        """Return the progress along the noise schedule; that of a flow has no timesteps to tell it."""
+        if self.blocks is not None:
+            return noise_at(timestep)
+        return noise_at_sigma(sigma, self._schedule.percent_to_sigma)
 
     def begin(self, options: dict[str, Any]) -> None:
         """Forget the evaluation before: tiles share one call's options, and an interrupt tells nobody."""
         self._attached.eject()
-        write({}, options, self.blocks)
+        write({}, options, self.blocks or 0)
 
     def shift(self, effects: Effects, options: dict[str, Any]) -> None:
         """Make the evaluation whose options these are take the shifts."""
-        write(effects.shifts, options, self.blocks)
+        write(effects.shifts, options, self.blocks or 0)
         rest = {point: shift for point, shift in effects.shifts.items() if not has_patch(point)}
         if not rest:
             return
@@ -86,6 +97,10 @@ class Network:
         self._attached.eject()
         self._watching.eject()
         self._watched = False
+
+    @property
+    def _schedule(self) -> Any:
+        return getattr(self._model, "predictor", None) or self._model.model_sampling
 
     @property
     def _dtype(self) -> torch.dtype:

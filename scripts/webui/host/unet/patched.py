@@ -20,6 +20,7 @@ from .....core.network.attach import Patches
 from .....core.network.effects import Vector
 from .....core.network.lists import Lists, to_lists, to_residuals
 from .....core.network.points import CONDITIONS
+from ..latents import without_frames
 from ..memory import network_of, size_of
 from .attachment import Answers, Attachment, Call
 from .deltas import Deltas
@@ -148,6 +149,7 @@ class PatchedControl(Link):
             Call(
                 x=x,
                 timestep=timestep,
+                noise=lambda: network.noise(timestep, t),
                 context=cond["c_crossattn"],
                 y=cond.get("y"),
                 evaluate=lambda x, rows, points: network.evaluate_alone(x, timestep, rows, points, cond, options),
@@ -175,4 +177,6 @@ class PatchedControl(Link):
             answer = apply(given["input"], given["timestep"], **conditions)
         else:
             answer = inner(apply, {**given, "c": conditions})
-        return self._answers.restore_clean(answer) if self._finishes else answer
+        if not self._finishes:
+            return answer
+        return self._answers.restore_clean(without_frames(answer)).reshape(answer.shape)

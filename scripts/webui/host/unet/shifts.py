@@ -23,10 +23,10 @@ OUT = {"attn1": Part.ATTN1_OUT, "attn2": Part.ATTN2_OUT}
 def has_patch(point: Point) -> bool:
     """Return whether the program has a patch for a point.
 
-    It has none behind the middle block, nor behind the decoder's, and at the heads of attention only one that replaces
-    the attention and may be somebody else's.
+    It has none behind the middle block, nor behind the decoder's, nor in transformers, and at the heads of attention
+    only one that replaces the attention and may be somebody else's.
     """
-    if point.part is Part.ATTN2_HEADS:
+    if point.part is Part.ATTN2_HEADS or point.block is Block.LAYER:
         return False
     return point.part is not Part.STREAM or point.block is Block.INPUT
 

@@ -1,0 +1,1 @@
+"""ControlLLLite for Anima: small networks before the projections of a transformer's blocks."""
