@@ -99,7 +99,7 @@ class Oracle:
         self, models: Path, checkpoint: str = webui_world.NAME, basis: RangeBasis = RangeBasis.WEBUI,
         *, draws_latents: bool = True,
     ) -> None:  # fmt: skip
-        """basis: what a range means where a unit does not say so. draws_latents: as `draws_latents` in webui_effects."""
+        """basis: of ranges where a unit does not say so. draws_latents: as `draws_latents` in webui_effects."""
         self._basis, self._draws, self._added = basis, draws_latents, 0
         self._folder = models / "ControlNet"
         self._models: dict[str, ControlModel] = {}
