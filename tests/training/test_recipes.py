@@ -89,6 +89,7 @@ def test_the_command_line_names_every_recipe() -> None:
         ("ip-adapter", False),
         ("union", True),
         ("uni-controlnet", True),
+        ("controlnet-xs", True),
     ],
 )
 def test_zero_convolutions_add_exactly_nothing_at_first(
@@ -266,6 +267,8 @@ def test_points_are_those_of_the_papers(of_family: Callable[..., Settings]) -> N
     ]
     assert {point.part for point in models["lllite"].points} == projections
     assert [point.part for point in models["ip-adapter"].points] == [Part.ATTN2_HEADS] * 16
+    blocks = [point.block for point in models["controlnet-xs"].points]
+    assert blocks == [Block.INPUT] * 12 + [Block.MIDDLE] + [Block.OUTPUT] * 11
 
 
 def test_controlnext_has_the_published_rates_and_size(settings: Settings) -> None:

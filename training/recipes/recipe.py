@@ -138,7 +138,7 @@ class Recipe(ABC):
         return
 
 
-OWN = frozenset({"only_middle", "unlock", "kinds"})  # settings that not every family has
+OWN = frozenset({"only_middle", "unlock", "kinds", "size_ratio"})  # settings that not every family has
 OWN_OPTIONS = {"kinds": "--kind"}  # where the command line calls a setting otherwise
 
 

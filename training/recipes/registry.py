@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...core.errors import ScheduleError
 from .controlnet import ControlNetRecipe
 from .controlnet_lite import LiteRecipe
+from .controlnet_xs import XSRecipe
 from .controlnext import ControlNeXtRecipe
 from .ip_adapter import IPAdapterRecipe
 from .lllite import LLLiteRecipe
@@ -22,6 +23,7 @@ RECIPES: tuple[Recipe, ...] = (
     IPAdapterRecipe(),
     UnionRecipe(),
     UniRecipe(),
+    XSRecipe(),
 )
 
 

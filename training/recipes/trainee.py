@@ -6,7 +6,7 @@ the U-Net by the same hooks and arguments (`pipelines/attached.py`). So what is 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from ...core.control import ControlModel
 from ...core.network.attach import Patches, attach
-from ...core.network.effects import Accumulator, Effects, Shift
+from ...core.network.base import BaseWeights
+from ...core.network.effects import Accumulator, Effects, Shift, Watch
 from ...core.schedule import progress_at
 from ...core.step import Step
+from ...models.naming import to_ldm
 from ...pipelines.attached import arguments, locate_in, shared_out
 from ..words import Words
 
@@ -71,6 +73,8 @@ class Trainee(nn.Module):
 
     def _effects(self, model: ControlModel, noisy: Tensor, time: Tensor, hint: Tensor, words: Words) -> Effects:
         rows = tuple(range(len(noisy)))
+        if model.follows:
+            model.follow(BaseWeights(lambda name: to_ldm(dict(self.unet.named_parameters())).get(name), id(self.unet)))
         step = Step(
             x=noisy,
             timestep=time,
@@ -81,8 +85,20 @@ class Trainee(nn.Module):
         )
         sums = Accumulator(len(noisy))
         for point, effect in model(step, model.prepare(hint), model.encode(words.context), model.points):
-            if isinstance(effect, Shift):
+            if isinstance(effect, Watch):
+                sums.shift(point, _looking(effect))
+            elif isinstance(effect, Shift):
                 sums.shift(point, effect.function)
-            elif isinstance(effect, Tensor):
+            else:
                 sums.add(point, effect, 1.0, rows)
         return sums.effects()
+
+
+def _looking(watch: Watch) -> Callable[[Tensor], Tensor]:
+    """Return a change that shows what stands at a point, with its gradients, and adds nothing."""
+
+    def look(h: Tensor) -> Tensor:
+        watch.function(h)
+        return h.new_zeros(()).expand_as(h)
+
+    return look
