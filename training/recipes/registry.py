@@ -7,6 +7,7 @@ from .controlnet import ControlNetRecipe
 from .controlnet_lite import LiteRecipe
 from .controlnet_xs import XSRecipe
 from .controlnext import ControlNeXtRecipe
+from .ctrlora import CtrLoraRecipe
 from .ip_adapter import IPAdapterRecipe
 from .lllite import LLLiteRecipe
 from .recipe import Recipe
@@ -24,6 +25,7 @@ RECIPES: tuple[Recipe, ...] = (
     UnionRecipe(),
     UniRecipe(),
     XSRecipe(),
+    CtrLoraRecipe(),
 )
 
 
