@@ -133,6 +133,8 @@ def test_another_base_of_that_name_is_refused(of_family: Made, base: Path, tmp_p
     write_model(start(of_family(FAMILY)), base.with_name("first.safetensors"))
     with pytest.raises(ModelError, match="were not written together"):
         load_control_model(out)
+    with pytest.raises(ModelError, match="were not written together"):
+        start(of_family(FAMILY, start=out))
     save_file(load_file(base), base)  # as the authors' files, it says nothing
     assert load_control_model(out).points
 
@@ -156,6 +158,7 @@ def test_the_published_size_is_trained(settings: Settings) -> None:
     [
         ({"start": "gaussian"}, "--start is 'gaussian', expected copy, a file for ctrlora"),
         ({"rank": 0}, "--rank is 0, expected 1 or more"),
+        ({"rank": 65}, "--rank is 65, expected no more than the 64 channels of the base model"),
         ({"family": "controlnet", "rank": 8}, "--rank is of another family than controlnet"),
     ],
 )

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import DamagedModelError, IncompatibleModelError, ScheduleError, UnsupportedModelError
-from ...models.companions import PAIR
+from ...models.companions import PAIR, check_pair
 from ...models.families.controlnet.config import ControlNetConfig
 from ...models.families.controlnet.family import PREFIX
 from ...models.families.ctrlora import DOWN, FAMILY, LORA, OWN, CtrLoraNet, base_of_small, may_be_new
@@ -115,7 +115,9 @@ class CtrLoraRecipe(Recipe):
             raise ScheduleError("--rank is of new factors, and a small file has its own: leave it out")
         rank = next(shape[0] for name, shape in header.shapes.items() if name.endswith(DOWN))
         network = _network(copy_of_encoder(unet).config, unet, rank).to(torch.float32)
-        _lay(network, base, read_header(base))
+        foundation = read_header(base)
+        check_pair(header, foundation)
+        _lay(network, base, foundation)
         with open_model(path) as file:
             _put(network, FAMILY.rename(unscale(file.tensors(), path.name, None)), path, only_small=True)
         return network
@@ -125,8 +127,10 @@ def _network(config: ControlNetConfig, unet: Any, rank: int | None) -> LowRankNe
     """Return a network for a base model. UnsupportedModelError for one of another kind than SD 1.x."""
     if config.label is not None or "heads" not in settings_of(unet):
         raise UnsupportedModelError("a CtrLoRA is for SD 1.x: give such a base model, or train another family")
-    width = unet.config[WIDTHS_KEY][0]
-    return LowRankNet(config, rank or max(LEAST, min(RANK, RANK * width // PUBLISHED)))
+    first, *_, widest = unet.config[WIDTHS_KEY]
+    if rank is not None and rank > widest:
+        raise ScheduleError(f"--rank is {rank}, expected no more than the {widest} channels of the base model")
+    return LowRankNet(config, rank or max(LEAST, min(RANK, RANK * first // PUBLISHED)))
 
 
 def _lay(network: LowRankNet, path: Path, header: Header) -> None:
