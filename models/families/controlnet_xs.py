@@ -57,7 +57,7 @@ class ControlNetXSSettings(Settings):
 
     heads: int | None = setting(Whole(1, MOST))  # of attention, everywhere
     head_channels: int | None = setting(Whole(1, MOST))  # of the base's heads, where their number differs by level
-    norm_groups: int | None = setting(Whole(1, MOST))  # at most so many
+    norm_groups: int | None = setting(Whole(1, MOST))  # at most so many, but in the middle
     hint_order: str | None = setting(Word(("rgb", "bgr")))
 
 
@@ -101,7 +101,7 @@ class ControlNetXS(nn.Module):
         count = count_children(shapes, "input_blocks")
         grouped = replace(kit, ops=Grouped(ops, lambda channels: _divisor(channels, most)))
         self.input_blocks = nn.ModuleList(_block(shapes, i, settings, grouped) for i in range(count))
-        self.middle_block = _middle(shapes, settings, kit, most)
+        self.middle_block = _middle(shapes, settings, kit)
         self.base_to_ctrl = nn.ModuleList(_convolution(shapes, f"base_to_ctrl.{i}", ops) for i in range(count - 1))
         self.ctrl_to_base = nn.ModuleList(_convolution(shapes, f"ctrl_to_base.{i}", ops) for i in range(count))
         self.middle_in, self.middle_out = (_convolution(shapes, name, ops) for name in ("middle_in", "middle_out"))
@@ -359,9 +359,10 @@ def _block(shapes: Shapes, index: int, settings: ControlNetXSSettings, kit: Kit)
     return nn.ModuleList(layers)
 
 
-def _middle(shapes: Shapes, settings: ControlNetXSSettings, kit: Kit, most: int) -> nn.ModuleList:
+def _middle(shapes: Shapes, settings: ControlNetXSSettings, kit: Kit) -> nn.ModuleList:
+    """Build the middle block, whose groups diffusers does not bound by the configuration: they are always up to 32."""
     out, width = shapes["middle_block.0.in_layers.2.weight"][:2]
-    groups = _divisor(gcd(out, width), most)
+    groups = _divisor(gcd(out, width), STANDARD_GROUPS)
     own = replace(kit, ops=Grouped(kit.ops, lambda _: groups, MIDDLE_EPS))
     name, depth = "middle_block", depth_of(shapes, "middle_block.1")
     layers: list[nn.Module] = [_residual(shapes, f"{name}.{i}", own) for i in (0, 2)]

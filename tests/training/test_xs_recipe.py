@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from controlstack.models.registry import load_control_model
 from controlstack.training import commands
 from controlstack.training.loop import loss_of, train
 from controlstack.training.recipes.controlnet_xs import XSRecipe
-from controlstack.training.recipes.trainee import CONTROL
+from controlstack.training.recipes.trainee import CONTROL, Trainee
 from controlstack.training.results.export import write_folder
 from controlstack.training.results.model import write_model
 from controlstack.training.run import Run
@@ -27,7 +28,18 @@ from safetensors.torch import load_file, save_file
 Made = Callable[..., Settings]
 BLOCKS = 2  # as in the tiny world: the family is defined for two
 FAMILY = "controlnet-xs"
-ROUNDING = 5e-5  # of the largest value, in fp32, through two ways of computing all blocks
+XL: dict[str, Any] = {
+    "sample_size": 16,
+    "cross_attention_dim": 64,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 8 * 6 + 32,
+}
+ROUNDING = 1e-5  # of the largest value, in fp32, through two ways of computing all blocks
 TO_BASE = tuple(f"{CONTROL}{name}" for name in ("ctrl_to_base", "middle_out", "decoder"))
 TO_CONTROL = tuple(f"{CONTROL}{name}" for name in ("base_to_ctrl", "middle_in"))
 
@@ -59,24 +71,45 @@ def test_what_answers_the_base_wakes_first_and_what_hears_it_next(of_family: Mad
 
 @torch.no_grad()
 def test_in_training_it_computes_what_diffusers_does(of_family: Made, tmp_path: Path) -> None:
-    run = start(of_family(FAMILY, steps=2, warm_up=0))
-    generator = torch.Generator().manual_seed(2)
-    for each in run.network.parameters():
-        each.copy_(0.1 * torch.randn(each.shape, generator=generator))
+    run = start(of_family(FAMILY))
+    randomise(run.network)
     (out,) = write_model(run, tmp_path / "xs.safetensors")
     theirs = ControlNetXSAdapter.from_pretrained(write_folder(run, out))
     assert theirs.state_dict().keys() == load_file(out).keys()
-    fused = UNetControlNetXSModel.from_unet(run.base.unet, theirs).eval()
+    compare(run.base.unet, theirs, run.plain, Words(torch.randn(2, 16, 64)))
+
+
+@torch.no_grad()
+def test_over_sdxl_too_whose_vector_condition_it_hears(settings: Settings) -> None:
+    shape: dict[str, Any] = {**XL, "block_out_channels": (32, 64), "attention_head_dim": (2, 4), "norm_num_groups": 8}
+    unet = UNet2DConditionModel(**shape).eval()
+    randomise(unet, 0.05)
+    recipe, own = XSRecipe(), replace(settings, family=FAMILY)
+    randomise(network := recipe.create(unet, own))
+    theirs = ControlNetXSAdapter.from_unet(unet, size_ratio=0.5)
+    theirs.load_state_dict(dict(recipe.state(network)))
+    words = Words(torch.randn(2, 16, 64), {"text_embeds": torch.randn(2, 32), "time_ids": torch.rand(2, 6) * 128})
+    compare(unet, theirs, Trainee(unet, network, recipe.model(network, unet, own)), words)
+
+
+def randomise(network: torch.nn.Module, scale: float = 0.1) -> None:
+    generator = torch.Generator().manual_seed(2)
+    for each in network.parameters():
+        each.data = scale * torch.randn(each.shape, generator=generator)
+
+
+def compare(unet: Any, theirs: Any, trainee: Trainee, words: Words) -> None:
+    """Assert that a base under control predicts what diffusers' fused model does, and not what the base alone does."""
+    fused = UNetControlNetXSModel.from_unet(unet, theirs).eval()
     for name, layer in fused.named_modules():  # which it forgets: the base's residual blocks have another epsilon
         if isinstance(layer, ResnetBlock2D) and "ctrl_" not in name:
-            layer.norm1.eps = layer.norm2.eps = run.base.unet.config.norm_eps
+            layer.norm1.eps = layer.norm2.eps = unet.config.norm_eps
     x, time, hint = torch.randn(2, 4, 16, 16), torch.tensor([10, 600]), torch.rand(2, 3, 128, 128)
-    context = torch.randn(2, 16, 64)
-    expected = fused(x, time, context, hint).sample
-    found, plain = run.plain(x, time, hint, Words(context)), run.base.unet(x, time, context).sample
+    more = {} if words.added is None else {"added_cond_kwargs": words.added}
+    expected, found = fused(x, time, words.context, hint, **more).sample, trainee(x, time, hint, words)
     scale = float(expected.abs().max())
     assert torch.allclose(found, expected, atol=ROUNDING * scale)
-    assert (expected - plain).abs().max() > 1e-2 * scale
+    assert (expected - unet(x, time, words.context, **more).sample).abs().max() > 1e-2 * scale
 
 
 @pytest.mark.parametrize("folder", [False, True])
