@@ -143,8 +143,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     add(
         "--start",
         metavar="copy|gaussian|FILE",
-        help="a copy of the base behind zero convolutions, behind Gaussian ones, or a file to go on from; default: as "
-        "the family starts",
+        help="a copy of the base behind zero convolutions, behind Gaussian ones, or a file to go on from, or, of a "
+        "ctrlora, to train on; default: as the family starts",
     )
     add("--only-middle", action="store_true", help="train the middle residual alone")
     add("--size-ratio", type=float, metavar="SHARE", help="widths of a controlnet-xs by the base's; default: 0.1")
