@@ -56,7 +56,7 @@ def read_delta(path: Path, control: Header, holds: str | None, base: Mapping[str
     of the base U-Net by bare ldm names, which whole weights need.
     """
     with open_model(path) as file:
-        _check_pair(control, file.header)
+        check_pair(control, file.header)
         state = _bare(unscale(file.tensors(), file.header.name, None))
     if not state or not all(each.is_floating_point() for each in state.values()):
         raise DamagedModelError(f"'{shown(path.name)}' holds no weights of a base model: get the file again")
@@ -71,7 +71,7 @@ def read_delta(path: Path, control: Header, holds: str | None, base: Mapping[str
     return WeightDelta(tensors=dict(_differences(state, base)))
 
 
-def _check_pair(control: Header, companion: Header) -> None:
+def check_pair(control: Header, companion: Header) -> None:
     """Raise ModelError for files of which both say with what they were written, and it is not each other."""
     marks = {header.metadata.get(PAIR) for header in (control, companion)} - {None}
     if len(marks) > 1:

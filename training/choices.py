@@ -4,6 +4,7 @@ from __future__ import annotations
 
 FAMILIES = (
     "controlnet", "controlnet-lite", "controlnext", "t2i-adapter", "lllite", "ip-adapter", "union", "uni-controlnet",
+    "controlnet-xs", "ctrlora",
 )  # fmt: skip
 COPY, GAUSSIAN = "copy", "gaussian"  # starts that are no files
 UNLOCKS = ("decoder", "all")  # parts of the base

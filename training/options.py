@@ -133,10 +133,12 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     add(
         "--start",
         metavar="copy|gaussian|FILE",
-        help="a copy of the base behind zero convolutions, behind Gaussian ones, or a file to go on from; default: as "
-        "the family starts",
+        help="a copy of the base behind zero convolutions, behind Gaussian ones, or a file to go on from, or, of a "
+        "ctrlora, to train on; default: as the family starts",
     )
     add("--only-middle", action="store_true", help="train the middle residual alone")
+    add("--size-ratio", type=float, metavar="SHARE", help="widths of a controlnet-xs by the base's; default: 0.1")
+    add("--rank", type=int, metavar="N", help="of the factors of a ctrlora; default: 128")
     add("--unlock", choices=UNLOCKS, help="train this part of the base along; written beside the control")
     add("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the written file (default: %(default)s)")
     add("--diffusers", action="store_true", help="write a diffusers folder too, OUT with the suffix .diffusers")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +15,7 @@ from ..core.errors import HostError
 from .data.checking import Checked
 from .data.encoding import Encoder
 from .data.examples import Examples
-from .recipes.recipe import Recipe
+from .recipes.recipe import Foundation, Recipe
 from .recipes.trainee import CONTROL, UNET, Trainee
 from .results.checkpoints import read_checkpoint, write_checkpoint
 from .settings import Settings, differences, option
@@ -135,6 +135,14 @@ class Run:
         with self.result() as trainee:
             state = self.recipe.state(trainee.control)
             return {name: each.detach().cpu().clone() for name, each in state.items()}
+
+    def foundation(self) -> Foundation | None:
+        """Return what the control's file needs beside it, as it would be written now."""
+        with self.result() as trainee:
+            found = self.recipe.foundation(trainee.control)
+            if found is None:
+                return None
+            return replace(found, tensors={name: each.detach().cpu().clone() for name, each in found.tensors.items()})
 
     def base_delta(self) -> dict[str, Tensor]:
         """Return what the training has added to the base's weights, by diffusers' names, in fp32."""

@@ -53,6 +53,7 @@ class Settings:
     optimiser: str = OPTIMISERS[0]
     learning_rate: float | None = None  # None: the family's, or the optimiser's
     weight_decay: float | None = None  # None: the optimiser's
+    rank: int | None = None  # of a CtrLoRA's factors; None: the family's
     unlock: str | None = None  # part of the base that is trained too: "decoder", "all"
     unlock_rate: float | None = None  # its learning rate; None: the family's, for unlocked parts the learning rate
     schedule: str = SCHEDULES[0]
@@ -69,6 +70,7 @@ class Settings:
     mixed_precision: str = "no"  # no, fp16, bf16
     gradient_checkpointing: bool = False
     only_middle: bool = False
+    size_ratio: float | None = None  # of a ControlNet-XS: its widths by the base's; None: the family's
     ema: float = 0.0  # decay of a moving average of the weights, which is then the result; 0: none
     samples: int = 0  # steps between sheets of samples; 0: none
     sample_prompts: tuple[str, ...] = ()  # with `sample_hints`: what is drawn; none: some examples are held out for it
@@ -118,6 +120,8 @@ def _check_numbers(settings: Settings) -> None:
         **{name: (getattr(settings, name) >= 0, "0 or more") for name in ("warm_up", "workers", "samples")},
         "learning_rate": (rates[0] is None or 0 < rates[0] < math.inf, "more than 0"),
         "unlock_rate": (rates[1] is None or 0 < rates[1] < math.inf, "more than 0"),
+        "rank": (settings.rank is None or settings.rank >= 1, "1 or more"),
+        "size_ratio": (settings.size_ratio is None or 0 < settings.size_ratio <= 1, "more than 0, 1 at most"),
         "weight_decay": (settings.weight_decay is None or 0 <= settings.weight_decay < math.inf, "0 (none) or more"),
         "power": (0 < settings.power < math.inf, "more than 0"),
         "epochs": (0 <= settings.epochs < math.inf, "0 or more"),

@@ -56,7 +56,7 @@ def start(settings: Settings, bar: Bar = no_bar) -> Run:
     base = load_frozen(settings.base, accelerator.device, HALF.get(settings.mixed_precision, torch.float32))
     encoder = Encoder(base, accelerator.device)
     digests = {"base": _digest_of(base), "data": _digest(checked.examples)}
-    trainee, before = _trainee(recipe, base, settings)
+    trainee, before = _trainee(recipe, base, settings, encoder)
     generator = torch.Generator().manual_seed(settings.seed)
     average = Average(settings.ema) if settings.ema else None
     prepared, optimiser = accelerator.prepare(trainee.to(accelerator.device), _optimiser(trainee, settings, recipe))
@@ -208,7 +208,7 @@ def _with_steps(settings: Settings, examples: int, processes: int) -> Settings:
     return replace(settings, steps=max(1, math.ceil(settings.epochs * examples / a_step)))
 
 
-def _trainee(recipe: Recipe, base: Any, settings: Settings) -> tuple[Trainee, dict[str, Tensor]]:
+def _trainee(recipe: Recipe, base: Any, settings: Settings, encoder: Encoder) -> tuple[Trainee, dict[str, Tensor]]:
     """Return base and control, and the weights of the base that are trained along, in fp32, as the base has them.
 
     A file to go on from may have changed them already.
@@ -221,7 +221,8 @@ def _trainee(recipe: Recipe, base: Any, settings: Settings) -> tuple[Trainee, di
             weight.data = weight.data.float()
             before[name] = weight.detach().cpu().clone()
     network = recipe.network(unet, settings)
-    trainee = Trainee(unet, network, recipe.model(network, unet, settings), unlocked)
+    model, given = recipe.model(network, unet, settings), {"frozen": recipe.frozen(network), "encode": encoder.latents}
+    trainee = Trainee(unet, network, model, unlocked, **given)
     if settings.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         recompute(network, recipe.blocks)

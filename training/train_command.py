@@ -45,6 +45,7 @@ def _train(args: argparse.Namespace) -> int:
     if args.diffusers:
         check_export(args.family)
     run = start(settings_of(args), bar)
+    run.recipe.check_out(run.network, args.out)
     if args.plan:
         return _plan(run)
     try:

@@ -31,7 +31,7 @@ from ...core.network.points import MIDDLE, Block, Point, onward, stream
 from ...core.step import Step
 from ..family import Family, Shapes
 from ..layers import STANDARD_GROUPS, Kit, Ops, ResBlock, SpatialTransformer, timestep_embedding
-from ..naming import to_ldm
+from ..naming import to_diffusers, to_ldm
 from ..settings import Settings, Whole, Word, setting
 from .controlnet.config import HEADS, MOST, count_children, depth_of
 from .controlnet.family import heads_of_config
@@ -57,7 +57,7 @@ class ControlNetXSSettings(Settings):
 
     heads: int | None = setting(Whole(1, MOST))  # of attention, everywhere
     head_channels: int | None = setting(Whole(1, MOST))  # of the base's heads, where their number differs by level
-    norm_groups: int | None = setting(Whole(1, MOST))  # at most so many
+    norm_groups: int | None = setting(Whole(1, MOST))  # at most so many, but in the middle
     hint_order: str | None = setting(Word(("rgb", "bgr")))
 
 
@@ -95,12 +95,13 @@ class ControlNetXS(nn.Module):
         stem = [
             shapes[f"input_hint_block.{2 * i}.weight"] for i in range(count_children(shapes, "input_hint_block", 2))
         ]
-        self.input_hint_block = hint_encoder((stem[0][1], *(each[0] for each in stem)), ops)
+        self.hint_stem = (stem[0][1], *(each[0] for each in stem))
+        self.input_hint_block = hint_encoder(self.hint_stem, ops)
         self.latents, self.context = shapes["input_blocks.0.0.weight"][1], _context(shapes)
         count = count_children(shapes, "input_blocks")
         grouped = replace(kit, ops=Grouped(ops, lambda channels: _divisor(channels, most)))
         self.input_blocks = nn.ModuleList(_block(shapes, i, settings, grouped) for i in range(count))
-        self.middle_block = _middle(shapes, settings, kit, most)
+        self.middle_block = _middle(shapes, settings, kit)
         self.base_to_ctrl = nn.ModuleList(_convolution(shapes, f"base_to_ctrl.{i}", ops) for i in range(count - 1))
         self.ctrl_to_base = nn.ModuleList(_convolution(shapes, f"ctrl_to_base.{i}", ops) for i in range(count))
         self.middle_in, self.middle_out = (_convolution(shapes, name, ops) for name in ("middle_in", "middle_out"))
@@ -110,6 +111,12 @@ class ControlNetXS(nn.Module):
     def blocks(self) -> list[nn.ModuleList]:
         """Return all blocks in the order in which they compute, the middle last."""
         return [*cast("list[nn.ModuleList]", list(self.input_blocks)), self.middle_block]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Return the channels of each level."""
+        firsts = self.ctrl_to_base[1::PER_LEVEL]
+        return tuple(cast(nn.Conv2d, each).weight.shape[1] for each in firsts)
 
     def project(self, context: Tensor) -> list[tuple[Tensor, ...]]:
         """Project the prompt [B, T, D] to keys and values for the transformers of each block; each [B, T, width]."""
@@ -129,12 +136,7 @@ class ControlNetXS(nn.Module):
         return F.linear(F.silu(F.linear(x, first, bias)), second, offset)
 
 
-@dataclass(slots=True, eq=False)
-class _Pass:
-    """One evaluation: the control's stream, and what it was behind each block of the encoder."""
-
-    stream: Tensor
-    skips: list[Tensor]
+Pass = dict[int, Tensor]  # one evaluation: the control's stream behind each of its blocks, by the block's number
 
 
 class ControlNetXSModel(ControlModel):
@@ -193,10 +195,9 @@ class ControlNetXSModel(ControlModel):
         y = None if step.y is None else step.y.to(self.dtype)
         emb = network.embed(step.timestep, y, self.dtype)
         first = cast(nn.ModuleList, network.input_blocks[0])[0](step.x[:, : network.latents].to(self.dtype))
-        state = _Pass(first + prepared[0], [])
-        state.skips.append(state.stream)
+        state: Pass = {0: first + prepared[0]}
         if stream(0) in points:
-            yield stream(0), network.ctrl_to_base[0](state.stream)
+            yield stream(0), network.ctrl_to_base[0](state[0])
         for index, block in enumerate(network.blocks[1:], start=1):
             yield onward(index - 1), Watch(self._advance(state, index, block, emb, prompts[index]))
         for point in self.points[1:]:
@@ -212,30 +213,31 @@ class ControlNetXSModel(ControlModel):
         return found
 
     def _advance(
-        self, state: _Pass, index: int, block: nn.ModuleList, emb: Tensor, prompt: tuple[Tensor, ...]
+        self, state: Pass, index: int, block: nn.ModuleList, emb: Tensor, prompt: tuple[Tensor, ...]
     ) -> Callable[[Tensor], None]:
-        """Return what computes a block of the control when the base's stream enters its own block of that number."""
+        """Return what computes a block of the control when the base's stream enters its own block of that number.
+
+        It may be called again with the same, as it is where blocks of the base are computed again for gradients.
+        """
         network = self.network
         entering = network.middle_in if index == self._count else network.base_to_ctrl[index - 1]
 
         def advance(h: Tensor) -> None:
-            joined = torch.cat([state.stream, cast(Tensor, entering(h.to(self.dtype)))], dim=1)
-            state.stream = run_block(block, joined, emb, iter(prompt))
-            if index < self._count:
-                state.skips.append(state.stream)
+            joined = torch.cat([state[index - 1], cast(Tensor, entering(h.to(self.dtype)))], dim=1)
+            state[index] = run_block(block, joined, emb, iter(prompt))
 
         return advance
 
-    def _answer(self, state: _Pass, point: Point) -> Callable[[Tensor], Tensor]:
+    def _answer(self, state: Pass, point: Point) -> Callable[[Tensor], Tensor]:
         """Return what the control adds at a point, once it has come there."""
         network, last = self.network, self._count - 1
 
         def answer(_: Tensor) -> Tensor:
             if point.block is Block.INPUT:
-                return network.ctrl_to_base[point.index](state.skips[point.index])
+                return network.ctrl_to_base[point.index](state[point.index])
             if point == MIDDLE:
-                return network.middle_out(state.stream) + network.decoder[0](state.skips[last])
-            return network.decoder[point.index + 1](state.skips[last - 1 - point.index])
+                return network.middle_out(state[self._count]) + network.decoder[0](state[last])
+            return network.decoder[point.index + 1](state[last - 1 - point.index])
 
         return answer
 
@@ -286,6 +288,11 @@ class ControlNetXSFamily(Family[ControlNetXS, ControlNetXSSettings]):
 FAMILY = ControlNetXSFamily()
 
 
+def adapter_names(state: Mapping[str, T]) -> dict[str, T]:
+    """Return the weights of a network by the names of diffusers' adapter: the inverse of the family's `rename`."""
+    return {_of_adapter(name): each for name, each in to_diffusers(state).items()}
+
+
 def _renamed(name: str) -> str:
     """Return a name as our network has it, or as diffusers' ControlNet has the same layer."""
     for theirs, ours in FURTHER:
@@ -300,6 +307,21 @@ def _renamed(name: str) -> str:
     if parts[0] == "down_blocks" and parts[2:4] == ["downsamplers", "conv"]:
         return ".".join((*parts[:3], "0", *parts[3:]))
     return name
+
+
+def _of_adapter(name: str) -> str:
+    """Return the adapter's name of a weight: `name` is ours, or that of the same layer in diffusers' ControlNet."""
+    for theirs, ours in FURTHER:
+        if name.startswith(ours):
+            return theirs + name[len(ours) :]
+    first, *rest = parts = name.split(".")
+    if first == "decoder":
+        level, number = divmod(int(rest[0]), PER_LEVEL)
+        return ".".join((f"up_connections.{level}.ctrl_to_base.{number}", *rest[1:]))
+    if first in ("base_to_ctrl", "ctrl_to_base"):
+        level, number = divmod(int(rest[0]) - (first == "ctrl_to_base"), PER_LEVEL)
+        return ".".join((f"down_blocks.{level}.{first}.{number}", *rest[1:]))
+    return ".".join((*parts[:3], *parts[4:])) if parts[2:3] == ["downsamplers"] else name
 
 
 def _base(shapes: Shapes) -> Base:
@@ -337,9 +359,10 @@ def _block(shapes: Shapes, index: int, settings: ControlNetXSSettings, kit: Kit)
     return nn.ModuleList(layers)
 
 
-def _middle(shapes: Shapes, settings: ControlNetXSSettings, kit: Kit, most: int) -> nn.ModuleList:
+def _middle(shapes: Shapes, settings: ControlNetXSSettings, kit: Kit) -> nn.ModuleList:
+    """Build the middle block, whose groups diffusers does not bound by the configuration: they are always up to 32."""
     out, width = shapes["middle_block.0.in_layers.2.weight"][:2]
-    groups = _divisor(gcd(out, width), most)
+    groups = _divisor(gcd(out, width), STANDARD_GROUPS)
     own = replace(kit, ops=Grouped(kit.ops, lambda _: groups, MIDDLE_EPS))
     name, depth = "middle_block", depth_of(shapes, "middle_block.1")
     layers: list[nn.Module] = [_residual(shapes, f"{name}.{i}", own) for i in (0, 2)]

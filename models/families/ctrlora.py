@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ...core.control import ControlModel, HintSpace, Prepared
 from ...core.errors import DamagedModelError, IncompatibleModelError, UnsupportedModelError
 from ...core.network.base import Base
-from ..companions import companion_of
+from ..companions import check_pair, companion_of
 from ..family import Family, Shapes, shapes_of
 from ..files.finding import PICKLES, SAFETENSORS
 from ..files.loading import Header, open_model
@@ -123,7 +123,7 @@ class CtrLoraFamily(Family[CtrLoraNet, CtrLoraSettings]):
             if name.endswith(WEIGHT) and (stem + UP in shapes or stem + DOWN in shapes):
                 rank = shapes.get(stem + DOWN, (1,))[0]
                 found |= {stem + UP: (shape[0], rank), stem + DOWN: (rank, prod(shape[1:]))}
-            elif name.startswith(OWN) or (name in shapes and not NORMS.isdisjoint(name.split("."))):
+            elif name.startswith(OWN) or (name in shapes and may_be_new(name)):
                 found[name] = shape
         return found
 
@@ -153,19 +153,30 @@ class CtrLoraFamily(Family[CtrLoraNet, CtrLoraSettings]):
     ) -> ControlModel:
         """Return the model with the weights of its base ControlNet; UnsupportedModelError where that is not there."""
         path = header.weights
-        companion = companion_of(path, settings.companion) if settings.companion else _beside(path)
+        companion = base_of_small(path, settings.companion)
         if companion is None:
             raise UnsupportedModelError(
                 f"'{header.name}' is one of two files, and its base ControlNet is not beside it: put "
                 "ctrlora_sd15_basecn700k.ckpt into the same folder, or name it in the setting 'companion'"
             )
         with open_model(companion) as file:
+            check_pair(header, file.header)
             state = self.rename(unscale(file.tensors(), file.header.name, None))
         _merge(model.network, state, f"'{shown(header.name)}'", f"'{shown(companion.name)}'")
         return model
 
 
 FAMILY = CtrLoraFamily()
+
+
+def may_be_new(name: str) -> bool:
+    """Return whether a weight that has no factors may be whole in a small file: zero convolutions, normalisations."""
+    return name.startswith(OWN) or not NORMS.isdisjoint(name.split("."))
+
+
+def base_of_small(path: Path, said: str | None) -> Path | None:
+    """Return the base ControlNet of a small file; None where none is found. said: its name, from the settings."""
+    return _named(path, said) if said else _beside(path)
 
 
 def _whole(shapes: Shapes) -> Shapes:
@@ -190,6 +201,12 @@ def _whole(shapes: Shapes) -> Shapes:
 
 def _is_zero_convolution(name: str) -> bool:
     return name.startswith("zero_convs.") and name.endswith(".0.weight")
+
+
+def _named(path: Path, said: str) -> Path | None:
+    """Return the file of this name beside a small file, or above it: there lies that of a training's snapshots."""
+    above = path.parent.with_name(said)
+    return above if above.is_file() and not path.with_name(said).is_file() else companion_of(path, said)
 
 
 def _beside(path: Path) -> Path | None:

@@ -58,12 +58,18 @@ class Encoder:
             add_weights(digest, part)
         return digest.hexdigest()
 
-    @torch.no_grad()
+    def latents(self, pictures: Tensor) -> Tensor:
+        """Return the latents [N, 4, h, w] of pictures [N, 3, H, W] in 0..1, in fp32, on the device."""
+        return self._encode(pictures * 2 - 1)
+
     def _latents(self, picture: Image) -> Tensor:
+        return self._encode(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1)[0].cpu()
+
+    @torch.no_grad()
+    def _encode(self, pixels: Tensor) -> Tensor:
+        """Return the latents of pictures in -1..1."""
         vae = self._base.vae
-        pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].to(self._device, torch.float32) / 127.5 - 1
-        latents = latents_of(vae, pixels.to(vae.dtype))
-        return (latents[0] * vae.config.scaling_factor).float().cpu()
+        return (latents_of(vae, pixels.to(self._device, vae.dtype)) * vae.config.scaling_factor).float()
 
 
 def add_weights(digest: Any, network: torch.nn.Module | None) -> None:

@@ -71,6 +71,8 @@ SHOWN = (
     Page("controlnext", "color"),
     Page("uni-controlnet", "color", options={OPTION: "segmentation"}),
     Page("t2i-adapter", "color"),
+    Page("controlnet-xs", "color"),
+    Page("ctrlora", "color"),
 )
 
 

@@ -44,6 +44,8 @@ class Member:
 MEMBERS = (
     Member("lllite", "color", COLOURS),
     Member("controlnext", "color", COLOURS),
+    Member("controlnet-xs", "color", COLOURS),
+    Member("ctrlora", "color", COLOURS),
     Member("ip-adapter", "colours", COLOURS, beside=True),
     Member("union", "canny", EDGES, options={OPTION: "canny"}),
     Member("union", "depth", DEPTH, options={OPTION: "depth"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +28,15 @@ from ..settings import Settings, option
 from .copies import settings_of
 
 DEVIATION = 0.02  # of Gaussian weights in place of zeros
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Foundation:
+    """Weights that other files of the family may share, which lie in a file of their own."""
+
+    file: Path | None = None  # where they are already; None: they are trained, and written along
+    mark: str | None = None  # what that file says of itself, by which pairs of files are told
+    tensors: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])  # to be written
 
 
 class Recipe(ABC):
@@ -87,9 +97,17 @@ class Recipe(ABC):
         """Return the names of the U-Net's weights that are trained along."""
         return ()
 
+    def frozen(self, network: nn.Module) -> Collection[str]:
+        """Return the names of the network's weights that are not trained."""
+        return ()
+
     def state(self, network: nn.Module) -> Mapping[str, Tensor]:
         """Return what a file of the family holds."""
         return network.state_dict()
+
+    def foundation(self, network: nn.Module) -> Foundation | None:
+        """Return what else of the network the file needs beside it; by default nothing."""
+        return None
 
     def check(self, settings: Settings) -> None:
         """Raise ScheduleError for what this family cannot be trained with."""
@@ -102,6 +120,16 @@ class Recipe(ABC):
                 raise ScheduleError(f"{said} is of another family than {self.id}: leave it out")
         for source in settings.hint_sources:
             self._check_hints(source)
+
+    def check_out(self, network: nn.Module, out: Path) -> None:
+        """Raise ModelError where a file at `out` would not find what it needs beside it."""
+        foundation = self.foundation(network)
+        if foundation is None or foundation.file is None or _same_folder(foundation.file, out):
+            return
+        raise UnsupportedModelError(
+            f"--out is '{out}', and what it needs beside it, '{foundation.file.name}', lies in "
+            f"'{foundation.file.parent}': give --out {foundation.file.parent / out.name}"
+        )
 
     def continued(self, path: Path, unet: Any, settings: Settings) -> nn.Module:
         """Return the network of a file, in fp32; what its companion changes in the base is added to the U-Net.
@@ -138,7 +166,7 @@ class Recipe(ABC):
         return
 
 
-OWN = frozenset({"only_middle", "unlock", "kinds"})  # settings that not every family has
+OWN = frozenset({"only_middle", "unlock", "kinds", "size_ratio", "rank"})  # settings that not every family has
 OWN_OPTIONS = {"kinds": "--kind"}  # where the command line calls a setting otherwise
 
 
@@ -153,6 +181,10 @@ def _add(delta: WeightDelta, path: Path, unet: Any, unlocked: Collection[str]) -
         )
     for name in delta.names:
         weights[name] += delta.of(name).to(weights[name].device)
+
+
+def _same_folder(one: Path, other: Path) -> bool:
+    return one.parent.resolve() == other.parent.resolve()
 
 
 def _is_word(start: Path | str | None) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from ...core.errors import ScheduleError
 from .controlnet import ControlNetRecipe
 from .controlnet_lite import LiteRecipe
+from .controlnet_xs import XSRecipe
 from .controlnext import ControlNeXtRecipe
+from .ctrlora import CtrLoraRecipe
 from .ip_adapter import IPAdapterRecipe
 from .lllite import LLLiteRecipe
 from .recipe import Recipe
@@ -22,6 +24,8 @@ RECIPES: tuple[Recipe, ...] = (
     IPAdapterRecipe(),
     UnionRecipe(),
     UniRecipe(),
+    XSRecipe(),
+    CtrLoraRecipe(),
 )
 
 

@@ -6,20 +6,24 @@ the U-Net by the same hooks and arguments (`pipelines/attached.py`). So what is 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...core.control import ControlModel
+from ...core.control import ControlModel, HintSpace
+from ...core.memory.kept import to_encode
 from ...core.network.attach import Patches, attach
-from ...core.network.effects import Accumulator, Effects, Shift
+from ...core.network.base import BaseWeights
+from ...core.network.effects import Accumulator, Effects, Shift, Watch
 from ...core.schedule import progress_at
 from ...core.step import Step
+from ...models.naming import to_ldm
 from ...pipelines.attached import arguments, locate_in, shared_out
 from ..words import Words
 
+Encode = Callable[[Tensor], Tensor]  # pictures [N, 3, 8h, 8w] in 0..1 -> latents [N, 4, h, w]
 CONTROL, UNET = "control.", "unet."  # prefixes of the two networks' parameters
 
 
@@ -30,13 +34,29 @@ class Trainee(nn.Module):
     the next forward, or `release`.
     """
 
-    def __init__(self, unet: Any, control: nn.Module, model: ControlModel, unlocked: Collection[str] = ()) -> None:
-        """model: how `control` acts. unlocked: names of the U-Net's weights that are trained along."""
+    def __init__(
+        self,
+        unet: Any,
+        control: nn.Module,
+        model: ControlModel,
+        unlocked: Collection[str] = (),
+        *,
+        frozen: Collection[str] = (),
+        encode: Encode | None = None,
+    ) -> None:
+        """model: how `control` acts. unlocked: names of the U-Net's weights that are trained along.
+
+        frozen: names of the control's weights that are not trained. encode: the base's autoencoder, for models that
+        read latents of the hint.
+        """
         super().__init__()
         self.unet, self.control, self._model = unet, control, model
-        self._locate = locate_in(unet)
+        self._locate, self._encode = locate_in(unet), encode
         self._patches = Patches()
         control.requires_grad_(True).train()
+        for name, weight in control.named_parameters():
+            if name in frozen:
+                weight.requires_grad_(False)
         unet.requires_grad_(False)
         for name, weight in unet.named_parameters():
             if name in unlocked:
@@ -71,6 +91,10 @@ class Trainee(nn.Module):
 
     def _effects(self, model: ControlModel, noisy: Tensor, time: Tensor, hint: Tensor, words: Words) -> Effects:
         rows = tuple(range(len(noisy)))
+        if model.hint_space is HintSpace.LATENTS and self._encode is not None:
+            hint = self._encode(to_encode(model, hint))
+        if model.follows:
+            model.follow(BaseWeights(lambda name: to_ldm(dict(self.unet.named_parameters())).get(name), id(self.unet)))
         step = Step(
             x=noisy,
             timestep=time,
@@ -81,8 +105,20 @@ class Trainee(nn.Module):
         )
         sums = Accumulator(len(noisy))
         for point, effect in model(step, model.prepare(hint), model.encode(words.context), model.points):
-            if isinstance(effect, Shift):
+            if isinstance(effect, Watch):
+                sums.shift(point, _looking(effect))
+            elif isinstance(effect, Shift):
                 sums.shift(point, effect.function)
-            elif isinstance(effect, Tensor):
+            else:
                 sums.add(point, effect, 1.0, rows)
         return sums.effects()
+
+
+def _looking(watch: Watch) -> Callable[[Tensor], Tensor]:
+    """Return a change that shows what stands at a point, with its gradients, and adds nothing."""
+
+    def look(h: Tensor) -> Tensor:
+        watch.function(h)
+        return h.new_zeros(()).expand_as(h)
+
+    return look

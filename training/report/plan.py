@@ -24,6 +24,7 @@ from ..recipes.trainee import Trainee
 from ..run import Run, names_of_base, names_of_control
 from ..words import words_of
 
+LATENTS = 4  # channels
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -110,7 +111,14 @@ def _on_meta(run: Run, dtype: torch.dtype) -> Trainee:
     keep_all(network)
     if run.settings.gradient_checkpointing:
         recompute(network, run.recipe.blocks)
-    return Trainee(unet, network, run.recipe.model(network, unet, run.settings), names_of_base(run.plain))
+    model, frozen = run.recipe.model(network, unet, run.settings), run.recipe.frozen(network)
+    return Trainee(unet, network, model, names_of_base(run.plain), frozen=frozen, encode=_without_values)
+
+
+def _without_values(pictures: Tensor) -> Tensor:
+    """Return the latents of pictures [N, 3, H, W], of that shape alone: encoding keeps nothing for gradients."""
+    count, _, height, width = pictures.shape
+    return pictures.new_empty(count, LATENTS, height // LATENT, width // LATENT)
 
 
 def _size(run: Run) -> tuple[int, int]:

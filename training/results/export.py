@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...core.errors import UnsupportedModelError
 from ...models.families.controlnet.network import ControlNet
+from ...models.families.controlnet_xs import ControlNetXS
 from ...models.families.t2i_adapter import STYLE_HEADS, Adapter
 from ...models.families.union import UnionNet
 from ...models.naming import to_diffusers
@@ -20,7 +21,7 @@ from ..run import Run
 from .files import replace_folder
 
 SUFFIX = ".diffusers"
-FAMILIES = ("controlnet", "union", "t2i-adapter")  # that diffusers has a class for
+FAMILIES = ("controlnet", "controlnet-xs", "union", "t2i-adapter")  # that diffusers has a class for
 
 
 def check_export(family: str) -> None:
@@ -47,6 +48,8 @@ def diffusers_network(network: nn.Module, state: Mapping[str, Tensor], unet: Any
             return _union(network, state, unet)
         if isinstance(network, ControlNet):
             return _controlnet(state, unet)
+        if isinstance(network, ControlNetXS):
+            return _xs(network, state, unet)
         assert isinstance(network, Adapter)
         return _adapter(network, state)
 
@@ -76,6 +79,20 @@ def _union(network: UnionNet, state: Mapping[str, Tensor], unet: Any) -> Any:
     )
     named = to_diffusers(state)
     made.float().load_state_dict({name.replace(".attn.in_proj.", ".attn.in_proj_"): named[name] for name in named})
+    return made
+
+
+def _xs(network: ControlNetXS, state: Mapping[str, Tensor], unet: Any) -> Any:
+    from diffusers import ControlNetXSAdapter
+
+    stem: Any = network.hint_stem[1::2]  # one width each for two convolutions
+    made = ControlNetXSAdapter.from_unet(
+        unet,
+        block_out_channels=list(network.widths),
+        conditioning_channels=network.hint_stem[0],
+        conditioning_embedding_out_channels=stem,
+    )
+    made.float().load_state_dict(dict(state))
     return made
 
 

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from ...models.companions import INCREMENTS, OTHER, PAIR
 from ...pipelines.bases import DTYPES
+from ..recipes.recipe import Foundation
 from ..run import Run
 from .files import write_tensors
 
 COMPANION = f"_{OTHER}{INCREMENTS}"  # behind the name of the control
+FOUNDATION = "_base"  # as well
 
 
 def write_model(run: Run, path: Path) -> list[Path]:
@@ -37,9 +39,26 @@ def write_model(run: Run, path: Path) -> list[Path]:
         of_companion = {"controlstack.holds": "increments", "controlstack.trained_over": run.settings.base.name}
         write_tensors(companion, tensors, {**of_companion, **pair})
         written.append(companion)
+    if foundation := run.foundation():
+        about |= _lay(foundation, run, path, written)
     state = {name: each.to(dtype).contiguous() for name, each in run.control_state().items()}
     write_tensors(path, state, about)
     return written
+
+
+def _lay(foundation: Foundation, run: Run, path: Path, written: list[Path]) -> dict[str, str]:
+    """Write what lies in a file beside the control's, unless it is there; return how the control names it."""
+    if foundation.file is not None:
+        mark = {PAIR: foundation.mark} if foundation.mark else {}
+        return {"controlstack.companion": foundation.file.name, **mark}
+    beside = path.with_name(f"{path.stem}{FOUNDATION}{path.suffix}")
+    dtype = DTYPES[run.settings.dtype]
+    tensors = {name: each.to(dtype).contiguous() for name, each in foundation.tensors.items()}
+    pair = {PAIR: _digest(tensors)}
+    about = {"controlstack.trained_over": run.settings.base.name, "controlstack.steps": str(run.step)}
+    write_tensors(beside, tensors, {**about, **pair})
+    written.append(beside)
+    return {"controlstack.companion": beside.name, **pair}
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
