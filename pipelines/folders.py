@@ -8,8 +8,9 @@ transformers, never code that lies in the folder.
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,16 +88,24 @@ def load_folder(layout: Layout, dtype: torch.dtype) -> Any:
     """Return the pipeline of a folder, on the CPU. HostError for a part that is missing, damaged or incomplete."""
     import diffusers
 
-    kind = diffusers.StableDiffusionXLPipeline if layout.xl else diffusers.StableDiffusionPipeline
+    kind: Any = diffusers.StableDiffusionXLPipeline if layout.xl else diffusers.StableDiffusionPipeline
     optional = (UNUSED, "feature_extractor") if layout.xl else (UNUSED, *CHECKER)
     wanted = (*NEEDED, *SECOND) if layout.xl else (*NEEDED, *(CHECKER if _has_checker(layout) else ()))
     classes = {**layout.parts, **OF_CHECKER}
     parts = {name: _load_part(layout.folder / name, *classes[name], dtype) for name in wanted}
     absent = dict.fromkeys(name for name in optional if name not in parts)
     try:
-        return kind.from_pretrained(layout.folder, **parts, **absent, local_files_only=True)
+        # `from_pretrained` would import all kinds of guidance to see that none of the parts is one.
+        return kind(**_settings(layout.folder, kind, {*parts, *absent}), **parts, **absent)
     except Exception as error:
         raise HostError(f"'{layout.folder}' cannot be loaded as a diffusers folder: {one_line(error)}") from error
+
+
+def _settings(folder: Path, kind: Any, parts: Container[str]) -> dict[str, Any]:
+    """Return what a folder's list of parts says beside them, such as whether an empty prompt is zeros for SDXL."""
+    takes = inspect.signature(kind).parameters
+    index = _read_table(folder / INDEX, "list of parts")
+    return {name: value for name, value in index.items() if name in takes and name not in parts}
 
 
 def check_channels(name: str, channels: object) -> None:

@@ -86,6 +86,10 @@ def _again(args: argparse.Namespace) -> int:
     check_path(args.picture, "picture")
     check_folder(args.output)
 
+    from ...pipelines.libraries import import_libraries
+
+    import_libraries()
+
     from .again import draw_again
 
     written = draw_again(args.picture, args.output, base=args.base, device=args.device)
@@ -94,6 +98,10 @@ def _again(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
+    from ...pipelines.libraries import import_libraries
+
+    import_libraries()
+
     from .demo import run_demo
 
     run_demo(args.output, args.seed)

@@ -54,7 +54,11 @@ def run_generate(args: argparse.Namespace) -> int:
     series = find_series(args, units)
     check_generate(args, many=series is not None)
 
-    from ...pipelines.bases import DTYPES, Offload, UnetState, load_base  # torch and diffusers: seconds
+    from ...pipelines.libraries import import_libraries
+
+    import_libraries()  # seconds
+
+    from ...pipelines.bases import DTYPES, Offload, UnetState, load_base
 
     dtype = DTYPES[args.dtype]
     load = cache(

@@ -128,6 +128,8 @@ def test_a_folder_saved_by_another_pipeline_is_a_base(folder: Path, tiny: Base) 
 def test_an_sdxl_folder_is_loaded(tmp_path: Path, xl: Base) -> None:
     xl.pipeline.save_pretrained(tmp_path, variant="fp16")
     assert (_picture(load_base(tmp_path)) == _picture(xl)).all()
+    _edit(tmp_path / "model_index.json", force_zeros_for_empty_prompt=False)
+    assert load_base(tmp_path).pipeline.config["force_zeros_for_empty_prompt"] is False
     shutil.rmtree(tmp_path / "tokenizer_2")
     with pytest.raises(HostError, match="without tokenizer_2"):
         load_base(tmp_path)

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from typing import Any, NamedTuple
 
 BRUSH = 20  # pixels, for drawing on a picture
@@ -40,7 +42,8 @@ def picture(label: str, elem_id: str, *, draw: bool = False, height: int | None 
         return Picture(image, gr.State(None))
     canvas = _forge_canvas() if draw else None
     if canvas is None:
-        return Picture(gr.Image(sources=["upload", "webcam", "clipboard"], image_mode="RGBA", **common), gr.State(None))
+        image = gr.Image(sources=["upload", "webcam", "clipboard"], image_mode="RGBA", **common)
+        return Picture(described_once(image), gr.State(None))
     gr.HTML(label, elem_classes=["cnet-canvas-label"])  # a canvas has none
     made = canvas(elem_id=elem_id, contrast_scribbles=True, height=height, numpy=True)
     for each in (made.background, made.foreground):
@@ -53,7 +56,7 @@ def film(label: str, elem_id: str) -> Any:
     import gradio as gr
 
     source: dict[str, Any] = {"source": "upload"} if is_old() else {"sources": ["upload"]}
-    return gr.Video(label=label, elem_id=elem_id, **source)
+    return described_once(gr.Video(label=label, elem_id=elem_id, **source))
 
 
 def on_upload(image: Any, checkbox: Any) -> None:
@@ -84,7 +87,24 @@ def shown(label: str, elem_id: str, *, height: int | None = None) -> Any:
     """Draw a picture that only the program sets."""
     import gradio as gr
 
-    return gr.Image(label=label, elem_id=elem_id, type="numpy", interactive=False, height=height)
+    return described_once(gr.Image(label=label, elem_id=elem_id, type="numpy", interactive=False, height=height))
+
+
+def described_once(component: Any) -> Any:
+    """Return a component that holds files, whose values gradio 4 describes once for all of its kind.
+
+    Else it makes a JSON schema for each of them, each time that it looks at the whole page, three times in a start.
+    """
+    if not is_old():
+        kind, describe = (type(component), component.data_model), component.api_info
+        component.api_info = lambda: deepcopy(_descriptions().get(kind) or _descriptions().setdefault(kind, describe()))
+    return component
+
+
+@cache
+def _descriptions() -> dict[tuple[type, Any], dict[str, Any]]:
+    """Return what was described already, by the class of the component and the form of its values."""
+    return {}
 
 
 def on(
@@ -101,6 +121,25 @@ def on(
     if not progress:
         options["show_progress"] = False if is_old() else "hidden"
     event(fn=run, inputs=list(inputs), outputs=list(outputs), queue=False, **options)
+
+
+def on_any(
+    events: Sequence[Any], run: Callable[..., Any], inputs: Sequence[Any] = (), outputs: Sequence[Any] = ()
+) -> None:
+    """Connect several events with one function: gradio 4 keeps one listener for them, which costs its start less.
+
+    What happens while the function runs, runs it once more behind it, as gradio 4 does for changes by itself.
+    """
+    import gradio as gr
+
+    if is_old():
+        for event in events:
+            on(event, run, inputs, outputs)
+        return
+    gr.on(
+        list(events), run, list(inputs), list(outputs),
+        queue=False, show_progress="hidden", trigger_mode="always_last",
+    )  # fmt: skip
 
 
 def with_drawing(value: Any, drawn: Any = None) -> Any:

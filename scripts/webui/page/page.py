@@ -11,7 +11,7 @@ from typing import Any
 from ....core.errors import ControlError
 from ..request.services import services
 from . import choices, paste, preset_page
-from .gradio_shim import on, on_load
+from .gradio_shim import on_any, on_load
 from .settings import unit_count
 from .unit import events as unit_events
 from .unit import poses, preview
@@ -100,8 +100,8 @@ def _connect(pages: Sequence[UnitPage], watched: dict[str, Any]) -> None:
     for page in pages:
         on_load(about, page.pick("module"), [page.extras["about"]])
         preview.connect(page, watched["width"], watched["height"])
-        for each in (*host, *page.pick(*PLANNED)):
-            on(each.change, _plan, [*page.pick(*PLANNED), *host], [page.extras["plan"]])
+        told = [*page.pick(*PLANNED), *host]
+        on_any([each.change for each in told], _plan, told, [page.extras["plan"]])
 
 
 def _arrange(*given: Any) -> list[Any]:

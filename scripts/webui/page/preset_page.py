@@ -12,7 +12,7 @@ from typing import Any
 from ....core.errors import ControlError
 from ..request.services import services
 from . import paste
-from .gradio_shim import on
+from .gradio_shim import on, on_any
 from .presets import Presets
 from .unit.widgets import UnitPage, tool
 
@@ -54,8 +54,7 @@ def connect(pages: Sequence[UnitPage]) -> None:
     for page in pages:
         chosen, saved = page.extras["preset"], [page.extras["preset_name"], *page.pick(*SAVED)]
         targets = [page.extras[each] if each in page.extras else page.fields[each] for each in LOADED]
-        for event in (chosen.focus, page.extras["read_presets"].click):
-            on(event, _names, outputs=[chosen])
+        on_any([chosen.focus, page.extras["read_presets"].click], _names, outputs=[chosen])
         said = page.extras["preset_said"]
         for button, run, inputs, outputs in (
             ("load_preset", _load, [chosen], targets),

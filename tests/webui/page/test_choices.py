@@ -84,7 +84,7 @@ def test_what_cannot_run_says_why(preprocessor: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("module", [events, poses, preview, page, preset_page], ids=lambda each: each.__name__[-20:])
 def test_gradio_can_resolve_the_annotations_of_what_it_calls(module: Any) -> None:
     """It does so for every function that is connected to an event, and names that exist for checkers alone stop it."""
-    places = {"on": 1, "on_load": 0}  # of the function among their arguments
+    places = {"on": 1, "on_any": 1, "on_load": 0}  # of the function among their arguments
     calls = [node for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Call)]
     given = [node.args[places[name]] for node in calls if (name := getattr(node.func, "id", "")) in places]
     connected = [node.id for node in given if isinstance(node, ast.Name)]

@@ -13,7 +13,7 @@ from .....units.webui.fields import NO_MODEL
 from ...request.services import services
 from .. import choices
 from ..contents import contents, current_base
-from ..gradio_shim import is_old, on, on_upload
+from ..gradio_shim import is_old, on, on_any, on_upload
 from ..paste import line
 from .widgets import SLIDERS, UnitPage
 
@@ -38,13 +38,11 @@ def connect(page: UnitPage) -> None:
         script=f"(_, ...given) => [controlstack.byHand('{page.id('controlnet_type_filter_radio')}'), ...given]",
     )  # fmt: skip
     on(fields["module"].input, _choose_module, page.pick("module", "pixel_perfect"), page.pick(*SLIDERS))
-    on(fields["module"].change, _arrange, page.pick("module", "pixel_perfect"), page.pick(*SLIDERS))
-    on(fields["module"].change, about, [fields["module"]], [extras["about"]])
+    on(fields["module"].change, _arrange, page.pick("module", "pixel_perfect"), [*page.pick(*SLIDERS), extras["about"]])
     on(fields["pixel_perfect"].change, _resolution, page.pick("module", "pixel_perfect"), [fields["processor_res"]])
     told = page.pick("union_control_type", "options")
     on(fields["model"].change, _options, [fields["model"], *told], told)
-    for event in (fields["module"].input, fields["model"].input):
-        on(event, lambda: "", outputs=[extras["said"]])
+    on_any([fields["module"].input, fields["model"].input], lambda: "", outputs=[extras["said"]])
     on(extras["refresh"].click, _refresh, [extras["type"], fields["model"]], [fields["model"]])
     for tab in ("txt2img", "img2img"):
         on(extras[f"take_{tab}"].click, None, script=f"() => controlstack.take('{tab}', '{page.id('input_image')}')")
@@ -126,8 +124,9 @@ def _choose_module(module: str, pixel_perfect: bool) -> list[Any]:
 
 
 def _arrange(module: str, pixel_perfect: bool) -> list[Any]:
+    """Return the sliders of a preprocessor with the values that they have, and the line below it."""
     updates = slider_updates(module, pixel_perfect)
-    return [{key: value for key, value in each.items() if key != "value"} for each in updates]
+    return [*({key: value for key, value in each.items() if key != "value"} for each in updates), about(module)]
 
 
 def _resolution(module: str, pixel_perfect: bool) -> Any:

@@ -17,7 +17,7 @@ from .....units.webui.fileless import TYPES
 from ...request.arguments import FIELDS, THRESHOLDS
 from ...request.services import services
 from .. import choices
-from ..gradio_shim import on, picture, shown
+from ..gradio_shim import described_once, on, picture, shown
 
 PICTURE_HEIGHT = 300  # pixels
 BASIS_INFO = (
@@ -81,10 +81,11 @@ def _pictures(page: UnitPage) -> None:
                 placeholder="Leave empty to save where the WebUI saves",
             )  # fmt: skip
         with gr.Tab("Multi-Inputs") as several:
-            page.fields["multi_images"] = gr.File(
+            several_pictures = gr.File(
                 label="Pictures, each with its share of the weight", file_count="multiple", file_types=["image"],
                 elem_id=page.id("multi_images"),
             )  # fmt: skip
+            page.fields["multi_images"] = described_once(several_pictures)
     page.fields["input_mode"] = mode = gr.State(InputMode.SIMPLE.value)
     for each, value in ((single, InputMode.SIMPLE), (batch, InputMode.BATCH), (several, InputMode.MERGE)):
         on(each.select, lambda value=value: value.value, outputs=[mode])
@@ -111,10 +112,11 @@ def _single_picture(page: UnitPage) -> None:
                 page.id("effective_region_mask"), draw=True, height=PICTURE_HEIGHT,
             )  # fmt: skip
     with gr.Row(elem_classes=["cnet-image-controls"]):
-        page.extras["pose_file"] = gr.UploadButton(
+        poses = gr.UploadButton(
             "⇪ JSON", file_types=[".json"], elem_id=page.id("controlnet_pose_upload"), elem_classes=["tool"],
             size="sm", tooltip="Draw the poses of a JSON file, and take them as the picture",
         )  # fmt: skip
+        page.extras["pose_file"] = described_once(poses)
         tool(page, "canvas", "🖌", "An empty canvas of the result's size, to draw on", "controlnet_canvas_button")
         tool(page, "take_txt2img", "🖼 txt2img", "Take the selected picture of txt2img", "controlnet_take_txt2img")
         tool(page, "take_img2img", "🖼 img2img", "Take the selected picture of img2img", "controlnet_take_img2img")

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from controlstack.preprocessors import find
@@ -214,3 +216,26 @@ def test_settings_defaults_and_axes_are_there(webui_with_page: Host) -> None:
     scripts = webui_with_page.get("sdapi/v1/script-info")
     plot = next(each for each in scripts if each["name"] == "x/y/z plot" and not each["is_img2img"])
     assert {"[ControlNet] Weight", "[ControlNet 2] Weight Curve"} <= set(plot["args"][0]["choices"])
+
+
+def test_a_start_of_forge_makes_few_widgets_and_listeners(forge_with_page: Host) -> None:
+    """Each costs a part of a millisecond there, and there are three units on two tabs."""
+    config = forge_with_page.get("config")
+    widgets = {each["id"]: each for each in config["components"]}
+    ours = set(_below(config["layout"], widgets, "txt2img_controlnet"))
+    heard = [each for each in config["dependencies"] if ours & {*(target[0] for target in each["targets"])}]
+    assert 3 * 60 < len(ours) <= 3 * 105  # 3 units
+    assert 3 * 10 < len(heard) <= 3 * 30
+    described = {json.dumps(each["api_info"]) for each in widgets.values() if each["type"] == "image"}
+    assert len(described) == 1, "ours are described as the program's own pictures are"
+
+
+def _below(
+    node: dict[str, Any], widgets: dict[int, dict[str, Any]], elem_id: str, found: bool = False
+) -> Iterator[int]:
+    """The ids of what lies in the container of that name, in gradio's tree of a page."""
+    found = found or widgets.get(node["id"], {}).get("props", {}).get("elem_id") == elem_id
+    if found:
+        yield node["id"]
+    for each in node.get("children", ()):
+        yield from _below(each, widgets, elem_id, found)
