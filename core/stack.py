@@ -28,7 +28,7 @@ from .host import Host, PlainHost
 from .memory.conditions import Conditions
 from .memory.kept import Kept, hint_key, hints_of, pictures_of
 from .network.effects import Accumulator, Effects, Shift, Watch, add_rows
-from .network.points import CONDITIONS, VECTOR, Point
+from .network.points import CONDITIONS, PROMPT, VECTOR, Point
 from .network.rows import Twins, take_rows
 from .reuse.residuals import NO_RESIDUALS, Maps, Residuals, is_residual
 from .schedule import RangeBasis
@@ -125,6 +125,8 @@ class ControlStack:
                 fired.add(at)  # the weights are changed for the whole run
             multiplier = unit.schedule.multiplier(step.progress) if scales else 0.0
             rows = _rows(unit, step.cond) if multiplier else ()
+            if multiplier and not rows and PROMPT in scales:  # as beside rows that take part: zeros are tokens too
+                yield Active(unit, {PROMPT: scales[PROMPT]}, 0.0, tuple(range(len(step.cond))), number)
             if rows:
                 fired.add(at)
                 line = self._residuals.line(number, unit, rows, step)

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from controlstack.core.errors import HintError
+from controlstack.core.schedule import Schedule, progress_at
+from controlstack.core.stack import ControlStack
 from controlstack.core.step import Step
 from controlstack.core.unit import ControlMode, ControlUnit
 from controlstack.models.families.controlnet.model import ControlNetModel as Ours
@@ -187,6 +189,30 @@ def test_a_style_adapter_makes_tokens_that_depend_on_the_picture(save: Save) -> 
     with pytest.raises(HintError, match="acts on the prompt, which has no place in the picture: leave its mask out"):
         ControlUnit(model=model, hint=tokens, mask=torch.ones(1, 1, 8, 8))
     assert not ControlUnit(model=model, hint=tokens, mask=torch.ones(1, 1, 8, 8), weight=0.0).acts
+
+
+def test_tokens_of_a_style_are_the_same_whether_prompts_are_evaluated_together_or_apart(save: Save) -> None:
+    """sd-webui-controlnet gives zeros to the negative prompt, which are tokens too: attention sees them."""
+    torch.manual_seed(0)
+    network = StyleAdapter(width=32, context=16, count=3, layers=2).eval().requires_grad_(False)
+    for parameter in network.parameters():
+        parameter.normal_(0, 0.2)
+    model = load_control_model(save(dict(network.state_dict())))
+    zeros = torch.zeros(4)
+    step = Step(
+        x=torch.randn(4, 4, 8, 8),
+        timestep=zeros,
+        context=torch.randn(4, 7, 16),
+        cond=(False, False, True, True),
+        progress=progress_at(0, 1),
+    )
+    half, stack = (0, 1), ControlStack([ControlUnit(model=model, hint=torch.randn(1, 5, 32), weight=0.7)])
+    (together,) = stack(step).tokens
+    apart = [stack(step.rows(rows)).tokens[0] for rows in (half, (2, 3))]
+    assert together is not None and not together[:2].any() and together[2:].any()
+    assert torch.cat([each for each in apart if each is not None]).equal(together)
+    late = ControlUnit(model=model, hint=torch.randn(1, 5, 32), schedule=Schedule(start=0.5))
+    assert ControlStack([late])(step.rows(half)).tokens == ()
 
 
 def _clip_block(x: Tensor, w: Mapping[str, Tensor]) -> Tensor:
