@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,8 +27,9 @@ class ModelCache:
     of them again each time.
     """
 
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
+    def __init__(self, budget: int, alone: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
+        """alone: a context in which the program loads no model in another thread."""
+        self.budget, self._alone = budget, alone
         self._models: OrderedDict[_Key, ControlModel] = OrderedDict()
 
     def get(
@@ -39,7 +41,7 @@ class ModelCache:
         key = next((each for each in (whole, whole._replace(checkpoint=checkpoint)) if each in self._models), None)
         if key is None:
             log.info("loading %s", path)
-            with open_model(path) as file:
+            with self._alone(), open_model(path) as file:
                 partial = reads_base(file.header)
                 key = whole._replace(checkpoint=checkpoint) if partial else whole
                 self._models[key] = load_open(file, dtype=dtype, base_state=base_state() if partial else None)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,15 @@ class Program:
     """The WebUI around all requests. basis: what a range means in it where a unit does not say so."""
 
     basis: RangeBasis = RangeBasis.WEBUI
+
+    def no_loading(self) -> AbstractContextManager[object]:
+        """Return a context in which the WebUI does not load its first checkpoint, which it does beside requests.
+
+        While it loads one, it replaces how PyTorch puts weights into all modules. Forge has no such lock, nor need.
+        """
+        from modules import sd_models
+
+        return getattr(sd_models.model_data, "lock", None) or nullcontext()
 
     def option(self, name: str, default: Any) -> Any:
         """Return a setting, also one that is not registered."""

@@ -25,6 +25,6 @@ def services() -> Services:
         host=host,
         program=program,
         files=ModelFiles(program.model_folders),
-        models=ModelCache(budget),
+        models=ModelCache(budget, program.no_loading),
         preprocess=Preprocessing(annotators.make_runtime(program, host.device, host.residency)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Event, Lock, Thread
 
 import pytest
 import torch
@@ -51,3 +52,21 @@ def test_the_oldest_leave_but_none_that_is_used(files: list[Path]) -> None:
     third = cache.get(files[2], torch.float32, "base", dict)
     cache.trim([third])
     assert len(cache) == 2 and get(cache, files[0]) is first and get(cache, files[1]) is not second
+
+
+def test_a_load_waits_until_the_program_loads_nothing(files: list[Path]) -> None:
+    lock, loaded = Lock(), Event()
+    cache = ModelCache(GIB, lambda: lock)
+
+    def load() -> None:
+        get(cache, files[0])
+        loaded.set()
+
+    with lock:  # as while the WebUI loads its first checkpoint
+        thread = Thread(target=load)
+        thread.start()
+        assert not len(cache)
+    thread.join()
+    assert loaded.is_set() and len(cache) == 1
+    with lock:
+        get(cache, files[0])  # what is there needs no load
