@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.arguments import Once
 from ..core.files import path_of
+from ..units.once import Once
 from . import choices
 from .choices import COPY, GAUSSIAN, OPTIMISERS, PRECISIONS, SCHEDULES, TIMES, UNLOCKS
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ...core.arguments import Once
 from ...core.files import path_of
 from ...pipelines.schedulers import NAMES as SCHEDULERS
+from ...units.once import Once
 
 DTYPES = ("fp32", "fp16", "bf16")
 AUTO = "auto"  # of --device

@@ -22,9 +22,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from ...core.arguments import Once
 from ...core.errors import FileError
 from ...core.files import path_of, read_toml, replacing
+from ...units.once import Once
 from ...units.request import BETWEEN
 from ...units.text import quoted
 

@@ -115,6 +115,12 @@ def find_ultimate() -> Path | None:
     return Path(named) if named and (Path(named) / "scripts" / "ultimate-upscale.py").is_file() else None
 
 
+def find_regional() -> Path | None:
+    """Regional Prompter (sd-webui-regional-prompter), named by WEBUI_REGIONAL_PATH."""
+    named = os.environ.get("WEBUI_REGIONAL_PATH")
+    return Path(named) if named and (Path(named) / "scripts" / "rp.py").is_file() else None
+
+
 def find_forge(name: str = "FORGE") -> Path | None:
     """The program of Forge's family that FORGE_PATH, REFORGE_PATH or CLASSIC_PATH names."""
     named = os.environ.get(f"{name}_PATH")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ....core.arguments import Once
 from ....core.files import path_of
 from ....pipelines.tiny_world import TINY
+from ....units.once import Once
 from .kinds import KINDS
 
 if TYPE_CHECKING:

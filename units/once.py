@@ -1,4 +1,4 @@
-"""Options of command lines that all commands read alike."""
+"""Options of command lines that may be said but once."""
 
 from __future__ import annotations
 
