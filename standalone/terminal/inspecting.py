@@ -66,27 +66,27 @@ def _inspect_many(args: argparse.Namespace, files: Sequence[tuple[str, Path]]) -
 def _models(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     """Yield (name, path) of each model; those in a folder that is no model itself are named as it has them."""
     for path in paths:
-        if not _holds_many(path):
-            yield str(path), path
-            continue
-        for inside in _below(path):
-            yield inside.relative_to(path).as_posix(), inside
+        inside = [] if _is_model(path) else _below(path)
+        if not inside:
+            yield str(path), path  # whoever reads it says what is wrong with it
+        for each in inside:
+            yield each.relative_to(path).as_posix(), each
 
 
-def _holds_many(path: Path) -> bool:
-    """Return whether a path is a folder of models, and not the folder that diffusers makes of one."""
+def _is_model(path: Path) -> bool:
+    """Return whether a path is one model, of which it may be said what is wrong, and no folder with several."""
     from ...core.errors import DamagedModelError, ModelError, UnsupportedModelError
     from ...models.files.finding import STEM, find_weights
 
     if not path.is_dir():
-        return False
+        return True
     try:
         found = find_weights(path)
     except (DamagedModelError, UnsupportedModelError):  # a broken one, or a base model
-        return False
+        return True
     except ModelError:
-        return bool(_below(path))
-    return not found[0].name.startswith(STEM) and len(_below(path)) > len(found)
+        return False
+    return found[0].name.startswith(STEM) or len(_below(path)) == len(found)
 
 
 def _below(folder: Path) -> list[Path]:

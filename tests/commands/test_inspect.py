@@ -97,3 +97,13 @@ def test_a_folder_without_control_models_is_refused_in_one_sentence(
     told = capsys.readouterr()
     assert not told.out
     assert told.err.startswith("controlstack: ")
+
+
+def test_a_folder_with_one_model_is_that_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(CANNY, tmp_path / "canny.safetensors")
+    assert main(["inspect", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("family ")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "canny.safetensors").rename(tmp_path / "below" / "canny.safetensors")
+    assert main(["inspect", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("below/canny.safetensors  ControlNet ")
