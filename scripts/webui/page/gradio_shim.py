@@ -95,9 +95,16 @@ def described_once(component: Any) -> Any:
 
     Else it makes a JSON schema for each of them, each time that it looks at the whole page, three times in a start.
     """
-    if not is_old():
-        kind, describe = (type(component), component.data_model), component.api_info
-        component.api_info = lambda: deepcopy(_descriptions().get(kind) or _descriptions().setdefault(kind, describe()))
+    if is_old():
+        return component
+    kind, describe, known = (type(component), component.data_model), component.api_info, _descriptions()
+
+    def api_info() -> dict[str, Any]:
+        if kind not in known:
+            known[kind] = describe()
+        return deepcopy(known[kind])
+
+    component.api_info = api_info
     return component
 
 
